@@ -11,8 +11,10 @@ Next step: ``recommend`` multiplies the goodput by ``factor``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from math import exp, floor, log
+from operator import add
 from typing import Final
 
 from slo_autoscaler.law.curve import LOADS, Curve, late_shares
@@ -50,27 +52,28 @@ class Calibration:
             return self
         kept, each = exp(-passed / period), done / len(loads)
         measured = self.measured * kept + done * late
-        predicted = [kept * before for before in self.predicted]
-        for load in loads:
-            predicted = [
-                before + each * share
-                for before, share in zip(predicted, _by_factor(replica, load), strict=True)
-            ]
-        doubt = _by_factor(replica, replica.promised * self.believed)
-        one = replica.late(replica.promised * replica.goodput)
-        totals = [
-            before + DOUBT * min(share / one, 2.0) for before, share in zip(predicted, doubt, strict=True)
-        ]
+        shares = map(sum, zip(*(_by_factor(replica.spread, load) for load in loads), strict=True))
+        predicted = tuple(
+            [kept * before + each * share for before, share in zip(self.predicted, shares, strict=True)]
+        )
+        totals = list(map(add, predicted, _doubt(replica.spread, replica.promised, self.believed)))
         # No factor makes the capacity exceed the goodput.
         factor = min(_agreed(measured + DOUBT, totals), 1.0 / replica.promised)
-        return replace(self, factor=factor, measured=measured, predicted=tuple(predicted))
+        return Calibration(factor, self.believed, measured, predicted)
 
 
-def _by_factor(replica: Curve, load: float) -> list[float]:
+@lru_cache(maxsize=1 << 14)
+def _doubt(spread: float, promised: float, believed: float) -> tuple[float, ...]:
+    """Return the late requests of ``DOUBT`` for each of ``FACTORS``, at most twice as many."""
+    one = Curve(1.0, spread).late(promised)
+    return tuple(DOUBT * min(share / one, 2.0) for share in _by_factor(spread, promised * believed))
+
+
+def _by_factor(spread: float, load: float) -> list[float]:
     """Return the late share at ``load`` for each of ``FACTORS`` on the capacity."""
     if load <= 0.0:
         return [0.0] * len(FACTORS)
-    table, power = late_shares(replica.spread), log(load) / _LOG_STEP
+    table, power = late_shares(spread), log(load) / _LOG_STEP
     below = floor(power)
     part, first = power - below, min(max(below - LOADS.start, SPAN), len(table) - SPAN - 2) + SPAN
     last = first - 2 * SPAN
