@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.processes import ECHO, Watchdog, wait_until, watchdog
+from e2e.processes import ECHO, GATED, Watchdog, wait_until, watchdog
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -69,6 +69,16 @@ def test_slow_senders_and_slow_readers_are_cut_and_others_are_served_meanwhile_i
             assert sender.recv(100).startswith(b"HTTP/1.1 408")
         wait_until(lambda: _connections(dog) == 0, "all of them are cut")
         assert dog.call("GET", "/_/health").status == 200
+
+
+def test_connections_beyond_the_bound_are_refused_but_the_health_check_is_answered():
+    with watchdog(GATED, max_connections="3") as dog, ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(dog.connect()).sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: dog.metric("http_requests_in_flight") == 3, "all are busy")
+        assert dog.call("GET", "/_/health").status == 200
+        refused = dog.call()
+        assert (refused.status, refused.headers["X-Watchdog-Reason"]) == (503, "too_many_connections")
 
 
 def _connections(dog: Watchdog) -> int:

@@ -189,6 +189,19 @@ def test_an_answer_is_sent_whole_though_its_client_reads_it_late_in_the_drain():
         assert "drained" in dog.log
 
 
+def test_a_body_that_is_complete_after_the_drain_began_is_served():
+    with watchdog(ECHO) as dog, dog.connect() as client:
+        client.sendall(ASK + b"Expect: 100-continue\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 100")
+        begin_to_drain(dog)
+        time.sleep(1.0)
+        client.sendall(b"x")
+        answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"Connection: close" in answer
+        assert dog.ended() == 0
+
+
 def test_request_not_served_within_the_drain_limit_is_refused():
     with watchdog(GATED, write_timeout="1s") as dog, dog.connect() as client:
         client.sendall(ASK + b"\r\nx")

@@ -56,6 +56,20 @@ def test_every_law_has_a_row_for_both_arrivals_and_other_caps_stay(folder, secti
         assert line.count("%") == 4, "two arrivals in two clusters"
 
 
+def test_published_figures_stand_beside_what_is_played_and_are_compared_with_it():
+    row = {"arrivals": faro.OVERLAPPING, "law": "AIAD", "violations": 0.1, "utility": 8.3, "replicas": 30.0}
+    other = row | {"law": faro.OURS, "decision_seconds": 0.002}
+    run = {"jobs": 10, "cap": 32, "date": "2026-01-02", "rows": [row, other]}
+    text = faro._text({"runs": [run]})
+    assert f"| {faro.OVERLAPPING} | AIAD | 10.00% | 9.50% | 8.30 | 8.29 | 30.0 | 29.9 |" in text
+    assert "| published only | Faro-FairSum |  | 3.14% |  | 9.22 |  | 31.7 |" in text
+    assert "Violations with Faro's generator: Faro-FairSum 3.14%; Tailbound 10.00%." in text
+    assert "| AIAD | 9.50% / 10.00% / - | 29.9 / 30.0 |" in faro._decisive({"runs": [run]})
+    assert faro._near(row, 10, 32)
+    assert not faro._near(row | {"violations": 0.12}, 10, 32)
+    assert faro._near(row | {"violations": 0.12, "arrivals": faro.POISSON}, 10, 32), "others were published"
+
+
 def test_jobs_are_taken_again_with_other_draws(folder):
     assert faro.read(folder, 4) == [[300] * 3, [60] * 3] * 2
     assert faro.read(folder / "faro10", None) == [[300] * 3, [60] * 3]

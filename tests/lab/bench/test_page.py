@@ -72,6 +72,25 @@ def results(*rows):
     return head | {"measurements": rows}
 
 
+def test_comparison_shows_what_was_measured_and_why_the_rest_was_not():
+    skipped = {"system": "ray", "workload": "vision", "status": "skipped", "reason": "no wheel\nhere"}
+    text = page.comparison(
+        results(
+            measured(capacity=900.0),
+            measured(system="fixed", grid=[], settings={"size": 32, "wait_ms": 5}, failed_at=None),
+            measured(system="aimd", **NOTHING_HELD),
+            skipped,
+        )
+    )
+    rows = {line.split(" | ")[0]: line for line in text.splitlines()}
+    for cell in ("1,000 (failed at 1,050)", "95.0%", "missed", "generator lagged"):
+        assert cell in rows["| mosec"]
+    assert "lower bound" in rows["| fixed (size 32, wait 5 ms)"]
+    assert "none found" in rows["| aimd"]
+    assert "- ray: skipped, no wheel" in rows
+    assert "900 requests/s, 0.90 times" in text
+
+
 def test_page_takes_the_best_setting_of_each_server_and_one_other_policy_of_the_watchdog():
     rates = {"slo": 500.0, "mosec": 400.0, "mosec:64:1": 900.0, "fixed:4:0": 300.0, "aimd": 350.0}
     rows = [measured(system=name, max_rate=rate) for name, rate in rates.items()]

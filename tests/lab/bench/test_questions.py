@@ -299,6 +299,40 @@ def test_held_out_cases_are_none_of_the_comparison_and_differ_by_draw():
     assert {(0, 0), (1, 0), (0, held_out.MISSED_SCRAPE_EVERY)} == set(faults)
 
 
+def case_record(name, ours, oracle, cost=100.0):
+    systems = {"slo": record("slo", ours, cost, missed_at_once=0.004)}
+    systems["oracle"] = record("oracle", oracle, 90.0)
+    systems |= {"oracle-blind": record("oracle-blind", oracle, 90.0), "hpa-cpu": record("hpa", 1.0, 200.0)}
+    return {"name": name, "objective": 0.99, "systems": systems}
+
+
+def test_held_out_table_marks_what_the_oracle_misses_and_shows_changes_to_an_older_record():
+    results = {"date": "today", "cases": [case_record("a", 0.995, 0.999), case_record("b", 0.98, 0.97)]}
+    older = {"cases": [case_record("a", 0.99, 0.999, cost=200.0)]}
+    first, second = (line.split(" | ") for line in held_out.table(results, older).strip().splitlines()[-2:])
+    assert (first[0], second[0]) == ("| a", "| b (*)")
+    assert (first[1], second[1]) == ("99.50%", "**98.00%**")
+    assert first[-1] == "99.00% (+0.50 points), 200 (-50.0%) |"
+
+
+def test_held_out_summary_compares_cost_where_both_meet_the_objective():
+    cases = [case_record("met", 0.995, 0.999, cost=50.0), case_record("missed", 0.98, 0.999, cost=10.0)]
+    text = held_out.published({"date": "today", "cases": cases})
+    assert "uses 75.0% fewer replica-seconds" in text, (
+        "50 against the 200 of the HPA, the missed case left out"
+    )
+    assert "| met |" not in text
+
+
+def test_held_out_losses_are_published_by_trace_with_their_range():
+    lost = {"on-off": 0.98, "on-off; start-up 60 s": 0.97, "spike": 0.95}
+    cases = [case_record(name, share, 0.999) for name, share in lost.items()]
+    text = held_out.published({"date": "today", "cases": [*cases, case_record("step", 0.999, 0.999)]})
+    two, one = (line.split(" | ")[:4] for line in text.splitlines()[-2:])
+    assert two == ["| on-off", "as it is, start-up 60 s", "97.00% to 98.00%", "200"]
+    assert one == ["| spike", "as it is", "95.00%", "100"]
+
+
 def test_held_out_runs_are_played_once_and_published(section, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(held_out, "QUICK_SECONDS", 60)
     words = ["held-out", "--quick", "--only", "jittered spike; start-up 60", "--processes", "1", "--publish"]

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from tailbound_lab.demo.__main__ import main
-from tailbound_lab.demo.report import write
-from tailbound_lab.demo.table import Terminal
+from tailbound_lab.demo.report import page, write
+from tailbound_lab.demo.table import Terminal, picture, verdict
 from tailbound_lab.demo.traffic import TRAFFIC
 from tailbound_lab.live.machine import Usage
 from tailbound_lab.live.session import Deployed, Outcome
@@ -60,6 +60,32 @@ def deployed(ours, theirs):
     return [one, replace(one, spec=twin(spec), ledger=theirs)]
 
 
+def printed(renderable):
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shown", "parts"),
+    [
+        (picture(5.0, DURATION, deployed(ledger(), ledger(misses=40))), {"100.00%", "∞"}),
+        (picture(0.0, DURATION, deployed(Ledger(0.1), Ledger(0.1))), {"-"}),
+        (
+            picture(20.0, DURATION, deployed(replace(ledger(), samples=[Sample(9, 3, 1)]), ledger())),
+            {"1 of 3"},
+        ),
+        (verdict([comparison(), comparison("vision", has_twin=False, misses=9)]), {"1 of 2"}),
+    ],
+    ids=["live", "nothing yet", "starting replicas", "verdict"],
+)
+def test_a_table_fits_80_columns_with_nothing_cut_off(shown, parts):
+    text = printed(shown)
+    assert all(part in text for part in {"tabular", *parts})
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(("is_terminal", "shown"), [(True, 80), (False, 2)])
 def test_run_shows_a_live_table_on_a_terminal_and_a_line_for_each_function_and_ten_seconds_elsewhere(
     is_terminal, shown
@@ -94,6 +120,13 @@ def test_the_page_is_whole_in_itself_beside_its_results(tmp_path, shown, kind):
     assert "LoadAboveCapacity" in html
     results = json.loads((tmp_path / "deep" / "folder" / "result.json").read_text())
     assert [item["met"] for item in results] == [item.met for item in shown.comparisons]
+
+
+def test_a_generator_that_lagged_too_much_is_said_to_spoil_the_tails():
+    def judgment(lag):
+        return re.search(r"every latency contains it\. (\w+)", page(outcome(comparison(), lag=lag)))[1]
+
+    assert judgment(0.001) != judgment(0.05)
 
 
 @pytest.mark.parametrize(
