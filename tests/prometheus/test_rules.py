@@ -25,7 +25,7 @@ def name(scenario: dict[str, Any]) -> str:
 
 def samples(scenario: dict[str, Any]) -> dict[str, Any]:
     series = [{"series": series, "values": values} for series, values in scenario["series"].items()]
-    return {"interval": scenario["interval"], "input_series": series}
+    return {"interval": scenario.get("interval", scenario["rules"]), "input_series": series}
 
 
 def labels(alert: str, fires: str) -> str:
