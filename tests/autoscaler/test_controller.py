@@ -379,10 +379,7 @@ def test_reconcile_function_that_appears_or_goes_is_logged_once(gateway, caplog)
 def test_reconcile_failed_list_reads_known_functions_alone(gateway):
     with Bench(gateway, {}, {A: BUSY}) as bench:
         bench.reconcile()
-        gateway.faults |= {
-            "GET /system/functions": doubles.panic,
-            "GET /system/function/b": doubles.garbage,
-        }
+        gateway.faults |= {"GET /system/functions": doubles.panic, "GET /system/function/b": doubles.garbage}
         assert bench.reconcile() is False
         assert gateway.functions["a"].replicas == 4
         assert (bench.errors("discover"), bench.errors("read")) == (1, 1)

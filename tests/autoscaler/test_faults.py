@@ -221,10 +221,7 @@ def test_of_two_autoscalers_one_acts_and_the_other_takes_over_without_a_dip(worl
             assert {line["mode"] for line in first_decisions()} == {"active"}
 
             first.kill()
-            until(
-                lambda: "active" in {line["mode"] for line in second_decisions()},
-                "the second takes over",
-            )
+            until(lambda: "active" in {line["mode"] for line in second_decisions()}, "the second takes over")
             counts = [post["replicas"] for post in gateway.posted if post["serviceName"] == "a"]
             assert min(counts, default=PEAK) >= 3, "no dip"
             gateway.functions["a"].replicas = 1

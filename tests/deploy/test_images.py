@@ -160,7 +160,7 @@ def test_function_ships_without_what_built_and_tested_it(function: str):
     assert {"batching-watchdog", "gunicorn", "uvloop", "httptools"} <= names
     assert not names & {"pytest", "hatchling", "torch"}
     assert shell(function, "ls -A . function").split() == [
-        *(".:", "function", "function:", "handler.py", "handler_test.py", "requirements.txt"),
+        *(".:", "function", "function:", "handler.py", "handler_test.py", "requirements.txt")
     ]
 
 

@@ -316,10 +316,7 @@ def test_hpa_adapter_and_keda_are_about_the_count_that_is_exported_of_one_functi
     (metric,) = hpa["spec"]["metrics"]
     name, selector = (metric["external"]["metric"][key] for key in ("name", "selector"))
     function = f"{hpa['spec']['scaleTargetRef']['name']}.{hpa['metadata']['namespace']}"
-    assert (name, selector["matchLabels"]) == (
-        "slo_autoscaler_desired_replicas",
-        {"function_name": function},
-    )
+    assert (name, selector["matchLabels"]) == ("slo_autoscaler_desired_replicas", {"function_name": function})
     (rule,) = adapter["rules"]["external"]
     assert rule["seriesQuery"].partition("{")[0] == name
     (trigger,) = scaled["spec"]["triggers"]

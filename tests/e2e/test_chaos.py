@@ -53,12 +53,7 @@ def test_no_request_is_lost_and_nothing_scales_down_whatever_is_killed(tmp_path:
         "functions: {slow: {handler: fn, image: slow, "
         "environment: {workers: 1, slo_latency: 400ms, exec_timeout: 100s}}}"
     )
-    settings = Settings(
-        stack=tmp_path / "stack.yml",
-        port=0,
-        prometheus_port=0,
-        run_dir=tmp_path / "run",
-    )
+    settings = Settings(stack=tmp_path / "stack.yml", port=0, prometheus_port=0, run_dir=tmp_path / "run")
 
     async def run() -> None:
         async with open_platform(settings) as platform:

@@ -311,10 +311,7 @@ def test_trace_of_what_cannot_be_loaded_is_in_the_log_before_the_message(broken:
 
 
 def test_a_taken_port_stops_the_start_and_leaves_its_holders_lock_file_alone():
-    with (
-        watchdog(ECHO) as dog,
-        starting_watchdog(ECHO, port=str(dog.port), TMPDIR=str(dog.folder)) as second,
-    ):
+    with watchdog(ECHO) as dog, starting_watchdog(ECHO, port=str(dog.port), TMPDIR=str(dog.folder)) as second:
         assert second.ended() == 1
         assert second.log.splitlines()[-1] == (
             f"batching-watchdog: port={dog.port}: cannot listen on it: Address already in use"

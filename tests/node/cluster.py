@@ -25,12 +25,7 @@ COPIED = ("autoscaler", "batching-watchdog", "deploy", "functions", "template", 
 LONGEST = 600.0
 """Seconds that anything may take: against hangs alone."""
 
-SAMPLE = {
-    "slo_latency": "1s",
-    "workers": "1",
-    "max_batch_size": "4",
-    "device_slowdown": "8",
-}
+SAMPLE = {"slo_latency": "1s", "workers": "1", "max_batch_size": "4", "device_slowdown": "8"}
 """A simulated accelerator that takes 80 ms for a batch of four: 50 requests/s keep one replica busy.
 
 Its target is far from that, so that a node of two busy cores has the same capacity.

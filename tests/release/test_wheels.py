@@ -22,10 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.release, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build/dist"
 SBOM = ROOT / "build/sbom"
-WHEELS = {
-    "compiled": "batching_watchdog-*-cp*.whl",
-    "pure": "batching_watchdog-*-none-any.whl",
-}
+WHEELS = {"compiled": "batching_watchdog-*-cp*.whl", "pure": "batching_watchdog-*-none-any.whl"}
 """The watchdog's, with and without its compiled part."""
 NAMES = {"batching-watchdog": "batching-watchdog", "autoscaler": "slo-autoscaler"}
 """Folder -> distribution."""

@@ -95,10 +95,7 @@ def about(method: bytes = b"POST", target: bytes = b"/", call_id: bytes | None =
 def test_unknown_method_makes_no_name_of_its_own():
     assert (
         about(b"BREW").items()
-        >= {
-            "http.request.method": "_OTHER",
-            "http.request.method_original": "BREW",
-        }.items()
+        >= {"http.request.method": "_OTHER", "http.request.method_original": "BREW"}.items()
     )
     assert server_name(b"BREW") == "HTTP"
 

@@ -363,11 +363,7 @@ def write_kubeconfig(folder: Path, cluster: Mapping[str, Any], user: Mapping[str
 
 
 def a_deployment(
-    name: str = "web",
-    namespace: str = "shop",
-    replicas: int = 2,
-    mode: str | None = None,
-    **annotations: str,
+    name: str = "web", namespace: str = "shop", replicas: int = 2, mode: str | None = None, **annotations: str
 ) -> Document:
     """Return a Deployment; an annotation's underscores stand for dashes, under tailbound.dev/.
 

@@ -143,10 +143,7 @@ class World:
     ) -> str:
         """Make or change one."""
         name = f"tabular-{generation:05}"
-        metadata = {
-            "labels": _labels("tabular", name, generation),
-            "annotations": annotations,
-        }
+        metadata = {"labels": _labels("tabular", name, generation), "annotations": annotations}
         ready_ = {"type": "Ready", "status": ready, "lastTransitionTime": MOMENT}
         status = {"desiredReplicas": desired, "actualReplicas": desired, "conditions": [ready_]}
         self.change(REVISIONS, name, metadata=metadata, spec={"containers": []}, status=status)

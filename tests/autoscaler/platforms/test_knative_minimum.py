@@ -7,14 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.platforms.knative.allocation import UNROUTED, Defaults, Share
-from slo_autoscaler.platforms.knative.minimum import (
-    APPLIED,
-    MIN_SCALE,
-    ORIGINAL,
-    change,
-    floors,
-    revision_of,
-)
+from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, ORIGINAL, change, floors, revision_of
 
 ALL = Share(1.0, 1.0)
 

@@ -77,10 +77,7 @@ def started(**changes):
 def a_service(pa, ready="True", mode="Serve", current=True, named=True):
     body = service_body(pa, mode)
     body["metadata"] |= {"generation": 2, "resourceVersion": "7"}
-    body["status"] = {
-        "observedGeneration": 2 if current else 1,
-        "conditions": [a_condition("Ready", ready)],
-    }
+    body["status"] = {"observedGeneration": 2 if current else 1, "conditions": [a_condition("Ready", ready)]}
     if named:
         body["status"] |= {"serviceName": "tabular-00001", "privateServiceName": "tabular-00001-private"}
     return body

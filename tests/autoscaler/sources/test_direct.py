@@ -171,10 +171,7 @@ def test_pages_are_where_the_real_prometheus_scrapes(tmp_path):
     with a_fleet() as fleet, counting() as gateway:
         gateway.counts = {B: 1}
         served = exposing(lambda _: f'gateway_service_count{{function_name="{B}"}} 1\n')
-        static = [
-            {"targets": [fleet.address], "labels": {"function_name": A}},
-            {"targets": [served.address]},
-        ]
+        static = [{"targets": [fleet.address], "labels": {"function_name": A}}, {"targets": [served.address]}]
         jobs = [{"job_name": "all", "static_configs": static}]
         with a_prometheus(tmp_path, {}, jobs) as prometheus:
             source = PrometheusSource(PrometheusSettings(url=prometheus.url))

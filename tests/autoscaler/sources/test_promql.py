@@ -107,10 +107,7 @@ def test_every_function_that_any_signal_names_is_observed_and_the_rest_is_none(s
 def test_only_functions_that_have_no_watchdog_are_taken_from_the_gateway():
     assert gateway_queries(30.0, 20.0, GatewaySlos({"ours.fn": None})) == {}
     slos = GatewaySlos({"plain.fn": Slo(0.25, 0.95), "ours.fn": None})
-    signals = {
-        "rate": {"plain.fn": 5.0, "ours.fn": 7.0, "stranger.fn": 9.0},
-        "burn_short": {"plain.fn": 0.9},
-    }
+    signals = {"rate": {"plain.fn": 5.0, "ours.fn": 7.0, "stranger.fn": 9.0}, "burn_short": {"plain.fn": 0.9}}
     assert gateway_observations(signals, slos) == {
         "plain.fn": Observation(rate=5.0, slo_latency=0.25, slo_objective=0.95, burn_short=pytest.approx(2.0))
     }

@@ -14,16 +14,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lab.local.harness import (
-    PASSWORD,
-    USER,
-    credentials,
-    fixed_ports,
-    missing,
-    program,
-    until,
-    up,
-)
+from lab.local.harness import PASSWORD, USER, credentials, fixed_ports, missing, program, until, up
 from tailbound_lab.local.ports import free_ports
 
 pytestmark = pytest.mark.e2e

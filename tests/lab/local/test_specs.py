@@ -7,13 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailbound_lab.local.errors import InvalidRequestError, StackError
-from tailbound_lab.local.specs import (
-    FunctionSpec,
-    parse_deployment,
-    parse_removal,
-    parse_scale,
-    parse_secret,
-)
+from tailbound_lab.local.specs import FunctionSpec, parse_deployment, parse_removal, parse_scale, parse_secret
 from tailbound_lab.local.stack import parse_stack
 
 F = {"service": "f", "image": "i"}

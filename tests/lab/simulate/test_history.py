@@ -37,11 +37,7 @@ def test_each_rate_holds_for_the_step_before_it_and_gaps_are_silent():
 
 @pytest.mark.parametrize(
     ("fault", "what"),
-    [
-        (doubles.status(503), "503"),
-        (an_answer([]), NAME),
-        (an_answer([(1010.0, "0")]), NAME),
-    ],
+    [(doubles.status(503), "503"), (an_answer([]), NAME), (an_answer([(1010.0, "0")]), NAME)],
 )
 def test_unusable_answer_is_an_error_with_the_url(fault, what):
     with a_gateway() as server:

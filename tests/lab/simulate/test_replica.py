@@ -35,10 +35,7 @@ def poisson(rate, seconds, seed):
 
 @pytest.mark.parametrize(
     ("ready_at", "arrivals", "batches"),
-    [
-        (0.0, [1.0, 1.01, 1.02], [(1.03, [1.0]), (1.07, [1.01, 1.02])]),
-        (5.0, [1.0], [(5.03, [1.0])]),
-    ],
+    [(0.0, [1.0, 1.01, 1.02], [(1.03, [1.0]), (1.07, [1.01, 1.02])]), (5.0, [1.0], [(5.03, [1.0])])],
     ids=["together behind a batch", "not before it is ready"],
 )
 def test_batches_by_hand(ready_at, arrivals, batches):

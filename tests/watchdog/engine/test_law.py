@@ -73,8 +73,7 @@ def test_late_requests_that_are_served_never_keep_fresh_ones_out():
 
 
 @pytest.mark.parametrize(
-    ("count", "rate", "share"),
-    [(4, 700, 0.98), (4, 1400, 0.8), (16, 700, 0.6), (16, 2500, 0.35)],
+    ("count", "rate", "share"), [(4, 700, 0.98), (4, 1400, 0.8), (16, 700, 0.6), (16, 2500, 0.35)]
 )
 def test_goodput_of_many_cost_classes_is_near_what_batches_of_one_class_allow(
     count: int, rate: float, share: float

@@ -182,7 +182,7 @@ COURSES: dict[str, list[tuple[Step, str]]] = {
     "second request does not come": [(GET, ""), (answers(0), "200"), (GET[:5], ""), *CUT],
     "a byte now and then": [(GET[:5], ""), (READ - 1, ""), (GET[5:6], ""), (2, "408 closed")],
     "refused body does not come": [
-        *((refuses, ""), (post(9), "400"), (READ + 1, "closed"), (LINGER + 1, "aborted")),
+        *((refuses, ""), (post(9), "400"), (READ + 1, "closed"), (LINGER + 1, "aborted"))
     ],
     "likewise behind one that waits": [
         *((GET, ""), (refuses, ""), (post(9), ""), (READ + 1, ""), (answers(0), "200 400 closed")),
@@ -268,10 +268,7 @@ def test_drain_closes_idle_connections_and_refuses_a_request_whose_head_has_not_
     behind.send(GET + GET[:5])
     idle.connections.drain()
     assert (idle.wire.closed, behind.wire.closed) == (True, False)
-    for client, answers, expected in (
-        (half, half.answers(), [503]),
-        (behind, behind.release(), [200, 503]),
-    ):
+    for client, answers, expected in ((half, half.answers(), [503]), (behind, behind.release(), [200, 503])):
         assert statuses(answers) == expected
         assert answers[-1].headers["connection"] == "close"
         assert client.wire.closed

@@ -143,8 +143,7 @@ def test_result_means_what_its_type_says(
 
 
 @pytest.mark.parametrize(
-    "result",
-    ['{"body": "x", "headers": PAIRS}', '("x", 200, PAIRS)', 'flask.Response("x", headers=PAIRS)'],
+    "result", ['{"body": "x", "headers": PAIRS}', '("x", 200, PAIRS)', 'flask.Response("x", headers=PAIRS)']
 )
 def test_header_can_be_repeated(load: Load, result: str):
     pairs = 'PAIRS = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]'
