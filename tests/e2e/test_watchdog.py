@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +106,29 @@ def test_function_serves_where_the_path_of_temporary_files_is_too_long_for_a_soc
     long.mkdir()
     with watchdog(ECHO, TMPDIR=str(long)) as dog:
         assert dog.call(body=b"hello").body == b"hello"
+
+
+NO_SHORT_FOLDER = """
+mount -o bind,ro /tmp /tmp && mount -o bind,ro /dev/shm /dev/shm &&
+mount --bind "$TMPDIR" "$TMPDIR" && mount -o remount,rw,bind "$TMPDIR" && exec "$@"
+"""
+
+
+def test_start_without_a_folder_short_enough_for_a_socket_ends_with_one_line_that_names_it(tmp_path: Path):
+    own_mounts = ("unshare", "--map-root-user", "--mount", "sh", "-c")
+    if shutil.which("unshare") is None or subprocess.run([*own_mounts, "true"], check=False).returncode:
+        pytest.skip("this machine gives no namespace of mounts")
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    command = (*own_mounts, NO_SHORT_FOLDER, "sh", sys.executable, "-m", "batching_watchdog")
+    dog = Watchdog(ECHO, {"TMPDIR": str(long)}, command=command)
+    try:
+        assert dog.ended() == 1
+        (line,) = (line for line in dog.log.splitlines() if not line[:1].isdigit())
+        assert line.startswith("batching-watchdog: TMPDIR=")
+        assert str(long) in line
+    finally:
+        dog.clean_up()
 
 
 def test_health_is_good_at_once_and_ready_only_when_the_model_is_loaded(tmp_path: Path):
