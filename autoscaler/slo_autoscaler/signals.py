@@ -117,7 +117,8 @@ _UNDER_WAY: Final = f"{_fresh(_STARTED)} - (sum without (code) ({_ENDED}) or 0 *
 # A rate ignores a counter's first sample and needs two samples. But a process counts from 0, so the first
 # sample of a new process is an increase as well. Otherwise the load of a new replica would be missing until
 # its second scrape. This query costs several times as much, so it covers only functions with new replicas.
-_PROCESS: Final = "process_start_time_seconds{$F}"
+STARTS: Final = "process_start_time_seconds"
+_PROCESS: Final = f"{STARTS}{{$F}}"
 _NEW: Final = (
     f"({_PROCESS} > time() - 2 * $G and timestamp({_PROCESS}) > time() - $G / 2 unless {_PROCESS} offset $R)"
 )
@@ -135,8 +136,17 @@ def _scrapes(address: str, chosen: str = "") -> str:
     return f'count_values by ({address}) ("start", max_over_time({_PROCESS}[$R]){chosen})'
 
 
-SCRAPES: Final = f"avg by (function_name) ({_scrapes('function_name, instance')}) > 1"
-"""Query of the number of jobs that scrape each replica of a function, where these are several."""
+_IDENTITIES: Final = (
+    'count_values by (function_name, job) ("identity", max_over_time(watchdog_identity{$F}[$R]))'
+)
+"""Jobs by the process that each scrapes. Copies restored from one snapshot share the identity: as one job
+scrapes them, each counts."""
+SCRAPES: Final = (
+    f"avg by (function_name) (count by (function_name, identity) ({_IDENTITIES})) > 1"
+    f" or avg by (function_name) ({_scrapes('function_name, instance')}) > 1"
+)
+"""Query of the number of jobs that scrape each replica of a function, where these are several. An older
+watchdog has no identity, and is recognized at one address alone."""
 GATEWAY_SCRAPES: Final = f"avg ({_scrapes('instance', ' and on (job, instance) gateway_service_count')}) > 1"
 """Likewise of the gateways; its result has no labels."""
 

@@ -7,6 +7,7 @@ only when somebody scrapes.
 """
 
 import math
+import secrets
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,8 @@ class Metrics(Collector):
         self.slos = {DEFAULT_CLASS: Slo(slo_latency, slo_objective), **slo_classes}
         """By class; what the operator has declared is behind the function's own."""
         self.model = model
+        self.identity = float(secrets.randbits(53))
+        """Exact in a float. A start time would not tell replicas apart: those of a scale-up share it."""
         self._workers = workers
         self._cpus = cpus
         self.cost = CpuCost(model.max_batch_size)
@@ -383,6 +386,12 @@ ROWS: Final = (
         COUNTER,
         "Lines of the log and of the workers' output that could not be written.",
         lambda m: m.gauges.lines_dropped(),
+    ),
+    Row(
+        "watchdog_identity",
+        GAUGE,
+        "A random number of this process: series that share it are scrapes of one page.",
+        lambda m: m.identity,
     ),
     Row(
         "watchdog_spans",

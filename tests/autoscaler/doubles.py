@@ -235,6 +235,8 @@ class Fleet:
         self.scrapes = 0
         self.started: float | None = None
         """When its process began, if it tells, in Unix seconds."""
+        self.identity: float | None = None
+        """The number by which its page is known at each of its addresses, if it tells."""
         self._counts = [0.0, 0.0]
         self._moved = time.monotonic()
         self._lock = threading.Lock()
@@ -282,6 +284,8 @@ class Fleet:
         ]
         if self.started is not None:
             lines.append(f"process_start_time_seconds {self.started}")
+        if self.identity is not None:
+            lines.append(f"watchdog_identity {self.identity}")
         return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ from slo_autoscaler.sources.promql import (
     GATEWAYS,
     RESTORED,
     WATCHDOGS,
+    exceptions,
     exported_at,
     gateway_queries,
     history_queries,
@@ -31,6 +32,7 @@ def test_autoscaler_asks_only_for_what_is_exported_or_recorded():
         *history_queries(20.0, slos).values(),
         *RESTORED.values(),
         exported_at(20.0),
+        exceptions(30.0, 20.0),
     ]
     asked = {name for text in texts for name in metrics_in(text)}
     assert asked
@@ -39,7 +41,12 @@ def test_autoscaler_asks_only_for_what_is_exported_or_recorded():
 
 def test_autoscaler_reads_directly_only_what_is_exported():
     asked = metrics_in(GATEWAYS) | metrics_in(WATCHDOGS)
-    lines = {"gateway_function_invocation_started", "slo_requests_total", "http_requests_in_flight"}
+    lines = {
+        "gateway_function_invocation_started",
+        "slo_requests_total",
+        "http_requests_in_flight",
+        "watchdog_identity",
+    }
     assert asked | lines <= exposed()
 
 

@@ -26,6 +26,8 @@ _STARTED: Final = re.compile(
 _STARTED_NAME: Final = b"gateway_function_invocation_started{"
 _ARRIVED: Final = re.compile(rb"^(?:slo_requests_total\{[^}]*\}|http_requests_in_flight) (\S+)", re.MULTILINE)
 
+_IDENTITY: Final = re.compile(rb"^watchdog_identity (\S+)", re.MULTILINE)
+
 WHOLE: Final = ""
 """Name for the count of a watchdog's page, which is about one function."""
 
@@ -45,6 +47,12 @@ def arrived(page: bytes) -> dict[str, float]:
     """Return {WHOLE: requests that have arrived} from a watchdog's page."""
     values = [value for value in map(_number, _ARRIVED.findall(page)) if value is not None]
     return {WHOLE: sum(values)} if values else {}
+
+
+def identity(page: bytes) -> float | None:
+    """Return the number by which a watchdog's page is the same at each address; None: it has none."""
+    found = _IDENTITY.search(page)
+    return None if found is None else _number(found[1])
 
 
 def _number(text: bytes) -> float | None:

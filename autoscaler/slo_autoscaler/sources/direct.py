@@ -62,6 +62,8 @@ class _Page:
     due: float = 0.0
     reading: Future[None] | None = None
     read_at: float = 0.0
+    identity: float | None = None
+    """Equal on two pages that are one, at two addresses; None: unknown."""
 
 
 class Direct:
@@ -174,6 +176,7 @@ class Direct:
         self._lost.discard(page.address)
         read = counters.started if page.function_name is None else counters.arrived
         page.counted.add(began, read(text))
+        page.identity = counters.identity(text) if page.function_name is not None else None
         page.read_at = began
         page.due = began + max(0.5 * self._interval, len(text) / BYTES_PER_SECOND)
 
@@ -184,6 +187,8 @@ class Direct:
             for page in self._pages.values()
             if page.reading is not None and page.reading.done() and now - page.read_at <= STALE
         ]
+        known = {page.identity: page for page in pages if page.identity is not None}
+        pages = [page for page in pages if page.identity is None or known[page.identity] is page]
         for span in counters.SPANS:
             found: dict[str, list[tuple[float, float]]] = {}
             for page in pages:

@@ -191,6 +191,8 @@ class PrometheusSource:
         )
         self._advised: dict[str, str | None] = {}
         """The last logged advice, by subject."""
+        self._repeated: Collection[str] = frozenset()
+        """The pages that were scraped more than once, as logged."""
         self._partial: str | None = None
         """The last warning of partial answers."""
         self._server = Server(config, "prometheus")
@@ -208,7 +210,7 @@ class PrometheusSource:
         (exceptions,) = self._asked({"": self._exceptions_query}).values()
         self._server.answers([exceptions, *own.values(), *theirs.values()], end)
         self._exceptions = promql.Exceptions.of(exceptions.result())
-        self._advise("scrapes", self._exceptions.advice())
+        self._advise_jobs(end)
         seldom = self._seldom.poll(self._asked)
         scrape_interval, max_age = self._config.scrape_interval, self._config.max_age
         ratios = seldom.get("scrape_ratio", {})
@@ -269,6 +271,15 @@ class PrometheusSource:
         asked = self._asked(promql.new_queries(names, self._config.window, self._config.rate_window))
         self._server.answers([*asked.values()], end)
         return {signal: found.get(signal, {}) | query.result() for signal, query in asked.items()}
+
+    def _advise_jobs(self, end: float) -> None:
+        """Log the pages that are scraped more than once, with the jobs, when they change."""
+        pages = self._exceptions.scrapes.keys()
+        if pages and pages != self._repeated:
+            query = self._exceptions.jobs_query()
+            asked = self._server.submit(self._server.instant, promql.jobs, query, self._time())
+            logger.warning("%s", self._exceptions.advice(*self._server.answers([asked], end)))
+        self._repeated = pages
 
     def _advise(self, subject: str, advice: str | None) -> None:
         """Log once the settings to change."""

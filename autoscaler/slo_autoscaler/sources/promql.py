@@ -27,6 +27,7 @@ from slo_autoscaler.signals import (
     HAS_NEW,
     SCRAPES,
     SIGNALS,
+    STARTS,
     Observation,
     Summed,
 )
@@ -110,7 +111,7 @@ def exceptions(window: float, rate_window: float) -> str:
     gateways = GATEWAY_SCRAPES.replace("$F", _NONE)
     text = (
         f"-({SCRAPES.replace('$F', _ANY)})"
-        f" or label_replace(-({gateways}), '{FUNCTION_LABEL}', '{GATEWAY_PAGES}', '', '')"
+        f' or label_replace(-({gateways}), "{FUNCTION_LABEL}", "{GATEWAY_PAGES}", "", "")'
         f" or {HAS_NEW.replace('$F', _ANY)}"
     )
     return _filled({"": text}, window, rate_window)[""]
@@ -158,18 +159,24 @@ class Exceptions:
             for signal, values in answers.items()
         }
 
-    def advice(self) -> str | None:
-        """Return the pages that several jobs scrape, with the next step; None if there are none."""
-        if not self.scrapes:
-            return None
+    def jobs_query(self) -> str:
+        """Return the query of the jobs that scrape the first of these pages. There must be one."""
+        name = min(self.scrapes)
+        series = "gateway_service_count" if name == GATEWAY_PAGES else f"{STARTS}{{{_matcher([name])}}}"
+        return f"group by (job) ({series})"
+
+    def advice(self, jobs: Collection[str]) -> str:
+        """Return the pages that several jobs scrape, with the next step. There must be one.
+
+        ``jobs`` scrape the first; it is one job that several of its targets lead to the page.
+        """
         name, more = min(self.scrapes), len(self.scrapes) - 1
-        pages, metric = f"the replicas of {name}", f'up{{function_name="{name}"}}'
-        if name == GATEWAY_PAGES:
-            pages, metric = "the gateway", "gateway_service_count"
+        pages = "the gateway" if name == GATEWAY_PAGES else f"the replicas of {name}"
         others = f", and those of {more} more" if more else ""
         return (
-            f"several jobs of Prometheus scrape {pages}{others}: requests count once here, and more often in"
-            f" rules and dashboards; keep one job of count by (job) ({metric})"
+            f"Prometheus scrapes {pages}{others} more than once, by the jobs {', '.join(sorted(jobs))}:"
+            " requests count once here, and more often in rules and dashboards; keep one job with one target"
+            " for each page"
         )
 
 
@@ -305,19 +312,27 @@ def parse(result: object) -> dict[str, float]:
         raise SourceError(f"expected a series with metric and value, got {str(result)[:80]}") from None
 
 
+def jobs(result: object) -> set[str]:
+    """Return the jobs of the series of an instant vector. Raises ``SourceError`` for anything else."""
+    return {labels["job"] for labels in _labels(result) if labels.get("job")}
+
+
 def places(result: object) -> list[tuple[str, str]]:
     """Return (address, function_name) of each series of an instant vector that has both.
 
     Raises ``SourceError`` for anything that is not an instant vector.
     """
+    found = [(labels.get("instance", ""), labels.get(FUNCTION_LABEL, "")) for labels in _labels(result)]
+    return [(address, name) for address, name in found if address and name]
+
+
+def _labels(result: object) -> list[dict[str, str]]:
     if not isinstance(result, list):
         raise SourceError(f"expected a list of series, got {type(result).__name__}")
     try:
-        labels = [each["metric"] for each in result]
-        found = [(each.get("instance", ""), each.get(FUNCTION_LABEL, "")) for each in labels]
-    except (AttributeError, KeyError, TypeError):
+        return [dict(each["metric"]) for each in result]
+    except (KeyError, TypeError, ValueError):
         raise SourceError("expected series with metrics") from None
-    return [(address, name) for address, name in found if address and name]
 
 
 def observations(signals: Mapping[str, Mapping[str, float]]) -> dict[str, Observation]:

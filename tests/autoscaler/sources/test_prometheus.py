@@ -100,11 +100,23 @@ def test_observe_pages_that_two_jobs_scrape_count_once_and_are_logged_once(serve
 
 
 @pytest.mark.e2e
-def test_rate_of_a_replica_that_two_jobs_scrape_is_counted_once(tmp_path):
+@pytest.mark.parametrize("other_address", [False, True], ids=["one address", "two addresses"])
+def test_rate_of_a_replica_that_two_jobs_scrape_is_counted_once_and_the_log_names_both(
+    tmp_path, caplog, other_address
+):
     with a_fleet() as fleet:
         fleet.rate, fleet.started = 100.0, 1700000000.0
-        target = {"targets": [fleet.address], "labels": {"function_name": "busy.fn"}}
-        jobs = [{"job_name": name, "static_configs": [target]} for name in ("one", "two")]
+        addresses = [fleet.address] * 2
+        if other_address:
+            fleet.identity = 0.25
+            addresses[1] = addresses[1].replace("127.0.0.1", "localhost")
+        jobs = [
+            {
+                "job_name": name,
+                "static_configs": [{"targets": [address], "labels": {"function_name": "busy.fn"}}],
+            }
+            for name, address in zip(("first-job", "second-job"), addresses, strict=True)
+        ]
         with a_prometheus(tmp_path, {}, jobs) as prometheus:
             source = PrometheusSource(
                 PrometheusSettings(url=prometheus.url, scrape_interval=0.25, window=2.0)
@@ -113,6 +125,9 @@ def test_rate_of_a_replica_that_two_jobs_scrape_is_counted_once(tmp_path):
             assert _replicas(source) == (2.0, 1.0)
             past = _past(source)
             source.close()
+    (warning,) = [each.getMessage() for each in caplog.records if "busy.fn" in each.getMessage()]
+    assert "first-job" in warning
+    assert "second-job" in warning
     assert max(rate for _, rate in past) < 150.0
     assert min(ago for ago, _ in past) >= 0.0
 

@@ -280,7 +280,18 @@ def test_exceptions_are_pages_that_several_jobs_scraped_in_the_window_of_rates(t
         },
         f'{start}{{job="node",instance="gateway:1"}}': "7x30",
     }
-    expected = {"": {"twice.fn": -2, GATEWAY_PAGES: -2}}
+    identity = "watchdog_identity"
+    series |= {
+        f'{identity}{{function_name="moved.fn",job="one",instance="10.0.0.1:8081"}}': "5x30",
+        f'{identity}{{function_name="moved.fn",job="two",instance="moved.svc:metrics"}}': "5x30",
+        # Replicas that were restored from one snapshot have the same number, and one job scrapes both.
+        f'{identity}{{function_name="copies.fn",job="one",instance="b:1"}}': "6x30",
+        f'{identity}{{function_name="copies.fn",job="one",instance="b:2"}}': "6x30",
+        # Each has a job of its own.
+        f'{identity}{{function_name="apart.fn",job="one",instance="c:1"}}': "8x30",
+        f'{identity}{{function_name="apart.fn",job="two",instance="c:2"}}': "9x30",
+    }
+    expected = {"": {"twice.fn": -2, "moved.fn": -2, GATEWAY_PAGES: -2}}
     run_promtool(tmp_path, a_test(series, {"": exceptions(30.0, 20.0)}, expected))
 
 
