@@ -396,6 +396,7 @@ class Config:
             if environ.get("exec_timeout", "").strip():
                 name, rule = "exec_timeout", f"must be at least slo_latency ({slo_latency:g} s)"
             raise ConfigError(name, environ[name].strip(), rule)
+        _check_ports(environ, values["port"], values["metrics_port"])
         values["slo_classes"] = {
             name: Slo(latency, values["slo_objective"] if objective is None else objective)
             for name, (latency, objective) in values["slo_classes"].items()
@@ -433,6 +434,13 @@ def _exports(chosen: bool | None, environ: Mapping[str, str]) -> bool:
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     return any(environ.get(name, "").strip() for name in _ENDPOINTS) if chosen is None else chosen
+
+
+def _check_ports(environ: Mapping[str, str], port: int, metrics_port: int) -> None:
+    if port and port == metrics_port:
+        named = [name for name in VARIABLES["port"].names if environ.get(name, "").strip()]
+        name, other = (named[0], "metrics_port") if named else ("metrics_port", "port")
+        raise ConfigError(name, environ[name].strip(), f"must differ from {other} ({port})")
 
 
 VARIABLES: Final[Mapping[str, Variable]] = {

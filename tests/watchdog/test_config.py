@@ -237,6 +237,20 @@ def test_connections_leave_half_of_the_bytes_and_that_is_enough_for_the_longest_
     assert read(max_body_bytes="1Gi").max_queued_bytes == 2**31
 
 
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"port": "8081"}, "port='8081'"),
+        ({"PORT": "8081"}, "PORT='8081'"),
+        ({"metrics_port": "8080"}, "metrics_port='8080'"),
+    ],
+)
+def test_one_port_for_requests_and_metrics_ends_the_start(environ: dict[str, str], named: str):
+    with pytest.raises(ConfigError, match=named):
+        read(**environ)
+    assert read(port="0", metrics_port="0").port == 0
+
+
 def test_too_few_open_files_end_the_start_with_the_limit():
     with pytest.raises(ConfigError, match="ulimit -n='16'"):
         Config.from_env({}, cpus=2.0, files=16)
