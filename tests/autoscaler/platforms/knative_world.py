@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from autoscaler.doubles import until
+from autoscaler.kube.access import delete
 from autoscaler.kube.kube_server import KubeServer, a_deployment
 from slo_autoscaler.errors import NotFoundError, PlatformError
 from slo_autoscaler.kube.client import KubeApi, Resource
@@ -156,10 +157,15 @@ class World:
     # What others do
 
     def reconcile(self) -> None:
-        """Do once what the controllers of ServerlessServices do."""
-        for each in self.all(SERVICES):
+        """Do once what the garbage collector and the controllers of ServerlessServices do."""
+        services = self.all(SERVICES)
+        owners = {each["metadata"]["uid"] for each in self.all(POD_AUTOSCALERS)}
+        for each in services:
             name = each["metadata"]["name"]
             with suppress(NotFoundError):
+                if any(owner["uid"] not in owners for owner in each["metadata"].get("ownerReferences", [])):
+                    delete(self.cluster, SERVICES.path(self.namespace, name))
+                    continue
                 deployment = self.get(DEPLOYMENTS, f"{name}-deployment")
                 ready = bool((deployment.get("status") or {}).get("readyReplicas"))
                 says = {"type": "Ready", "status": "True" if ready else "Unknown"}
