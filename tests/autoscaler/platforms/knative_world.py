@@ -163,7 +163,8 @@ class World:
         for each in services:
             name = each["metadata"]["name"]
             with suppress(NotFoundError):
-                if any(owner["uid"] not in owners for owner in each["metadata"].get("ownerReferences", [])):
+                references = each["metadata"].get("ownerReferences", [])
+                if any(of.get("kind") == "PodAutoscaler" and of["uid"] not in owners for of in references):
                     delete(self.cluster, SERVICES.path(self.namespace, name))
                     continue
                 deployment = self.get(DEPLOYMENTS, f"{name}-deployment")
