@@ -31,6 +31,8 @@ PAIRS: Final = 0.25
 the lowest at which the formula above rises with the rate for every spread."""
 PRECISION: Final = 1e-9
 """Relative error of a load."""
+LOADS: Final = range(-200, 400)
+"""Exponents of ``STEP``: loads of a replica, as multiples of its goodput. Late shares are constant beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,6 @@ def curve(
     spread = sqrt(by_chance + (WAIT_SPREAD * share) ** 2)
     promised = _load_at(spread, 1.0 - slo_objective)
     return Curve(capacity / promised, spread, promised)
-
-
-LOADS: Final = range(-200, 400)
-"""Exponents of ``STEP``: loads of a replica, as multiples of its goodput. Late shares are constant beyond."""
 
 
 def late_shares(spread: float) -> tuple[float, ...]:
