@@ -480,10 +480,12 @@ def _draw(document: dict[str, Any], file: Path) -> Path:
             axes.axvspan(away["begin"], away["end"], color="#b3261e", alpha=0.12, lw=0)
         load.text(away["begin"], max(sent), " no Prometheus", color="#b3261e", va="top")
     load.set(ylabel="requests/s", ylim=(0, None))
-    replicas.set(ylabel="replicas", xlabel="seconds", ylim=(0, None), xlim=(0, end))
+    highest = max(count for key in NAMES if key in document for _, count in document[key]["replicas"])
+    replicas.set(ylabel="replicas", xlabel="seconds", ylim=(0, 1.4 * highest), xlim=(0, end))
+    load.legend(loc="upper right", fontsize=8)  # a trace ends quietly, so nothing is hidden there
+    replicas.legend(loc="upper center", fontsize=8, ncols=4)
     for axes in (load, replicas):
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper right", fontsize=8)  # a trace ends quietly, so nothing is hidden there
     file.parent.mkdir(exist_ok=True)
     figure.savefig(file, metadata={"Date": None})
     return file
