@@ -377,7 +377,7 @@ def _draw_capacity(panels: Any, data: Data) -> None:
     curve.legend(loc="upper left")
     time.step(*zip(*data["over_time"], strict=True), where="post", color=_BLUE)
     time.axvline(20.0, color=_GRAY, linestyle="--")
-    time.text(20.4, 12, "the model becomes\ntwice as slow", color=_GRAY)
+    time.text(21.5, 40, "the model becomes\ntwice as slow", color=_GRAY)
     time.set(
         title="At 25 requests/s: the model changes",
         xlabel="seconds",

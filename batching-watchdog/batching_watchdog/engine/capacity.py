@@ -21,6 +21,7 @@ needs no more CPU time, so measurements on idle cores still hold.
 """
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Generator, Sequence
 from functools import cache
 from heapq import heapreplace
@@ -155,15 +156,19 @@ class _Replica(NamedTuple):
         size_late = sustainable if predicted[1] <= budget / 2 else largest
         deviations = [self.deviations[int(draw * len(self.deviations))] for draw in draws]
         free = [0.0] * self.workers
-        first = batches = late = waits = 0
+        first = batches = late = 0
+        waits: deque[float] = deque()
         while first < count:
             if not batches % BATCHES:
                 yield
             came, now = arrivals[first], free[0]
             if now < came and waits:
-                size, waits = min(waits, size_late), max(0, waits - size_late)
-                heapreplace(free, now + means[size] * deviations[batches % len(deviations)])
+                size = min(len(waits), size_late)
+                done = now + means[size] * deviations[batches % len(deviations)]
+                heapreplace(free, done)
                 batches += 1
+                # Late by prediction, and on time if the batch is faster.
+                late -= sum([done <= waits.popleft() + budget for _ in range(size)])
                 continue
             now = max(now, came)
             end = bisect_right(arrivals, now, first)
@@ -174,7 +179,7 @@ class _Replica(NamedTuple):
                 if end - start < least:
                     start = bisect_left(arrivals, now + predicted[1] - budget, first, end)
                 late += start - first
-                waits += start - first
+                waits.extend(arrivals[first:start])
                 if late > allowed:
                     return None
                 first = start
@@ -187,7 +192,7 @@ class _Replica(NamedTuple):
             late += bisect_left(arrivals, done - budget, first, first + size) - first
             first += size
             heapreplace(free, done)
-        return None if late > allowed else (first - waits) / batches
+        return None if late > allowed else (first - len(waits)) / batches
 
 
 @cache

@@ -156,14 +156,27 @@ def test_rate_is_kept_where_two_requests_one_after_the_other_do_not_fit(workers:
     assert attained(law, workers, 0.1, 2.0 * rate) < 0.99
 
 
+@pytest.mark.parametrize(("constant", "workers", "more"), [(0.0462, 1, 1.5), (0.0482, 2, 1.3)])
+def test_requests_late_by_prediction_that_a_fast_batch_answers_on_time_leave_the_rate_high(
+    constant: float, workers: int, more: float
+):
+    law: Law = lambda size: constant + 0.0036 * size  # noqa: E731 - it closes over what is tested
+    varying = tuple(NormalDist(1.0, 0.1).quantiles(100))
+    rate, _ = sustained(Known(law, varying), workers, 0.1, 0.99)
+    assert attained(law, workers, 0.1, more * rate, 0.1, 20_000) < 0.99
+
+
 def test_workers_sustain_nothing_where_one_request_takes_the_slo():
     assert sustained(line(0.08, 0.02), 4, 0.1, 0.99) == (0.0, 1.0)
 
 
-def attained(law: Law, workers: int, slo: float, rate: float) -> float:
+def attained(
+    law: Law, workers: int, slo: float, rate: float, noise: float = 0.03, requests: int = 8000
+) -> float:
     simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256)
+    simulation.noise = noise
     simulation.run(rate / 3, 2)
-    return simulation.run(rate, 8000 / rate).attainment()
+    return simulation.run(rate, requests / rate).attainment()
 
 
 @pytest.mark.parametrize(

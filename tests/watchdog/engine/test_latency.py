@@ -269,6 +269,12 @@ def test_a_law_without_intercept_makes_no_batches_tries_a_worse_size_again_and_f
     assert model.best_size >= 50
 
 
+def test_a_double_that_was_slower_again_and_again_is_tried_ever_more_seldom():
+    model = LatencyModel(64)
+    saturate(model, linear, 100 * AGAIN_EVERY)
+    assert 1 <= saturate(model, linear, 50 * AGAIN_EVERY).count(2) <= 10
+
+
 def noisy(law: Law) -> Law:
     noise = Random(1)
     return lambda size: law(size) * noise.choice([1.0, 1.12, 0.97, 1.05, 1.31, 1.02, 0.99])
