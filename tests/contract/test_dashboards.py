@@ -7,7 +7,6 @@ something on a Prometheus that scrapes the real exporters, and that the model re
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,13 +57,13 @@ def series() -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_file_is_what_the_generator_writes(name: str) -> None:
+def test_file_is_what_the_generator_writes(name):
     assert sorted(path.name for path in (GRAFANA / "dashboards").iterdir()) == NAMES
     assert (GRAFANA / "dashboards" / name).read_text() == generate.render(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dashboard_uses_only_metrics_that_are_exported_or_recorded(name: str) -> None:
+def test_dashboard_uses_only_metrics_that_are_exported_or_recorded(name):
     used = {metric for expression in expressions(name) for metric in metrics_in(expression)}
     assert used
     assert used <= exposed() | recorded()
@@ -72,7 +71,7 @@ def test_dashboard_uses_only_metrics_that_are_exported_or_recorded(name: str) ->
 
 @needs_promtool
 @pytest.mark.parametrize("name", NAMES)
-def test_panel_shows_something_on_a_function_that_burns(name: str, tmp_path: Path) -> None:
+def test_panel_shows_something_on_a_function_that_burns(name, tmp_path):
     questions = [
         {
             "expr": f"count({expanded(expression)}) > bool 0",
@@ -86,7 +85,7 @@ def test_panel_shows_something_on_a_function_that_burns(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
+def test_panels_have_ids_of_their_own_and_do_not_overlap(name):
     panels = model(name)["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     places = [panel["gridPos"] for panel in panels]
@@ -101,7 +100,7 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dashboard_refers_only_to_variables_that_it_has(name: str) -> None:
+def test_dashboard_refers_only_to_variables_that_it_has(name):
     document = model(name)
     defined = {variable["name"] for variable in document["templating"]["list"]}
     for panel in document["panels"]:
@@ -111,14 +110,14 @@ def test_dashboard_refers_only_to_variables_that_it_has(name: str) -> None:
             assert used <= defined
 
 
-def test_dashboards_link_to_each_other_by_ids_that_exist() -> None:
+def test_dashboards_link_to_each_other_by_ids_that_exist():
     documents = [model(name) for name in NAMES]
     linked = set(re.findall(r"/d/([\w-]+)", json.dumps(documents)))
     assert linked
     assert linked <= {document["uid"] for document in documents}
 
 
-def test_provisioned_interval_is_that_of_the_scrapes() -> None:
+def test_provisioned_interval_is_that_of_the_scrapes():
     (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())[
         "datasources"
     ]

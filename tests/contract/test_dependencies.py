@@ -54,7 +54,7 @@ def test_watchdog_declares_its_five_dependencies_and_one_extra():
         ),
     ],
 )
-def test_process_loads_nothing_that_it_does_not_need(modules: str, absent: set[str]):
+def test_process_loads_nothing_that_it_does_not_need(modules, absent):
     assert not imported_by(f"import {modules}") & absent
 
 

@@ -51,9 +51,7 @@ def manifest(folder: str) -> dict[str, dict[str, list[str]]]:
     ("lock", "section", "key"),
     [("requirements.lock", "project", "dependencies"), ("build.lock", "build-system", "requires")],
 )
-def test_lock_has_a_version_that_the_manifest_allows_of_each_requirement(
-    folder: str, lock: str, section: str, key: str
-):
+def test_lock_has_a_version_that_the_manifest_allows_of_each_requirement(folder, lock, section, key):
     locked = pins(ROOT / folder / lock)
     for requirement in map(Requirement, manifest(folder)[section][key]):
         assert locked[canonicalize_name(requirement.name)].version in requirement.specifier, "run make lock"
@@ -70,14 +68,14 @@ def test_lock_with_the_extra_adds_what_it_requires_and_changes_no_version():
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_lock_names_the_hash_of_every_file_that_may_be_installed(lock: str):
+def test_lock_names_the_hash_of_every_file_that_may_be_installed(lock):
     for pin in pins(ROOT / lock).values():
         assert pin.hashes
         assert all(re.fullmatch(r"[0-9a-f]{64}", each) for each in pin.hashes)
 
 
 @pytest.mark.parametrize("lock", [each for each in LOCKS if not each.endswith("build.lock")])
-def test_lock_is_whole_but_for_what_is_not_shipped(lock: str):
+def test_lock_is_whole_but_for_what_is_not_shipped(lock):
     locked = pins(ROOT / lock)
     missing = set()
     for name, pin in locked.items():

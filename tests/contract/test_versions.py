@@ -117,24 +117,24 @@ def old_queries(kind: str) -> dict[str, str]:
 
 
 @needs_promtool
-def test_this_version_has_every_signal_of_its_own_watchdog(tmp_path: Path):
+def test_this_version_has_every_signal_of_its_own_watchdog(tmp_path):
     assert unanswered(signals(), new_watchdog() + beside(), tmp_path) == set()
 
 
 @needs_promtool
-def test_signals_that_an_old_watchdog_lacks_are_those_of_the_page(tmp_path: Path):
+def test_signals_that_an_old_watchdog_lacks_are_those_of_the_page(tmp_path):
     missing = unanswered(signals(), old_watchdog() + beside(), tmp_path)
     assert missing == documented("A new autoscaler with old watchdogs")
 
 
 @needs_promtool
-def test_signals_that_an_old_autoscaler_lacks_are_those_of_the_page(tmp_path: Path):
+def test_signals_that_an_old_autoscaler_lacks_are_those_of_the_page(tmp_path):
     missing = unanswered(old_queries("signals"), new_watchdog() + beside(), tmp_path)
     assert missing == documented("An old autoscaler with new watchdogs")
 
 
 @needs_promtool
-def test_rules_record_the_same_series_of_old_watchdogs_as_of_new_ones(tmp_path: Path):
+def test_rules_record_the_same_series_of_old_watchdogs_as_of_new_ones(tmp_path):
     asked = {name: name for name in recorded()}
     for watchdog in (old_watchdog, new_watchdog):
         samples = watchdog() + beside() + new_autoscaler()
@@ -143,7 +143,7 @@ def test_rules_record_the_same_series_of_old_watchdogs_as_of_new_ones(tmp_path: 
 
 
 @needs_promtool
-def test_state_that_a_rollback_does_not_restore_is_that_of_the_page(tmp_path: Path):
+def test_state_that_a_rollback_does_not_restore_is_that_of_the_page(tmp_path):
     everything = new_watchdog() + beside() + new_autoscaler()
     ours = history_queries(20.0, GatewaySlos({}, None)) | RESTORED
     assert unanswered(ours, everything, tmp_path) == set()

@@ -86,25 +86,25 @@ def kustomized(kustomization: str) -> list[Document]:
     return [each for each in built if each["kind"] != "Namespace"]
 
 
-def test_chart_renders_the_objects_of_the_kustomization(render: Render, platform: str):
+def test_chart_renders_the_objects_of_the_kustomization(render, platform):
     ours, theirs = comparable(render(platform=platform)), comparable(kustomized(PLATFORMS[platform]))
     assert ours.keys() == theirs.keys()
     for name, theirs_one in theirs.items():
         assert ours[name] == theirs_one, name
 
 
-def test_packaged_chart_has_the_files_that_the_chart_links_to(helm: Any, platform: str, tmp_path: Path):
+def test_packaged_chart_has_the_files_that_the_chart_links_to(helm, platform, tmp_path):
     package = Path(helm.package(str(CHART), destination=str(tmp_path)))
     values = {"platform": platform}
     assert comparable(rendered(helm, values, package)) == comparable(rendered(helm, values))
 
 
-def test_chart_has_no_error_that_lint_finds(helm: Any):
+def test_chart_has_no_error_that_lint_finds(helm):
     found = helm.lint(str(CHART))["messages"]
     assert [each for each in found if each["severity"] > 1] == []  # 1: an icon is recommended
 
 
-def test_max_mode_recommend_on_kubernetes_is_the_component_recommend(render: Render, tmp_path: Path):
+def test_max_mode_recommend_on_kubernetes_is_the_component_recommend(render, tmp_path):
     component = tmp_path / "recommend"
     component.mkdir()
     to = {
@@ -118,7 +118,7 @@ def test_max_mode_recommend_on_kubernetes_is_the_component_recommend(render: Ren
     assert ours == comparable(kustomized(str(component)))
 
 
-def test_namespaces_of_the_configuration_replace_the_binding_for_all(render: Render):
+def test_namespaces_of_the_configuration_replace_the_binding_for_all(render):
     documents = render(platform="kubernetes", config={"platform": {"namespaces": ["shop", "search"]}})
     assert configuration(documents).platform.namespaces == ("shop", "search")
     assert not [each for each in documents if each["kind"] == "ClusterRoleBinding"]
@@ -131,7 +131,7 @@ def test_namespaces_of_the_configuration_replace_the_binding_for_all(render: Ren
         assert (subject["name"], subject["namespace"]) == (account["name"], account["namespace"])
 
 
-def test_values_of_the_configuration_lie_over_the_platforms(render: Render):
+def test_values_of_the_configuration_lie_over_the_platforms(render):
     config = {
         "prometheus": {"url": "https://prometheus.example.com"},
         "direct_interval": None,
@@ -146,7 +146,7 @@ def test_values_of_the_configuration_lie_over_the_platforms(render: Render):
     assert found.defaults.max_replicas == default.defaults.max_replicas
 
 
-def test_ports_follow_the_configuration(render: Render):
+def test_ports_follow_the_configuration(render):
     documents = render(config={"web": {"port": 9000, "probe_port": None}})
     assert container(documents)["ports"] == [{"name": "metrics", "containerPort": 9000}]
     assert {
@@ -156,7 +156,7 @@ def test_ports_follow_the_configuration(render: Render):
     assert pod(documents)["metadata"]["annotations"]["prometheus.io/port"] == "9000"
 
 
-def test_role_of_the_lease_names_the_one_of_the_configuration(render: Render):
+def test_role_of_the_lease_names_the_one_of_the_configuration(render):
     documents = render(config={"leader": {"lease": {"name": "blue", "namespace": "leases"}}})
     role = only(documents, "Role", "slo-autoscaler-lease")
     assert role["metadata"]["namespace"] == "leases"
@@ -165,7 +165,7 @@ def test_role_of_the_lease_names_the_one_of_the_configuration(render: Render):
     assert not [each for each in without if each["kind"] == "Role"]
 
 
-def test_credentials_of_prometheus_are_mounted_where_the_how_to_looks(render: Render):
+def test_credentials_of_prometheus_are_mounted_where_the_how_to_looks(render):
     _, settings = settings_of_the_how_to()
     documents = render(prometheus={"secret": "mine"}, config=settings)
     (mount,) = [
@@ -176,7 +176,7 @@ def test_credentials_of_prometheus_are_mounted_where_the_how_to_looks(render: Re
     assert str(Path(configuration(documents).prometheus.bearer_token_file or "").parent) == mount["mountPath"]
 
 
-def test_second_release_shares_no_object_with_the_first(render: Render, platform: str):
+def test_second_release_shares_no_object_with_the_first(render, platform):
     objects = [
         set(comparable(render(platform=platform, name=name, serviceAccount={"annotations": {"of": name}})))
         for name in ("slo-autoscaler", "blue")
@@ -186,7 +186,7 @@ def test_second_release_shares_no_object_with_the_first(render: Render, platform
     assert kept == set()
 
 
-def test_every_value_makes_objects_that_kubernetes_knows(render: Render, platform: str):
+def test_every_value_makes_objects_that_kubernetes_knows(render, platform):
     everything = {
         "config": {"platform": {"namespaces": ["shop"]}},
         "maxMode": "shadow",
@@ -204,7 +204,7 @@ def test_every_value_makes_objects_that_kubernetes_knows(render: Render, platfor
     assert pod(documents)["spec"]["serviceAccountName"] == "scaler"
 
 
-def test_values_of_the_how_to_render_and_are_what_the_configuration_becomes(render: Render):
+def test_values_of_the_how_to_render_and_are_what_the_configuration_becomes(render):
     page = (ROOT / "docs/howto/autoscaler.md").read_text()
     (values,) = (yaml.safe_load(block.text) for block in blocks(page) if block.language == "yaml")
     documents = render(**values)
@@ -235,7 +235,7 @@ def test_schema_is_what_the_configuration_says():
         {"config": {"prometheus": {"url": "prometheus:9090"}}},
     ],
 )
-def test_schema_refuses_what_the_autoscaler_would_refuse(values: Document):
+def test_schema_refuses_what_the_autoscaler_would_refuse(values):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(values, generate_schema.values())
 

@@ -121,7 +121,7 @@ def shell(image: str, script: str) -> str:
 
 
 @pytest.mark.parametrize("image", ["function", "autoscaler"])
-def test_image_is_its_base_and_little_more(image: str, version: str, request: pytest.FixtureRequest):
+def test_image_is_its_base_and_little_more(image, version, request):
     tag = request.getfixturevalue(image)
     assert shell(tag, f"for each in {' '.join(COMPILERS)}; do command -v $each; done; echo end") == "end\n"
     found, base = inspect(tag), inspect(containers.BASE.format(version))
@@ -131,7 +131,7 @@ def test_image_is_its_base_and_little_more(image: str, version: str, request: py
     assert all(int(part) > 0 for part in found["Config"]["User"].split(":"))
 
 
-def test_controller_ships_without_aiohttp_and_loads_every_platform(autoscaler: str):
+def test_controller_ships_without_aiohttp_and_loads_every_platform(autoscaler):
     listing = "import importlib.metadata as each; print(*(it.name for it in each.distributions()))"
     names = set(shell(autoscaler, f"python -c '{listing}'").split())
     assert {"kubernetes", "slo-autoscaler"} <= names
@@ -142,9 +142,7 @@ def test_controller_ships_without_aiohttp_and_loads_every_platform(autoscaler: s
     assert shell(autoscaler, f"python -c 'import {imports}; print(1)'") == "1\n"
 
 
-def test_second_build_of_the_controller_has_the_digest_of_the_first(
-    autoscaler: str, version: str, wheels: Path, tmp_path: Path
-):
+def test_second_build_of_the_controller_has_the_digest_of_the_first(autoscaler, version, wheels, tmp_path):
     context = Path(shutil.copytree(ROOT / "autoscaler", tmp_path / "checkout", copy_function=shutil.copyfile))
     tag = f"{AUTOSCALER}-again"
     build_autoscaler(context, tag, version, wheels)
@@ -154,7 +152,7 @@ def test_second_build_of_the_controller_has_the_digest_of_the_first(
     podman("rmi", "--force", tag)
 
 
-def test_function_ships_without_what_built_and_tested_it(function: str):
+def test_function_ships_without_what_built_and_tested_it(function):
     listed = json.loads(shell(function, "python -m pip list --format=json"))
     names = {package["name"].lower() for package in listed}
     assert {"batching-watchdog", "gunicorn", "uvloop", "httptools"} <= names
@@ -164,9 +162,7 @@ def test_function_ships_without_what_built_and_tested_it(function: str):
     ]
 
 
-def test_failing_test_stops_the_build_unless_tests_are_off(
-    version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory
-):
+def test_failing_test_stops_the_build_unless_tests_are_off(version, wheels, tmp_path_factory):
     context = function_context(tmp_path_factory.mktemp("failing"), "def test_it():\n    assert not 'today'")
     tag = f"{FUNCTION}-failing"
     arguments = {"PYTHON_IMAGE": f"python:{version}-slim", "SPEEDUPS": "false"}
@@ -177,7 +173,7 @@ def test_failing_test_stops_the_build_unless_tests_are_off(
 
 
 def test_function_without_a_compiler_is_built_by_auto_which_says_so_last_and_not_by_true(
-    version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory
+    version, wheels, tmp_path_factory
 ):
     context = function_context(tmp_path_factory.mktemp("bare"), PASSES)
     tag = f"{FUNCTION}-bare"
@@ -192,7 +188,7 @@ def test_function_without_a_compiler_is_built_by_auto_which_says_so_last_and_not
 
 @needs_openssl
 def test_function_is_built_from_a_private_index_and_torch_alone_from_another(
-    version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory
+    version, wheels, tmp_path_factory
 ):
     folder = tmp_path_factory.mktemp("private")
     authority = Authority(folder)
@@ -226,7 +222,7 @@ def test_function_is_built_from_a_private_index_and_torch_alone_from_another(
     podman("rmi", "--force", tag)
 
 
-def test_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to_stop(function: str):
+def test_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to_stop(function):
     port, metrics = free_ports(2)
     options = [
         f"--env=port={port}",
@@ -258,9 +254,7 @@ def test_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to
         assert not container.state()["OOMKilled"]
 
 
-def test_function_built_with_otel_sends_the_spans_of_a_request(
-    version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory
-):
+def test_function_built_with_otel_sends_the_spans_of_a_request(version, wheels, tmp_path_factory):
     context = function_context(tmp_path_factory.mktemp("otel"), PASSES)
     tag = f"{FUNCTION}-otel"
     arguments = {"PYTHON_IMAGE": f"python:{version}-slim", "SPEEDUPS": "false", "OTEL": "true"}
@@ -284,9 +278,7 @@ def wait_for_a_request_in_flight(container: Container) -> None:
         pass
 
 
-def test_controller_runs_as_any_user_with_nothing_to_write_to_and_stops_when_told(
-    autoscaler: str, configuration: str
-):
+def test_controller_runs_as_any_user_with_nothing_to_write_to_and_stops_when_told(autoscaler, configuration):
     (port,) = free_ports(1)
     options = [configuration, f"--env=SLO_AUTOSCALER_WEB_PORT={port}"]
     with running(autoscaler, *options, web=port) as container:

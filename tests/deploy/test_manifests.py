@@ -105,7 +105,7 @@ def settings_of_the_how_to() -> tuple[str, Document]:
 
 
 @pytest.mark.parametrize("base", NAMESPACES)
-def test_secret_of_the_how_to_is_mounted_where_its_configuration_looks(base: str, tmp_path: Path):
+def test_secret_of_the_how_to_is_mounted_where_its_configuration_looks(base, tmp_path):
     page, settings = settings_of_the_how_to()
     ((deployment, _),) = differing("credentials", base, tmp_path)
     (mount,) = [each for each in container([deployment])["volumeMounts"] if "prometheus" in each["name"]]
@@ -119,7 +119,7 @@ def test_secret_of_the_how_to_is_mounted_where_its_configuration_looks(base: str
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_manifest_is_what_kustomize_builds_of_its_parts(name: str):
+def test_manifest_is_what_kustomize_builds_of_its_parts(name):
     lines = (DEPLOY / MANIFESTS[name]).read_text().splitlines(keepends=True)
     assert "".join(line for line in lines if not line.startswith("#")) == text_built(name), (
         "run deploy/render.sh"
@@ -133,7 +133,7 @@ def test_prometheus_rule_has_every_group_of_the_rules():
     assert made["spec"] == {"groups": groups}, "run deploy/render.sh"
 
 
-def test_binding_is_of_a_role_that_is_there_to_the_account_of_the_pod(documents: list[Document]):
+def test_binding_is_of_a_role_that_is_there_to_the_account_of_the_pod(documents):
     account = only(documents, "ServiceAccount", pod(documents)["spec"]["serviceAccountName"])
     assert account["automountServiceAccountToken"] is False, "no other pod gets its token"
     assert pod(documents)["spec"]["automountServiceAccountToken"] is True
@@ -154,9 +154,7 @@ def test_policy_of_the_floor_allows_the_annotations_that_it_writes():
     assert yaml.safe_load(own["expression"]) == [minimum.MIN_SCALE, minimum.APPLIED, minimum.ORIGINAL]
 
 
-def test_configuration_is_accepted_and_shows_every_key_of_its_platform(
-    documents: list[Document], kustomization: str
-):
+def test_configuration_is_accepted_and_shows_every_key_of_its_platform(documents, kustomization):
     config = configuration(documents)
     kind, _, mode = kustomization.partition("/")
     assert config.platform.kind == kind
@@ -181,7 +179,7 @@ def environment(it: Document) -> dict[str, str]:
     return {each["name"]: each["value"] for each in it.get("env", [])}
 
 
-def test_recommend_installs_the_same_without_the_right_to_change_anything(tmp_path: Path):
+def test_recommend_installs_the_same_without_the_right_to_change_anything(tmp_path):
     (role, active), (deployment, _) = differing("recommend", "kubernetes", tmp_path)
     assert role["kind"] == active["kind"] == "ClusterRole"
     assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}
@@ -190,7 +188,7 @@ def test_recommend_installs_the_same_without_the_right_to_change_anything(tmp_pa
     known_to_kubernetes(deployment)
 
 
-def test_shadow_installs_the_same_beside_openfaas_own_scaler_and_prometheus(tmp_path: Path):
+def test_shadow_installs_the_same_beside_openfaas_own_scaler_and_prometheus(tmp_path):
     ((deployment, active),) = differing("shadow", "openfaas", tmp_path)
     mounts = [container([each])["volumeMounts"] for each in (deployment, active)]
     assert mounts[0] == mounts[1], "with the gateway's credentials"
@@ -202,7 +200,7 @@ def test_shadow_installs_the_same_beside_openfaas_own_scaler_and_prometheus(tmp_
     assert f"server.fullnameOverride={name} " in guide
 
 
-def test_manifest_has_no_field_that_kubernetes_does_not_know(documents: list[Document]):
+def test_manifest_has_no_field_that_kubernetes_does_not_know(documents):
     known_to_kubernetes(*documents)
 
 
@@ -228,9 +226,7 @@ def test_installs_beside_each_other_in_one_cluster_share_no_object():
         ("knative/floor", "revisions", None),
     ],
 )
-def test_policy_limits_the_account_of_the_pod_where_its_role_cannot(
-    kustomization: str, resource: str, refused: tuple[str, str, list[str] | None] | None
-):
+def test_policy_limits_the_account_of_the_pod_where_its_role_cannot(kustomization, resource, refused):
     documents = applied(kustomization)
     policies = [*yaml.safe_load_all((DEPLOY / kustomization / "policy.yaml").read_text())]
     policy, binding = only(policies, POLICY), only(policies, f"{POLICY}Binding")
@@ -251,7 +247,7 @@ def test_policy_limits_the_account_of_the_pod_where_its_role_cannot(
         assert (match["key"], match["operator"], match.get("values")) == refused
 
 
-def test_selectors_find_the_pod_and_probes_and_scrapes_its_ports(documents: list[Document]):
+def test_selectors_find_the_pod_and_probes_and_scrapes_its_ports(documents):
     deployment, service = only(documents, "Deployment")["spec"], only(documents, "Service")["spec"]
     (spread,) = pod(documents)["spec"]["topologySpreadConstraints"]
     for selector in (
@@ -273,7 +269,7 @@ def test_selectors_find_the_pod_and_probes_and_scrapes_its_ports(documents: list
         assert container(documents)[probe]["httpGet"] == {"path": "/healthz", "port": "probes"}
 
 
-def test_pod_has_no_root_no_capability_and_nothing_to_write_to(documents: list[Document]):
+def test_pod_has_no_root_no_capability_and_nothing_to_write_to(documents):
     context, own = pod(documents)["spec"]["securityContext"], container(documents)["securityContext"]
     assert context["runAsNonRoot"]
     assert own["readOnlyRootFilesystem"]
@@ -283,7 +279,7 @@ def test_pod_has_no_root_no_capability_and_nothing_to_write_to(documents: list[D
     assert user in (ROOT / "autoscaler/Dockerfile").read_text().splitlines()
 
 
-def test_version_is_the_distributions_everywhere(documents: list[Document]):
+def test_version_is_the_distributions_everywhere(documents):
     assert container(documents)["image"] == f"ghcr.io/tailbound/slo-autoscaler:{__version__}"
     assert pod(documents)["metadata"]["labels"]["app.kubernetes.io/version"] == __version__
     assert f"\nARG VERSION={__version__}\n" in (ROOT / "autoscaler/Dockerfile").read_text()

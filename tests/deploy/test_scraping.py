@@ -180,16 +180,14 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Job]]:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("way", WAYS)
-def test_prometheus_finds_replicas_that_asked_for_it_under_their_functions_name(
-    scraped: dict[str, list[Job]], way: str
-):
+def test_prometheus_finds_replicas_that_asked_for_it_under_their_functions_name(scraped, way):
     labels = ("function_name", "replica", "revision")
     found = {(each["scrapeUrl"], *filter(None, map(each["labels"].get, labels))) for each in scraped[way]}
     assert found == WAYS[way][2]
 
 
 @pytest.mark.e2e
-def test_prometheus_does_not_take_knatives_proxies_for_replicas(scraped: dict[str, list[Job]]):
+def test_prometheus_does_not_take_knatives_proxies_for_replicas(scraped):
     labels = [each["labels"] for each in scraped["proxies"]]
     assert {each.get("knative_service") for each in labels} == {"tabular.shop", "plain.shop", None}
     assert not any("function_name" in each for each in labels)
@@ -217,7 +215,7 @@ def test_chart_and_operator_scrape_the_same_jobs():
 
 @needs_promtool
 @pytest.mark.parametrize("values", RIGHTS)
-def test_charts_configuration_is_valid_and_its_own_jobs_are_off(tmp_path: Path, values: Path):
+def test_charts_configuration_is_valid_and_its_own_jobs_are_off(tmp_path, values):
     # They would scrape functions twice.
     assert loaded(values)["scrapeConfigs"] is None
     configuration = chart(values)
@@ -232,7 +230,7 @@ def test_charts_configuration_is_valid_and_its_own_jobs_are_off(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("values", RIGHTS)
-def test_charts_prometheus_may_look_at_pods_where_its_jobs_do_and_at_nothing_else(values: Path):
+def test_charts_prometheus_may_look_at_pods_where_its_jobs_do_and_at_nothing_else(values):
     path, namespace = RIGHTS[values]
     given = loaded(values)
     assert given["rbac"] == {"create": False}, "the chart's own role covers nodes and every ConfigMap"
@@ -262,7 +260,7 @@ def test_charts_prometheus_may_look_at_pods_where_its_jobs_do_and_at_nothing_els
         ("install-kubernetes", KUBERNETES / "prometheus-values.yaml"),
     ],
 )
-def test_guide_gives_the_rules_to_the_chart_under_names_that_are_loaded(guide: str, values: Path):
+def test_guide_gives_the_rules_to_the_chart_under_names_that_are_loaded(guide, values):
     (pattern,) = chart(values)["rule_files"]
     assert pattern == "/etc/config/tailbound*.yml"
     given = dict(
@@ -277,7 +275,7 @@ def test_guide_gives_the_rules_to_the_chart_under_names_that_are_loaded(guide: s
 
 
 @needs_promtool
-def test_queries_of_knatives_own_metrics_are_promql(tmp_path: Path):
+def test_queries_of_knatives_own_metrics_are_promql(tmp_path):
     jobs = (KNATIVE / "prometheus/queue-proxy.yml").read_text()
     queries = re.findall(r"^#   ((?:sum|histogram_quantile).*)$", jobs, re.MULTILINE)
     assert queries

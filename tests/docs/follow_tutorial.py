@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 STAYS = "first terminal"
 
 
-def test_tutorial_followed_to_its_end_shows_what_it_promises(tmp_path: Path):
+def test_tutorial_followed_to_its_end_shows_what_it_promises(tmp_path):
     gateway, prometheus = map(str, free_ports(2))
     text = (ROOT / "docs" / "tutorial.md").read_text().replace("8080", gateway).replace("9090", prometheus)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

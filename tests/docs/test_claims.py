@@ -2,7 +2,6 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,7 @@ def test_readme_fits_its_first_screen_and_two_pages():
 
 
 @pytest.mark.parametrize("name", ["autoscaler", "batching-watchdog"])
-def test_links_of_a_readme_that_ships_in_a_wheel_work_outside_of_the_repository(name: str):
+def test_links_of_a_readme_that_ships_in_a_wheel_work_outside_of_the_repository(name):
     targets = re.findall(r"\]\(([^)]+)\)", prose((ROOT / name / "README.md").read_text()))
     assert targets
     assert [target for target in targets if not target.startswith(("https://", "#"))] == []
@@ -32,7 +31,7 @@ def test_figures_of_the_readme_stand_in_the_benchmarks():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_of_a_page_is_python(page: Path):
+def test_python_of_a_page_is_python(page):
     for block in blocks(page.read_text()):
         if block.language == "python":
             compile(block.text, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

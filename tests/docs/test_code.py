@@ -242,12 +242,12 @@ def environments(document: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", CURRENT)
-def test_page_names_only_what_exists(page: str):
+def test_page_names_only_what_exists(page):
     assert set(unknown((ROOT / page).read_text())) - OF_OTHERS == set()
 
 
 @pytest.mark.parametrize("page", CURRENT)
-def test_command_of_ours_has_the_options_that_a_page_gives_it(page: str):
+def test_command_of_ours_has_the_options_that_a_page_gives_it(page):
     for line in lines_of_code((ROOT / page).read_text()):
         for program, words in commands(line):
             for option in (word.partition("=")[0] for word in words if word.startswith("--")):
@@ -263,7 +263,7 @@ def test_command_of_ours_has_the_options_that_a_page_gives_it(page: str):
         *("slo:nothing:ratio_rate{5m,1h}", "watchdog_nothing_*", "no_such_setting"),
     ],
 )
-def test_name_that_nothing_has_is_found(wrong: str):
+def test_name_that_nothing_has_is_found(wrong):
     assert list(unknown(f"A sentence with `{wrong}` in it.")) != []
 
 

@@ -80,7 +80,7 @@ WITH_COMMANDS = [page for page in PAGES if shell(page) and page.name not in OWN_
 
 @pytest.mark.skipif(None in map(shutil.which, ("kubectl", "jq")), reason="kubectl or jq is not installed")
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
-def test_commands_of_a_page_run_as_far_as_they_can_without_a_cluster(page: Path, tmp_path: Path):
+def test_commands_of_a_page_run_as_far_as_they_can_without_a_cluster(page, tmp_path):
     for name in FOLDERS:
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in LINKS:
@@ -107,7 +107,7 @@ def test_commands_of_a_page_run_as_far_as_they_can_without_a_cluster(page: Path,
 
 
 @needs_promtool
-def test_queries_of_how_to_pages_are_promql(tmp_path: Path):
+def test_queries_of_how_to_pages_are_promql(tmp_path):
     queries = [
         block.text for page in PAGES for block in blocks(page.read_text()) if block.language == "promql"
     ]

@@ -11,18 +11,18 @@ from docs.test_code import source_exists, words
 
 
 @pytest.mark.parametrize("name", diagrams.NAMES)
-def test_diagram_is_drawn_from_its_description(name: str):
+def test_diagram_is_drawn_from_its_description(name):
     text = (diagrams.FOLDER / f"{name}.svg").read_text()
     assert text == diagrams.svg(name), "out of date: run make reference"
 
 
 @pytest.mark.parametrize("name", diagrams.SEQUENCES)
-def test_sequence_names_only_modules_classes_and_calls_that_exist(name: str):
+def test_sequence_names_only_modules_classes_and_calls_that_exist(name):
     assert [place for place in diagrams.names(diagrams.SEQUENCES[name]) if not source_exists(*place)] == []
 
 
 @pytest.mark.parametrize("name", diagrams.SEQUENCES)
-def test_sequence_passes_only_types_that_exist(name: str):
+def test_sequence_passes_only_types_that_exist(name):
     types = {word for step in diagrams.SEQUENCES[name].steps for word in re.findall(r"[A-Z]\w+", step.passes)}
     assert types
     assert types <= words()

@@ -25,7 +25,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_link_of_a_page_leads_somewhere(name: str):
+def test_every_link_of_a_page_leads_somewhere(name):
     page = ROOT / name
     for link in links(page.read_text()):
         if link.startswith(ELSEWHERE) and not link.startswith(HERE):

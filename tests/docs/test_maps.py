@@ -2,7 +2,6 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ PACKAGES = sorted(
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.parent.relative_to(ROOT)))
-def test_map_of_a_package_has_its_modules_and_no_other(package: Path):
+def test_map_of_a_package_has_its_modules_and_no_other(package):
     folder = package.parent
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
     modules |= {path.parent.name for path in folder.glob("*/__init__.py")}

@@ -75,7 +75,7 @@ def texts_of_programs() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("page", CURRENT)
-def test_page_uses_the_terms_of_the_glossary(page: str):
+def test_page_uses_the_terms_of_the_glossary(page):
     assert [_GONE.findall(text) for text in texts((ROOT / page).read_text()) if _GONE.search(text)] == []
 
 
@@ -91,7 +91,7 @@ def test_code_uses_the_spelling_of_the_glossary():
 
 
 @pytest.mark.parametrize("page", CURRENT)
-def test_sentence_of_a_page_is_short(page: str):
+def test_sentence_of_a_page_is_short(page):
     found = [each for text in texts((ROOT / page).read_text()) for each in sentences(text)]
     assert [each for each in found if len(each.split()) > LONGEST] == []
 
@@ -118,7 +118,7 @@ def test_program_and_alert_use_the_terms_of_the_glossary():
     "wrong",
     ["It can not.", "99 % of it", "The behaviour", "Nobody knows", "utilisation", "the budget in hand"],
 )
-def test_term_that_is_gone_is_found(wrong: str):
+def test_term_that_is_gone_is_found(wrong):
     assert _GONE.search(next(texts(wrong)))
 
 

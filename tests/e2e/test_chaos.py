@@ -46,7 +46,7 @@ def children(pid: int) -> list[int]:
     return nearest + [below for child in nearest for below in children(child)]
 
 
-def test_no_request_is_lost_and_nothing_scales_down_whatever_is_killed(tmp_path: Path):
+def test_no_request_is_lost_and_nothing_scales_down_whatever_is_killed(tmp_path):
     (tmp_path / "fn").mkdir()
     (tmp_path / "fn" / "handler.py").write_text(textwrap.dedent(HANDLER))
     (tmp_path / "stack.yml").write_text(

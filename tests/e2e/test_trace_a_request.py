@@ -54,7 +54,7 @@ async def run(words: str, folder: Path) -> str:
 
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
-def test_commands_of_the_page_find_the_line_of_a_slow_request(tmp_path: Path):
+def test_commands_of_the_page_find_the_line_of_a_slow_request(tmp_path):
     (tmp_path / "fn").mkdir()
     (tmp_path / "fn" / "handler.py").write_text(HANDLER)
     (tmp_path / "stack.yml").write_text(STACK)

@@ -100,7 +100,7 @@ def without(module: str, folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-def test_watchdog_without_the_extra_serves_and_says_once_that_it_sends_no_spans(tmp_path: Path):
+def test_watchdog_without_the_extra_serves_and_says_once_that_it_sends_no_spans(tmp_path):
     environ = without("opentelemetry", tmp_path) | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     with watchdog(ECHO, access_log="true", **environ) as dog:
         assert dog.call(body=b"x", headers=SAMPLED).body == b"x"
@@ -117,7 +117,7 @@ def test_watchdog_without_the_extra_serves_and_says_once_that_it_sends_no_spans(
         {"OTEL_BSP_MAX_QUEUE_SIZE": "1"},
     ],
 )
-def test_watchdog_that_cannot_do_as_the_variables_say_serves_and_says_so(environ: dict[str, str]):
+def test_watchdog_that_cannot_do_as_the_variables_say_serves_and_says_so(environ):
     (name,) = environ
     with a_receiver() as receiver, watchdog(ECHO, **exporting(receiver, **environ)) as dog:
         assert dog.call(body=b"x", headers=SAMPLED).status == 200
@@ -127,7 +127,7 @@ def test_watchdog_that_cannot_do_as_the_variables_say_serves_and_says_so(environ
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_opentelemetry_is_loaded_if_it_is_asked_for_and_not_otherwise(asked: bool):
+def test_opentelemetry_is_loaded_if_it_is_asked_for_and_not_otherwise(asked):
     with a_receiver() as receiver, watchdog(ECHO, **exporting(receiver) if asked else {}) as dog:
         assert ("/google/" in Path(f"/proc/{dog.process.pid}/maps").read_text()) == asked
         text = dog.call("GET", "/metrics", port=dog.metrics_port).body.decode()
@@ -149,7 +149,7 @@ def exemplars(prometheus: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus: make install")
-def test_prometheus_stores_the_trace_of_a_request_beside_its_latency(tmp_path: Path):
+def test_prometheus_stores_the_trace_of_a_request_beside_its_latency(tmp_path):
     with watchdog(ECHO) as dog:
         assert (
             dog.call(body=b"x", headers=UNSAMPLED | {"traceparent": f"00-{'1' * 32}-{'2' * 16}-00"}).status

@@ -46,7 +46,7 @@ def tried(folder: Path, handler: str, *options: str, **environment: str) -> subp
     return done
 
 
-def test_handler_is_loaded_measured_and_asked_over_http_and_the_report_is_all_of_stdout(tmp_path: Path):
+def test_handler_is_loaded_measured_and_asked_over_http_and_the_report_is_all_of_stdout(tmp_path):
     done = tried(tmp_path, SLEEPING, "--slo-latency", "0.4", "--workers", "2", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -66,7 +66,7 @@ def test_handler_is_loaded_measured_and_asked_over_http_and_the_report_is_all_of
     assert "\x1b" not in done.stderr, "progress is for terminals"
 
 
-def test_report_of_a_function_of_a_stack_file_has_the_target_of_that_file(tmp_path: Path):
+def test_report_of_a_function_of_a_stack_file_has_the_target_of_that_file(tmp_path):
     (tmp_path / "stack.yml").write_text(
         "functions:\n  f:\n    handler: ./f\n    environment:\n      slo_latency: 700ms\n      workers: '1'\n"
     )
@@ -91,7 +91,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("handler", "first", "words"), BROKEN.values(), ids=BROKEN)
 def test_handler_that_cannot_be_tried_is_told_why_after_its_own_traceback_and_the_exit_status_is_1(
-    tmp_path: Path, handler: str, first: str, words: str
+    tmp_path, handler, first, words
 ):
     done = tried(tmp_path, handler, "--workers", "1")
     assert done.returncode == 1
@@ -100,7 +100,7 @@ def test_handler_that_cannot_be_tried_is_told_why_after_its_own_traceback_and_th
     assert "batching_watchdog/" not in done.stderr, "no frame of ours"
 
 
-def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tmp_path: Path):
+def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tmp_path):
     (tmp_path / "handler.py").write_text(
         "import pathlib, threading\n"
         "pathlib.Path(__file__).with_name('loads').touch()\n"
@@ -124,7 +124,7 @@ def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tm
     wait_until(lambda: not processes_of(tmp_path), "no process is left")
 
 
-def test_error_of_the_handler_is_a_json_object_for_machines(tmp_path: Path):
+def test_error_of_the_handler_is_a_json_object_for_machines(tmp_path):
     done = tried(tmp_path, "import nothing_like_it\n", "--json")
     assert done.returncode == 1
     assert "nothing_like_it" in json.loads(done.stdout)["error"]
@@ -140,9 +140,7 @@ def test_error_of_the_handler_is_a_json_object_for_machines(tmp_path: Path):
         ((".",), {"upstream_url": "http://127.0.0.1:5000/"}),
     ],
 )
-def test_command_that_is_not_understood_has_exit_status_2(
-    tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str]
-):
+def test_command_that_is_not_understood_has_exit_status_2(tmp_path, arguments, environment):
     (tmp_path / "handler.py").write_text(SLEEPING)
     done = subprocess.run(
         [sys.executable, "-m", "batching_watchdog", "try", *arguments],
@@ -158,7 +156,7 @@ def test_command_that_is_not_understood_has_exit_status_2(
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/howto/gpu.md"])
-def test_handler_that_a_page_shows_answers_its_own_example(name: str, tmp_path: Path):
+def test_handler_that_a_page_shows_answers_its_own_example(name, tmp_path):
     torch = pytest.importorskip("torch")
     torch.save(torch.nn.Linear(4, 1).state_dict(), tmp_path / "model.pt")
     (block, *_) = [block for block in blocks((ROOT / name).read_text()) if block.language == "python"]

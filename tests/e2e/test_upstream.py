@@ -51,7 +51,7 @@ def test_a_server_gets_batches_and_its_replies_are_the_answers():
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: another language")
-def test_the_example_of_the_readme_works(tmp_path: Path):
+def test_the_example_of_the_readme_works(tmp_path):
     port = free_port()
     example = README.read_text().split("```js\n")[1].split("```")[0]
     (tmp_path / "server.js").write_text(example.replace("5000", str(port)))
@@ -59,7 +59,7 @@ def test_the_example_of_the_readme_works(tmp_path: Path):
         assert [answer.body for answer in dog.call_all([b"a", b"\xc3\xa9\n"])] == [b"A", "É\n".encode()]
 
 
-def test_a_server_that_is_down_or_not_ready_is_waited_for(tmp_path: Path):
+def test_a_server_that_is_down_or_not_ready_is_waited_for(tmp_path):
     port, gate = free_port(), tmp_path / "loaded"
     url = f"http://127.0.0.1:{port}"
     with starting_watchdog("", upstream_url=url, ready_path="/ready", workers="2") as dog:
@@ -105,7 +105,7 @@ def test_a_hung_server_is_killed_and_its_request_answered_504():
         ("false", "fprocess='false' ended with status 1 before http://localhost:"),
     ],
 )
-def test_a_command_that_never_serves_stops_the_start_with_one_line(command: str, said: str):
+def test_a_command_that_never_serves_stops_the_start_with_one_line(command, said):
     with upstream(ready=False, fprocess=command) as dog:
         assert dog.ended() == 1
         assert said in dog.log.splitlines()[-1]

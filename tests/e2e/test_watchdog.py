@@ -10,7 +10,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -34,7 +33,7 @@ def handle_batch(events, context):
 
 
 @pytest.mark.parametrize("build", ["with its compiled part", "without it"])
-def test_requests_that_come_together_are_served_in_batches_and_answered_in_order(build: str, tmp_path: Path):
+def test_requests_that_come_together_are_served_in_batches_and_answered_in_order(build, tmp_path):
     environment = {"worker_priority": "low"}
     if build == "without it":
         (tmp_path / "sitecustomize.py").write_text(
@@ -101,7 +100,7 @@ def test_handler_that_crashes_in_native_code_logs_where(preload):
         wait_until(lambda: " in read_weights" in dog.log, "its stack is in the log")
 
 
-def test_function_serves_where_the_path_of_temporary_files_is_too_long_for_a_socket(tmp_path: Path):
+def test_function_serves_where_the_path_of_temporary_files_is_too_long_for_a_socket(tmp_path):
     long = tmp_path / ("x" * 120)
     long.mkdir()
     with watchdog(ECHO, TMPDIR=str(long)) as dog:
@@ -114,7 +113,7 @@ mount --bind "$TMPDIR" "$TMPDIR" && mount -o remount,rw,bind "$TMPDIR" && exec "
 """
 
 
-def test_start_without_a_folder_short_enough_for_a_socket_ends_with_one_line_that_names_it(tmp_path: Path):
+def test_start_without_a_folder_short_enough_for_a_socket_ends_with_one_line_that_names_it(tmp_path):
     own_mounts = ("unshare", "--map-root-user", "--mount", "sh", "-c")
     if shutil.which("unshare") is None or subprocess.run([*own_mounts, "true"], check=False).returncode:
         pytest.skip("this machine gives no namespace of mounts")
@@ -131,7 +130,7 @@ def test_start_without_a_folder_short_enough_for_a_socket_ends_with_one_line_tha
         dog.clean_up()
 
 
-def test_health_is_good_at_once_and_ready_only_when_the_model_is_loaded(tmp_path: Path):
+def test_health_is_good_at_once_and_ready_only_when_the_model_is_loaded(tmp_path):
     gate = tmp_path / "loaded"
     handler = f"""
     import os, time
@@ -277,9 +276,7 @@ def test_a_killed_watchdog_leaves_no_process_behind():
         (ECHO, {"function_path": "/no/such/folder"}, 1, "there is no handler.py in /no/such/folder"),
     ],
 )
-def test_start_that_cannot_work_ends_with_one_message(
-    handler: str, environment: dict[str, str], status: int, message: str
-):
+def test_start_that_cannot_work_ends_with_one_message(handler, environment, status, message):
     with starting_watchdog(handler, **environment) as dog:
         assert dog.ended() == status
         last = dog.log.splitlines()[-1]
@@ -319,7 +316,7 @@ def test_failure_of_the_handler_is_one_record_that_begins_with_its_own_frame_and
 
 @pytest.mark.parametrize("preload", ["auto", "false"])
 @pytest.mark.parametrize("broken", ["load", "cost"])
-def test_trace_of_what_cannot_be_loaded_is_in_the_log_before_the_message(broken: str, preload: str):
+def test_trace_of_what_cannot_be_loaded_is_in_the_log_before_the_message(broken, preload):
     code = "def inner():\n    raise OSError('no weights')\n"
     handler = f"{code}def load():\n    inner()\ndef handle(event, context): ...\n"
     own = {"load": (handler, ""), "cost": (ECHO, f"{code}inner()\n")}[broken]
@@ -344,7 +341,7 @@ def test_a_taken_port_stops_the_start_and_leaves_its_holders_lock_file_alone():
         assert (dog.folder / ".lock").exists()
 
 
-def test_lock_file_that_is_not_ours_stops_neither_the_start_nor_the_drain(tmp_path: Path):
+def test_lock_file_that_is_not_ours_stops_neither_the_start_nor_the_drain(tmp_path):
     (tmp_path / ".lock").mkdir()
     with watchdog(ECHO, TMPDIR=str(tmp_path)) as dog:
         assert dog.stop() == 0

@@ -45,7 +45,7 @@ def loading(more: str = "pass") -> str:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_leaking_worker_is_replaced_after_max_requests_and_no_request_notices(workers: int):
+def test_leaking_worker_is_replaced_after_max_requests_and_no_request_notices(workers):
     with watchdog(LEAKING, workers=str(workers), max_requests="20", max_batch_size="4") as dog:
         answers = [answer for _ in range(12) for answer in dog.call_all([b"x"] * 8)]
         assert {answer.status for answer in answers} == {200}
@@ -59,7 +59,7 @@ def test_leaking_worker_is_replaced_after_max_requests_and_no_request_notices(wo
 
 
 @pytest.mark.parametrize("preload", ["auto", "false"])
-def test_worker_whose_handler_has_a_thread_that_never_ends_is_replaced_after_max_requests(preload: str):
+def test_worker_whose_handler_has_a_thread_that_never_ends_is_replaced_after_max_requests(preload):
     handler = """
         import os, threading
         def handle(event, context):
@@ -115,7 +115,7 @@ def load():
         assert [dog.log.count(f"sees {device}\n") for device in ("GPU-aa", "GPU-bb")] == [2, 2]
 
 
-def test_workers_that_die_soon_after_they_have_loaded_come_back_ever_more_slowly(tmp_path: Path):
+def test_workers_that_die_soon_after_they_have_loaded_come_back_ever_more_slowly(tmp_path):
     starts = tmp_path / "starts"
     handler = f"""
     import os, threading, time
@@ -143,7 +143,7 @@ def test_workers_that_die_soon_after_they_have_loaded_come_back_ever_more_slowly
     ids=["dies", "hangs"],
 )
 def test_worker_that_cannot_load_later_is_told_by_ready_and_log_and_the_function_comes_back(
-    more: str, limit: str, words: str
+    more, limit, words
 ):
     with watchdog(loading(f"if BROKEN.exists(): {more}"), preload="false", load_timeout=limit) as dog:
         (dog.folder / "broken").touch()
@@ -226,7 +226,7 @@ def test_requests_that_kill_their_workers_fail_alone_in_the_midst_of_traffic_and
         assert (dog.folder / "trace").read_text() == "loaded "
 
 
-def test_function_that_interrupts_its_own_import_later_loses_that_worker_alone(tmp_path: Path):
+def test_function_that_interrupts_its_own_import_later_loses_that_worker_alone(tmp_path):
     handler = f"""
         import os, pathlib
         seen = pathlib.Path({str(tmp_path / "seen")!r})
@@ -285,7 +285,7 @@ KILLED = "os.kill(os.getpid(), signal.SIGSEGV)"
     ],
 )
 def test_handler_that_cannot_be_loaded_or_preloaded_ends_the_start_with_one_line_and_no_frame_of_ours(
-    preload: str, more: str, message: str
+    preload, more, message
 ):
     with starting_watchdog(loading(more), workers="2", preload=preload) as dog:
         assert dog.ended() == 1
@@ -306,9 +306,7 @@ def test_handler_that_cannot_be_loaded_or_preloaded_ends_the_start_with_one_line
     ],
     ids=["thread", "file", "crash", "dead fork", "hung fork"],
 )
-def test_where_a_fork_could_break_the_handler_each_worker_loads_it_and_has_its_threads(
-    more: str, message: str
-):
+def test_where_a_fork_could_break_the_handler_each_worker_loads_it_and_has_its_threads(more, message):
     timeout = {"exec_timeout": "3s", "slo_latency": "3s"} if "wait" in more else {}
     with watchdog(loading(more), workers="2", worker_threads="3", **timeout) as dog:
         dog.wait_idle(2)
@@ -319,7 +317,7 @@ def test_where_a_fork_could_break_the_handler_each_worker_loads_it_and_has_its_t
 
 
 @pytest.mark.parametrize("preload", ["auto", "false"])
-def test_load_that_hangs_ends_the_start_with_one_line_and_the_log_says_where_it_was(preload: str):
+def test_load_that_hangs_ends_the_start_with_one_line_and_the_log_says_where_it_was(preload):
     with starting_watchdog(loading("threading.Event().wait()"), preload=preload, load_timeout="2s") as dog:
         assert dog.ended() == 1
         *log, last = dog.log.splitlines()
@@ -333,7 +331,7 @@ def test_load_that_hangs_ends_the_start_with_one_line_and_the_log_says_where_it_
 
 
 @pytest.mark.parametrize("preload", ["auto", "true", "false"])
-def test_load_that_crashes_in_native_code_ends_the_start_and_the_log_says_where(preload: str):
+def test_load_that_crashes_in_native_code_ends_the_start_and_the_log_says_where(preload):
     with starting_watchdog(loading("import ctypes; ctypes.string_at(0)"), preload=preload) as dog:
         assert dog.ended() == 1
         dying = dog.log.splitlines()[:-1]
@@ -348,7 +346,7 @@ def test_load_that_holds_the_gil_for_longer_than_exec_timeout_is_not_taken_for_a
 
 
 @pytest.mark.parametrize("preload", ["auto", "true"])
-def test_handler_that_fails_to_preload_later_is_preloaded_anew_by_a_new_gunicorn(preload: str):
+def test_handler_that_fails_to_preload_later_is_preloaded_anew_by_a_new_gunicorn(preload):
     with watchdog(loading("assert not BROKEN.exists(), 'weights are away'"), preload=preload) as dog:
         (dog.folder / "broken").touch()
         os.kill(dog.gunicorn(), signal.SIGKILL)
@@ -375,7 +373,7 @@ def test_torch_computes_in_preloaded_workers_with_their_own_threads():
         assert dog.call(path="/threads").body == b"2"
 
 
-def test_first_process_of_a_container_reaps_orphans_and_still_sees_how_gunicorn_ended(tmp_path: Path):
+def test_first_process_of_a_container_reaps_orphans_and_still_sees_how_gunicorn_ended(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import ctypes, sys\n"
         "if 'batching_watchdog' in sys.orig_argv:\n"

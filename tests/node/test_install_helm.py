@@ -57,13 +57,13 @@ def configuration() -> dict:
     return yaml.safe_load(found["data"]["config.yaml"])
 
 
-def test_chart_installed_runs_the_image_with_the_values(installed: Guide):
+def test_chart_installed_runs_the_image_with_the_values(installed):
     assert image_of(NAMESPACE, "slo-autoscaler") == f"{REGISTRY}/slo-autoscaler:0.2.0"
     assert configuration()["defaults"]["max_replicas"] == 20
     assert may_scale()
 
 
-def test_upgrade_rolls_the_pods_and_rollback_restores_configuration_and_rights(installed: Guide):
+def test_upgrade_rolls_the_pods_and_rollback_restores_configuration_and_rights(installed):
     before = names(f"--namespace={NAMESPACE}", "pods")
     config = values(installed)["config"] | {"defaults": {"max_replicas": 7}}
     upgrade(installed, config=config, maxMode="shadow")
@@ -75,7 +75,7 @@ def test_upgrade_rolls_the_pods_and_rollback_restores_configuration_and_rights(i
     assert may_scale()
 
 
-def test_value_that_the_schema_refuses_changes_nothing(installed: Guide):
+def test_value_that_the_schema_refuses_changes_nothing(installed):
     before = read(f"--namespace={NAMESPACE}", "deployment", "slo-autoscaler")["metadata"]["generation"]
     good = values(installed)
     with pytest.raises(AssertionError, match="max_replica"):
@@ -85,7 +85,7 @@ def test_value_that_the_schema_refuses_changes_nothing(installed: Guide):
     assert after == before
 
 
-def test_uninstall_leaves_nothing_of_the_autoscaler(installed: Guide):
+def test_uninstall_leaves_nothing_of_the_autoscaler(installed):
     installed.run(f"helm uninstall slo-autoscaler --namespace {NAMESPACE}")
     wait_for("its end", lambda: not names(f"--namespace={NAMESPACE}", "pods"))
     kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"

@@ -32,7 +32,7 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             follower.remove(*OURS)
 
 
-def test_class_gives_replicas_for_load_and_its_end_takes_them_back(installed: Guide):
+def test_class_gives_replicas_for_load_and_its_end_takes_them_back(installed):
     wait_for("the first replica", lambda: counts() == (1, 1), told)
     labeled("off")
     sent = load("default", "load", IMAGE, url(), rate=RATE, seconds=150)
@@ -47,13 +47,13 @@ def test_class_gives_replicas_for_load_and_its_end_takes_them_back(installed: Gu
     wait_for("one replica again", lambda: counts() == (1, 1), told)
 
 
-def test_pod_autoscaler_tells_the_count(installed: Guide):
+def test_pod_autoscaler_tells_the_count(installed):
     (found,) = [each for each in read("podautoscalers")["items"] if each["metadata"]["name"] == revision()]
     assert (found["status"]["desiredScale"], found["status"]["actualScale"]) == (1, 1)
     assert ready("podautoscaler", revision())
 
 
-def test_removal_leaves_nothing_of_the_autoscaler(installed: Guide):
+def test_removal_leaves_nothing_of_the_autoscaler(installed):
     installed.follow("Remove it")
     wait_for("the namespace's end", lambda: not exists("namespace", "tailbound-knative"))
     kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"

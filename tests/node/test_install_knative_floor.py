@@ -41,7 +41,7 @@ def remove(follower: Guide) -> None:
         follower.run("set +e\n" + block.text.replace("knative-class", "knative-floor") + "\ntrue")
 
 
-def test_floor_follows_the_mode_and_the_end_of_the_label_gives_the_minimum_back(installed: Guide):
+def test_floor_follows_the_mode_and_the_end_of_the_label_gives_the_minimum_back(installed):
     since = labeled("shadow")
     sent = load("default", "load", IMAGE, url(), rate=RATE, seconds=150)
     wait_for("more that would be there", lambda: newest(since).get("to", 1) > 1, told)
@@ -56,7 +56,7 @@ def test_floor_follows_the_mode_and_the_end_of_the_label_gives_the_minimum_back(
     sent.ended()
 
 
-def test_removal_leaves_nothing_of_the_autoscaler(installed: Guide):
+def test_removal_leaves_nothing_of_the_autoscaler(installed):
     remove(installed)
     wait_for("the namespace's end", lambda: not exists("namespace", "tailbound-knative-floor"))
     kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"

@@ -94,7 +94,7 @@ def labeled(mode: str) -> str:
     return since
 
 
-def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed: Installed):
+def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed):
     assert counts() == (1, 1)
     labeled("off")
     sent = load("shop", "load", IMAGE, URL, rate=RATE, seconds=150)
@@ -112,13 +112,13 @@ def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed
     assert "ScaledDown" in events
 
 
-def test_last_step_shows_the_slo_that_the_model_exports(installed: Installed):
+def test_last_step_shows_the_slo_that_the_model_exports(installed):
     said = installed.guide.follow("4. See that it keeps its SLO")
     assert '"function_name":"my-model.shop"' in said
 
 
 @pytest.mark.parametrize("mode", ["shadow", "recommend"])
-def test_mode_that_writes_nothing_leaves_the_count_under_load(installed: Installed, mode: str):
+def test_mode_that_writes_nothing_leaves_the_count_under_load(installed, mode):
     since = labeled(mode)
     try:
         sent = load("shop", f"load-{mode}", IMAGE, URL, rate=RATE, seconds=60)
@@ -130,7 +130,7 @@ def test_mode_that_writes_nothing_leaves_the_count_under_load(installed: Install
         labeled("active")
 
 
-def test_mode_off_decides_nothing_and_active_scales_again(installed: Installed):
+def test_mode_off_decides_nothing_and_active_scales_again(installed):
     since = labeled("off")
     wait_for("a hold", lambda: newest(since).get("reason") == "Disabled", told)
     since = labeled("active")
@@ -140,7 +140,7 @@ def test_mode_off_decides_nothing_and_active_scales_again(installed: Installed):
     sent.ended()
 
 
-def test_count_given_to_another_owner_outlives_its_removal_from_an_applied_manifest(installed: Installed):
+def test_count_given_to_another_owner_outlives_its_removal_from_an_applied_manifest(installed):
     labeled("off")
     flux = ("apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller")
     manifest = installed.deployment
@@ -157,7 +157,7 @@ def test_count_given_to_another_owner_outlives_its_removal_from_an_applied_manif
     assert counts()[0] == 2
 
 
-def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: Installed):
+def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed):
     since = labeled("off")
     wait_for("a hold", lambda: newest(since).get("reason") == "Disabled", told)
     wait_for("the last pod's end", lambda: len(names("--namespace=shop", "pods")) == counts()[0])
@@ -174,7 +174,7 @@ def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: 
     wait_for("decisions of the new one", lambda: newest(""), told)
 
 
-def test_rights_in_one_namespace_are_enough_for_its_models(installed: Installed):
+def test_rights_in_one_namespace_are_enough_for_its_models(installed):
     config = installed.guide.clone / "install/kubernetes/config.yaml"
     config.write_text(config.read_text().replace("namespaces: null", "namespaces: [shop]"))
     before = names("--namespace=tailbound", "pods")
@@ -189,7 +189,7 @@ def test_rights_in_one_namespace_are_enough_for_its_models(installed: Installed)
     assert "status 403" not in told()
 
 
-def test_removal_leaves_the_model_and_nothing_of_the_autoscaler(installed: Installed):
+def test_removal_leaves_the_model_and_nothing_of_the_autoscaler(installed):
     before = counts()
     installed.guide.follow("Remove it")
     assert counts() == before

@@ -87,7 +87,7 @@ def offered(name: str, seconds: float) -> Any:
     return load("openfaas-fn", name, image, URL, rate=RATE, seconds=seconds)
 
 
-def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed: Guide):
+def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed):
     wait_for("the first replica", lambda: counts() == (1, 1), told)
     sent = offered("load", 180)
     unlearned(sent)
@@ -100,13 +100,13 @@ def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed
     wait_for("one replica again", lambda: counts() == (1, 1), told)
 
 
-def test_last_step_shows_what_the_function_exports(installed: Guide):
+def test_last_step_shows_what_the_function_exports(installed):
     said = installed.follow("5. See that it keeps its SLO")
     assert '"function_name":"my-model.openfaas-fn"' in said
     assert '"outcome":"good"' in said
 
 
-def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: Guide):
+def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed):
     wait_for("the last pod's end", lambda: len(names("--namespace=openfaas-fn", "pods")) == counts()[0])
     config = installed.clone / "install/openfaas/config.yaml"
     before = {each: names("--namespace", each, "pods") for each in OURS}
@@ -121,7 +121,7 @@ def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed: 
     assert names("--namespace=openfaas-fn", "pods") == before["openfaas-fn"]
 
 
-def test_removal_leaves_openfaas_and_the_function(installed: Guide):
+def test_removal_leaves_openfaas_and_the_function(installed):
     before = counts()
     installed.follow("Remove it")
     assert counts() == before

@@ -7,7 +7,6 @@ import pytest
 
 from autoscaler.doubles import Function, a_gateway, a_process, a_prometheus, free_port, until
 from autoscaler.doubles import a_fleet as replicas
-from page.conftest import Browser
 from page.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page, get_json
 
 try:
@@ -32,7 +31,7 @@ def thousand() -> Iterator[str]:
         yield url
 
 
-def test_the_keyboard_filters_sorts_by_a_header_and_opens_a_function(browser: Browser, thousand: str):
+def test_the_keyboard_filters_sorts_by_a_header_and_opens_a_function(browser, thousand):
     browser.look()
     browser.visit(thousand)
     assert len(browser.column("function")) == 1000

@@ -1,7 +1,6 @@
 """Each burn-rate alert at each objective: it fires when it should, and not when it should not (promtool)."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,9 +105,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.factor}-{pair.long[0]}")
-def test_an_alert_fires_only_while_both_its_windows_burn_too_fast(
-    tmp_path: Path, view: str, pair: Pair
-) -> None:
+def test_an_alert_fires_only_while_both_its_windows_burn_too_fast(tmp_path, view, pair):
     seen = VIEWS[view]
     series: list[dict[str, str]] = []
     functions: dict[str, list[str]] = {story: [] for story in ("above", "below", "over", "begun")}

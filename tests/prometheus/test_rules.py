@@ -34,7 +34,7 @@ def labels(alert: str, fires: str) -> str:
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_a_configuration_is_valid_as_it_stands_and_loads_the_rules(configuration: str) -> None:
+def test_a_configuration_is_valid_as_it_stands_and_loads_the_rules(configuration):
     path = ROOT / configuration
     done = promtool("check", "config", path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -44,13 +44,13 @@ def test_a_configuration_is_valid_as_it_stands_and_loads_the_rules(configuration
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
-def test_a_rule_file_is_valid_and_free_of_lint(path: Path) -> None:
+def test_a_rule_file_is_valid_and_free_of_lint(path):
     done = promtool("check", "rules", "--lint=all", "--lint-fatal", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=name)
-def test_the_rules_give_the_values_they_promise(tmp_path: Path, scenario: dict[str, Any]) -> None:
+def test_the_rules_give_the_values_they_promise(tmp_path, scenario):
     expected = [
         {
             "expr": f"({expression}) + 0",  # which drops the name
@@ -77,7 +77,7 @@ def test_the_rules_give_the_values_they_promise(tmp_path: Path, scenario: dict[s
 
 
 @pytest.mark.parametrize("scenario", ALARMING, ids=name)
-def test_an_alert_says_the_numbers_of_its_function(tmp_path: Path, scenario: dict[str, Any]) -> None:
+def test_an_alert_says_the_numbers_of_its_function(tmp_path, scenario):
     # promtool shows the annotations, with their templates carried out, of what it did not expect.
     unexpected = [
         {"eval_time": time, "alertname": alert, "exp_alerts": []}

@@ -70,7 +70,7 @@ def watchdog(request: pytest.FixtureRequest, environment: Path) -> Path:
     return environment / "batching-watchdog"
 
 
-def test_environment_has_no_package_of_the_checkout(environment: Path):
+def test_environment_has_no_package_of_the_checkout(environment):
     listing = run(environment / "python", "-m", "pip", "list", "--format=json", "--exclude-editable").stdout
     versions = {each["name"]: each["version"] for each in json.loads(listing)}
     assert versions["batching-watchdog"] == watchdog_version
@@ -79,7 +79,7 @@ def test_environment_has_no_package_of_the_checkout(environment: Path):
     assert run(environment / "python", "-m", "pip", "check").returncode == 0
 
 
-def test_watchdog_of_a_wheel_answers_a_request(watchdog: Path):
+def test_watchdog_of_a_wheel_answers_a_request(watchdog):
     function = Watchdog(ECHO, {}, command=[str(watchdog)])
     try:
         function.wait_ready()
@@ -91,16 +91,14 @@ def test_watchdog_of_a_wheel_answers_a_request(watchdog: Path):
 
 
 @pytest.mark.parametrize("program", ["batching-watchdog", "slo-autoscaler"])
-def test_program_of_a_wheel_prints_its_help(environment: Path, program: str):
+def test_program_of_a_wheel_prints_its_help(environment, program):
     done = run(environment / program, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: {program}")
     assert done.stderr == ""
 
 
-def test_autoscaler_of_a_wheel_takes_the_shipped_configuration_and_says_what_is_out_of_reach(
-    environment: Path,
-):
+def test_autoscaler_of_a_wheel_takes_the_shipped_configuration_and_says_what_is_out_of_reach(environment):
     command = [
         environment / "slo-autoscaler",
         "--config",
@@ -115,7 +113,7 @@ def test_autoscaler_of_a_wheel_takes_the_shipped_configuration_and_says_what_is_
     assert "Traceback" not in done.stderr
 
 
-def test_second_build_gives_the_same_files(tmp_path: Path):
+def test_second_build_gives_the_same_files(tmp_path):
     done = subprocess.run(
         ["sh", "release/wheels.sh", "build/release/bin", tmp_path / "dist"],
         capture_output=True, text=True, timeout=300, check=False, cwd=ROOT,
@@ -129,7 +127,7 @@ def test_second_build_gives_the_same_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize("folder", NAMES)
-def test_bill_of_materials_has_each_locked_package_with_its_license(folder: str):
+def test_bill_of_materials_has_each_locked_package_with_its_license(folder):
     bill = json.loads((SBOM / f"{NAMES[folder]}.cdx.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
     root = bill["metadata"]["component"]

@@ -23,7 +23,7 @@ def test_listener_is_reached_by_ipv4_and_by_ipv6():
         assert reached(bound, "::1")
 
 
-def test_listener_without_ipv6_is_reached_by_ipv4(monkeypatch: pytest.MonkeyPatch):
+def test_listener_without_ipv6_is_reached_by_ipv4(monkeypatch):
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
     with bound_socket(0) as bound:
         bound.listen()
@@ -41,6 +41,6 @@ def test_connection_whose_client_has_vanished_is_noticed():
 
 
 @pytest.mark.parametrize("holder", ["127.0.0.1", "0.0.0.0"])
-def test_port_that_is_taken_for_ipv4_alone_cannot_be_bound(holder: str):
+def test_port_that_is_taken_for_ipv4_alone_cannot_be_bound(holder):
     with socket.create_server((holder, 0)) as other, pytest.raises(OSError, match="in use"):
         bound_socket(other.getsockname()[1])

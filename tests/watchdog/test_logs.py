@@ -59,9 +59,7 @@ SHED = replace(
         (SHED, ["503 ", "[none]", "predicted_late: the queue", "3 more", "interactive", "4bf92f3577b34da6"]),
     ],
 )
-def test_line_has_what_of_watchdogs_has_and_batch_and_wait_or_why_it_was_refused(
-    line: RequestLine, words: list[str]
-):
+def test_line_has_what_of_watchdogs_has_and_batch_and_wait_or_why_it_was_refused(line, words):
     text = str(line)
     assert text.startswith("POST /predict?x=1 - ")
     assert [word for word in words if word not in text] == []
@@ -97,12 +95,12 @@ def test_line_in_json_has_the_same_and_nothing_that_does_not_apply():
         (("error",), logging.ERROR),
     ],
 )
-def test_miss_is_a_warning_and_a_failure_an_error(outcomes: tuple[str | None, ...], level: int):
+def test_miss_is_a_warning_and_a_failure_an_error(outcomes, level):
     assert {replace(SERVED, outcome=outcome).level for outcome in outcomes} == {level}
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
-def test_line_of_any_bytes_is_printable_and_json(target: bytes, call_id: bytes):
+def test_line_of_any_bytes_is_printable_and_json(target, call_id):
     line = replace(SERVED, target=target, call_id=call_id)
     assert str(line).isprintable()
     assert json.loads(json.dumps(line.document()))["event"] == "request"
@@ -130,7 +128,7 @@ def test_record_in_json_is_one_object_on_one_line_with_time_level_and_its_conten
 
 
 @pytest.mark.parametrize(("call_id", "trace_id"), [("2a7b9d50", "4bf92f35"), ("", "")])
-def test_failure_is_one_record_in_both_formats_with_its_trace_whole(call_id: str, trace_id: str):
+def test_failure_is_one_record_in_both_formats_with_its_trace_whole(call_id, trace_id):
     trace = 'Traceback (most recent call last):\n  File "handler.py", line 3, in load\nKeyError: 5'
     made = record(Failure("handler error: POST /", trace, call_id, trace_id))
     assert TextFormatter("%(message)s").format(made) == f"handler error: POST /\n{trace}"
@@ -149,7 +147,7 @@ def test_line_of_a_worker_keeps_its_stream_in_both_formats():
     assert (document["event"], document["stream"], document["text"]) == ("output", "stdout", '{"own": 1}')
 
 
-def test_line_about_missing_lines_has_the_logs_format(monkeypatch: pytest.MonkeyPatch):
+def test_line_about_missing_lines_has_the_logs_format(monkeypatch):
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
@@ -160,7 +158,7 @@ def test_line_about_missing_lines_has_the_logs_format(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0B"), (999, "999B"), (1234, "1.234kB"), (16_000_000, "16MB"), (5 * 10**9, "5GB")]
 )
-def test_size_is_written_as_of_watchdog_writes_it(size: int, text: str):
+def test_size_is_written_as_of_watchdog_writes_it(size, text):
     assert human_size(size) == text
 
 
@@ -174,9 +172,7 @@ def test_so_many_lines_are_written_per_second_and_the_next_has_the_number_left_o
     ("share", "good", "missed"),
     [(1.0, 1000, 1000), (0.25, 250, MISSED_LINES), (0.0, 0, MISSED_LINES), (None, 0, ERROR_LINES)],
 )
-def test_share_of_the_good_requests_has_a_line_and_of_the_misses_so_many_per_second(
-    share: float | None, good: int, missed: int
-):
+def test_share_of_the_good_requests_has_a_line_and_of_the_misses_so_many_per_second(share, good, missed):
     def lines(*, missed: bool) -> int:
         log = AccessLog(share, lambda: 10.0)
         return sum(log.admit(missed=missed) is not None for _ in range(1000))

@@ -74,13 +74,11 @@ V1 = "4:cpu:/outer/inner\n0::/\n"
         ),
     ],
 )
-def test_quota_is_the_least_of_the_cgroup_and_those_above_it(
-    tmp_path: Path, files: dict[str, str], quota: float | None
-):
+def test_quota_is_the_least_of_the_cgroup_and_those_above_it(tmp_path, files, quota):
     assert cpu_quota(write(tmp_path, files)) == quota
 
 
-def test_quota_counts_only_below_what_the_affinity_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_quota_counts_only_below_what_the_affinity_allows(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
     assert available_cpus(tmp_path) == 3.0
     assert available_cpus(write(tmp_path, {f"{CGROUP}/cpu.max": "120000 100000"})) == 1.2
@@ -110,14 +108,12 @@ def gpus(root: Path, count: int) -> Path:
         ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, ()),
     ],
 )
-def test_devices_are_what_the_variables_leave_visible(
-    tmp_path: Path, environ: dict[str, str], devices: tuple[str, ...]
-):
+def test_devices_are_what_the_variables_leave_visible(tmp_path, environ, devices):
     assert cuda_devices(environ, gpus(tmp_path, 4)) == devices
     # Base images set these variables on machines without a GPU too.
     assert cuda_devices(environ, tmp_path / "without a driver") == ()
 
 
-def test_device_nodes_are_counted_where_the_driver_lists_none(tmp_path: Path):
+def test_device_nodes_are_counted_where_the_driver_lists_none(tmp_path):
     write(tmp_path, {f"dev/{name}": "" for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm")})
     assert cuda_devices({}, tmp_path) == ("0", "1")

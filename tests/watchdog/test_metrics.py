@@ -167,7 +167,7 @@ def test_scraper_that_asks_for_openmetrics_gets_it_whole_with_units():
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/plain;version=0.0.4", "application/json"])
-def test_scraper_that_does_not_gets_the_text_format_of_prometheus(accept: str):
+def test_scraper_that_does_not_gets_the_text_format_of_prometheus(accept):
     metrics, _ = make()
     metrics.request_finished(200, b"post", 0.05, "good")
     metrics.request_traced(200, b"post", 0.05, Traced("a" * 32, 1.5))

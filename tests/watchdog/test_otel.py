@@ -54,7 +54,7 @@ def a_span(number: int = 1, *, failed: bool = False) -> Span:
     return Span("POST", own, PARENT, 1.0, 2.5, {"a": 1}, LINKS, failed, "x=1", server=True)
 
 
-def test_request_of_a_recorded_trace_is_recorded_and_continues_it(started: Callable[..., OpenTelemetry]):
+def test_request_of_a_recorded_trace_is_recorded_and_continues_it(started):
     trace = started().begin(PARENT._replace(flags=SAMPLED | RANDOM), "x=1,y=2", "POST", {"a": 1})
     assert trace is not None
     assert (trace.parent, trace.tracestate, trace.attributes) == (
@@ -78,7 +78,7 @@ def test_request_of_a_recorded_trace_is_recorded_and_continues_it(started: Calla
     ],
 )
 def test_sampler_of_the_environment_decides_about_what_its_caller_did_not_record(
-    started: Callable[..., OpenTelemetry], sampler: str, parent: SpanContext | None, recorded: bool
+    started, sampler, parent, recorded
 ):
     telemetry = started(OTEL_TRACES_SAMPLER=sampler)
     trace = telemetry.begin(parent, "", "POST", {})
@@ -87,9 +87,7 @@ def test_sampler_of_the_environment_decides_about_what_its_caller_did_not_record
         assert telemetry.ignores(parent) != recorded
 
 
-def test_state_that_is_not_well_formed_is_dropped_without_a_word(
-    started: Callable[..., OpenTelemetry], caplog: pytest.LogCaptureFixture
-):
+def test_state_that_is_not_well_formed_is_dropped_without_a_word(started, caplog):
     with caplog.at_level(logging.WARNING):
         trace = started().begin(PARENT, "no state at all", "POST", {})
     assert trace is not None
@@ -97,7 +95,7 @@ def test_state_that_is_not_well_formed_is_dropped_without_a_word(
     assert not caplog.records
 
 
-def test_span_is_exported_as_it_was_with_wall_clock_times(started: Callable[..., OpenTelemetry]):
+def test_span_is_exported_as_it_was_with_wall_clock_times(started):
     exporter = InMemorySpanExporter()
     telemetry = started(exporter, OTEL_SERVICE_NAME="my-model", OTEL_SPAN_LINK_COUNT_LIMIT="3")
     before = time.time_ns() - time.monotonic_ns()
@@ -119,7 +117,7 @@ def test_span_is_exported_as_it_was_with_wall_clock_times(started: Callable[...,
     assert telemetry.counts() == {"exported": 2, "failed": 0, "dropped": 0}
 
 
-def test_spans_that_find_no_room_are_dropped_and_counted(started: Callable[..., OpenTelemetry]):
+def test_spans_that_find_no_room_are_dropped_and_counted(started):
     exporter = Gated()
     telemetry = started(exporter, OTEL_BSP_MAX_QUEUE_SIZE="8", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="4")
     for number in range(1, 101):
@@ -132,9 +130,7 @@ def test_spans_that_find_no_room_are_dropped_and_counted(started: Callable[..., 
     assert telemetry.counts() == {"exported": 100 - dropped, "failed": 0, "dropped": dropped}
 
 
-def test_close_waits_for_no_exporter_that_hangs(
-    started: Callable[..., OpenTelemetry], monkeypatch: pytest.MonkeyPatch
-):
+def test_close_waits_for_no_exporter_that_hangs(started, monkeypatch):
     monkeypatch.setattr("batching_watchdog.otel.FLUSH_SECONDS", 0.01)
     exporter = Gated()
     telemetry = started(exporter)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 
@@ -36,7 +35,7 @@ def read_until(reader: int, end: bytes) -> list[str]:
     return received.decode().splitlines()
 
 
-def test_reader_that_reads_nothing_stops_no_writer_and_is_told_what_it_missed(pipe: tuple[int, Output]):
+def test_reader_that_reads_nothing_stops_no_writer_and_is_told_what_it_missed(pipe):
     reader, stream = pipe
     texts = [f"{number:999d}" for number in range(3 * BUFFERED_CHARACTERS // 1000)] + ["end"]
     for text in texts:
@@ -54,7 +53,7 @@ def test_reader_that_reads_nothing_stops_no_writer_and_is_told_what_it_missed(pi
     assert shown == sorted(shown)
 
 
-def test_line_longer_than_the_buffer_is_dropped_alone(pipe: tuple[int, Output]):
+def test_line_longer_than_the_buffer_is_dropped_alone(pipe):
     reader, stream = pipe
     stream.write("x" * BUFFERED_CHARACTERS + "\n")
     assert read_until(reader, b"\n") == ["1 missing"]
@@ -62,7 +61,7 @@ def test_line_longer_than_the_buffer_is_dropped_alone(pipe: tuple[int, Output]):
     assert read_until(reader, b"\n") == ["next"]
 
 
-def test_close_writes_buffered_lines_but_waits_only_so_long_for_a_reader(pipe: tuple[int, Output]):
+def test_close_writes_buffered_lines_but_waits_only_so_long_for_a_reader(pipe):
     reader, stream = pipe
     lines = [f"{number:999d}" for number in range(200)]  # more than a pipe holds
     for line in lines:
@@ -72,7 +71,7 @@ def test_close_writes_buffered_lines_but_waits_only_so_long_for_a_reader(pipe: t
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["no reader", "full disk"])
-def test_stream_that_cannot_be_written_costs_lines_and_no_error(full: bool):
+def test_stream_that_cannot_be_written_costs_lines_and_no_error(full):
     reader, descriptor = os.pipe()
     os.close(reader)
     if full:
@@ -85,7 +84,7 @@ def test_stream_that_cannot_be_written_costs_lines_and_no_error(full: bool):
     assert stream.dropped == 2
 
 
-def test_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: tuple[int, Output]):
+def test_pipe_that_another_process_made_non_blocking_loses_nothing(pipe):
     reader, stream = pipe
     os.set_blocking(stream._descriptor, False)
     for _ in range(500):
@@ -94,7 +93,7 @@ def test_pipe_that_another_process_made_non_blocking_loses_nothing(pipe: tuple[i
     assert read_until(reader, b"end\n") == ["x" * 999] * 500 + ["end"]
 
 
-def test_line_that_a_failure_cut_is_ended_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_line_that_a_failure_cut_is_ended_before_the_next(tmp_path, monkeypatch):
     write, calls = os.write, count(1)
 
     def full(descriptor: int, data: memoryview) -> int:
@@ -113,7 +112,7 @@ def test_line_that_a_failure_cut_is_ended_before_the_next(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "0<&-"])
-def test_stream_that_was_closed_before_the_start_is_taken_by_no_socket(closed: str):
+def test_stream_that_was_closed_before_the_start_is_taken_by_no_socket(closed):
     script = f"""
 import os, sys
 from batching_watchdog.output import install

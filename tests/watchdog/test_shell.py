@@ -113,7 +113,7 @@ async def turn() -> None:
 
 
 @scenario()
-async def test_requests_of_one_turn_leave_together_and_those_after_it_when_the_worker_is_ready(bench: Bench):
+async def test_requests_of_one_turn_leave_together_and_those_after_it_when_the_worker_is_ready(bench):
     bench.shell.worker_ready(bench.worker)
     for number in range(2):
         bench.offer(number)
@@ -129,7 +129,7 @@ async def test_requests_of_one_turn_leave_together_and_those_after_it_when_the_w
 
 
 @scenario()
-async def test_queue_of_a_full_batch_leaves_at_once_when_a_worker_is_ready(bench: Bench):
+async def test_queue_of_a_full_batch_leaves_at_once_when_a_worker_is_ready(bench):
     for number in range(8):
         bench.offer(number)
     await turn()
@@ -138,7 +138,7 @@ async def test_queue_of_a_full_batch_leaves_at_once_when_a_worker_is_ready(bench
 
 
 @scenario()
-async def test_request_that_is_withdrawn_while_it_runs_holds_nothing(bench: Bench):
+async def test_request_that_is_withdrawn_while_it_runs_holds_nothing(bench):
     bench.shell.worker_ready(bench.worker)
     gone = bench.offer(0)
     await turn()
@@ -149,7 +149,7 @@ async def test_request_that_is_withdrawn_while_it_runs_holds_nothing(bench: Benc
 
 
 @scenario()
-async def test_queued_and_running_requests_that_are_given_up_are_answered_once(bench: Bench):
+async def test_queued_and_running_requests_that_are_given_up_are_answered_once(bench):
     bench.shell.worker_ready(bench.worker)
     bench.offer(0)
     await turn()
@@ -163,7 +163,7 @@ async def test_queued_and_running_requests_that_are_given_up_are_answered_once(b
 
 
 @scenario()
-async def test_timer_gives_a_request_up_at_its_timeout(bench: Bench):
+async def test_timer_gives_a_request_up_at_its_timeout(bench):
     bench.offer(0, timeout=0.02)
     bench.offer(1, timeout=0.01)
     await turn()
@@ -191,7 +191,7 @@ def test_timer_fires_once_however_coarse_the_clock_of_the_loop_is():
 
 @pytest.mark.parametrize(("told", "bound"), [(0.02, BUSIEST / 0.02), (0.0, 1000.0)])
 @scenario()
-async def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(bench: Bench, told: float, bound: float):
+async def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(bench, told, bound):
     bench.shell.worker_ready(bench.worker)
     bench.offer(0)
     await turn()
@@ -200,9 +200,7 @@ async def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(bench: Benc
 
 
 @scenario()
-async def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_and_counts_for_nothing(
-    bench: Bench,
-):
+async def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_and_counts_for_nothing(bench):
     bench.shell.worker_ready(bench.worker)
     bench.offer(0, timeout=1000.0)
     await turn()
@@ -222,7 +220,7 @@ async def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_a
 
 
 @scenario()
-async def test_idle_worker_that_goes_is_sent_nothing(bench: Bench):
+async def test_idle_worker_that_goes_is_sent_nothing(bench):
     bench.shell.worker_ready(bench.worker)
     bench.shell.worker_gone(bench.worker)
     bench.shell.worker_gone(bench.worker)
@@ -233,7 +231,7 @@ async def test_idle_worker_that_goes_is_sent_nothing(bench: Bench):
 
 @scenario()
 async def test_batch_has_a_span_from_when_it_leaves_to_its_replies_linked_to_requests_that_are_recorded(
-    bench: Bench,
+    bench,
 ):
     bench.shell.worker_ready(bench.worker)
     requests = [bench.offer(number, recorded=number != 1) for number in range(3)]
@@ -250,7 +248,7 @@ async def test_batch_has_a_span_from_when_it_leaves_to_its_replies_linked_to_req
 
 
 @scenario()
-async def test_batch_under_which_a_worker_dies_has_a_span_that_failed_and_its_retry_another(bench: Bench):
+async def test_batch_under_which_a_worker_dies_has_a_span_that_failed_and_its_retry_another(bench):
     bench.shell.worker_ready(bench.worker)
     request = bench.offer(0, recorded=True)
     await turn()
@@ -267,7 +265,7 @@ async def test_batch_under_which_a_worker_dies_has_a_span_that_failed_and_its_re
 
 
 @scenario()
-async def test_worker_that_dies_idle_ends_no_batch_of_another(bench: Bench):
+async def test_worker_that_dies_idle_ends_no_batch_of_another(bench):
     other = Worker()
     bench.shell.worker_ready(other)
     bench.shell.worker_ready(bench.worker)

@@ -73,9 +73,7 @@ def test_served_request_waits_and_is_executed_within_its_server_span():
         (None, "abandoned", "abandoned", True),
     ],
 )
-def test_error_of_the_server_fails_its_span_and_one_of_the_client_does_not(
-    status: int | None, error: str | None, told: str | None, failed: bool
-):
+def test_error_of_the_server_fails_its_span_and_one_of_the_client_does_not(status, error, told, failed):
     (server,) = spans(status=status, error=error).values()
     assert server.attributes.get("error.type") == told
     assert server.attributes.get("http.response.status_code") == status
@@ -83,7 +81,7 @@ def test_error_of_the_server_fails_its_span_and_one_of_the_client_does_not(
 
 
 @pytest.mark.parametrize("batch", [None, a_batch(dispatched=14.0)], ids=["in none", "not begun"])
-def test_request_that_no_worker_has_begun_waited_to_its_end(batch: Batch | None):
+def test_request_that_no_worker_has_begun_waited_to_its_end(batch):
     found = spans(queued=True, batch=batch, status=504, error="expired")
     assert {name: span.end for name, span in found.items()} == {"POST": 13.0, "queue": 13.0}
 

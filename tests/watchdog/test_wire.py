@@ -74,14 +74,14 @@ def test_receive_buffer_keeps_what_is_in_it_and_shrinks_when_frames_have_been_sm
 
 
 @given(st.lists(st.tuples(PARTS, PARTS), max_size=20))
-def test_requests_come_out_as_they_went_in(requests: list[tuple[bytes, bytes]]):
+def test_requests_come_out_as_they_went_in(requests):
     frame, data = split([both_ways(lambda: b"".join(wire.encode_requests(requests)))])
     assert both_ways(lambda: wire.decode_requests(frame, data)) == requests
     assert (frame.kind, frame.count, frame.size) == (Kind.REQUESTS, len(requests), len(data))
 
 
 @given(st.lists(REPLIES, max_size=20), SECONDS)
-def test_replies_come_out_as_they_went_in(replies: list[Reply], seconds: float):
+def test_replies_come_out_as_they_went_in(replies, seconds):
     frame, data = split([both_ways(lambda: b"".join(wire.encode_replies(replies, seconds)))])
     decoded = both_ways(lambda: wire.decode_replies(frame, data))
     assert decoded == replies
@@ -99,16 +99,14 @@ CANCELS = st.lists(st.integers(0, 2**32 - 1), max_size=20)
 
 
 @given(HANDSHAKES, FAILURES, CANCELS)
-def test_other_frames_come_out_as_they_went_in(handshake: Handshake, failure: Failure, places: list[int]):
+def test_other_frames_come_out_as_they_went_in(handshake, failure, places):
     assert wire.decode_handshake(*split(wire.encode_handshake(handshake))) == handshake
     assert wire.decode_failure(*split(wire.encode_failure(failure))) == failure
     assert wire.decode_cancel(*split([wire.encode_cancel(places)])) == places
 
 
 @given(TOKENS, TOKENS, st.lists(st.tuples(TOKENS, VALUES)))
-def test_request_head_comes_out_as_it_went_in(
-    method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]
-):
+def test_request_head_comes_out_as_it_went_in(method, target, fields):
     expected = [(name.decode(), value.decode("latin-1")) for name, value in fields]
     head = wire.request_header_block(method, target, fields)
     assert wire.parse_header_block(head) == (method.decode(), target.decode(), expected)
@@ -127,9 +125,7 @@ def test_large_bodies_are_not_copied_on_the_way_out():
     st.integers(0, 200) | st.integers(0, 2**64 - 1) | st.none(),
     st.binary(max_size=120),
 )
-def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(
-    kind: Kind, read_as: Kind, count: int, size: int | None, data: bytes
-):
+def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(kind, read_as, count, size, data):
     said = FrameHeader(kind, count, len(data) if size is None else size, 0.0)
     if not isinstance(both_ways(lambda: DECODERS[read_as](said, memoryview(data))), str):
         assert kind is read_as
@@ -137,7 +133,7 @@ def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(
 
 @fuzzed(300)
 @given(st.lists(REPLIES, max_size=20), st.integers(0, 1 << 32))
-def test_frame_that_is_damaged_has_the_same_fate_with_the_compiled_part(replies: list[Reply], seed: int):
+def test_frame_that_is_damaged_has_the_same_fate_with_the_compiled_part(replies, seed):
     draw = random.Random(seed)
     frame = bytearray(b"".join(wire.encode_replies(replies, 0.0)))
     for _ in range(draw.randrange(1, 4)):
@@ -148,7 +144,7 @@ def test_frame_that_is_damaged_has_the_same_fate_with_the_compiled_part(replies:
 
 
 @given(st.binary(max_size=80))
-def test_any_bytes_as_a_request_head_parse_or_are_a_frame_error(data: bytes):
+def test_any_bytes_as_a_request_head_parse_or_are_a_frame_error(data):
     for candidate in (data, data + b"\r\n"):
         try:
             wire.parse_header_block(candidate)
@@ -157,7 +153,7 @@ def test_any_bytes_as_a_request_head_parse_or_are_a_frame_error(data: bytes):
 
 
 @given(st.lists(REPLIES, min_size=1, max_size=5), st.data())
-def test_frame_of_another_length_is_an_error_and_never_a_shift(replies: list[Reply], data: st.DataObject):
+def test_frame_of_another_length_is_an_error_and_never_a_shift(replies, data):
     frame, body = split(wire.encode_replies(replies, 0.0))
     cut = bytes(body)[: data.draw(st.integers(0, len(body) - 1))]
     with pytest.raises(FrameError):
@@ -177,7 +173,7 @@ def test_frame_of_another_length_is_an_error_and_never_a_shift(replies: list[Rep
         *(header(seconds=seconds) for seconds in (math.nan, math.inf, -1.0)),
     ],
 )
-def test_bad_frame_header_is_a_frame_error(data: bytes):
+def test_bad_frame_header_is_a_frame_error(data):
     with pytest.raises(FrameError):
         wire.decode_header(data)
 
@@ -195,12 +191,12 @@ WRONG = {"pid": "1", "error": 5, "trace": 1, "slot": "0", "mix_paths": 0, "load_
         *(json.dumps({**SAID, name: value}).encode() for name, value in WRONG.items()),
     ],
 )
-def test_handshake_of_other_content_is_a_frame_error(said: bytes):
+def test_handshake_of_other_content_is_a_frame_error(said):
     data = struct.pack("<HHII", 0, 0, len(said), 0) + said
     with pytest.raises(FrameError, match="handshake"):
         wire.decode_handshake(FrameHeader(Kind.HANDSHAKE, 1, len(data), 0.0), memoryview(data))
 
 
 @pytest.mark.parametrize("status", [-1, 65536])
-def test_status_that_no_item_can_hold_is_a_frame_error(status: int):
+def test_status_that_no_item_can_hold_is_a_frame_error(status):
     assert f"status {status}" in both_ways(lambda: wire.encode_replies([Reply(status, b"", b"")], 0.0))

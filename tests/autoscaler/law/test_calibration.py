@@ -28,14 +28,14 @@ def seen(
 
 
 @given(SLOS, st.floats(0.3, 1.0), st.floats(1.0, 1.2))
-def test_a_capacity_that_is_too_high_is_found(slo: float, factor: float, load: float):
+def test_a_capacity_that_is_too_high_is_found(slo, factor, load):
     claimed = curve(CLAIMED, slo, 0.99)
     found = seen(claimed.corrected(factor), claimed, load, Calibration())
     assert found.factor == pytest.approx(factor, rel=0.1)
 
 
 @given(SLOS, st.floats(1.0, 3.0))
-def test_a_capacity_that_is_too_low_is_raised_to_the_goodput_at_most(slo: float, factor: float):
+def test_a_capacity_that_is_too_low_is_raised_to_the_goodput_at_most(slo, factor):
     claimed = curve(CLAIMED, slo, 0.99)
     found = seen(claimed.corrected(factor), claimed, 0.8 / factor, Calibration())
     assert 0.95 <= found.factor <= 1.0 / claimed.promised

@@ -23,13 +23,13 @@ def curves(draw: st.DrawFn) -> tuple[float, float, Curve]:
 
 
 @given(curves())
-def test_late_share_at_the_capacity_is_what_the_objective_allows(drawn: tuple[float, float, Curve]):
+def test_late_share_at_the_capacity_is_what_the_objective_allows(drawn):
     capacity, objective, found = drawn
     assert found.late(capacity) == pytest.approx(1.0 - objective, rel=1e-6)
 
 
 @given(curves(), st.lists(st.floats(0.0, 100.0), min_size=2))
-def test_late_share_never_falls_as_the_rate_grows(drawn: tuple[float, float, Curve], loads: list[float]):
+def test_late_share_never_falls_as_the_rate_grows(drawn, loads):
     capacity, _, found = drawn
     shares = [found.late(load * capacity) for load in sorted(loads)]
     assert all(after >= before * (1 - 1e-9) for before, after in pairwise(shares))
@@ -37,7 +37,7 @@ def test_late_share_never_falls_as_the_rate_grows(drawn: tuple[float, float, Cur
 
 
 @given(curves())
-def test_late_share_far_beyond_the_capacity_is_all_but_the_goodput(drawn: tuple[float, float, Curve]):
+def test_late_share_far_beyond_the_capacity_is_all_but_the_goodput(drawn):
     _, _, found = drawn
     for rate in (5.0 * found.goodput, 100.0 * found.goodput):
         assert found.late(rate) == pytest.approx(1.0 - found.goodput / rate, abs=1e-6)
@@ -50,7 +50,7 @@ def test_late_share_falls_faster_below_the_capacity_where_more_requests_fit_into
 
 
 @given(curves(), st.floats(0.01, 0.24) | st.floats(0.5, 1.2))
-def test_what_a_replica_is_worth_is_what_one_of_many_saves(drawn: tuple[float, float, Curve], load: float):
+def test_what_a_replica_is_worth_is_what_one_of_many_saves(drawn, load):
     _, _, found = drawn
     rate, many = load * found.goodput, 10**6
     assume(found.late(rate) > 1e-12 and found.spread < 0.5)  # the plateau above a quarter ends later
@@ -60,17 +60,13 @@ def test_what_a_replica_is_worth_is_what_one_of_many_saves(drawn: tuple[float, f
 
 
 @given(curves(), st.floats(1e-6, 1.0), st.floats(1e-6, 1.0))
-def test_a_replica_is_worth_no_less_where_more_may_be_late(
-    drawn: tuple[float, float, Curve], one: float, other: float
-):
+def test_a_replica_is_worth_no_less_where_more_may_be_late(drawn, one, other):
     _, _, found = drawn
     assert found.saved(min(one, other)) <= found.saved(max(one, other)) * (1.0 + 1e-9)
 
 
 @given(curves(), st.floats(1e-9, 1.0))
-def test_what_a_replica_is_worth_is_less_than_what_it_saves_in_any_overload(
-    drawn: tuple[float, float, Curve], allowed: float
-):
+def test_what_a_replica_is_worth_is_less_than_what_it_saves_in_any_overload(drawn, allowed):
     _, _, found = drawn
     assert 0.0 <= found.saved(allowed) < 0.95 * found.goodput
 

@@ -84,7 +84,7 @@ def peaks(period, length, count, noise=0.0, seed=1):
 
 @fuzzed(25)
 @given(st.integers(40, 150), st.floats(0.05, 0.25), st.floats(0.0, 0.05), st.integers(0, 99))
-def test_the_distance_of_peaks_is_found_after_the_second(period: int, part: float, noise: float, seed: int):
+def test_the_distance_of_peaks_is_found_after_the_second(period, part, noise, seed):
     length = max(3, int(part * period))
     history = play(peaks(period, length, 3 * period - 5, noise, seed))
     assert history.period == pytest.approx(period, abs=1)
@@ -96,7 +96,7 @@ def test_the_distance_of_peaks_is_found_after_the_second(period: int, part: floa
 
 @fuzzed(25)
 @given(st.integers(0, 999))
-def test_noise_has_no_period(seed: int):
+def test_noise_has_no_period(seed):
     random = Random(seed)
     assert play([random.expovariate(0.01) for _ in range(300)]).period == 0
 
@@ -151,7 +151,7 @@ def test_a_peak_of_the_day_before_is_foreseen_where_the_days_are_alike():
 
 
 @given(st.integers(24, 200), st.floats(0.0, 1e9), st.floats(0.0, 1e9))
-def test_what_does_not_change_agrees_with_nothing(count: int, one: float, other: float):
+def test_what_does_not_change_agrees_with_nothing(count, one, other):
     assert agreement([one] * count, [other] * count) == 0.0
 
 

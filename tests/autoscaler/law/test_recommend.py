@@ -34,7 +34,7 @@ ALLOWED = st.floats(1e-4, 0.5)
 
 
 @given(predictions())
-def test_the_late_share_falls_in_replicas(prediction: Prediction):
+def test_the_late_share_falls_in_replicas(prediction):
     shares = [prediction.late(count) for count in range(MOST)]
     assert all(0.0 <= share <= 1.0 for share in shares)
     assert shares == sorted(shares, reverse=True)
@@ -42,9 +42,7 @@ def test_the_late_share_falls_in_replicas(prediction: Prediction):
 
 
 @given(predictions(), ALLOWED, st.integers(1, MOST), st.integers(1, MOST), st.integers(1, MOST))
-def test_the_fewest_is_what_a_scan_from_one_replica_on_finds(
-    prediction: Prediction, allowed: float, start: int, one: int, other: int
-):
+def test_the_fewest_is_what_a_scan_from_one_replica_on_finds(prediction, allowed, start, one, other):
     worth, lowest, highest = prediction.replica.saved(allowed), min(one, other), max(one, other)
     late = [prediction.rate * prediction.late(count) for count in range(lowest, highest + 1)]
     saved = [before - after for before, after in pairwise(late)]
@@ -53,9 +51,7 @@ def test_the_fewest_is_what_a_scan_from_one_replica_on_finds(
 
 
 @given(predictions(), ALLOWED, st.floats(1.0, 100.0), st.floats(0.01, 1.0))
-def test_more_load_or_less_allowed_never_needs_fewer(
-    prediction: Prediction, allowed: float, more: float, less: float
-):
+def test_more_load_or_less_allowed_never_needs_fewer(prediction, allowed, more, less):
     worth, stricter = prediction.replica.saved(allowed), prediction.replica.saved(less * allowed)
     fewest = prediction.fewest(worth, 1, 1, MOST)
     assert replace(prediction, base=more * prediction.base).fewest(worth, 1, 1, MOST) >= fewest
@@ -63,9 +59,7 @@ def test_more_load_or_less_allowed_never_needs_fewer(
 
 
 @given(predictions(), ALLOWED)
-def test_the_steady_count_is_the_fewest_with_the_allowed_share_late_at_the_median(
-    prediction: Prediction, allowed: float
-):
+def test_the_steady_count_is_the_fewest_with_the_allowed_share_late_at_the_median(prediction, allowed):
     count = prediction.steady(prediction.replica.rate(allowed))
 
     def in_time(replicas: int, late: float) -> float:
@@ -82,7 +76,7 @@ def test_the_steady_count_is_the_fewest_with_the_allowed_share_late_at_the_media
 
 
 @pytest.mark.parametrize("replicas", [1, 10, 1000])
-def test_a_fleet_of_any_size_is_found_from_any_overload(replicas: int):
+def test_a_fleet_of_any_size_is_found_from_any_overload(replicas):
     replica, rate = Curve(100.0, 0.1), 100.0 * replicas
     prediction = Prediction(rate, Followed().odds(rate, NOTHING, WINDOW), replica)
     found = {

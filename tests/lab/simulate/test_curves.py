@@ -32,14 +32,14 @@ FUNCTIONS = [
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_engine_meets_the_objective_just_below_the_capacity_and_not_beyond(function: Function):
+def test_engine_meets_the_objective_just_below_the_capacity_and_not_beyond(function):
     assert late_share(function, NOISE, 0.93 * function.capacity, REQUESTS) <= 0.01
     assert late_share(function, NOISE, 1.25 * function.capacity, REQUESTS) > 0.01
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("load", [0.7, 1.2, 2.0])
-def test_predicted_late_share_is_near_that_of_the_engine(function: Function, load: float):
+def test_predicted_late_share_is_near_that_of_the_engine(function, load):
     predicted = curve(
         function.capacity, function.slo_latency, function.slo_objective, function.service.seconds[0]
     ).late(load * function.capacity)

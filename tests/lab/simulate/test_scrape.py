@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ SERIES = {
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_rates_and_slopes_are_those_of_prometheus(tmp_path: Path):
+def test_rates_and_slopes_are_those_of_prometheus(tmp_path):
     tests = []
     for name, (times, values, now) in SERIES.items():
         at = dict(zip(times, values, strict=True))

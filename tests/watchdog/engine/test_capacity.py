@@ -59,9 +59,7 @@ FAST = 80_000.0
         pytest.param(learned(BUSY, (20.0, 6.0, 200_000)), FAST, LARGE, 8.0, 1 / 30e-6, id="followed by half"),
     ],
 )
-def test_capacity_is_what_the_front_and_the_cores_leave(
-    cost: CpuCost, capacity: float, size: int, cpus: float, bound: float
-):
+def test_capacity_is_what_the_front_and_the_cores_leave(cost, capacity, size, cpus, bound):
     assert cost.bound(capacity, size, cpus) == pytest.approx(bound, rel=0.005)
 
 
@@ -93,9 +91,7 @@ def test_a_model_that_computes_twice_as_much_is_followed_though_one_batch_in_sev
     served=st.integers(0, 10**6),
     batches=st.lists(st.tuples(st.integers(1, 1024), st.floats(1e-9, 100)), max_size=20),
 )
-def test_a_bound_only_ever_lowers_and_stays_positive(
-    capacity: float, size: int, cpus: float, front: float, served: int, batches: list[tuple[int, float]]
-):
+def test_a_bound_only_ever_lowers_and_stays_positive(capacity, size, cpus, front, served, batches):
     cost = learned((10.0, front, served))
     for count, seconds in batches:
         cost.observe(count, seconds)
@@ -123,9 +119,7 @@ LINES = st.builds(line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0
 
 
 @given(LINES, st.integers(1, 16), st.floats(0.5, 20.0), st.floats(0.5, 0.9999))
-def test_workers_sustain_no_more_than_their_throughput(
-    model: Known, workers: int, slo: float, objective: float
-):
+def test_workers_sustain_no_more_than_their_throughput(model, workers, slo, objective):
     rate, size = sustained(model, workers, slo, objective)
     assert 0 <= rate <= workers * model.reach / model.predict_cautious(model.reach) * 1.0001
     assert 1 <= size <= model.reach
@@ -133,7 +127,7 @@ def test_workers_sustain_no_more_than_their_throughput(
 
 @pytest.mark.parametrize("each", [0.03, 0.01, 0.001])
 @pytest.mark.parametrize("workers", [1, 3, 12])
-def test_workers_sustain_less_for_a_higher_objective_and_where_batches_vary_more(each: float, workers: int):
+def test_workers_sustain_less_for_a_higher_objective_and_where_batches_vary_more(each, workers):
     rates = [
         sustained(line(0.02, each), workers, 0.1, objective)[0] for objective in (0.9, 0.97, 0.99, 0.999)
     ]
@@ -149,7 +143,7 @@ def test_workers_that_take_one_request_at_a_time_sustain_less_than_their_through
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_rate_is_kept_where_two_requests_one_after_the_other_do_not_fit(workers: int):
+def test_rate_is_kept_where_two_requests_one_after_the_other_do_not_fit(workers):
     law: Law = lambda size: 0.05 + 0.015 * size  # noqa: E731 - it closes over what is tested
     rate, _ = sustained(Known(law), workers, 0.1, 0.99)
     assert attained(law, workers, 0.1, 0.6 * rate) >= 0.99
@@ -158,7 +152,7 @@ def test_rate_is_kept_where_two_requests_one_after_the_other_do_not_fit(workers:
 
 @pytest.mark.parametrize(("constant", "workers", "more"), [(0.0462, 1, 1.5), (0.0482, 2, 1.3)])
 def test_requests_late_by_prediction_that_a_fast_batch_answers_on_time_leave_the_rate_high(
-    constant: float, workers: int, more: float
+    constant, workers, more
 ):
     law: Law = lambda size: constant + 0.0036 * size  # noqa: E731 - it closes over what is tested
     varying = tuple(NormalDist(1.0, 0.1).quantiles(100))
@@ -193,9 +187,7 @@ def attained(
         pytest.param(lambda size: 20 * TABULAR(size), 3, 0.4, id="tabular"),
     ],
 )
-def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_not(
-    law: Law, workers: int, slo: float
-):
+def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_not(law, workers, slo):
     guess = sustained(Known(law), workers, slo, 0.99)[0]
     simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256)
     simulation.run(guess / 3, min(60, 20_000 / guess))
@@ -206,7 +198,7 @@ def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_n
 
 @pytest.mark.parametrize("objective", [0.9, 0.95, 0.999])
 @pytest.mark.parametrize(("each", "workers"), [(0.006, 1), (0.002, 2), (0.0005, 4)])
-def test_rate_for_another_objective_meets_that(each: float, workers: int, objective: float):
+def test_rate_for_another_objective_meets_that(each, workers, objective):
     law: Law = lambda size: 0.01 + each * size  # noqa: E731 - it closes over what is tested
     rate, _ = sustained(Known(law), workers, 0.1, objective)
     assert attained(law, workers, 0.1, 0.9 * rate) >= objective

@@ -47,7 +47,7 @@ def test_classes_begin_in_one_pool_whatever_their_path_and_length():
     [((b"a", b"POST /", 4), (b"b", b"POST /", 4), True), ((b"", b"POST /a", 4), (b"", b"POST /b", 4), False)],
     ids=["batch key", "path, if the handler says so"],
 )
-def test_incompatible_requests_never_share_a_batch(one: CostClass, other: CostClass, mix_paths: bool):
+def test_incompatible_requests_never_share_a_batch(one, other, mix_paths):
     cost = model(mix_paths=mix_paths)
     for kind in (one, other):
         run(cost, [kind] * 4, 0.01, 3 * KNOWN)

@@ -231,7 +231,7 @@ def test_tick_with_busy_workers_asks_to_be_woken_when_the_first_request_expires(
 
 
 @pytest.mark.parametrize("shed", [False, True])
-def test_late_request_is_served_or_shed_as_configured(shed: bool):
+def test_late_request_is_served_or_shed_as_configured(shed):
     made, _ = engine(idle=0, shed_late=shed)
     made.offer(request(0), 0.0)
     outcome = answered(made.tick(0.2)).get(0)
@@ -251,9 +251,7 @@ def test_late_requests_fill_the_room_that_a_batch_on_time_leaves():
 
 
 @pytest.mark.parametrize(("now", "order"), [(0.9, [0, 1]), (1.1, [1, 0])])
-def test_late_requests_go_newest_first_once_the_oldest_has_waited_half_its_timeout(
-    now: float, order: list[int]
-):
+def test_late_requests_go_newest_first_once_the_oldest_has_waited_half_its_timeout(now, order):
     made, _ = engine(idle=0)
     for number in range(2):
         made.offer(request(number, 0.1 * number, timeout=2.0), 0.1 * number)
@@ -353,7 +351,7 @@ REFUSED = Reply(422, b"", b"")
         ([OK, OK, REFUSED], True),
     ],
 )
-def test_batch_teaches_its_cost_if_at_least_half_of_it_was_work_done(replies: list[Reply], learns: bool):
+def test_batch_teaches_its_cost_if_at_least_half_of_it_was_work_done(replies, learns):
     made, (worker,) = engine(learned=False)
     made._cost.overall.observe(LARGEST, 0.01)  # batches grow only as far as sizes are known
     for number in range(len(replies)):
@@ -406,7 +404,7 @@ def test_answer_to_an_expired_or_abandoned_request_is_dropped():
 
 
 @pytest.mark.parametrize(("waiting", "late"), [(0, False), (2, False), (40, True)])
-def test_refusal_at_the_header_goes_by_the_work_ahead(waiting: int, late: bool):
+def test_refusal_at_the_header_goes_by_the_work_ahead(waiting, late):
     made, _ = engine(idle=0, shed_late=True, max_inflight=100)
     for number in range(waiting):
         made.offer(request(number, key=b"%d" % (number % 2)), 0.0)
@@ -416,9 +414,7 @@ def test_refusal_at_the_header_goes_by_the_work_ahead(waiting: int, late: bool):
 
 @pytest.mark.parametrize("suspect", [False, True])
 @pytest.mark.parametrize(("every", "served"), [(0.012, True), (0.004, False)])
-def test_a_late_request_of_a_quiet_class_is_served_under_a_load_that_leaves_time(
-    every: float, served: bool, suspect: bool
-):
+def test_a_late_request_of_a_quiet_class_is_served_under_a_load_that_leaves_time(every, served, suspect):
     made, (worker,) = engine(max_inflight=LARGE)
     late = request(0, budget=0.0, timeout=100.0, key=b"quiet")
     made.offer(late, 0.0)
@@ -453,9 +449,7 @@ def test_a_late_request_of_a_quiet_class_is_served_under_a_load_that_leaves_time
     load=st.sampled_from([1.5, 2.0, 4.0]),
     seed=st.integers(0, 999),
 )
-def test_slo_class_under_overload_is_served_within_its_ageing_bound(
-    budgets: list[float], shares: list[int], load: float, seed: int
-):
+def test_slo_class_under_overload_is_served_within_its_ageing_bound(budgets, shares, load, seed):
     """Once it is overdue and one of it can be on time, others are served first at most once each."""
     made, (worker,) = engine(max_inflight=LARGE)
     alone = made._cost.overall.predict(1)
@@ -620,7 +614,7 @@ def test_batch_of_which_nothing_was_run_teaches_nothing():
 
 
 @pytest.mark.parametrize(("computes", "early"), [(0.2, True), (0.9, False)])
-def test_next_batch_goes_early_only_to_workers_that_leave_the_cores_to_others(computes: float, early: bool):
+def test_next_batch_goes_early_only_to_workers_that_leave_the_cores_to_others(computes, early):
     made, crew = engine(workers=2, idle=1, lead=LEAD, cpus=2.0, max_inflight=1000)
     now = 0.0
     for _ in range(100):

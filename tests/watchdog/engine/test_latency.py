@@ -51,7 +51,7 @@ def test_nothing_is_promised_before_anything_is_learned():
 
 
 @given(RUNS, st.floats(0, 20))
-def test_any_runs_give_a_rising_curve_with_consistent_values(runs: list[tuple[int, float]], seconds: float):
+def test_any_runs_give_a_rising_curve_with_consistent_values(runs, seconds):
     model, largest = LatencyModel(48), 0
     for size, taken in runs:
         model.observe(min(size, 48), taken)
@@ -68,7 +68,7 @@ def test_any_runs_give_a_rising_curve_with_consistent_values(runs: list[tuple[in
 
 
 @given(st.floats(0.0001, 1), st.floats(0.00001, 0.1), st.lists(SIZES, min_size=20, max_size=100))
-def test_an_affine_law_is_recovered_within_a_few_percent(base: float, each: float, sizes: list[int]):
+def test_an_affine_law_is_recovered_within_a_few_percent(base, each, sizes):
     law: Law = lambda size: base + each * size  # noqa: E731 - it closes over what was drawn
     follows(learned(law, [*POWERS, *sizes], 64, times=2), law, tuple(range(1, 65)), within=0.03)
 
@@ -89,7 +89,7 @@ def test_the_upper_quantile_is_above_the_usual_run_and_the_mean_is_not():
 
 # Within what could pass for a model that has become slower or faster.
 @given(st.lists(st.floats(0.01, 0.0112), min_size=1, max_size=4))
-def test_no_run_is_slower_than_the_upper_quantile_while_there_are_too_few_to_show_it(runs: list[float]):
+def test_no_run_is_slower_than_the_upper_quantile_while_there_are_too_few_to_show_it(runs):
     model = LatencyModel(1)
     for seconds in runs:
         model.observe(1, seconds)
@@ -124,7 +124,7 @@ def test_slow_run_that_recurs_is_no_stall():
 
 
 @given(st.integers(1, WINDOW - 1), st.sampled_from([1, 2, 4, 8, 16]))
-def test_one_outlier_changes_no_prediction(after: int, size: int):
+def test_one_outlier_changes_no_prediction(after, size):
     model = learned(accelerator, POWERS[:5], 16)
     before = [model.predict(each) for each in range(1, 17)]
     model.observe(size, 10.0)
@@ -159,9 +159,7 @@ def test_a_size_that_ran_once_is_bounded_by_its_parts():
 
 @pytest.mark.parametrize("change", [2.0, 10.0])
 @pytest.mark.parametrize("size", [1, 8, 64])
-def test_a_model_that_has_become_slower_is_believed_after_a_few_runs_of_whatever_size(
-    change: float, size: int
-):
+def test_a_model_that_has_become_slower_is_believed_after_a_few_runs_of_whatever_size(change, size):
     model = learned(accelerator, POWERS, 64, times=20)
     learn(model, scaled(change), [size], times=RECENT + 4)
     follows(model, scaled(change), (1, 2, 8, 50, 64))
@@ -176,7 +174,7 @@ def test_a_size_that_ran_between_a_change_and_its_recognition_is_not_changed_twi
 
 
 @pytest.mark.parametrize("size", [1, 8, 64])
-def test_a_model_that_has_become_faster_is_believed_for_the_sizes_that_ran(size: int):
+def test_a_model_that_has_become_faster_is_believed_for_the_sizes_that_ran(size):
     model = learned(accelerator, POWERS, 64, times=20)
     learn(model, scaled(0.5), [size], times=RECENT + 4)
     assert model.predict(size) == pytest.approx(0.5 * accelerator(size), rel=0.05)
@@ -221,7 +219,7 @@ def test_sizes_that_have_seen_the_change_themselves_are_not_changed_twice():
 
 
 @given(st.integers(0, 2**32), st.floats(0.0, 0.1))
-def test_noise_is_not_taken_for_a_change(seed: int, noise: float):
+def test_noise_is_not_taken_for_a_change(seed, noise):
     model, random = LatencyModel(8), Random(seed)
     for number in range(500):
         model.observe(1 + number % 2, random.uniform(1 - noise, 1 + noise) * accelerator(1 + number % 2))
@@ -290,7 +288,7 @@ def noisy(law: Law) -> Law:
         pytest.param(TABULAR, 128, 64, 128, id="tabular"),
     ],
 )
-def test_the_best_size_is_found_on_measured_curves(law: Law, limit: int, low: int, high: int):
+def test_the_best_size_is_found_on_measured_curves(law, limit, low, high):
     sizes = saturate(LatencyModel(limit), law, 400)
     assert low <= sorted(sizes[-100:])[50] <= high
 
@@ -304,9 +302,7 @@ def test_the_best_size_is_found_on_measured_curves(law: Law, limit: int, low: in
         pytest.param(TEXT, (4, 8, 16), 16, id="nor beyond a doubling that gained little"),
     ],
 )
-def test_sizes_worth_a_guess_lie_on_the_line_through_those_that_ran(
-    law: Law, sizes: tuple[int, ...], reach: int
-):
+def test_sizes_worth_a_guess_lie_on_the_line_through_those_that_ran(law, sizes, reach):
     assert learned(law, sizes, 64, times=10).reach == reach
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.prefetch import LEAD
-from watchdog.engine.queues import TABULAR, TEXT, Law
+from watchdog.engine.queues import TABULAR, TEXT
 from watchdog.engine.simulation import Part, Simulation, paths
 
 # Seconds of computing, whatever the machine does besides.
@@ -18,9 +18,7 @@ def accelerator(size: int) -> float:
 
 
 @pytest.mark.parametrize(("lead", "holds"), [(0.0, False), (LEAD, True)])
-def test_devices_lose_nothing_to_the_pause_between_batches_if_the_next_is_sent_early(
-    lead: float, holds: bool
-):
+def test_devices_lose_nothing_to_the_pause_between_batches_if_the_next_is_sent_early(lead, holds):
     # The bench's accelerator with what JSON takes, at 0.91 of what two of them do with no server.
     simulation = Simulation(
         lambda size: 0.0085 + 0.000512 * size, max_batch_size=1024, lead=lead, turnaround=0.0024
@@ -31,7 +29,7 @@ def test_devices_lose_nothing_to_the_pause_between_batches_if_the_next_is_sent_e
 
 
 @pytest.mark.parametrize("law", [TEXT, TABULAR], ids=["text", "tabular"])
-def test_batches_that_are_sent_early_are_no_smaller_near_the_maximum_rate(law: Law):
+def test_batches_that_are_sent_early_are_no_smaller_near_the_maximum_rate(law):
     sizes = []
     for lead in (0.0, LEAD):
         simulation = Simulation(law, lead=lead)
@@ -42,7 +40,7 @@ def test_batches_that_are_sent_early_are_no_smaller_near_the_maximum_rate(law: L
 
 
 @pytest.mark.parametrize("rate", [1200, 2500])
-def test_refusing_at_the_header_costs_no_goodput(rate: float):
+def test_refusing_at_the_header_costs_no_goodput(rate):
     outcomes = []
     for early in (False, True):
         simulation = Simulation(lambda size: 2 * accelerator(size), shed_late=True, early=early)
@@ -75,9 +73,7 @@ def test_late_requests_that_are_served_never_keep_fresh_ones_out():
 @pytest.mark.parametrize(
     ("count", "rate", "share"), [(4, 700, 0.98), (4, 1400, 0.8), (16, 700, 0.6), (16, 2500, 0.35)]
 )
-def test_goodput_of_many_cost_classes_is_near_what_batches_of_one_class_allow(
-    count: int, rate: float, share: float
-):
+def test_goodput_of_many_cost_classes_is_near_what_batches_of_one_class_allow(count, rate, share):
     """Each class needs a batch of its own within the SLO: k of them serve (k + 1) l(b) <= SLO."""
     simulation = Simulation(
         lambda size: 0.008 + 0.0005 * size, workers=1, mix=paths(count), max_batch_size=256, mix_paths=False
@@ -88,7 +84,7 @@ def test_goodput_of_many_cost_classes_is_near_what_batches_of_one_class_allow(
 
 
 @pytest.mark.parametrize("rate", [1400, 2500])
-def test_paths_that_cost_alike_serve_as_much_as_one(rate: float):
+def test_paths_that_cost_alike_serve_as_much_as_one(rate):
     goodput = []
     for count in (1, 16):
         simulation = Simulation(
@@ -120,7 +116,7 @@ CLASSES = [Part(1.0, budget=0.1 * wider, slo_class=f"{wider}") for wider in (1, 
 
 @pytest.mark.parametrize(("fixed", "each", "workers", "rate"), [(10, 2, 2, 800), (8, 0.5, 1, 1600)])
 def test_classes_meet_their_targets_at_capacity_and_the_widest_is_not_starved_at_twice_that(
-    fixed: float, each: float, workers: int, rate: float
+    fixed, each, workers, rate
 ):
     simulation = Simulation(
         lambda size: (fixed + each * size) / 1000, workers=workers, max_batch_size=256, mix=CLASSES
@@ -142,7 +138,7 @@ def test_an_overloaded_queue_leaves_its_answers_time_for_their_way_to_the_client
 
 
 @pytest.mark.parametrize("span", [0.064, 0.12], ids=["the largest batch fits", "it does not"])
-def test_a_stall_under_overload_is_forgotten_though_by_what_it_taught_nothing_can_be_on_time(span: float):
+def test_a_stall_under_overload_is_forgotten_though_by_what_it_taught_nothing_can_be_on_time(span):
     """While that is believed only late requests are served, and in the largest batches."""
 
     def law(size: int) -> float:
@@ -160,9 +156,7 @@ def test_a_stall_under_overload_is_forgotten_though_by_what_it_taught_nothing_ca
     [(1, 2, (350, 300), False), (1, 2, (350, 300), True), (2, 1, (300, 1000), False)],
     ids=["slower", "slower, shed", "faster"],
 )
-def test_a_model_that_becomes_slower_or_faster_is_followed_within_seconds(
-    before: int, after: int, rates: tuple[float, float], shed_late: bool
-):
+def test_a_model_that_becomes_slower_or_faster_is_followed_within_seconds(before, after, rates, shed_late):
     simulation = Simulation(lambda size: before * accelerator(size), shed_late=shed_late, early=shed_late)
     assert simulation.run(rates[0], 5).attainment() > 0.98
     simulation.law = lambda size: after * accelerator(size)
@@ -181,9 +175,7 @@ def test_late_requests_after_an_overload_are_answered_while_their_clients_wait()
 @pytest.mark.parametrize("rate", [30, 120])
 @pytest.mark.parametrize("slow", [3, 6, 12, 20, 40])
 @pytest.mark.parametrize("factor", [10, 50])
-def test_capacity_of_a_replica_whose_first_batches_were_slow_recovers_within_seconds(
-    rate: float, slow: int, factor: float
-):
+def test_capacity_of_a_replica_whose_first_batches_were_slow_recovers_within_seconds(rate, slow, factor):
     begun = [0]
 
     def law(size: int) -> float:

@@ -83,11 +83,7 @@ def test_registry_is_closed_and_says_of_each_policy_whether_it_waits():
     overloaded=st.booleans(),
 )
 def test_policy_whatever_it_has_learned_takes_what_waits_or_waits_if_it_is_one_that_does(
-    name: str,
-    lanes: list[tuple[list[tuple[float, float]], list[tuple[int, float]]]],
-    now: float,
-    workers: int,
-    overloaded: bool,
+    name, lanes, now, workers, overloaded
 ):
     chosen = policy(name)
     made = [lane_of(model_of(runs), waiting, chosen.by_deadline) for waiting, runs in lanes]
@@ -145,9 +141,7 @@ SLO = {
 
 
 @pytest.mark.parametrize(("law", "count", "budget", "when", "expected"), SLO.values(), ids=SLO)
-def test_slo_cut_by_hand(
-    law: Law, count: int, budget: float, when: Situation, expected: tuple[int, int, DispatchReason]
-):
+def test_slo_cut_by_hand(law, count, budget, when, expected):
     take = Slo(8).choose([alike(learned(law), count, budget)], when)
     assert isinstance(take, Take)
     assert (take.start, take.size, take.reason) == expected
@@ -186,7 +180,7 @@ def test_slo_under_overload_passes_over_the_first_for_the_largest_batch_on_time(
     ],
 )
 def test_slo_batches_of_a_lane_leave_apart_under_overload_while_they_have_room(
-    overloaded: bool, workers: int, count: int, passed: float, waits: bool
+    overloaded, workers, count, passed, waits
 ):
     lane = alike(learned(accelerator), count, 0.1)
     answer = Slo(8).choose([lane], at(passed, workers=workers, overloaded=overloaded))
@@ -247,12 +241,7 @@ def test_slo_tries_the_double_of_the_best_size_under_overload_though_it_seems_no
     overloaded=st.booleans(),
 )
 def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on_time(
-    waiting: list[tuple[float, float, str]],
-    others: list[tuple[float, float]],
-    runs: list[tuple[int, float]],
-    overdue: dict[str, float],
-    now: float,
-    overloaded: bool,
+    waiting, others, runs, overdue, now, overloaded
 ):
     lane, model = lane_of(model_of(runs), []), model_of(runs)
     for number, (arrived, budget, slo_class) in enumerate(waiting):
@@ -293,9 +282,7 @@ def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on
         (0.0, 3, 0.0, (3, IDLE)),
     ],
 )
-def test_fixed_leaves_when_the_batch_is_full_or_the_delay_has_passed(
-    delay: float, length: int, now: float, expected: tuple[int, DispatchReason] | float
-):
+def test_fixed_leaves_when_the_batch_is_full_or_the_delay_has_passed(delay, length, now, expected):
     lane = lane_of(LatencyModel(8), [(0.0, 0.1)] * length, by_deadline=False)
     answer = Fixed(8, delay).choose([lane], at(now))
     assert answer == (Wait(expected) if isinstance(expected, float) else Take(lane, *expected))
@@ -339,7 +326,7 @@ def test_aimd_learns_nothing_from_batches_smaller_than_its_limit_and_shrinks_to_
 
 
 @pytest.mark.parametrize(("length", "expected"), [(9, (4, FULL)), (2, (2, IDLE)), (4, (4, IDLE))])
-def test_aimd_takes_what_there_is_up_to_its_limit(length: int, expected: tuple[int, DispatchReason]):
+def test_aimd_takes_what_there_is_up_to_its_limit(length, expected):
     limit = Aimd(64, 0.05)
     run_full(limit, accelerator, 3)
     lane = lane_of(LatencyModel(64), [(0.0, 0.0)] * length, by_deadline=False)

@@ -43,7 +43,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("data", "status"), REFUSED.values(), ids=REFUSED)
-def test_request_beyond_a_length_limit_is_refused(data: bytes, status: int):
+def test_request_beyond_a_length_limit_is_refused(data, status):
     client = Connection()
     (answer,) = client.send(data)
     assert answer.status == status
@@ -52,7 +52,7 @@ def test_request_beyond_a_length_limit_is_refused(data: bytes, status: int):
 
 @pytest.mark.parametrize("target", [0, 1], ids=["in the headers", "in the target"])
 @pytest.mark.parametrize(("over", "status"), [(0, 200), (1, 431)])
-def test_header_may_have_just_so_many_bytes(target: int, over: int, status: int):
+def test_header_may_have_just_so_many_bytes(target, over, status):
     # Target and headers count, a header with its colon and line end: 1 + 9 + 5 without the filling.
     fill = b"y" * (MAX_HEADER_BYTES - 15 + over)
     parts = (fill, b"") if target else (b"", fill)
@@ -75,7 +75,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize(("start", "more"), ENDLESS.values(), ids=ENDLESS)
-def test_endless_framing_is_refused_after_the_header_limit(start: bytes, more: bytes):
+def test_endless_framing_is_refused_after_the_header_limit(start, more):
     client, sent = Connection(), 0
     for piece in chain([start], repeat(more)):
         sent += len(piece)

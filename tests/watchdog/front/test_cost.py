@@ -4,7 +4,6 @@ import logging
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -26,7 +25,7 @@ def costing(cost: Callable[..., object], *, times: tuple[float, ...] = (0.0, 0.0
 
 
 @given(st.lists(COSTS, min_size=2, max_size=2))
-def test_costs_share_a_bucket_between_powers_of_two_and_none_with_a_length(costs: list[float]):
+def test_costs_share_a_bucket_between_powers_of_two_and_none_with_a_length(costs):
     buckets = [costing(lambda _, cost=cost: cost)[0].bucket(HEADER_BLOCK, b"") for cost in costs]
     exponents = [math.frexp(cost)[1] for cost in costs]
     assert buckets[1] - buckets[0] == exponents[1] - exponents[0]
@@ -42,16 +41,14 @@ def test_cost_is_asked_with_the_event_that_the_handler_gets():
 
 
 @pytest.mark.parametrize("answer", [0, -1.0, math.nan, math.inf, 10**400, "many", None, [1.0]])
-def test_length_decides_where_the_cost_is_no_positive_finite_number(answer: object):
+def test_length_decides_where_the_cost_is_no_positive_finite_number(answer):
     cost, metrics = costing(lambda event: answer)
     assert cost.bucket(HEADER_BLOCK, b"x" * 100) == (100).bit_length()
     assert metrics.cost_failures == 1
 
 
 @pytest.mark.parametrize("error", [KeyError("no tokens"), SystemExit(3)])
-def test_cost_that_raises_is_counted_each_time_and_logged_once(
-    error: BaseException, caplog: pytest.LogCaptureFixture
-):
+def test_cost_that_raises_is_counted_each_time_and_logged_once(error, caplog):
     def fails(event: object) -> float:
         raise error
 
@@ -69,12 +66,12 @@ def test_time_of_each_cost_is_measured():
     assert (metrics.cost_seconds.total, sum(metrics.cost_seconds.counts)) == (0.5, 2)
 
 
-def test_load_without_a_cost_file_is_none(tmp_path: Path):
+def test_load_without_a_cost_file_is_none(tmp_path):
     assert load_cost(tmp_path) is None
 
 
 @pytest.mark.parametrize("siblings", ["import sizes", "from function import sizes", "from . import sizes"])
-def test_load_lets_cost_import_its_siblings_and_leaves_the_path_as_it_was(tmp_path: Path, siblings: str):
+def test_load_lets_cost_import_its_siblings_and_leaves_the_path_as_it_was(tmp_path, siblings):
     (tmp_path / "sizes.py").write_text("LARGE = 9.0\n")
     (tmp_path / "cost.py").write_text(f"{siblings}\n\ndef cost(event):\n    return sizes.LARGE\n")
     sys.modules.pop("sizes", None)
@@ -88,7 +85,7 @@ def test_load_lets_cost_import_its_siblings_and_leaves_the_path_as_it_was(tmp_pa
 @pytest.mark.parametrize(
     "source", ["cost = 3.0\n", "", "def cost(event)\n", "import no_such_module\n", "raise SystemExit(1)\n"]
 )
-def test_load_of_a_file_without_a_function_cost_is_an_error_that_names_it(tmp_path: Path, source: str):
+def test_load_of_a_file_without_a_function_cost_is_an_error_that_names_it(tmp_path, source):
     (tmp_path / "cost.py").write_text(source)
     with pytest.raises(HandlerNotLoaded, match=r"cost\.py"):
         load_cost(tmp_path)

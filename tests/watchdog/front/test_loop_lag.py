@@ -33,9 +33,7 @@ class Loop:
 
 
 @pytest.mark.parametrize(("pause", "came"), [(IDLE_SECONDS / 2, 100.0), (IDLE_SECONDS * 2, 100.051)])
-def test_all_that_a_busy_loop_reads_may_have_come_at_the_beginning_of_its_last_turn(
-    pause: float, came: float
-):
+def test_all_that_a_busy_loop_reads_may_have_come_at_the_beginning_of_its_last_turn(pause, came):
     loop = Loop()
     assert loop.turn(0.0, 0.050, then_waits=pause) == [100.0, 100.0]
     assert loop.turn(0.0, 0.001, 0.001) == [pytest.approx(came)] * 3

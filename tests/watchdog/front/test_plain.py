@@ -26,7 +26,7 @@ PYTHON = (
 
 
 @pytest.mark.parametrize("lines", [GATEWAY, PYTHON], ids=["gateway", "Python"])
-def test_usual_requests_are_plain_up_to_the_header_limit(lines: tuple[bytes, ...]):
+def test_usual_requests_are_plain_up_to_the_header_limit(lines):
     request = b"\r\n".join(lines)
     size = len(request) - len(lines[-1])
     assert compiled.plain_request(request, CAPTURED, MAX_HEADER_BYTES) is not None

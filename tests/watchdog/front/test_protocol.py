@@ -70,9 +70,7 @@ SERVED = {
 
 
 @pytest.mark.parametrize(("pieces", "bodies", "connection"), SERVED.values(), ids=SERVED)
-def test_request_is_answered_and_the_connection_kept_or_closed(
-    pieces: list[bytes], bodies: list[bytes], connection: str | None
-):
+def test_request_is_answered_and_the_connection_kept_or_closed(pieces, bodies, connection):
     client = Connection()
     answers = client.send(*pieces)
     assert [answer.body for answer in answers] == bodies
@@ -92,14 +90,14 @@ def test_answer_to_head_has_the_length_but_not_the_body():
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_status_without_content_has_neither_body_nor_length(status: int):
+def test_status_without_content_has_neither_body_nor_length(status):
     answers = Connection(Echo(status=status)).send(GET * 2)
     assert statuses(answers) == [status] * 2
     assert "content-length" not in answers[0].headers
 
 
 @pytest.mark.parametrize("size", [SMALL_BYTES, SMALL_BYTES + 1])
-def test_answer_of_any_size_and_unknown_status_comes_whole(size: int):
+def test_answer_of_any_size_and_unknown_status_comes_whole(size):
     (answer,) = Connection(Echo(status=299, answer_size=size)).send(GET)
     assert (answer.status, answer.body) == (299, b"GET /a?b=c ".ljust(size))
 
@@ -141,7 +139,7 @@ REFUSED_AT_THE_HEADER = {
     ("head", "body", "closes"), REFUSED_AT_THE_HEADER.values(), ids=REFUSED_AT_THE_HEADER
 )
 def test_refusal_leaves_before_the_body_and_keeps_the_connection_if_the_body_can_be_dropped(
-    head: bytes, body: bytes, closes: bool
+    head, body, closes
 ):
     client = Connection(Echo(refusal=QueueFull(1, 1)), LARGE)
     (answer,) = client.send(head)
@@ -206,7 +204,7 @@ COURSES: dict[str, list[tuple[Step, str]]] = {
 
 
 @pytest.mark.parametrize("steps", COURSES.values(), ids=COURSES)
-def test_connection_takes_its_course(steps: list[tuple[Step, str]]):
+def test_connection_takes_its_course(steps):
     client = Connection(Echo(hold=True))
     for number, (step, expected) in enumerate(steps):
         if callable(step):
@@ -222,9 +220,7 @@ def test_connection_takes_its_course(steps: list[tuple[Step, str]]):
 
 @pytest.mark.parametrize("request_", [GET, post(3) + b"abc", CHUNKED + b"1\r\na\r\n0\r\n\r\n"])
 @pytest.mark.parametrize("before", [b"", GET[:-2]], ids=["at once", "within a request"])
-def test_pipeline_in_one_read_is_taken_only_so_far_ahead_and_none_of_it_is_lost(
-    request_: bytes, before: bytes
-):
+def test_pipeline_in_one_read_is_taken_only_so_far_ahead_and_none_of_it_is_lost(request_, before):
     async def run() -> None:
         client = Connection(Echo(hold=True))
         client.send(before)
@@ -275,7 +271,7 @@ def test_drain_closes_idle_connections_and_refuses_a_request_whose_head_has_not_
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_drain_closes_a_connection_behind_the_answers_that_it_is_owed(order: tuple[int, int]):
+def test_drain_closes_a_connection_behind_the_answers_that_it_is_owed(order):
     client = Connection(Echo(hold=True))
     client.send(GET * 2)
     client.release(order[0])
@@ -291,7 +287,7 @@ def test_drain_closes_a_connection_behind_the_answers_that_it_is_owed(order: tup
 
 
 @pytest.mark.parametrize("head", [post(2), CHUNKED], ids=["a length", "chunked"])
-def test_drain_waits_for_a_body_until_its_time_is_over(head: bytes):
+def test_drain_waits_for_a_body_until_its_time_is_over(head):
     served, refused = clients(2, Echo(hold=True))
     served.send(head)
     refused.send(head)
@@ -328,7 +324,7 @@ class Lag:
     ],
     ids=["at once", "no body", "a length", "chunked", "nothing in chunks"],
 )
-def test_request_came_when_the_loop_could_first_have_read_its_first_byte_and_its_last(pieces: list[bytes]):
+def test_request_came_when_the_loop_could_first_have_read_its_first_byte_and_its_last(pieces):
     client, lag = Connection(), Lag()
     client.connections.loop_lag = lag
     came = []
@@ -360,17 +356,13 @@ over_a_real_socket = within(listening, gives=3)
 
 
 @over_a_real_socket
-async def test_client_that_sends_all_of_a_long_body_first_reads_its_413(
-    application: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-):
+async def test_client_that_sends_all_of_a_long_body_first_reads_its_413(application, reader, writer):
     writer.write(post(4_000_000) + b"x" * 4_000_000)
     assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
 
 
 @over_a_real_socket
-async def test_client_that_closes_its_side_has_left(
-    application: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-):
+async def test_client_that_closes_its_side_has_left(application, reader, writer):
     writer.write(GET)
     writer.write_eof()
     assert await reader.read() == b""

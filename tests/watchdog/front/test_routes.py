@@ -110,7 +110,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[RequestLine]:
 @pytest.mark.parametrize(("mix_paths", "batches"), [(True, [1, 2, 3]), (False, [1, 1, 2, 2])])
 @scenario()
 async def test_batch_key_keeps_requests_apart_and_the_path_where_the_handler_says_so(
-    bench: Bench, mix_paths: bool, batches: list[int]
+    bench, mix_paths, batches
 ):
     bench.model.observe(8, 0.01)
     if mix_paths:
@@ -133,7 +133,7 @@ async def test_batch_key_keeps_requests_apart_and_the_path_where_the_handler_say
 
 @pytest.mark.parametrize("answered", [True, False])
 @scenario()
-async def test_request_and_its_connection_are_freed_without_the_collector(bench: Bench, answered: bool):
+async def test_request_and_its_connection_are_freed_without_the_collector(bench, answered):
     with no_collector():
         client = await bench.ask()
         assert alive(Exchange, HttpProtocol) == 2
@@ -148,7 +148,7 @@ async def test_request_and_its_connection_are_freed_without_the_collector(bench:
 
 
 @scenario()
-async def test_answer_has_the_functions_status_and_body_and_says_why_its_batch_left(bench: Bench):
+async def test_answer_has_the_functions_status_and_body_and_says_why_its_batch_left(bench):
     client = await bench.ask()
     bench.clock.now += 0.010
     await bench.worker_idle()
@@ -184,9 +184,7 @@ SERVED = {"good": OK, "slow": OK, "failed": Reply(500, b"", b"", failed=True), "
 
 @pytest.mark.parametrize("kind", OUTCOMES)
 @scenario(KeepsSpans, slo_classes="fast=125ms", max_inflight="1", access_log="true")
-async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(
-    bench: Bench, kind: str, caplog: pytest.LogCaptureFixture
-):
+async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(bench, kind, caplog):
     caplog.set_level(logging.INFO)
     status, reason, outcome = OUTCOMES[kind]
     if kind == "full":
@@ -233,16 +231,14 @@ async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(
 
 
 @scenario(KeepsSpans, access_log="true")
-async def test_request_without_a_whole_header_is_refused_and_counts_for_nothing(bench: Bench):
+async def test_request_without_a_whole_header_is_refused_and_counts_for_nothing(bench):
     answer = bench.answer(b"GET\r\n\r\n")
     assert (answer.status, answer.headers["x-watchdog-reason"]) == (400, "bad_request")
     assert (bench.refusals(), sum(bench.metrics.outcomes.values()), bench.tracer.spans) == ({}, 0, [])
 
 
 @scenario()
-async def test_our_own_errors_are_logged_without_an_access_log(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-):
+async def test_our_own_errors_are_logged_without_an_access_log(bench, caplog):
     caplog.set_level(logging.INFO)
     await bench.worker_idle()
     await bench.ask("/good")
@@ -255,7 +251,7 @@ async def test_our_own_errors_are_logged_without_an_access_log(
 
 
 @scenario(late_requests="shed")
-async def test_request_that_the_queue_makes_late_is_refused_before_its_body_is_read(bench: Bench):
+async def test_request_that_the_queue_makes_late_is_refused_before_its_body_is_read(bench):
     for _ in range(5):
         bench.model.observe(1, 0.04)
         bench.model.observe(2, 0.08)
@@ -272,7 +268,7 @@ async def test_request_that_the_queue_makes_late_is_refused_before_its_body_is_r
 
 
 @scenario(max_inflight="1")
-async def test_full_queue_is_not_ready_but_healthy_whatever_is_held(bench: Bench):
+async def test_full_queue_is_not_ready_but_healthy_whatever_is_held(bench):
     client = bench.client()
     client.connections.queued_bytes = LIMITS.max_queued_bytes + 1
     health, ready = (GET.replace(b"/a?b=c", path) for path in (b"/_/health", b"/_/ready"))
@@ -284,14 +280,14 @@ async def test_full_queue_is_not_ready_but_healthy_whatever_is_held(bench: Bench
 
 
 @scenario()
-async def test_probe_with_another_method_is_told_the_allowed_one(bench: Bench):
+async def test_probe_with_another_method_is_told_the_allowed_one(bench):
     for path in ("/_/health", "/_/ready"):
         answer = bench.answer(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert (answer.status, answer.headers["allow"]) == (405, "GET")
 
 
 @scenario()
-async def test_metrics_with_another_method_are_told_the_allowed_ones(bench: Bench):
+async def test_metrics_with_another_method_are_told_the_allowed_ones(bench):
     page = Connection(MetricsPage(Exposition(bench.metrics)), clock=bench.clock)
     (answer,) = page.send(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
@@ -303,7 +299,7 @@ def gateway(seconds: float) -> str:
 
 
 @scenario()
-async def test_slow_upload_is_no_miss_and_is_measured_apart(bench: Bench):
+async def test_slow_upload_is_no_miss_and_is_measured_apart(bench):
     await bench.worker_idle()
     client = bench.client()
     for piece in (b"POST / HTTP/1.1\r\nHost: x\r\n", b"Content-Length: 2\r\n\r\n", b"x", b"y"):
@@ -318,7 +314,7 @@ async def test_slow_upload_is_no_miss_and_is_measured_apart(bench: Bench):
 
 
 @scenario(late_requests="shed")
-async def test_head_that_comes_slowly_is_not_refused_for_the_time_that_it_took(bench: Bench):
+async def test_head_that_comes_slowly_is_not_refused_for_the_time_that_it_took(bench):
     bench.model.observe(1, 0.04)
     bench.shell.worker_ready(bench)
     await bench.ask()
@@ -356,13 +352,7 @@ TERMS = {
 @pytest.mark.parametrize(("headers", "name", "budget", "slot", "expiry"), TERMS.values(), ids=TERMS)
 @scenario(slo_latency="125ms", slo_classes="batch=2s, fast=62.5ms")
 async def test_request_sets_its_own_terms_which_count_from_its_last_byte(
-    bench: Bench,
-    headers: str,
-    name: str,
-    budget: float,
-    slot: float,
-    expiry: float,
-    monkeypatch: pytest.MonkeyPatch,
+    bench, headers, name, budget, slot, expiry, monkeypatch
 ):
     monkeypatch.setattr(routes, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
     client = bench.client()
@@ -378,9 +368,7 @@ async def test_request_sets_its_own_terms_which_count_from_its_last_byte(
 
 
 @scenario(slo_classes="batch=2s")
-async def test_class_that_is_not_declared_is_named_in_the_log_once(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-):
+async def test_class_that_is_not_declared_is_named_in_the_log_once(bench, caplog):
     for name in ("typo", "other"):
         await bench.ask(headers=f"X-SLO-Class: {name}\r\n")
     (record,) = caplog.records
@@ -396,9 +384,7 @@ def headers_of(batch: Batch) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("headers", ["traceparent: 00-0\r\n", SAMPLED + SAMPLED])
 @scenario(access_log="true")
-async def test_line_of_a_request_names_no_trace_that_is_invalid(
-    bench: Bench, headers: str, caplog: pytest.LogCaptureFixture
-):
+async def test_line_of_a_request_names_no_trace_that_is_invalid(bench, headers, caplog):
     caplog.set_level(logging.INFO)
     (await bench.ask(headers=headers)).lose()
     assert [line.trace_id for line in logged(caplog)] == [None]
@@ -406,9 +392,7 @@ async def test_line_of_a_request_names_no_trace_that_is_invalid(
 
 @pytest.mark.parametrize(("headers", "kept"), [(SAMPLED, True), (UNSAMPLED, False), ("", False)])
 @scenario()
-async def test_request_of_a_recorded_trace_is_an_exemplar_of_its_latency(
-    bench: Bench, headers: str, kept: bool
-):
+async def test_request_of_a_recorded_trace_is_an_exemplar_of_its_latency(bench, headers, kept):
     await bench.worker_idle()
     await bench.ask(headers=headers)
     bench.clock.now += 0.02
@@ -422,9 +406,7 @@ async def test_request_of_a_recorded_trace_is_an_exemplar_of_its_latency(
 
 @pytest.mark.parametrize("headers", ["", "traceparent: wrong\r\ntracestate: a=1\r\n", SAMPLED + SAMPLED])
 @scenario(KeepsSpans, access_log="true")
-async def test_trace_that_begins_here_is_the_workers_and_the_logs(
-    bench: Bench, headers: str, caplog: pytest.LogCaptureFixture
-):
+async def test_trace_that_begins_here_is_the_workers_and_the_logs(bench, headers, caplog):
     caplog.set_level(logging.INFO)
     await bench.worker_idle()
     await bench.ask(headers=headers)
@@ -441,7 +423,7 @@ async def test_trace_that_begins_here_is_the_workers_and_the_logs(
 @pytest.mark.parametrize(("headers", "samples"), [(UNSAMPLED, True), ("", False)])
 @scenario(KeepsSpans)
 async def test_request_that_is_not_recorded_has_no_span_and_reaches_the_worker_as_it_came(
-    bench: Bench, headers: str, samples: bool
+    bench, headers, samples
 ):
     bench.tracer.samples = samples
     await bench.worker_idle()
@@ -453,7 +435,7 @@ async def test_request_that_is_not_recorded_has_no_span_and_reaches_the_worker_a
 
 
 @scenario(KeepsSpans, ready_path="/ready")
-async def test_probes_have_no_spans(bench: Bench):
+async def test_probes_have_no_spans(bench):
     await bench.worker_idle()
     for path in ("/_/health", "/_/ready"):
         bench.client().send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{SAMPLED}\r\n".encode())

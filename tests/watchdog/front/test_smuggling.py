@@ -60,7 +60,7 @@ OTHERS = (
         *OTHERS,
     ],
 )
-def test_ambiguous_request_gets_400_and_ends_the_connection(data: bytes):
+def test_ambiguous_request_gets_400_and_ends_the_connection(data):
     client = Connection()
     (answer,) = client.send(data + GET)
     assert (answer.status, answer.headers["connection"]) == (400, "close")
@@ -87,7 +87,7 @@ def test_trailer_does_not_pass_for_a_header():
         (b"OPTIONS * HTTP/1.1", b"*", b"x"),
     ],
 )
-def test_absolute_target_gives_the_path_and_the_host(line: bytes, target: bytes, host: bytes):
+def test_absolute_target_gives_the_path_and_the_host(line, target, host):
     client = Connection()
     client.send(line + b"\r\nHost: x\r\n\r\n")
     (message,) = client.application.messages

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -58,7 +57,7 @@ def test_first_task_that_fails_ends_the_whole_and_a_cancelled_one_does_not():
     asyncio.run(run())
 
 
-def test_child_that_ends_is_started_again_until_that_is_given_up(capfd: pytest.CaptureFixture[str]):
+def test_child_that_ends_is_started_again_until_that_is_given_up(capfd):
     ends: list[str] = []
 
     def ended(how: str) -> None:
@@ -80,7 +79,7 @@ def test_child_that_ends_is_started_again_until_that_is_given_up(capfd: pytest.C
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_child_that_is_stopped_takes_along_what_it_has_started(at_once: bool, tmp_path: Path):
+def test_child_that_is_stopped_takes_along_what_it_has_started(at_once, tmp_path):
     held = tmp_path / "held"
     os.mkfifo(held)
 
@@ -157,7 +156,7 @@ def close(child: Child) -> None:
     ],
 )
 def test_workers_environment_has_threads_malloc_and_devices_to_share_unless_the_user_has_set_them(
-    settings: Config, environ: dict[str, str], expected: dict[str, str | None]
+    settings, environ, expected
 ):
     environment = worker_environment(settings, environ)
     assert {name: environment.get(name) for name in expected} == expected
@@ -166,7 +165,7 @@ def test_workers_environment_has_threads_malloc_and_devices_to_share_unless_the_
 @pytest.mark.parametrize(
     ("status", "words"), [(3, "ended with status 3"), (-11, "was killed by SIGSEGV"), (-99, "was killed by")]
 )
-def test_exit_status_is_put_into_words(status: int, words: str):
+def test_exit_status_is_put_into_words(status, words):
     assert how_it_ended(status).startswith(words)
 
 
@@ -182,9 +181,7 @@ def test_exit_status_is_put_into_words(status: int, words: str):
     ],
     ids=["lines", "no-newline", "no-text", "control-characters", "nothing", "overlong"],
 )
-def test_output_is_relayed_line_by_line_with_a_prefix_and_overlong_lines_are_cut(
-    written: bytes, lines: list[str]
-):
+def test_output_is_relayed_line_by_line_with_a_prefix_and_overlong_lines_are_cut(written, lines):
     async def run() -> str:
         source = asyncio.StreamReader(limit=MAX_LOG_LINE)
         source.feed_data(written)

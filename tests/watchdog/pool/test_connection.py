@@ -59,7 +59,7 @@ async def receive(worker: Worker) -> list[tuple[bytes, bytes]]:
 @pytest.mark.parametrize("error", [None, "no weights"])
 @scenario()
 async def test_connection_is_an_idle_worker_once_a_handshake_says_that_it_has_loaded(
-    connection: Connection, heard: Heard, worker: Worker, error: str | None
+    connection, heard, worker, error
 ):
     assert not connection.idle
     worker[1].write(b"".join(wire.encode_handshake(wire.Handshake(1, error=error))))
@@ -70,9 +70,7 @@ async def test_connection_is_an_idle_worker_once_a_handshake_says_that_it_has_lo
 
 @pytest.mark.parametrize("out", [1, 2])
 @scenario()
-async def test_failures_before_the_replies_are_told_of_and_the_replies_follow(
-    connection: Connection, heard: Heard, worker: Worker, out: int
-):
+async def test_failures_before_the_replies_are_told_of_and_the_replies_follow(connection, heard, worker, out):
     await shake_hands(heard, worker)
     failures = [Failure(f"handler error: POST /{n}", "Traceback ..." * 100 * n, str(n)) for n in (1, 2)]
     for _ in range(out):
@@ -89,9 +87,7 @@ async def test_failures_before_the_replies_are_told_of_and_the_replies_follow(
 
 
 @scenario()
-async def test_frame_larger_than_the_buffer_is_received_whole(
-    connection: Connection, heard: Heard, worker: Worker
-):
+async def test_frame_larger_than_the_buffer_is_received_whole(connection, heard, worker):
     await shake_hands(heard, worker)
     large = bytes(range(256)) * (wire.JOIN_BELOW // 64)
     for _ in range(2):
@@ -103,9 +99,7 @@ async def test_frame_larger_than_the_buffer_is_received_whole(
 
 @pytest.mark.parametrize("together", [True, False])
 @scenario()
-async def test_worker_can_have_its_next_batch_while_it_runs_one(
-    connection: Connection, heard: Heard, worker: Worker, together: bool
-):
+async def test_worker_can_have_its_next_batch_while_it_runs_one(connection, heard, worker, together):
     await shake_hands(heard, worker)
     connection.send(batch(b"a"))
     connection.send(batch(b"b", b"c"))
@@ -128,9 +122,7 @@ async def test_worker_can_have_its_next_batch_while_it_runs_one(
 
 
 @scenario()
-async def test_cancel_follows_its_batch_through_a_full_socket(
-    connection: Connection, heard: Heard, worker: Worker
-):
+async def test_cancel_follows_its_batch_through_a_full_socket(connection, heard, worker):
     await shake_hands(heard, worker)
     large = bytes(8 * wire.JOIN_BELOW)
     connection.send(batch(b"a"))
@@ -143,9 +135,7 @@ async def test_cancel_follows_its_batch_through_a_full_socket(
 
 
 @scenario()
-async def test_worker_that_dies_with_two_batches_ran_the_first(
-    connection: Connection, heard: Heard, worker: Worker
-):
+async def test_worker_that_dies_with_two_batches_ran_the_first(connection, heard, worker):
     await shake_hands(heard, worker)
     first = batch(b"a")
     connection.send(first)
@@ -168,9 +158,7 @@ async def test_worker_that_dies_with_two_batches_ran_the_first(
     ids=["garbage", "too-few", "too-many", "wrong-kind", "unasked-bytes", "failure-of-nothing"],
 )
 @scenario()
-async def test_worker_that_breaks_the_protocol_counts_as_dead(
-    connection: Connection, heard: Heard, worker: Worker, answer: bytes
-):
+async def test_worker_that_breaks_the_protocol_counts_as_dead(connection, heard, worker, answer):
     await shake_hands(heard, worker)
     sent = batch(b"a")
     connection.send(sent)
@@ -199,9 +187,7 @@ FRAMES = st.one_of(
     st.lists(st.integers(1, 3) | st.lists(FRAMES, max_size=3).map(b"".join)),
     st.integers(1, 64),
 )
-def test_any_bytes_from_a_worker_answer_batches_in_turn_or_end_the_connection(
-    greets: bool, steps: list[int | bytes], cut: int
-):
+def test_any_bytes_from_a_worker_answer_batches_in_turn_or_end_the_connection(greets, steps, cut):
     async def run() -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)

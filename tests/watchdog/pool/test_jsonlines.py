@@ -20,9 +20,7 @@ BODIES = st.binary(max_size=50) | st.text(max_size=50).map(str.encode)
 @given(
     st.lists(st.tuples(WORDS, WORDS, WORDS, st.dictionaries(WORDS, VALUES, max_size=4), BODIES), max_size=8)
 )
-def test_every_request_is_one_line_with_all_that_it_holds(
-    requests: list[tuple[str, str, str, dict[str, str], bytes]],
-):
+def test_every_request_is_one_line_with_all_that_it_holds(requests):
     pairs = []
     for method, path, query, headers, body in requests:
         fields = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -63,7 +61,7 @@ def decode(**reply: Any) -> Reply:
         ),
     ],
 )
-def test_reply_needs_its_status_and_may_hold_the_rest(said: dict[str, Any], reply: Reply):
+def test_reply_needs_its_status_and_may_hold_the_rest(said, reply):
     assert decode(**said) == reply
 
 
@@ -98,7 +96,7 @@ def test_nesting_beyond_all_limits_is_a_frame_error():
         ([200], "not a JSON object"),
     ],
 )
-def test_wrong_reply_names_its_line_and_the_rule(line: object, rule: str):
+def test_wrong_reply_names_its_line_and_the_rule(line, rule):
     text = b'{"status":200}\n' + json.dumps(line).encode()
     with pytest.raises(FrameError, match=f"line 2.*{rule}"):
         jsonlines.decode_replies(text)
@@ -114,6 +112,6 @@ LINES = st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, JSON)).map(json.d
 
 
 @given(st.binary(max_size=60) | st.lists(LINES | st.binary(max_size=9), max_size=3).map(b"\n".join))
-def test_any_bytes_decode_or_are_a_frame_error(data: bytes):
+def test_any_bytes_decode_or_are_a_frame_error(data):
     with contextlib.suppress(FrameError):
         jsonlines.decode_replies(data)

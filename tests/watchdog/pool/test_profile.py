@@ -65,9 +65,7 @@ class Worker:
         pytest.param(lambda n: 0.01, {"slo_latency": "1ns"}, [1], id="no longer than the SLO"),
     ],
 )
-def test_sizes_double_while_a_larger_batch_could_be_of_use(
-    law: Callable[[int], float], settings: dict[str, str], sizes: list[int]
-):
+def test_sizes_double_while_a_larger_batch_could_be_of_use(law, settings, sizes):
     assert Worker(law, **settings).measured() == sizes
 
 
@@ -77,7 +75,7 @@ def test_sizes_are_no_larger_than_what_may_wait():
 
 
 @pytest.mark.parametrize(("splits", "split"), [(1 << 20, False), (2, True)])
-def test_batches_that_were_run_again_in_parts_are_noticed(splits: int, split: bool):
+def test_batches_that_were_run_again_in_parts_are_noticed(splits, split):
     worker = Worker(lambda n: 0.01, splits=splits, max_batch_size="4")
     worker.measured()
     assert worker.profiler.split == split
@@ -97,16 +95,14 @@ def test_worker_that_dies_of_being_measured_is_told_with_the_size():
         pytest.param(lambda n: 0.01, PROFILE_SECONDS - 0.1, PROFILE_SECONDS, id="little left"),
     ],
 )
-def test_measuring_ends_in_time_whatever_takes_long(law: Callable[[int], float], warm_up: float, most: float):
+def test_measuring_ends_in_time_whatever_takes_long(law, warm_up, most):
     worker = Worker(law, warm_up=warm_up)
     worker.measured()
     assert worker.now <= most + 1e-9
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])
-def test_nothing_is_learned_from_an_example_that_the_handler_rejects_and_the_log_says_so_once(
-    status: int, caplog: pytest.LogCaptureFixture
-):
+def test_nothing_is_learned_from_an_example_that_the_handler_rejects_and_the_log_says_so_once(status, caplog):
     worker = Worker(lambda n: 0.01, status=status)
     for _ in range(3):
         worker.measured()

@@ -100,9 +100,7 @@ async def exchange(
 
 
 @scenario()
-async def test_batch_is_one_post_and_its_answer_the_replies_however_the_bytes_are_cut(
-    slot: Slot, upstream: Upstream
-):
+async def test_batch_is_one_post_and_its_answer_the_replies_however_the_bytes_are_cut(slot, upstream):
     await slot.connect()
     posted = asyncio.ensure_future(slot.post(requests(b"a", b"b")))
     head, bodies = await upstream.request()
@@ -118,9 +116,7 @@ async def test_batch_is_one_post_and_its_answer_the_replies_however_the_bytes_ar
 
 @pytest.mark.parametrize("case", ["connection-close", "closed-when-idle", "kept-too-long", "unasked-answer"])
 @scenario()
-async def test_connection_that_may_end_is_not_used_again(
-    slot: Slot, upstream: Upstream, case: str, monkeypatch: pytest.MonkeyPatch
-):
+async def test_connection_that_may_end_is_not_used_again(slot, upstream, case, monkeypatch):
     if case == "kept-too-long":
         monkeypatch.setattr(remote, "KEEP_SECONDS", -1.0)
     more = ["Connection: close"] if case == "connection-close" else []
@@ -135,9 +131,7 @@ async def test_connection_that_may_end_is_not_used_again(
 
 
 @scenario()
-async def test_chunked_answers_and_those_that_end_with_the_connection_are_understood(
-    slot: Slot, upstream: Upstream
-):
+async def test_chunked_answers_and_those_that_end_with_the_connection_are_understood(slot, upstream):
     data = lines("A")
     chunks = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (5, data[:5], len(data) - 5, data[5:])
     interim = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -168,7 +162,7 @@ LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n"
 )
 @scenario()
 async def test_wrong_or_broken_answer_is_an_error_of_its_batch_and_the_slot_goes_on(
-    slot: Slot, upstream: Upstream, answer: bytes, error: Exception, monkeypatch: pytest.MonkeyPatch
+    slot, upstream, answer, error, monkeypatch
 ):
     monkeypatch.setattr(remote, "MAX_RESPONSE_BYTES", 2000)
     with pytest.raises(type(error), match=str(error)):
@@ -177,9 +171,7 @@ async def test_wrong_or_broken_answer_is_an_error_of_its_batch_and_the_slot_goes
 
 
 @scenario()
-async def test_batch_given_up_closes_its_connection_so_that_a_late_answer_is_not_heard(
-    slot: Slot, upstream: Upstream
-):
+async def test_batch_given_up_closes_its_connection_so_that_a_late_answer_is_not_heard(slot, upstream):
     await slot.connect()
     posted = asyncio.ensure_future(slot.post(requests(b"a")))
     await upstream.request()
@@ -192,9 +184,7 @@ async def test_batch_given_up_closes_its_connection_so_that_a_late_answer_is_not
 
 @pytest.mark.parametrize(("status", "good"), [("200 OK", True), ("302 Found", True), ("503 Wait", False)])
 @scenario()
-async def test_probe_asks_for_the_ready_path_and_looks_at_the_status(
-    slot: Slot, upstream: Upstream, status: str, good: bool
-):
+async def test_probe_asks_for_the_ready_path_and_looks_at_the_status(slot, upstream, status, good):
     url = HttpUrl("127.0.0.1", upstream.port, "/", "x")
     probing = asyncio.ensure_future(probe(url, "/ready", 20.0))
     assert (await upstream.header_block()).startswith("GET /ready HTTP/1.1\r\nHost: x\r\n")
@@ -207,7 +197,7 @@ async def test_probe_asks_for_the_ready_path_and_looks_at_the_status(
 
 
 @scenario()
-async def test_probe_without_a_path_needs_a_listener_only(slot: Slot, upstream: Upstream):
+async def test_probe_without_a_path_needs_a_listener_only(slot, upstream):
     await probe(HttpUrl("127.0.0.1", upstream.port, "/", "x"), "", 20.0)
     with pytest.raises(ConnectionRefusedError):
         await probe(HttpUrl("127.0.0.1", 1, "/", "x"), "", 20.0)

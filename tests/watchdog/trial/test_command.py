@@ -41,11 +41,7 @@ def folder(tmp_path: Path) -> Path:
     ],
 )
 def test_settings_come_from_the_options_then_the_environment_then_the_stack_file(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    flags: dict[str, str],
-    environ: dict[str, str],
-    expected: tuple[str, str, str],
+    folder, monkeypatch, flags, environ, expected
 ):
     monkeypatch.chdir(folder.parent)
     found = find_function(Path("mine"), flags, environ)
@@ -54,20 +50,20 @@ def test_settings_come_from_the_options_then_the_environment_then_the_stack_file
     assert found.environ["function_path"] == str(folder)
 
 
-def test_folder_that_no_stack_file_names_runs_with_the_defaults(folder: Path):
+def test_folder_that_no_stack_file_names_runs_with_the_defaults(folder):
     (folder.parent / "stack.yml").write_text(STACK.replace("./mine", "./elsewhere"))
     found = find_function(folder, {}, {})
     assert "slo_latency" not in found.environ
     assert found.slo_from == ""
 
 
-def test_folder_that_faas_cli_has_built_is_tried_by_its_function(tmp_path: Path):
+def test_folder_that_faas_cli_has_built_is_tried_by_its_function(tmp_path):
     (tmp_path / "function").mkdir()
     (tmp_path / "function" / "handler.py").touch()
     assert find_function(tmp_path, {}, {}).folder == tmp_path / "function"
 
 
-def test_folder_without_a_handler_is_named(tmp_path: Path):
+def test_folder_without_a_handler_is_named(tmp_path):
     with pytest.raises(HandlerNotLoaded, match=str(tmp_path)):
         find_function(tmp_path, {}, {})
 

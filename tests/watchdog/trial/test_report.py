@@ -73,7 +73,7 @@ def test_best_batch_is_the_smallest_of_those_with_the_best_throughput():
         (replace(trial(), split=True), "mend handle_batch"),
     ],
 )
-def test_next_step_follows_from_what_was_measured(changed: Trial, words: str):
+def test_next_step_follows_from_what_was_measured(changed, words):
     assert words in report.next_step(changed)
 
 
@@ -97,7 +97,7 @@ def test_target_that_is_advised_can_be_met_and_gives_at_least_half_of_the_highes
     st.booleans(),
 )
 def test_report_of_any_handler_is_a_few_printable_lines_without_exponents(
-    first: float, each: float, slo: float, workers: int, largest: int, body: bytes, status: int, split: bool
+    first, each, slo, workers, largest, body, status, split
 ):
     made = replace(
         trial(first, each, slo, workers, largest),

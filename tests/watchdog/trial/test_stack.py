@@ -33,14 +33,14 @@ def dumped(entries: dict[str, tuple[str, dict[str, str]]]) -> str:
 
 
 @given(st.dictionaries(NAMES, st.tuples(HANDLERS, st.dictionaries(NAMES, VALUES, max_size=4)), max_size=3))
-def test_functions_of_a_dumped_stack_are_those_that_went_in(entries: dict[str, tuple[str, dict[str, str]]]):
+def test_functions_of_a_dumped_stack_are_those_that_went_in(entries):
     assert functions(dumped(entries), {}) == {
         name: StackFunction(handler, environment) for name, (handler, environment) in entries.items()
     }
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_read_without_an_error(text: str):
+def test_any_text_is_read_without_an_error(text):
     functions(text, {})
 
 
@@ -59,6 +59,6 @@ def test_any_text_is_read_without_an_error(text: str):
         ("slo_latency: http://a:80/b", "http://a:80/b"),
     ],
 )
-def test_value_is_what_yaml_and_faas_cli_take_it_for(line: str, value: str):
+def test_value_is_what_yaml_and_faas_cli_take_it_for(line, value):
     text = f"functions:\n  f:\n    handler: ./f\n    environment:\n      # a: comment\n      {line}\n"
     assert functions(text, {"SET": "300ms"})["f"].environment == {"slo_latency": value}

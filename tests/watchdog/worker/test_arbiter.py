@@ -16,9 +16,7 @@ from batching_watchdog.worker.arbiter import Slot, other_threads
         pytest.param([(None, False), (None, False), (9.0, False)], [0.5, 1.0, 0.0], id="loading ends it"),
     ],
 )
-def test_next_worker_of_a_slot_waits_for_how_those_before_it_ended(
-    ends: list[tuple[float | None, bool]], waits: list[float | None]
-):
+def test_next_worker_of_a_slot_waits_for_how_those_before_it_ended(ends, waits):
     slot, waited = Slot(), []
     for lived, useful in ends:
         slot.ended(lived, useful=useful)

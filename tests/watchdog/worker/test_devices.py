@@ -17,14 +17,12 @@ from batching_watchdog.worker.devices import share, take_devices
         ("abc", 2, ["ac", "b"]),
     ],
 )
-def test_each_worker_has_its_share_of_the_devices(devices: str, workers: int, shares: list[str]):
+def test_each_worker_has_its_share_of_the_devices(devices, workers, shares):
     assert ["".join(share(list(devices), slot, workers)) for slot in range(workers)] == shares
 
 
 @pytest.mark.parametrize(("given", "seen"), [("0,1,2", "1"), ("7", "7"), ("", "")])
-def test_worker_sees_its_share_of_several_devices_and_one_device_is_left_alone(
-    given: str, seen: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_worker_sees_its_share_of_several_devices_and_one_device_is_left_alone(given, seen, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     take_devices(1, 3)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
@@ -55,7 +53,7 @@ print(LIBRARY_threads(), os.environ["VARIABLE"], len(os.environ))
     [("numpy", "OPENBLAS_NUM_THREADS", "2", "2"), ("torch", "OMP_NUM_THREADS", "3,2", "3")],
 )
 def test_library_is_loaded_with_one_thread_and_has_what_is_meant_for_it_afterwards(
-    library: str, variable: str, value: str, threads: str
+    library, variable, value, threads
 ):
     program = LOADING.replace("LIBRARY", library).replace("VARIABLE", variable)
     environment = {variable: value, "LC_ALL": "C"}

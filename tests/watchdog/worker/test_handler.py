@@ -81,7 +81,7 @@ def test_query_and_headers_of_an_event_answer_as_flasks_do():
     assert (headers.getlist("x-N"), headers.getlist("nope")) == (["5"], [])
 
 
-def test_load_runs_once_and_its_result_is_the_model(load: Load):
+def test_load_runs_once_and_its_result_is_the_model(load):
     function = load("""
         calls = []
         def load():
@@ -93,7 +93,7 @@ def test_load_runs_once_and_its_result_is_the_model(load: Load):
     assert [function.one().body for _ in range(3)] == [b"1"] * 3
 
 
-def test_folder_is_a_package_and_on_the_path(load: Load, tmp_path: Path):
+def test_folder_is_a_package_and_on_the_path(load, tmp_path):
     (tmp_path / "sibling.py").write_text("NAME = 'sibling'")
     (tmp_path / "inner.py").write_text("NAME = 'inner'")
     function = load("""
@@ -131,9 +131,7 @@ TEXT, JSON = "text/plain; charset=utf-8", "application/json"
         ("{'statusCode': 422, 'body': ValueError('no')}", 422, TEXT, None),
     ],
 )
-def test_result_means_what_its_type_says(
-    load: Load, result: str, status: int, content_type: str, body: bytes | None
-):
+def test_result_means_what_its_type_says(load, result, status, content_type, body):
     reply = load(f"def handle(event, context):\n    return {result}\n").one()
     headers = dict(wire.parse_header_block(b"- -\r\n" + reply.header_block)[2])
     assert (reply.status, headers["Content-Type"]) == (status, content_type)
@@ -145,7 +143,7 @@ def test_result_means_what_its_type_says(
 @pytest.mark.parametrize(
     "result", ['{"body": "x", "headers": PAIRS}', '("x", 200, PAIRS)', 'flask.Response("x", headers=PAIRS)']
 )
-def test_header_can_be_repeated(load: Load, result: str):
+def test_header_can_be_repeated(load, result):
     pairs = 'PAIRS = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]'
     reply = load(f"import flask\n{pairs}\ndef handle(event, context):\n    return {result}").one()
     assert (reply.status, reply.body) == (200, b"x")
@@ -165,7 +163,7 @@ HEADERS += [f"{{'X-A': {value!r}}}" for value in ("split\r\nX-B: c", "bell\x07",
         *(f"{{'body': '', 'headers': {headers}}}" for headers in HEADERS),
     ],
 )
-def test_result_that_cannot_be_sent_fails_alone_and_the_batch_is_not_run_again(load: Load, result: str):
+def test_result_that_cannot_be_sent_fails_alone_and_the_batch_is_not_run_again(load, result):
     function = load(f"""
         batches = []
         def handle_batch(events, context):
@@ -178,7 +176,7 @@ def test_result_that_cannot_be_sent_fails_alone_and_the_batch_is_not_run_again(l
     assert function.failures[0].trace.startswith("the result cannot be sent")
 
 
-def test_batch_that_raises_is_run_again_in_halves_and_reported_by_the_event_at_fault(load: Load):
+def test_batch_that_raises_is_run_again_in_halves_and_reported_by_the_event_at_fault(load):
     function = load("""
         batches = []
         def handle_batch(events, context):
@@ -202,7 +200,7 @@ def test_batch_that_raises_is_run_again_in_halves_and_reported_by_the_event_at_f
 @pytest.mark.parametrize(
     "error", ["SystemExit('usage: ...')", "KeyboardInterrupt", "asyncio.CancelledError", "GeneratorExit"]
 )
-def test_error_that_is_no_exception_fails_its_request_alone(load: Load, function: str, error: str):
+def test_error_that_is_no_exception_fails_its_request_alone(load, function, error):
     answer = "answer(each)" if function == "handle" else "[answer(event) for event in each]"
     loaded = load(f"""
         import asyncio
@@ -225,7 +223,7 @@ def test_error_that_is_no_exception_fails_its_request_alone(load: Load, function
         ("return results[:1]", "returned 1 results for 2 events"),
     ],
 )
-def test_batch_that_fails_while_its_parts_do_not_is_reported_once(load: Load, body: str, words: str):
+def test_batch_that_fails_while_its_parts_do_not_is_reported_once(load, body, words):
     function = load(f"""
         def handle_batch(events, context):
             results = [event.body for event in events]
@@ -240,13 +238,13 @@ def test_batch_that_fails_while_its_parts_do_not_is_reported_once(load: Load, bo
 
 
 @pytest.mark.parametrize("result", ["{'y': 1}", "'y'", "b'y'", "None", "iter([1])", "[]"])
-def test_batch_whose_result_is_no_list_of_its_length_fails(load: Load, result: str):
+def test_batch_whose_result_is_no_list_of_its_length_fails(load, result):
     function = load(f"def handle_batch(events, context):\n    return {result}\n")
     assert function.one().failed
     assert "handle_batch returned" in function.failures[0].trace
 
 
-def test_batch_whose_result_is_an_array_is_answered_row_by_row(load: Load):
+def test_batch_whose_result_is_an_array_is_answered_row_by_row(load):
     function = load("import numpy\ndef handle_batch(events, context):\n    return numpy.eye(2)\n")
     assert [reply.body for reply in function.serve(b"", b"")] == [b"[1.0,0.0]", b"[0.0,1.0]"]
 
@@ -263,7 +261,7 @@ def test_batch_whose_result_is_an_array_is_answered_row_by_row(load: Load):
     ],
     ids=["handle_batch", "handle", "an exception as the result", "a result's method"],
 )
-def test_trace_of_a_failure_begins_with_the_functions_frames_and_has_all_of_them(load: Load, source: str):
+def test_trace_of_a_failure_begins_with_the_functions_frames_and_has_all_of_them(load, source):
     function = load(f"{source}def deep():\n    deeper()\ndef deeper():\n    {{}}['no such']\n")
     function.one()
     (failure,) = function.failures
@@ -287,9 +285,7 @@ TRACED = (b"TraceParent", b"00-%b-00f067aa0ba902b7-00" % TRACE.encode())
         ([(b"traceparent", b"\xff")], "", ""),
     ],
 )
-def test_failure_of_a_request_names_its_path_call_id_and_trace_printably(
-    load: Load, headers: list[tuple[bytes, bytes]], call_id: str, trace_id: str
-):
+def test_failure_of_a_request_names_its_path_call_id_and_trace_printably(load, headers, call_id, trace_id):
     function = load("def handle(event, context):\n    raise RuntimeError('secret')\n")
     reply = function.one(event(b"", b"/a\x07b", *headers))
     assert b"secret" not in reply.body
@@ -300,15 +296,13 @@ def test_failure_of_a_request_names_its_path_call_id_and_trace_printably(
     )
 
 
-def test_failure_is_printed_without_control_characters_where_nothing_takes_it(
-    load: Load, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_failure_is_printed_without_control_characters_where_nothing_takes_it(load, capsys, tmp_path):
     load("def handle(event, context):\n    raise RuntimeError(event.body.decode())\n")
     Handler(str(tmp_path)).serve([event(b"red \x1b[31m")])
     assert r"red \x1b[31m" in capsys.readouterr().err
 
 
-def test_trace_that_quotes_a_whole_tensor_keeps_its_beginning_and_its_end(load: Load):
+def test_trace_that_quotes_a_whole_tensor_keeps_its_beginning_and_its_end(load):
     function = load("def handle(event, context):\n    raise ValueError('x' * 10**7 + 'the end')\n")
     function.one()
     trace = function.failures[0].trace
@@ -328,7 +322,7 @@ def test_trace_that_quotes_a_whole_tensor_keeps_its_beginning_and_its_end(load: 
     ],
     ids=["no response", "no words"],
 )
-def test_error_that_raises_when_it_is_looked_at_fails_that_request(load: Load, source: str):
+def test_error_that_raises_when_it_is_looked_at_fails_that_request(load, source):
     function = load(source)
     assert function.one().failed
     assert "Odd" in function.failures[0].trace
@@ -353,9 +347,7 @@ def test_error_that_raises_when_it_is_looked_at_fails_that_request(load: Load, s
         ("import sys\nsys.exit('bye')", "it called sys.exit('bye') while being imported"),
     ],
 )
-def test_handler_that_does_not_load_is_told_in_one_line_with_a_trace_of_its_own_frames(
-    load: Load, source: str, message: str
-):
+def test_handler_that_does_not_load_is_told_in_one_line_with_a_trace_of_its_own_frames(load, source, message):
     with pytest.raises(HandlerNotLoaded) as error:
         load(source)
     assert message in str(error.value)
@@ -364,7 +356,7 @@ def test_handler_that_does_not_load_is_told_in_one_line_with_a_trace_of_its_own_
     assert all('handler.py", line ' in frame for frame in frames)
 
 
-def test_folder_without_a_handler_is_an_error_that_names_it(tmp_path: Path):
+def test_folder_without_a_handler_is_an_error_that_names_it(tmp_path):
     with pytest.raises(HandlerNotLoaded, match=str(tmp_path)):
         Handler(str(tmp_path))
 
@@ -388,7 +380,7 @@ Thread 0x00007f02 (most recent call first):
     assert stack_of("") == ""
 
 
-def test_same_handler_is_a_flask_application(load: Load, tmp_path: Path):
+def test_same_handler_is_a_flask_application(load, tmp_path):
     load("""
         def handle(event, context):
             body = [event.method, event.path, event.body.decode(), event.query["a"]]

@@ -75,9 +75,7 @@ async def a_worker(handler: str = HANDLER) -> AsyncIterator[tuple[Heard, Connect
 
 
 @within(a_worker, gives=2)
-async def test_worker_shakes_hands_and_says_with_its_replies_what_cpu_time_they_took(
-    heard: Heard, connection: Connection
-):
+async def test_worker_shakes_hands_and_says_with_its_replies_what_cpu_time_they_took(heard, connection):
     handshake = await heard.handshake
     assert (handshake.error, handshake.example, handshake.slot) == (None, b"typical", 0)
     assert not handshake.mix_paths
@@ -94,9 +92,7 @@ DIVIDING = "def handle_batch(events, context):\n    return [1 / int(event.body) 
 
 
 @within(partial(a_worker, DIVIDING), gives=2)
-async def test_worker_says_nothing_of_the_cost_of_a_batch_that_it_has_run_again_in_parts(
-    heard: Heard, connection: Connection
-):
+async def test_worker_says_nothing_of_the_cost_of_a_batch_that_it_has_run_again_in_parts(heard, connection):
     costs = []
     for bodies in ((b"1", b"2"), (b"1", b"0"), (b"1", b"2")):
         connection.send(batch(*bodies))
@@ -106,7 +102,7 @@ async def test_worker_says_nothing_of_the_cost_of_a_batch_that_it_has_run_again_
 
 
 @within(a_worker, gives=2)
-async def test_worker_does_not_run_what_was_cancelled_before_it_began(heard: Heard, connection: Connection):
+async def test_worker_does_not_run_what_was_cancelled_before_it_began(heard, connection):
     connection.send(batch(b"a"))
     connection.send(batch(b"b", b"c", b"d"))
     connection.cancel([0])
@@ -136,9 +132,7 @@ def handle(event, context):
 
 
 @within(partial(a_worker, FORKING), gives=2)
-async def test_process_that_the_handler_forks_ends_by_sys_exit_and_answers_nothing(
-    heard: Heard, connection: Connection
-):
+async def test_process_that_the_handler_forks_ends_by_sys_exit_and_answers_nothing(heard, connection):
     connection.send(batch(b""))
     replies, _ = await heard.answers.get()
     assert [reply.body for reply in replies] == [b"3"]
