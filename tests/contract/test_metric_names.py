@@ -5,17 +5,7 @@ import re
 from docs.site_hooks import anchor
 
 from contract.exposed import ROOT, exposed, metrics_in, recorded, rules
-from slo_autoscaler.sources.promql import (
-    GATEWAYS,
-    RESTORED,
-    WATCHDOGS,
-    exceptions,
-    exported_at,
-    gateway_queries,
-    history_queries,
-    new_queries,
-    queries,
-)
+from slo_autoscaler.sources import promql
 from slo_autoscaler.spec import GatewaySlos, Slo
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
@@ -24,15 +14,15 @@ RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 def test_autoscaler_asks_only_for_what_is_exported_or_recorded():
     slos = GatewaySlos(others=Slo(0.3, 0.9))
     texts = [
-        *queries(30.0, 20.0).values(),
-        *queries(30.0, 20.0, seldom=True).values(),
-        *gateway_queries(30.0, 20.0, slos).values(),
-        *gateway_queries(30.0, 20.0, slos, seldom=True).values(),
-        *new_queries((), 30.0, 20.0).values(),
-        *history_queries(20.0, slos).values(),
-        *RESTORED.values(),
-        exported_at(20.0),
-        exceptions(30.0, 20.0),
+        *promql.queries(30.0, 20.0).values(),
+        *promql.queries(30.0, 20.0, seldom=True).values(),
+        *promql.gateway_queries(30.0, 20.0, slos).values(),
+        *promql.gateway_queries(30.0, 20.0, slos, seldom=True).values(),
+        *promql.new_queries((), 30.0, 20.0).values(),
+        *promql.history_queries(20.0, slos).values(),
+        *promql.RESTORED.values(),
+        promql.exported_at(20.0),
+        promql.exceptions(30.0, 20.0),
     ]
     asked = {name for text in texts for name in metrics_in(text)}
     assert asked
@@ -40,7 +30,7 @@ def test_autoscaler_asks_only_for_what_is_exported_or_recorded():
 
 
 def test_autoscaler_reads_directly_only_what_is_exported():
-    asked = metrics_in(GATEWAYS) | metrics_in(WATCHDOGS)
+    asked = metrics_in(promql.GATEWAYS) | metrics_in(promql.WATCHDOGS)
     lines = {
         "gateway_function_invocation_started",
         "slo_requests_total",

@@ -9,16 +9,7 @@ from kubernetes.config import incluster_config
 from autoscaler import doubles
 from autoscaler.kube.access import on_double
 from autoscaler.kube.kube_server import a_deployment, write_kubeconfig
-from slo_autoscaler.errors import (
-    ApiError,
-    ConfigError,
-    ConflictError,
-    ForbiddenError,
-    GoneError,
-    NotFoundError,
-    PlatformError,
-    UnreachableError,
-)
+from slo_autoscaler import errors
 from slo_autoscaler.kube import client as kube_client
 from slo_autoscaler.kube.client import KubeApi, Resource
 
@@ -44,7 +35,7 @@ def test_an_object_is_read_changed_and_replaced_and_what_is_not_there_is_not_fou
     found = cluster.get(web)
     found["spec"]["replicas"] = 3
     assert cluster.replace(web, found)["metadata"]["generation"] == 2
-    with pytest.raises(NotFoundError, match=f"GET {web}er: status 404"):
+    with pytest.raises(errors.NotFoundError, match=f"GET {web}er: status 404"):
         cluster.get(f"{web}er")
 
 
@@ -75,7 +66,7 @@ def test_a_write_to_a_stale_version_and_a_creation_of_what_exists_are_conflicts(
         lambda: cluster.patch(f"{web}/scale", {"metadata": version, "spec": {"replicas": 4}}),
         lambda: cluster.create(DEPLOYMENTS.path(namespace), body),
     ):
-        with pytest.raises(ConflictError, match="status 409"):
+        with pytest.raises(errors.ConflictError, match="status 409"):
             write()
     assert cluster.get(web)["spec"]["replicas"] == 3
 
@@ -98,16 +89,16 @@ def refused(code):
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
-        (refused(401), ForbiddenError, "status 401 R: of this"),
-        (refused(403), ForbiddenError, "status 403"),
-        (refused(404), NotFoundError, "status 404"),
-        (refused(409), ConflictError, "status 409"),
-        (refused(410), GoneError, "status 410"),
-        (doubles.status(418, b"<html>teapot"), ApiError, "status 418 : <html>teapot"),
-        (doubles.garbage, PlatformError, "not JSON"),
-        (doubles.status(200, b"[]"), PlatformError, "not an object"),
-        (doubles.panic, UnreachableError, "GET "),
-        (doubles.half(b'{"metadata": {}}'), UnreachableError, "GET "),
+        (refused(401), errors.ForbiddenError, "status 401 R: of this"),
+        (refused(403), errors.ForbiddenError, "status 403"),
+        (refused(404), errors.NotFoundError, "status 404"),
+        (refused(409), errors.ConflictError, "status 409"),
+        (refused(410), errors.GoneError, "status 410"),
+        (doubles.status(418, b"<html>teapot"), errors.ApiError, "status 418 : <html>teapot"),
+        (doubles.garbage, errors.PlatformError, "not JSON"),
+        (doubles.status(200, b"[]"), errors.PlatformError, "not an object"),
+        (doubles.panic, errors.UnreachableError, "GET "),
+        (doubles.half(b'{"metadata": {}}'), errors.UnreachableError, "GET "),
     ],
 )
 def test_a_bad_answer_is_an_error_of_its_kind_and_not_repeated(api, ask, cluster, fault, kind, words):
@@ -130,7 +121,7 @@ def test_a_bad_answer_is_an_error_of_its_kind_and_not_repeated(api, ask, cluster
 )
 def test_a_list_or_a_watch_that_is_none_is_an_error(api, cluster, body, read):
     api.faults["GET"] = doubles.status(200, body)
-    with pytest.raises(PlatformError):
+    with pytest.raises(errors.PlatformError):
         list(read(cluster))
 
 
@@ -147,7 +138,7 @@ def test_a_busy_server_is_asked_again_unless_that_is_not_wanted(api, ask):
     assert ask()["metadata"]["name"] == "web"
     assert len(api.requests) == 3
     api.faults["GET"] = doubles.status(503)
-    with pytest.raises(ApiError, match="status 503"):
+    with pytest.raises(errors.ApiError, match="status 503"):
         ask(patient=False)
     assert len(api.requests) == 4
 
@@ -155,7 +146,7 @@ def test_a_busy_server_is_asked_again_unless_that_is_not_wanted(api, ask):
 @on_double
 def test_a_creation_that_failed_within_the_server_is_not_repeated(api, cluster):
     api.faults["POST"] = doubles.status(503)
-    with pytest.raises(ApiError):
+    with pytest.raises(errors.ApiError):
         cluster.create(EVENTS.path("shop"), {})
     assert len(api.writes()) == 1
 
@@ -163,7 +154,7 @@ def test_a_creation_that_failed_within_the_server_is_not_repeated(api, cluster):
 @on_double
 def test_a_server_that_asks_for_more_time_than_there_is_is_not_waited_for(api, ask):
     api.faults["GET"] = doubles.status(429, b"", Retry_After=60)
-    with pytest.raises(ApiError, match="status 429") as caught:
+    with pytest.raises(errors.ApiError, match="status 429") as caught:
         ask()
     assert (caught.value.retry_after, len(api.requests)) == (60.0, 1)
 
@@ -173,14 +164,14 @@ def test_a_server_that_asks_for_more_time_than_there_is_is_not_waited_for(api, a
 def test_an_answer_that_does_not_come_or_does_not_end_has_a_timeout(api, kubeconfig, connect, slow):
     done = threading.Event()
     api.faults["GET"] = slow(done)
-    with pytest.raises(UnreachableError):
+    with pytest.raises(errors.UnreachableError):
         connect(kubeconfig, timeout=0.3).get("/")
     done.set()
 
 
 def test_a_call_without_time_is_not_made(connect, tmp_path):
     nowhere = write_kubeconfig(tmp_path, {"server": "http://127.0.0.1:1"}, {})
-    with pytest.raises(UnreachableError, match="no time left"):
+    with pytest.raises(errors.UnreachableError, match="no time left"):
         connect(nowhere, timeout=0.0).get("/")
 
 
@@ -202,7 +193,7 @@ def test_a_kubeconfig_or_a_context_that_is_none_stops_the_start(tmp_path, conten
         path = write_kubeconfig(tmp_path, {"server": "http://127.0.0.1:1"}, {})
     elif content is not None:
         path.write_text(content)
-    with pytest.raises(ConfigError, match=r"platform\.kubeconfig: .*config"):
+    with pytest.raises(errors.ConfigError, match=r"platform\.kubeconfig: .*config"):
         KubeApi(str(path), "nope" if content == "context" else None, timeout=1.0, connections=1)
 
 

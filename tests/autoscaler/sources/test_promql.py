@@ -12,23 +12,7 @@ from hypothesis import strategies as st
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.signals import SIGNALS, Observation
-from slo_autoscaler.sources.promql import (
-    RESTORED,
-    WATCHDOG,
-    earlier,
-    exceptions,
-    exported_at,
-    gateway_observations,
-    gateway_queries,
-    history_queries,
-    new_queries,
-    observations,
-    parse,
-    parse_range,
-    parse_time,
-    queries,
-    scrape_advice,
-)
+from slo_autoscaler.sources import promql
 from slo_autoscaler.spec import GatewaySlos, Slo
 
 names = st.sampled_from(["a.fn", "b.fn", "c.fn"])
@@ -43,15 +27,15 @@ SPANS = re.compile(r"\[(?:7500|2000|1100|6000|3600000|30000:6000|3600000:2000)ms
 
 
 def test_queries_every_signal_has_one_and_nothing_is_left_open():
-    assert set(WATCHDOG) == set(SIGNALS) - {"direct_rate"}, "which is no query"
-    assert {*history_queries(2.0, SLOS), *RESTORED} == {field.name for field in fields(Past)}
+    assert set(promql.WATCHDOG) == set(SIGNALS) - {"direct_rate"}, "which is no query"
+    assert {*promql.history_queries(2.0, SLOS), *promql.RESTORED} == {field.name for field in fields(Past)}
     asked = [
-        *(queries(7.5, 2.0, seldom=seldom) for seldom in (False, True)),
-        *(gateway_queries(7.5, 2.0, SLOS, seldom=seldom) for seldom in (False, True)),
-        history_queries(2.0, SLOS),
-        {"": exported_at(2.0)},
-        {"": exceptions(7.5, 2.0)},
-        new_queries(["a.fn"], 7.5, 2.0),
+        *(promql.queries(7.5, 2.0, seldom=seldom) for seldom in (False, True)),
+        *(promql.gateway_queries(7.5, 2.0, SLOS, seldom=seldom) for seldom in (False, True)),
+        promql.history_queries(2.0, SLOS),
+        {"": promql.exported_at(2.0)},
+        {"": promql.exceptions(7.5, 2.0)},
+        promql.new_queries(["a.fn"], 7.5, 2.0),
     ]
     for text in (text for texts in asked for text in texts.values()):
         assert "$" not in text
@@ -61,7 +45,7 @@ def test_queries_every_signal_has_one_and_nothing_is_left_open():
 @given(st.text(min_size=1), st.text())
 def test_new_queries_any_name_is_matched_alone_and_stays_inside_its_label(name, other):
     (text,) = set(
-        re.findall(r'function_name=~("(?:[^"\\\\]|\\\\.)*")', new_queries([name], 7.5, 2.0)["rate"])
+        re.findall(r'function_name=~("(?:[^"\\\\]|\\\\.)*")', promql.new_queries([name], 7.5, 2.0)["rate"])
     )
     # RE2's escape of a character, which Python's re has not.
     pattern = re.sub(r"\\x\{([0-9a-f]+)\}", lambda found: re.escape(chr(int(found[1], 16))), json.loads(text))
@@ -72,11 +56,11 @@ def test_new_queries_any_name_is_matched_alone_and_stays_inside_its_label(name, 
 @given(st.dictionaries(names, st.floats()))
 def test_nan_and_infinity_are_no_data(values):
     nameless = {"metric": {}, "value": [0, "1"]}
-    parsed = parse([nameless, *(a_series(name, str(value)) for name, value in values.items())])
+    parsed = promql.parse([nameless, *(a_series(name, str(value)) for name, value in values.items())])
     assert parsed == {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-@pytest.mark.parametrize("read", [parse, lambda answer: parse_range(answer, 100.0)])
+@pytest.mark.parametrize("read", [promql.parse, lambda answer: promql.parse_range(answer, 100.0)])
 @pytest.mark.parametrize(
     "result",
     [
@@ -95,20 +79,20 @@ def test_parse_anything_but_the_right_kind_of_answer_is_an_error(read, result):
         read(result)
 
 
-@given(st.dictionaries(st.sampled_from(sorted(WATCHDOG)), st.dictionaries(names, st.floats(0, 1e6))))
+@given(st.dictionaries(st.sampled_from(sorted(promql.WATCHDOG)), st.dictionaries(names, st.floats(0, 1e6))))
 def test_every_function_that_any_signal_names_is_observed_and_the_rest_is_none(signals):
-    seen = observations(signals)
+    seen = promql.observations(signals)
     assert set(seen) == {name for values in signals.values() for name in values}
     for name, observation in seen.items():
-        for signal in WATCHDOG:
+        for signal in promql.WATCHDOG:
             assert getattr(observation, signal) == signals.get(signal, {}).get(name)
 
 
 def test_only_functions_that_have_no_watchdog_are_taken_from_the_gateway():
-    assert gateway_queries(30.0, 20.0, GatewaySlos({"ours.fn": None})) == {}
+    assert promql.gateway_queries(30.0, 20.0, GatewaySlos({"ours.fn": None})) == {}
     slos = GatewaySlos({"plain.fn": Slo(0.25, 0.95), "ours.fn": None})
     signals = {"rate": {"plain.fn": 5.0, "ours.fn": 7.0, "stranger.fn": 9.0}, "burn_short": {"plain.fn": 0.9}}
-    assert gateway_observations(signals, slos) == {
+    assert promql.gateway_observations(signals, slos) == {
         "plain.fn": Observation(rate=5.0, slo_latency=0.25, slo_objective=0.95, burn_short=pytest.approx(2.0))
     }
 
@@ -119,8 +103,8 @@ def a_range(name, *values):
 
 def test_a_range_is_told_in_seconds_ago_and_leaves_out_what_is_no_number():
     answer = [a_range("a.fn", (90.0, "1.5"), (95.0, "NaN"), (100, "2")), a_range("", (100.0, "3"))]
-    assert parse_range(answer, 100.0) == {"a.fn": ((10.0, 1.5), (0.0, 2.0))}
-    assert parse_range([], 100.0) == {}
+    assert promql.parse_range(answer, 100.0) == {"a.fn": ((10.0, 1.5), (0.0, 2.0))}
+    assert promql.parse_range([], 100.0) == {}
 
 
 def test_earlier_counts_seconds_from_the_moment_and_knows_only_ages_with_rates():
@@ -128,17 +112,17 @@ def test_earlier_counts_seconds_from_the_moment_and_knows_only_ages_with_rates()
         3600.0: {"a.fn": ((3620.0, 4.0), (3600.0, 5.0), (3580.0, 6.0)), "b.fn": ()},
         86400.0: {"a.fn": ((86400.0, 7.0),)},
     }
-    assert earlier(ranges) == {
+    assert promql.earlier(ranges) == {
         "a.fn": {3600.0: ((-20.0, 4.0), (0.0, 5.0), (20.0, 6.0)), 86400.0: ((0.0, 7.0),)}
     }
 
 
 def test_parse_time_is_of_a_scalar_which_may_be_nan_alone():
-    when, value = parse_time([1.5, "NaN"])
+    when, value = promql.parse_time([1.5, "NaN"])
     assert (when, math.isnan(value)) == (1.5, True)
     for other in (None, [], [1.0], [1.0, "soon"], ["now", "2"], {"value": 1}, "12"):
         with pytest.raises(SourceError):
-            parse_time(other)
+            promql.parse_time(other)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +136,6 @@ def test_parse_time_is_of_a_scalar_which_may_be_nan_alone():
     ],
 )
 def test_scrape_advice_names_the_longest_interval(ratios, wanted):
-    advice = scrape_advice(ratios, 5.0, 20.0)
+    advice = promql.scrape_advice(ratios, 5.0, 20.0)
     assert (advice is None) == (wanted is None)
     assert wanted is None or re.search(wanted, advice or "")

@@ -5,15 +5,7 @@ import yaml
 
 from prometheus.promtool import promtool
 from slo_autoscaler.signals import SIGNALS, Summed
-from slo_autoscaler.sources.promql import (
-    GATEWAY_PAGES,
-    RESTORED,
-    exceptions,
-    gateway_queries,
-    history_queries,
-    new_queries,
-    queries,
-)
+from slo_autoscaler.sources import promql
 from slo_autoscaler.spec import GatewaySlos, Slo
 
 # Every 5 s for 150 s, judged at 120 s.
@@ -217,23 +209,23 @@ THIRD = {
 
 
 def test_rates_of_a_third_of_the_replicas_say_so(tmp_path):
-    texts = {name: queries(30.0, 20.0)[name] for name in ("rate", "rated_replicas")}
+    texts = {name: promql.queries(30.0, 20.0)[name] for name in ("rate", "rated_replicas")}
     # 20 s hold one scrape of two replicas, and two of the third.
     expected = {"rate": {"a.fn": 10.0}, "rated_replicas": {"a.fn": 1.0}}
     run_promtool(tmp_path, a_test(THIRD, texts, expected, "122s", digits=0))
 
 
-AS_NEW = new_queries(["a.fn"], 30.0, 20.0)
+AS_NEW = promql.new_queries(["a.fn"], 30.0, 20.0)
 
 
 def test_a_function_has_new_replicas_for_a_window_after_their_first_scrape(tmp_path):
-    texts = {"": exceptions(30.0, 20.0)}
+    texts = {"": promql.exceptions(30.0, 20.0)}
     for at, expected in ((105, {}), (110, {"a.fn": 2}), (125, {"a.fn": 2}), (130, {})):
         run_promtool(tmp_path, a_test(joined(), texts, {"": expected}, f"{at}s"))
 
 
 def test_queries_for_new_replicas_agree_without_new_replicas(tmp_path):
-    texts = new_queries(["a.fn", "classes.fn", "idle.fn", "quiet.fn", "hangs.fn"], 30.0, 20.0)
+    texts = promql.new_queries(["a.fn", "classes.fn", "idle.fn", "quiet.fn", "hangs.fn"], 30.0, 20.0)
     run_promtool(tmp_path, a_test(WATCHDOGS, texts, {name: BY_THE_WATCHDOG[name] for name in texts}))
 
 
@@ -244,8 +236,8 @@ def scraped_by(job, series):
 @pytest.mark.parametrize(
     ("series", "texts", "once", "single"),
     [
-        (WATCHDOGS, queries(30.0, 20.0), BY_THE_WATCHDOG, {Summed.NO}),
-        (GATEWAY, gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY, {Summed.NO, Summed.WATCHDOGS}),
+        (WATCHDOGS, promql.queries(30.0, 20.0), BY_THE_WATCHDOG, {Summed.NO}),
+        (GATEWAY, promql.gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY, {Summed.NO, Summed.WATCHDOGS}),
     ],
     ids=["watchdog", "gateway"],
 )
@@ -291,8 +283,8 @@ def test_exceptions_are_pages_that_several_jobs_scraped_in_the_window_of_rates(t
         f'{identity}{{function_name="apart.fn",job="one",instance="c:1"}}': "8x30",
         f'{identity}{{function_name="apart.fn",job="two",instance="c:2"}}': "9x30",
     }
-    expected = {"": {"twice.fn": -2, "moved.fn": -2, GATEWAY_PAGES: -2}}
-    run_promtool(tmp_path, a_test(series, {"": exceptions(30.0, 20.0)}, expected))
+    expected = {"": {"twice.fn": -2, "moved.fn": -2, promql.GATEWAY_PAGES: -2}}
+    run_promtool(tmp_path, a_test(series, {"": promql.exceptions(30.0, 20.0)}, expected))
 
 
 def counted(function, replica, started, *points, inside=2):
@@ -371,10 +363,10 @@ def a_test(series, texts, expected, at="2m", digits=3):
 @pytest.mark.parametrize(
     ("series", "texts", "expected"),
     [
-        (WATCHDOGS, queries(30.0, 20.0), BY_THE_WATCHDOG),
+        (WATCHDOGS, promql.queries(30.0, 20.0), BY_THE_WATCHDOG),
         (
             WATCHDOGS,
-            history_queries(20.0, GatewaySlos()) | RESTORED,
+            promql.history_queries(20.0, GatewaySlos()) | promql.RESTORED,
             {
                 "rate": BY_THE_WATCHDOG["rate"],
                 "horizon": {"a.fn": 25.0},
@@ -382,9 +374,9 @@ def a_test(series, texts, expected, at="2m", digits=3):
                 "budget": {"a.fn": -0.5},
             },
         ),
-        (WATCHDOGS | GATEWAY, {"rate": history_queries(20.0, NAMED)["rate"]}, EVERY_RATE),
-        (GATEWAY, gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY),
-        (GATEWAY, gateway_queries(30.0, 20.0, MOST), BUT_THE_DEAD),
+        (WATCHDOGS | GATEWAY, {"rate": promql.history_queries(20.0, NAMED)["rate"]}, EVERY_RATE),
+        (GATEWAY, promql.gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY),
+        (GATEWAY, promql.gateway_queries(30.0, 20.0, MOST), BUT_THE_DEAD),
     ],
     ids=["watchdog", "history", "history of all", "gateway, named", "gateway, all but some"],
 )
