@@ -35,10 +35,10 @@ def exporting(receiver: Receiver, **environ: str) -> dict[str, str]:
     }
 
 
-def came(receiver: Receiver, *names: str, trace_id: str = TRACE) -> dict[str, Received]:
+def came(receiver: Receiver, *names: str) -> dict[str, Received]:
     """The spans of a trace, by their names, once these have come."""
-    wait_until(lambda: set(names) <= receiver.of_trace(trace_id).keys(), f"{names} have come")
-    return receiver.of_trace(trace_id)
+    wait_until(lambda: set(names) <= receiver.of_trace(TRACE).keys(), f"{names} have come")
+    return receiver.of_trace(TRACE)
 
 
 def test_collector_sees_a_request_wait_and_run_in_a_batch_that_links_to_it_and_the_handlers_own_span():

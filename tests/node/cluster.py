@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -99,11 +99,11 @@ class Guide:
         for block in blocks(section):
             yield Block(block.language, block.title, filled(block.text))
 
-    def follow(self, heading: str, *, take: Callable[[str], bool] = lambda _: True) -> str:
-        """Run the commands of a section that ``take`` wants; return what they said."""
+    def follow(self, heading: str) -> str:
+        """Run the commands of a section; return what they said."""
         said = ""
         for block in self.blocks(heading):
-            if block.language in ("", "sh") and take(block.text):
+            if block.language in ("", "sh"):
                 said += self.run(block.text)
         return said
 
@@ -275,22 +275,13 @@ class Load:
         return found
 
 
-def load(
-    namespace: str,
-    name: str,
-    image: str,
-    url: str,
-    *,
-    rate: float,
-    seconds: float,
-    headers: Sequence[str] = (),
-) -> Load:
+def load(namespace: str, name: str, image: str, url: str, *, rate: float, seconds: float) -> Load:
     """Start a pod that sends ``rate`` requests/s for ``seconds``."""
     container = {
         "name": "load",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "-c", LOAD, url, str(rate), str(seconds), *headers],
+        "command": ["python", "-c", LOAD, url, str(rate), str(seconds)],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     pod = {

@@ -22,10 +22,10 @@ async def send(host, port, request, counts):
         counts[type(error).__name__] += 1
 
 
-async def main(url, rate, seconds, *headers):
+async def main(url, rate, seconds):
     at = urllib.parse.urlsplit(url)
     body = b'{"prompt": "' + b"simulated " * 18 + b'"}'
-    lines = [f"POST {at.path or '/'} HTTP/1.1", f"Host: {at.netloc}", "Connection: close", *headers]
+    lines = [f"POST {at.path or '/'} HTTP/1.1", f"Host: {at.netloc}", "Connection: close"]
     head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
     counts, tasks, loop = collections.Counter(), set(), asyncio.get_running_loop()
     due = loop.time()

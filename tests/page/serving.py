@@ -132,7 +132,7 @@ def get(url: str, method: str = "GET", **headers: str) -> tuple[int, Any, bytes]
             return error.code, error.headers, error.read()
 
 
-def get_json(url: str, method: str = "GET") -> tuple[int, Any]:
-    status, headers, body = get(url, method)
+def get_json(url: str) -> tuple[int, Any]:
+    status, headers, body = get(url)
     assert headers["Content-Type"] == "application/json", body
     return status, json.loads(body)

@@ -106,8 +106,8 @@ def test_line_of_any_bytes_is_printable_and_json(target, call_id):
     assert json.loads(json.dumps(line.document()))["event"] == "request"
 
 
-def record(message: object, *arguments: object, level: int = logging.ERROR) -> logging.LogRecord:
-    made = logging.LogRecord("x", level, "", 0, message, arguments, None)
+def record(message: object, *arguments: object) -> logging.LogRecord:
+    made = logging.LogRecord("x", logging.ERROR, "", 0, message, arguments, None)
     made.created = 1_700_000_000.25
     return made
 

@@ -86,8 +86,8 @@ def test_request_that_no_worker_has_begun_waited_to_its_end(batch):
     assert {name: span.end for name, span in found.items()} == {"POST": 13.0, "queue": 13.0}
 
 
-def about(method: bytes = b"POST", target: bytes = b"/", call_id: bytes | None = None) -> dict[str, Any]:
-    return request_attributes(method, target, http_1_0=False, call_id=call_id)
+def about(method: bytes = b"POST", target: bytes = b"/") -> dict[str, Any]:
+    return request_attributes(method, target, http_1_0=False, call_id=None)
 
 
 def test_unknown_method_makes_no_name_of_its_own():

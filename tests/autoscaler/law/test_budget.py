@@ -20,8 +20,8 @@ def account(story, objective):
     return budget
 
 
-def steady(late, seconds=600.0, objective=0.99):
-    return account([(5.0, 100.0, late)] * int(seconds / 5.0), objective)
+def steady(late, seconds=600.0):
+    return account([(5.0, 100.0, late)] * int(seconds / 5.0), 0.99)
 
 
 @given(reconciles, OBJECTIVES)

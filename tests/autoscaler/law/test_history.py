@@ -23,8 +23,8 @@ def play(rates, history=None, begin=0.0):
     return history
 
 
-def odds_above(followed, rate, ratio, nothing=1e-3):
-    odds = followed.odds(rate, nothing, 20.0)
+def odds_above(followed, rate, ratio):
+    odds = followed.odds(rate, 1e-3, 20.0)
     return sum(odds[bin_of(ratio) :]) / sum(odds)
 
 

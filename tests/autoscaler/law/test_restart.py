@@ -23,9 +23,9 @@ def warmed(**past):
     return warm(SPEC, Memory.initial(FIVE, NOW), Past(**past), NOW)
 
 
-def ago(values, every=15.0):
+def ago(values):
     """Return (seconds ago, value), the last value now."""
-    return tuple((every * number, value) for number, value in enumerate(reversed(values)))
+    return tuple((15.0 * number, value) for number, value in enumerate(reversed(values)))
 
 
 STEADY = [100.0] * 200

@@ -59,14 +59,14 @@ def test_quantile_is_histogram_quantile(share, bounds, counts, expected):
     assert scrape.quantile(share, np.array(bounds), np.array(counts)) == expected
 
 
-def scraped(rows, *targets, inside=3.0):
+def scraped(rows, *targets):
     """Scrapes every 5 s of (total, good) rows."""
     scrapes = Scrapes(FUNCTION, 30.0, 20.0, 40.0)
     for tick, (total, good) in enumerate(rows):
         row = np.zeros(scrapes.columns)
         row[scrape.TOTAL], row[scrape.GOOD], row[scrape.BUCKETS] = total, good, good
         for target in targets:
-            scrapes.record(target, 5.0 * tick, row, inside, 1.0)
+            scrapes.record(target, 5.0 * tick, row, 3.0, 1.0)
         scrapes.record_gateway(5.0 * tick, 60.0 * tick)
     return scrapes
 

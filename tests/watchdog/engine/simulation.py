@@ -3,7 +3,7 @@
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from heapq import heappop, heappush
 from math import inf
 from typing import NamedTuple
@@ -73,66 +73,53 @@ class Outcome:
         return good / max(1, good + sum(start <= arrived < end for arrived in missed))
 
 
+@dataclass
 class Simulation:
     """One watchdog with ``workers`` that follow ``law``, with a little noise. Goes on from run to run."""
 
-    def __init__(
-        self,
-        law: Law,
-        *,
-        workers: int = 2,
-        slo_latency: float = 0.1,
-        max_batch_size: int = 64,
-        max_inflight: int = 4096,
-        policy: str = "slo",
-        shed_late: bool = False,
-        early: bool = False,
-        timeout: float = 30.0,
-        way_back: float = 0.0,
-        lead: float = 0.0,
-        turnaround: float = 0.0,
-        mix: Sequence[Part] = (Part(1.0),),
-        mix_paths: bool = True,
-        clients_wait: float = inf,
-    ) -> None:
-        """``turnaround``: seconds from a reply until a batch that is sent then begins.
+    law: Law
+    _: KW_ONLY
+    workers: int = 2
+    slo_latency: float = 0.1
+    max_batch_size: int = 64
+    max_inflight: int = 4096
+    shed_late: bool = False
+    early: bool = False
+    way_back: float = 0.0
+    lead: float = 0.0
+    turnaround: float = 0.0
+    """Seconds from a reply until a batch that is sent then begins."""
+    mix: Sequence[Part] = (Part(1.0),)
+    mix_paths: bool = True
+    clients_wait: float = inf
+    """Seconds after which a client disconnects."""
+    padded: Callable[[int, int], float] | None = None
+    """Instead of ``law``: seconds by size and length of the longest."""
+    by_length: bool = True
+    """Whether the engine sees how long bodies are."""
+    noise: float = 0.03
 
-        ``clients_wait``: seconds after which a client disconnects.
-        """
-        self.clients_wait = clients_wait
-        self._waiting: deque[Request] = deque()
-        self.turnaround = turnaround
-        self.law = law
-        self.noise = 0.03
-        self.workers = workers
-        self.slo_latency = slo_latency
-        self.early = early
-        self.timeout = timeout
-        self.way_back = way_back
-        self.mix = mix
-        self.padded: Callable[[int, int], float] | None = None
-        """Instead of ``law``: seconds by size and length of the longest."""
-        self.by_length = True
-        """Whether the engine sees how long bodies are."""
+    def __post_init__(self) -> None:
         self.now = 0.0
-        self.cost = CostModel(max_batch_size)
-        if mix_paths:
+        self.cost = CostModel(self.max_batch_size)
+        if self.mix_paths:
             self.cost.mix_paths()
         self.model = self.cost.overall
         self.engine = Engine(
-            POLICIES[policy](PolicySettings(max_batch_size, 0.0, slo_latency)),
+            POLICIES["slo"](PolicySettings(self.max_batch_size, 0.0, self.slo_latency)),
             self.cost,
-            max_inflight=max_inflight,
-            workers=workers,
-            shed_late=shed_late,
-            lead=lead,
+            max_inflight=self.max_inflight,
+            workers=self.workers,
+            shed_late=self.shed_late,
+            lead=self.lead,
         )
         self.sizes: list[int] = []
+        self._waiting: deque[Request] = deque()
         self._random = random.Random(1)
         self._running: list[tuple[float, int, Simulated]] = []
         self._number = 0
         self._wake = inf
-        for number in range(workers):
+        for number in range(self.workers):
             self.engine.worker_ready(Simulated(number))
 
     def run(self, rate: float, seconds: float, *, to_the_end: bool = True) -> Outcome:
@@ -174,7 +161,7 @@ class Simulation:
             (part,) = self._random.choices(self.mix, [each.share for each in self.mix])
         budget = self.slo_latency if part.budget is None else part.budget
         cost_class = (part.batch_key, part.path, part.length.bit_length() if self.by_length else 0)
-        request = Request(self._number, b"", b"", now, now + budget, now + self.timeout, cost_class)
+        request = Request(self._number, b"", b"", now, now + budget, now + 30.0, cost_class)
         request.slo_class, request.client = part.slo_class, part
         if self.early and not self.engine.idle and self.engine.predicts_late(request.deadline, now):
             outcome.add("refused", request)

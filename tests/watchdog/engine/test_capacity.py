@@ -167,8 +167,7 @@ def test_workers_sustain_nothing_where_one_request_takes_the_slo():
 def attained(
     law: Law, workers: int, slo: float, rate: float, noise: float = 0.03, requests: int = 8000
 ) -> float:
-    simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256)
-    simulation.noise = noise
+    simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256, noise=noise)
     simulation.run(rate / 3, 2)
     return simulation.run(rate, requests / rate).attainment()
 
