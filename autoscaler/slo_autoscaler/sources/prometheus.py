@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
-from requests import RequestException, Response
+from requests import JSONDecodeError, RequestException, Response
 
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.law.restart import Past
@@ -37,16 +37,17 @@ T = TypeVar("T")
 RECONCILES_BETWEEN: Final = 60
 """Reconciles between two queries of an expensive signal: five minutes at the default interval."""
 
+_OTHER_SERVER: Final = (AttributeError, JSONDecodeError, LookupError, TypeError)
+"""Errors that the client raises for an answer without data.result, which it reads unchecked."""
+
 _FOREIGN: Final = (
+    *_OTHER_SERVER,
     RequestException,
     PrometheusApiClientException,
-    AttributeError,
-    LookupError,
     OverflowError,
-    TypeError,
     ValueError,
 )
-"""Errors that the client raises; it reads data.result unchecked, so a wrong answer raises any of these."""
+"""Errors that the client raises."""
 
 
 class Server:
@@ -121,6 +122,10 @@ class Server:
             return answer()
         except SourceError as error:
             raise SourceError(f"{self._url}: wrong answer to {query}: {error}") from error
+        except _OTHER_SERVER as error:
+            # Such as a login page, or Grafana's port.
+            rule = "not an answer of Prometheus; check prometheus.url"
+            raise SourceError(f"{self._url}: {rule}: {brief(error)}") from error
         except _FOREIGN as error:
             raise SourceError(f"{self._url}: {brief(error)}") from error
 

@@ -57,6 +57,13 @@ def test_observe_wrong_answer_is_a_source_error_without_retries(server, source, 
     assert len(server.requests) <= len(source._queries)
 
 
+@pytest.mark.parametrize("body", [b"<html>Log in</html>", b"", b"{}", b"[]", b"null"])
+def test_observe_answer_of_another_server_names_the_setting(server, source, body):
+    server.faults["GET"] = doubles.status(200, body)
+    with pytest.raises(SourceError, match=r"prometheus\.url"):
+        source.observe()
+
+
 SERIES = VECTOR % b'[{"metric": {"function_name": "a.fn"}, "value": [1, "2"]}]'
 
 
