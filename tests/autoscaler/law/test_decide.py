@@ -240,7 +240,6 @@ class Case:
 PROPORTIONAL = {"policy": "proportional"}
 LEARNING = seen(capacity=None, attainment=0.9, p99=0.11)
 ERRORS = seen(rate=150.0, burn_short=20.0, queue_mean=0.001)
-FEW = {"max_step": 4, "cooldown": 30.0}
 OVERSPENT = {"budget": Budget(3600.0, served=1e5, spent=2e5)}
 NEEDED = {"needs": ((990.0, 5),), "observed": 995.0, "seen_at": 995.0}
 

@@ -82,7 +82,7 @@ class Machine(RuleBasedStateMachine):
     )
     def start(self, policy: str, shed: bool, workers: int, lead: float) -> None:
         self.policy, self.lead = policy, lead
-        self.engine, self.crew = engine(policy, workers=workers, shed_late=shed, lead=lead)
+        self.engine, _ = engine(policy, workers=workers, shed_late=shed, lead=lead)
         self.now = 0.0
         self.number = 0
         self.open: dict[int, Request] = {}
