@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import uvloop
 
 from batching_watchdog import __version__, logs
-from batching_watchdog.config import Config
+from batching_watchdog.config import Config, ignored
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
@@ -80,6 +80,8 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
         environ, cpus=available_cpus(), devices=cuda_devices(environ), files=open_files()
     )
     logs.set_up(config.log_format)
+    for line in ignored(environ):
+        log.warning("%s", line)
     folder = Path(config.function_path)
     if config.upstream_url is None and not (folder / "handler.py").is_file():
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")

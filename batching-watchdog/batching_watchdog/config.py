@@ -451,6 +451,42 @@ VARIABLES: Final[Mapping[str, Variable]] = {
 """Field of ``Config`` -> its variable."""
 
 
+LEAST_NAME: Final = 9
+"""Fewest characters of a setting's name to look for near ones: WORKER or POST may mean anything."""
+
+_SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
+"""Begin of a value that Kubernetes sets: METRICS_PORT belongs to the Service ``metrics``."""
+
+
+def ignored(environ: Mapping[str, str]) -> list[str]:
+    """Return a line for each variable that is probably meant for the watchdog, and has no effect.
+
+    A near name may be the handler's own, so it is no error.
+    """
+    names = [name for each in VARIABLES.values() for name in each.names]
+    lines = [
+        f"{name} is not a setting of the watchdog; did you mean {near}?"
+        for name, text in environ.items()
+        if name not in names and text.strip() and not _SERVICE_LINK.match(text)
+        for near in names
+        if len(near) >= LEAST_NAME and _within_one_edit(name.lower(), near.lower())
+    ]
+    process, url = VARIABLES["fprocess"], VARIABLES["upstream_url"]
+    if process.read(environ) and url.read(environ) is None:
+        name = next(name for name in process.names if environ.get(name, "").strip())
+        lines.append(f"{name} has no effect without upstream_url: the watchdog runs handler.py itself")
+    return lines
+
+
+def _within_one_edit(one: str, other: str) -> bool:
+    """Return whether one letter more, less or else, or two in each other's place, is all that differs."""
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+    one, other = one[same:], other[same:]
+    swapped = one[1::-1] + one[2:]
+    return other in (one[1:], swapped) or one == other[1:] or one[1:] == other[1:]
+
+
 def _descriptions() -> dict[str, str]:
     lines = {}
     for each in VARIABLES.values():

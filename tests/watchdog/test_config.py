@@ -9,8 +9,10 @@ from batching_watchdog.config import (
     DESCRIPTIONS,
     DRAIN_SECONDS,
     MAX_SLO_CLASSES,
+    VARIABLES,
     Config,
     HttpUrl,
+    ignored,
     parse_duration,
 )
 from batching_watchdog.errors import ConfigError
@@ -303,3 +305,50 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 )
 def test_spans_are_sent_if_opentelemetrys_variables_ask_for_it(environ: dict[str, str], traces: bool):
     assert read(**environ).traces == traces
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("SLO_LATENCY", "slo_latency"),
+        ("slo_latencyy", "slo_latency"),
+        ("slo_latncy", "slo_latency"),
+        ("slo_latancy", "slo_latency"),
+        ("slo_latnecy", "slo_latency"),
+        ("Metrics_Port", "metrics_port"),
+        ("otel_traces_exporter", "OTEL_TRACES_EXPORTER"),
+    ],
+)
+def test_ignored_variable_near_a_setting_is_named_with_it(name: str, setting: str):
+    (line,) = ignored({"slo_objective": "0.9", name: "1s"})
+    assert name in line
+    assert setting in line.replace(name, "")
+
+
+COMMON = """
+PATH HOME HOSTNAME LANG PWD TERM USER TZ TMPDIR HTTP_PROXY https_proxy NO_PROXY LD_PRELOAD POST PORTS
+WORKERS WEB_CONCURRENCY GPG_KEY PYTHON_VERSION PYTHON_SHA256 PYTHON_PIP_VERSION PYTHONUNBUFFERED PYTHONPATH
+OMP_NUM_THREADS CUDA_VISIBLE_DEVICES KUBERNETES_SERVICE_HOST KUBERNETES_SERVICE_PORT
+KUBERNETES_PORT_443_TCP_ADDR GATEWAY_PORT OPENFAAS_NAME OPENFAAS_NAMESPACE K_SERVICE K_REVISION
+K_CONFIGURATION CI GITHUB_ACTIONS GITHUB_WORKSPACE GITHUB_PATH RUNNER_OS OTEL_METRICS_EXPORTER
+OTEL_LOGS_EXPORTER OTEL_EXPORTER_OTLP_ENDPOINT OTEL_SERVICE_NAME mode cgi_headers combine_output
+content_type write_debug read_debug buffer_http http_buffer_req_body static_path hard_timeout
+log_buffer_size log_call_id jwt_auth_debug jwt_auth_local suppress_lock marshal_request debug_headers
+secret_mount_path
+"""
+"""Of shells, the Python image, Kubernetes, OpenFaaS, Knative, GitHub, OpenTelemetry and of-watchdog."""
+
+
+def test_ignored_common_environment_has_no_line():
+    settings = {
+        name: "1" for each in VARIABLES.values() for name in each.names if name != "OTEL_TRACES_EXPORTER"
+    }
+    settings |= {"upstream_url": "http://127.0.0.1:5000/", "http_upstream_url": "http://127.0.0.1:5000/"}
+    links = {"METRICS_PORT": "tcp://10.96.0.1:80", "READY_PATH": " "}
+    assert ignored(dict.fromkeys(COMMON.split(), "1") | settings | links) == []
+
+
+@pytest.mark.parametrize("name", ["fprocess", "function_process"])
+def test_ignored_process_without_an_upstream_is_named(name: str):
+    (line,) = ignored({name: "node index.js"})
+    assert name in line
