@@ -10,13 +10,13 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from tailbound_lab.local.errors import StackError, StartError
+from tailbound_lab.local.errors import PlatformError, StackError, StartError
 from tailbound_lab.local.functions import Function, Images, Registry
 from tailbound_lab.local.gateway import BasicAuth, Gateway
 from tailbound_lab.local.metrics import GatewayMetrics
@@ -146,16 +146,21 @@ class Platform:
         folder = path.resolve().parent
         try:
             text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise StackError(f"{path}: {error}") from None
+        except OSError as error:
+            raise StackError(f"{path}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise StackError(f"{path}: must be UTF-8 text") from None
         functions = parse_stack(text, os.environ, lambda name: (folder / name).read_text(), str(path))
         chosen = [item for item in functions if only is None or item.spec.name in only]
         for item in chosen:
-            self.images.add(item.spec.image, folder / item.handler)
-        return [
-            self.registry.deploy(replace(item.spec, env_vars={**item.spec.env_vars, **(environment or {})}))
-            for item in chosen
-        ]
+            with _named(f"{path}: {item.spec.name}"):
+                self.images.add(item.spec.image, folder / item.handler)
+        deployed = []
+        for item in chosen:
+            spec = replace(item.spec, env_vars={**item.spec.env_vars, **(environment or {})})
+            with _named(f"{path}: {spec.name}"):
+                deployed.append(self.registry.deploy(spec))
+        return deployed
 
     async def settled(self) -> None:
         """Return when every function has exactly the desired replicas, all ready."""
@@ -199,6 +204,15 @@ async def open_platform(settings: Settings) -> AsyncIterator[Platform]:
         yield platform
     finally:
         await platform.stop()
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Add the file and the function to the errors of the block."""
+    try:
+        yield
+    except PlatformError as error:
+        raise StackError(f"{where}: {error}") from None
 
 
 def _sweep_temporary() -> None:

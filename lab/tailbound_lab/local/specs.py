@@ -7,6 +7,7 @@ with it; ``functions`` keeps the values.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Annotated, Any, Final, NotRequired, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -20,8 +21,8 @@ MIN_LABEL: Final = "com.openfaas.scale.min"
 _Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 """A DNS label, as Kubernetes requires of names of functions and namespaces."""
 _SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$")]
-_MAX_REPLICAS_IN_BODY: Final = 10_000
-"""Maximum replicas in a request: a typing error must not exhaust the machine's processes."""
+_MAX_REPLICAS: Final = 10_000
+"""Maximum replicas in a request or a label: a typing error must not exhaust the machine's processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class _Deployment(TypedDict):
 
 
 class _Scale(TypedDict):
-    replicas: Annotated[int, Field(strict=True, ge=0, le=_MAX_REPLICAS_IN_BODY)]
+    replicas: Annotated[int, Field(strict=True, ge=0, le=_MAX_REPLICAS)]
     namespace: NotRequired[str]
 
 
@@ -106,6 +107,9 @@ def parse_deployment(body: object, query_namespace: str = "") -> FunctionSpec:
     Raises ``InvalidRequestError`` that names key, value and rule.
     """
     found = _read(_Deployment, body, query_namespace)
+    least = found.get("labels", {}).get(MIN_LABEL, "")
+    if least.isascii() and least.isdigit() and Decimal(least) > _MAX_REPLICAS:
+        raise InvalidRequestError(f"labels.{MIN_LABEL}: {least!r} must be at most {_MAX_REPLICAS}")
     return FunctionSpec(
         name=found["service"],
         image=found["image"],

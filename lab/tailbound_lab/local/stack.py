@@ -6,7 +6,7 @@ faas-cli would send. The caller reads files: ``read_file`` is an argument.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,7 +76,10 @@ def _function(
     if not isinstance(handler, str) or not handler:
         raise StackError(f"{where}: handler: required: the folder that holds handler.py")
     environment = dict(_text_map(entry, "environment", where))
-    for path in entry.get("environment_file") or ():
+    files = entry.get("environment_file") or []
+    if not isinstance(files, list) or not all(isinstance(path, str) for path in files):
+        raise StackError(f"{where}: environment_file: must be a list of files, such as [env.yml]")
+    for path in files:
         try:
             loaded = _load(substitute(read_file(path), environ, path), path)
         except (OSError, UnicodeDecodeError) as error:
@@ -100,12 +103,31 @@ def _function(
 
 def _load(text: str, where: str) -> Mapping[str, Any]:
     try:
+        twice = next(_keys_given_twice(yaml.compose(text, _TextLoader)), None)
         document = yaml.load(text, Loader=_TextLoader)  # noqa: S506 - a SafeLoader, see above
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise StackError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    if twice is not None:
+        line = twice.start_mark.line + 1
+        raise StackError(f"{where}: {twice.value}: is given twice in one map, line {line}")
     if not isinstance(document, dict):
         raise StackError(f"{where}: must be a map")
     return document
+
+
+def _keys_given_twice(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    """Yield the keys that a map has already: faas-cli refuses them, and YAML would keep the last."""
+    if isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            yield from _keys_given_twice(each)
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    yield key
+                seen.add(key.value)
+            yield from _keys_given_twice(value)
 
 
 def _text_map(document: Mapping[str, Any], key: str, where: str) -> dict[str, str]:

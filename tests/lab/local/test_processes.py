@@ -301,3 +301,12 @@ def test_nothing_survives_up_however_it_ends_and_the_next_one_tidies_up(tmp_path
             (left,) = (path for path in Path(folder).glob("lof-*") if path != mine)
             assert mine.exists()
             assert f"-{platform.pid}-" not in left.name
+
+
+@on_platform()
+async def test_a_stack_whose_folder_is_missing_names_file_and_function_and_deploys_nothing(client):
+    stack = client.folder / "stack.yml"
+    stack.write_text("functions: {one: {handler: handler, image: i}, two: {handler: missing, image: j}}")
+    with pytest.raises(PlatformError, match=r"stack\.yml: two: .*missing"):
+        client.platform.deploy_stack(stack)
+    assert not list(client.platform.registry)

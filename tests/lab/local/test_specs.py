@@ -130,6 +130,12 @@ def test_values_of_a_stack_stay_the_text_that_they_were():
         ("functions: {f: {handler: h, secrets: {a: b}}}", "f: secrets"),
         ("functions: {f: {handler: ${A^^}}}", "${A^^}"),
         ("functions: {f: {handler: h, environment_file: [missing.yml]}}", "environment_file: missing.yml"),
+        ("functions: {f: {handler: h, environment_file: env.yml}}", "f: environment_file: must"),
+        ("functions: {f: {handler: h, environment_file: [{a: b}]}}", "f: environment_file: must"),
+        ("functions: {f: {handler: h}, f: {handler: i}}", "f: is given twice"),
+        ("functions: {f: {handler: h, environment: {\na: 1,\na: 2}}}", "line 3"),
+        ("functions: {f: {handler: h, labels: {com.openfaas.scale.min: 1000000}}}", "f: labels.com.openfaas"),
+        ("functions: &a {f: *a}", "stack.yml"),
     ],
 )
 def test_mistake_in_a_stack_is_named_with_its_place(tmp_path, text, place):
