@@ -125,7 +125,9 @@ def test_large_bodies_are_not_copied_on_the_way_out():
     st.integers(0, 200) | st.integers(0, 2**64 - 1) | st.none(),
     st.binary(max_size=120),
 )
-def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(kind, read_as, count, size, data):
+def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(
+    kind: Kind, read_as: Kind, count: int, size: int | None, data: bytes
+):
     said = FrameHeader(kind, count, len(data) if size is None else size, 0.0)
     if not isinstance(both_ways(lambda: DECODERS[read_as](said, memoryview(data))), str):
         assert kind is read_as
@@ -133,7 +135,7 @@ def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(kind, read_as, co
 
 @fuzzed(300)
 @given(st.lists(REPLIES, max_size=20), st.integers(0, 1 << 32))
-def test_frame_that_is_damaged_has_the_same_fate_with_the_compiled_part(replies, seed):
+def test_frame_that_is_damaged_has_the_same_fate_with_the_compiled_part(replies: list[Reply], seed: int):
     draw = random.Random(seed)
     frame = bytearray(b"".join(wire.encode_replies(replies, 0.0)))
     for _ in range(draw.randrange(1, 4)):

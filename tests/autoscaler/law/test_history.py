@@ -84,7 +84,7 @@ def peaks(period, length, count, noise=0.0, seed=1):
 
 @fuzzed(25)
 @given(st.integers(40, 150), st.floats(0.05, 0.25), st.floats(0.0, 0.05), st.integers(0, 99))
-def test_the_distance_of_peaks_is_found_after_the_second(period, part, noise, seed):
+def test_the_distance_of_peaks_is_found_after_the_second(period: int, part: float, noise: float, seed: int):
     length = max(3, int(part * period))
     history = play(peaks(period, length, 3 * period - 5, noise, seed))
     assert history.period == pytest.approx(period, abs=1)
@@ -96,7 +96,7 @@ def test_the_distance_of_peaks_is_found_after_the_second(period, part, noise, se
 
 @fuzzed(25)
 @given(st.integers(0, 999))
-def test_noise_has_no_period(seed):
+def test_noise_has_no_period(seed: int):
     random = Random(seed)
     assert play([random.expovariate(0.01) for _ in range(300)]).period == 0
 

@@ -449,7 +449,9 @@ def test_a_late_request_of_a_quiet_class_is_served_under_a_load_that_leaves_time
     load=st.sampled_from([1.5, 2.0, 4.0]),
     seed=st.integers(0, 999),
 )
-def test_slo_class_under_overload_is_served_within_its_ageing_bound(budgets, shares, load, seed):
+def test_slo_class_under_overload_is_served_within_its_ageing_bound(
+    budgets: list[float], shares: list[int], load: float, seed: int
+):
     """Once it is overdue and one of it can be on time, others are served first at most once each."""
     made, (worker,) = engine(max_inflight=LARGE)
     alone = made._cost.overall.predict(1)

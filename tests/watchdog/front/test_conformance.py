@@ -235,7 +235,7 @@ CUTS = st.sets(st.integers(1, 600), max_size=6)
 
 @fuzzed(200)
 @given(st.lists(messages(), min_size=1, max_size=4), CUTS)
-def test_requests_are_read_as_h11_reads_them(parts, cuts):
+def test_requests_are_read_as_h11_reads_them(parts: list[bytes], cuts: set[int]):
     data = b"".join(parts)
     compare(data, split(data, cuts))
 
@@ -243,13 +243,15 @@ def test_requests_are_read_as_h11_reads_them(parts, cuts):
 @fuzzed(500)
 @given(mutants(), CUTS)
 @example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", set())
-def test_broken_requests_are_refused_as_h11_refuses_them_but_for_listed_differences(data, cuts):
+def test_broken_requests_are_refused_as_h11_refuses_them_but_for_listed_differences(
+    data: bytes, cuts: set[int]
+):
     compare(data, split(data, cuts))
 
 
 @fuzzed(200)
 @given(mutants(), CUTS)
-def test_split_of_the_reads_makes_no_difference(data, cuts):
+def test_split_of_the_reads_makes_no_difference(data: bytes, cuts: set[int]):
     whole = read_twice([data])
     for pieces in (split(data, cuts), [data[at : at + 1] for at in range(len(data))]):
         reading = read_twice(pieces)

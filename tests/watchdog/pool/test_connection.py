@@ -187,7 +187,9 @@ FRAMES = st.one_of(
     st.lists(st.integers(1, 3) | st.lists(FRAMES, max_size=3).map(b"".join)),
     st.integers(1, 64),
 )
-def test_any_bytes_from_a_worker_answer_batches_in_turn_or_end_the_connection(greets, steps, cut):
+def test_any_bytes_from_a_worker_answer_batches_in_turn_or_end_the_connection(
+    greets: bool, steps: list[int | bytes], cut: int
+):
     async def run() -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
