@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import math
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -53,9 +54,14 @@ def _introduce(platform: Platform) -> None:
         ("logs", str(platform.log_dir)),
     ]
     width = max(len(name) for name, _ in rows)
-    sys.stdout.write("".join(f"{name:{width}}  {text}\n" for name, text in rows))
-    sys.stdout.write("Ctrl-C stops everything.\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write("".join(f"{name:{width}}  {text}\n" for name, text in rows))
+        sys.stdout.write("Ctrl-C stops everything.\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # The reader may have gone (`| head`); the flush at exit would fail as well.
+        logging.warning("stdout: the addresses cannot be written: %s", error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from lab.local.harness import (
     BASIC,
     TWO,
+    UP,
     alive,
     credentials,
     missing,
@@ -310,3 +312,16 @@ async def test_a_stack_whose_folder_is_missing_names_file_and_function_and_deplo
     with pytest.raises(PlatformError, match=r"stack\.yml: two: .*missing"):
         client.platform.deploy_stack(stack)
     assert not list(client.platform.registry)
+
+
+def test_up_whose_stdout_takes_nothing_serves_until_sigterm():
+    pipe = subprocess.PIPE
+    with (
+        Path("/dev/full").open("w") as full,
+        subprocess.Popen([*UP, "--no-prometheus"], stdout=full, stderr=pipe, text=True) as platform,
+    ):
+        assert platform.stderr is not None
+        platform.stderr.readline()
+        platform.send_signal(signal.SIGTERM)
+        platform.communicate()
+    assert platform.returncode == 0
