@@ -6,9 +6,10 @@ choice is invalid; 2 the command line or the configuration is invalid.
 
 import argparse
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from slo_autoscaler.config import Config, read_config
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.fields import parse_duration
+from slo_autoscaler.fields import MOST, MOST_DIGITS, parse_duration
 from tailbound_lab.simulate import SimulationError, history, report, scalers, traces, world
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Routing, Service
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return _compare(options)
+        status = _compare(options)
+        sys.stdout.flush()
     except ConfigError as error:
         for line in error.lines:
             sys.stderr.write(f"tailbound-simulate: {line}\n")
@@ -41,10 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SimulationError as error:
         sys.stderr.write(f"tailbound-simulate: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        if error.filename is None:
+            # stdout: the flush at exit would fail as well.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough (`| head`)
+            return 0
+        place = error.filename or "stdout"
+        sys.stderr.write(f"tailbound-simulate: {place}: cannot be written: {error.strerror}\n")
+        return 1
+    return status
 
 
 def _compare(options: argparse.Namespace) -> int:
-    overrides = {"prometheus.url": options.prometheus} if options.prometheus else {}
+    overrides = {"prometheus.url": options.prometheus} if options.prometheus is not None else {}
     config = (
         read_config(options.config, overrides)
         if options.config
@@ -53,8 +67,9 @@ def _compare(options: argparse.Namespace) -> int:
     function = _function(options)
     trace = _trace(options, config)
     settings = _settings(options, config)
+    folder = _plots(options.plot)
     outcomes = _run(options, config, function, trace, settings)
-    written = report.draw(outcomes, function, Path(options.plot)) if options.plot else []
+    written = report.draw(outcomes, function, folder) if folder else []
     if options.json:
         found = {"trace": trace.name, "duration": trace.duration, "requests": len(trace.arrivals)}
         sys.stdout.write(json.dumps(found | {"outcomes": [report.as_json(each) for each in outcomes]}) + "\n")
@@ -71,6 +86,19 @@ def _compare(options: argparse.Namespace) -> int:
     for file in written:
         console.print(f"wrote {file}")
     return 0
+
+
+def _plots(path: str | None) -> Path | None:
+    """Make the folder for plots, before a simulation that may take minutes."""
+    if path is None:
+        return None
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SimulationError(
+            f"--plot {path}: must be a folder that can be written: {error.strerror}"
+        ) from None
+    return Path(path)
 
 
 def _run(
@@ -97,7 +125,7 @@ def _run(
 
 
 def _function(options: argparse.Namespace) -> Function:
-    if options.service_table:
+    if options.service_table is not None:
         service = Service(tuple(_numbers("--service-table", options.service_table)))
     else:
         parts = _numbers("--service-time", options.service_time)
@@ -125,9 +153,9 @@ def _numbers(flag: str, text: str) -> list[float]:
 
 
 def _trace(options: argparse.Namespace, config: Config) -> Trace:
-    if options.trace:
+    if options.trace is not None:
         return traces.read(Path(options.trace), cv2=options.cv2 or 1.0, seed=options.seed)
-    if options.generate:
+    if options.generate is not None:
         return traces.generate(
             options.generate, options.rate, round(options.duration), cv2=options.cv2, seed=options.seed
         )
@@ -161,6 +189,17 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
+def _whole(least: int) -> Callable[[str], int]:
+    """Return the type of a flag that takes a whole number from ``least`` on."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or len(text) > MOST_DIGITS or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least} to {MOST}")
+        return int(text)
+
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tailbound-simulate",
@@ -188,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=float, default=100.0, help="with --generate: requests per second [100]")
     add("--duration", type=_duration, default=3600.0, metavar="TIME", help="with --generate: length [1h]")
     add("--cv2", type=float, help="burstiness of arrivals: 1 is Poisson [1; 4 for gamma]")
-    add("--seed", type=int, default=1, help="seed of arrivals and routing [1]")
+    add("--seed", type=_whole(0), default=1, help="seed of arrivals and routing [1]")
     add("--config", metavar="FILE", help="the autoscaler's configuration [every default, up to 20 replicas]")
     add(
         "--function",
@@ -223,9 +262,9 @@ def _parser() -> argparse.ArgumentParser:
         default="random",
         help="choice of the replica [random]",
     )
-    add("--replicas", type=int, help="replicas at the start [enough for the first half minute]")
-    add("--min-replicas", type=int, help="lower bound [the configuration's]")
-    add("--max-replicas", type=int, help="upper bound [the configuration's]")
+    add("--replicas", type=_whole(1), help="replicas at the start [enough for the first half minute]")
+    add("--min-replicas", type=_whole(1), help="lower bound [the configuration's]")
+    add("--max-replicas", type=_whole(1), help="upper bound [the configuration's]")
     add("--json", action="store_true", help="print JSON instead of the table")
     add("--plot", metavar="DIR", help="write pareto.png and series.png there")
     return parser

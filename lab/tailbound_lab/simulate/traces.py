@@ -21,6 +21,9 @@ from tailbound_lab.simulate import SimulationError
 
 Floats = NDArray[np.float64]
 
+MAX_REQUESTS: Final = 1e9
+"""Most requests of a trace: their times fill 8 GB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -59,9 +62,13 @@ def from_rates(name: str, rates: Sequence[float] | Floats, *, cv2: float = 1.0, 
     levels = np.asarray(rates, dtype=np.float64)
     if not len(levels) or not np.all(np.isfinite(levels)) or np.any(levels < 0.0):
         raise SimulationError(f"{name}: rates must be finite and 0 or more, one for each second")
-    if not cv2 > 0.0:
-        raise SimulationError(f"{name}: cv2 must be above 0, not {cv2:g}")
+    if not 0.0 < cv2 < math.inf:
+        raise SimulationError(f"{name}: cv2 must be above 0 and finite, not {cv2:g}")
     expected = np.concatenate(([0.0], np.cumsum(levels)))
+    if expected[-1] > MAX_REQUESTS:
+        raise SimulationError(
+            f"{name}: a trace must have at most {MAX_REQUESTS:g} requests, not {expected[-1]:g}"
+        )
     draw = np.random.default_rng(seed)
     parts, reached = [], 0.0
     while reached < expected[-1]:
@@ -110,7 +117,10 @@ def read(path: Path, *, cv2: float = 1.0, seed: int = 1) -> Trace:
         raise SimulationError(f"{path}: must be UTF-8 text") from None
     if path.suffix == ".json":
         return _from_json(path, text, cv2, seed)
-    rows = [row for row in csv.reader(text.splitlines()) if row]
+    try:
+        rows = [row for row in csv.reader(text.splitlines()) if row]
+    except csv.Error as error:
+        raise SimulationError(f"{path}: not CSV: {error}") from None
     if not rows:
         raise SimulationError(f"{path}: is empty")
     header = [cell.strip().upper() for cell in rows[0]]
@@ -125,8 +135,8 @@ def read(path: Path, *, cv2: float = 1.0, seed: int = 1) -> Trace:
 
 def _from_json(path: Path, text: str, cv2: float, seed: int) -> Trace:
     try:
-        data = json.loads(text)
-    except ValueError as error:
+        data = json.loads(text, parse_int=_whole)
+    except (ValueError, RecursionError) as error:
         raise SimulationError(f"{path}: not JSON: {error}") from None
     kinds = data if isinstance(data, dict) else {"": data}
     kind = next((key for key in ("times", "counts", "") if key in kinds), None)
@@ -138,6 +148,11 @@ def _from_json(path: Path, text: str, cv2: float, seed: int) -> Trace:
     if kind == "times" or (not kind and any(isinstance(value, float) for value in values)):
         return from_times(path.stem, values)
     return from_rates(path.stem, values, cv2=cv2, seed=seed)
+
+
+def _whole(text: str) -> int | float:
+    """Return the number; one that is too large for a float is infinite, which no trace takes."""
+    return int(text) if math.isfinite(value := float(text)) else value
 
 
 def _number(text: str) -> float | None:
