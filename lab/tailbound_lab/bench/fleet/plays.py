@@ -80,9 +80,11 @@ class Play:
 def code(*, ours: bool) -> str:
     """Return a digest of simulator and engine, and with ``ours`` of our policy and its configuration.
 
-    Only our outcomes depend on ``scalers.py``, which creates our scaler.
+    Only our outcomes depend on ``scalers.py``, which creates our scaler. None depends on the command line, or
+    on how a trace was made: its arrivals are in the key.
     """
-    simulator = sorted(Path(tailbound_lab.simulate.__file__).parent.glob("*.py"))
+    folder = Path(tailbound_lab.simulate.__file__).parent
+    simulator = sorted({*folder.glob("*.py")} - {folder / "__main__.py", folder / "traces.py"})
     engine = sorted((Path(batching_watchdog.__file__).parent / "engine").glob("*.py"))
     files = [file for file in simulator if ours or file.name != "scalers.py"] + engine
     if ours:
