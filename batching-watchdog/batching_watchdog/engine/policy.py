@@ -217,7 +217,7 @@ class Slo:
             begin = at.now + (RESERVE * (lane.keys[0] - lane.on_time[0].arrived) if at.overloaded else 0.0)
             late = _first_on_time(lane, 1, begin)
             if late:
-                return Late(lane, late)
+                return Late(lane, _late_with_own_reserve(lane, late, at) if at.overloaded else late)
             cut = _with_overdue(self._cut(lane, begin, at), begin, at.now)
             if at.overloaded and (waits := self._waits(cut, begin, at)) > at.now:
                 opens = min(opens, waits)
@@ -270,6 +270,17 @@ class Slo:
 def _first_on_time(lane: Lane, size: int, begin: float) -> int:
     """Return the place in ``lane`` from which requests are on time in a batch of ``size``."""
     return bisect_left(lane.keys, begin + lane.model.predict(size))
+
+
+def _late_with_own_reserve(lane: Lane, late: int, at: Situation) -> int:
+    """Return how many of the first ``late`` requests go late: those before one with time by its own reserve.
+
+    The reserve of a budget of 1 s is most of a budget of 30 ms, and a class behind such a request would never
+    be served.
+    """
+    keys, alone = lane.keys, at.now + lane.model.predict(1)
+    reserves = (RESERVE * (keys[place] - lane.on_time[place].arrived) for place in range(1, late))
+    return next((place for place, each in enumerate(reserves, 1) if keys[place] - each >= alone), late)
 
 
 def _cut_of(lane: Lane, start: int, size: int) -> Cut:

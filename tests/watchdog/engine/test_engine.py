@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -449,6 +449,7 @@ def test_a_late_request_of_a_quiet_class_is_served_under_a_load_that_leaves_time
     load=st.sampled_from([1.5, 2.0, 4.0]),
     seed=st.integers(0, 999),
 )
+@example(budgets=[1.0, 0.03], shares=[1, 1, 1], load=4.0, seed=1)
 def test_slo_class_under_overload_is_served_within_its_ageing_bound(
     budgets: list[float], shares: list[int], load: float, seed: int
 ):
