@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import yaml
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -207,29 +206,14 @@ def _text(path: str) -> str:
 def _mapping(text: str, file: str) -> dict[str, Any]:
     """Return the keys of YAML text. Raises ``ConfigError``."""
     try:
-        twice = _keys_given_twice(yaml.compose(text, yaml.SafeLoader))
-        raw = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a timestamp that is no date
-        raise ConfigError([f"{file}: not YAML: {' '.join(str(error).split())}"]) from None
+        raw, twice = fields.parse_yaml(text, file)
+    except ValueError as error:
+        raise ConfigError([f"{file}: {error}"]) from None
     if twice:
         raise ConfigError([f"{file}: {_key(key)}: is given twice, line {line}" for key, line in twice])
     if raw is not None and not isinstance(raw, dict):
         raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
     return raw or {}
-
-
-def _keys_given_twice(node: yaml.Node | None, path: str = "") -> list[tuple[str, int]]:
-    """Return the dotted keys that occur twice in a mapping, with the line: YAML would keep the last."""
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    twice, seen = [], set()
-    for key, value in node.value:
-        name = f"{path}{key.value}"
-        if name in seen:
-            twice.append((name, key.start_mark.line + 1))
-        seen.add(name)
-        twice += _keys_given_twice(value, f"{name}.")
-    return twice
 
 
 def _override(raw: dict[str, Any], path: list[str], value: object) -> dict[str, Any]:

@@ -5,6 +5,7 @@ with type, default and docstring. ``config`` composes the sections. Next step: `
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import (
     Annotated,
@@ -21,6 +22,7 @@ from typing import (
 )
 from urllib.parse import urlsplit
 
+import yaml
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
@@ -55,6 +57,40 @@ def parse_duration(value: object) -> float:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value)
     raise ValueError("must be a duration, such as 250ms, 30s or 1m30s (a plain number is seconds)")
+
+
+def parse_yaml(
+    text: str, file: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader
+) -> tuple[Any, list[tuple[str, int]]]:
+    """Return the document in ``text``, and its dotted keys that occur twice in a mapping, with their lines.
+
+    YAML itself would keep the last. Raises ``ValueError``, one line with the place in ``file``.
+    """
+    reader = loader(text)
+    reader.name = file
+    try:
+        node = reader.get_single_node()
+        twice = list(_given_twice(node))
+        return (None if node is None else reader.construct_document(node)), twice
+    # ValueError: a timestamp that is no date.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+    finally:
+        reader.dispose()
+
+
+def _given_twice(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _given_twice(value, f"{path}[{index}]")
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            name = f"{path}.{key.value}" if path else str(key.value)
+            if name in seen:
+                yield name, key.start_mark.line + 1
+            seen.add(name)
+            yield from _given_twice(value, name)
 
 
 def hidden(rule: str) -> PydanticCustomError:

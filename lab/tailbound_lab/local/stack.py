@@ -6,12 +6,13 @@ faas-cli would send. The caller reads files: ``read_file`` is an argument.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
 
+from slo_autoscaler.fields import parse_yaml
 from tailbound_lab.local.errors import InvalidRequestError, StackError
 from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec, parse_deployment
 
@@ -103,31 +104,14 @@ def _function(
 
 def _load(text: str, where: str) -> Mapping[str, Any]:
     try:
-        twice = next(_keys_given_twice(yaml.compose(text, _TextLoader)), None)
-        document = yaml.load(text, Loader=_TextLoader)  # noqa: S506 - a SafeLoader, see above
-    except (yaml.YAMLError, RecursionError) as error:
-        raise StackError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
-    if twice is not None:
-        line = twice.start_mark.line + 1
-        raise StackError(f"{where}: {twice.value}: is given twice in one map, line {line}")
+        document, twice = parse_yaml(text, where, _TextLoader)
+    except ValueError as error:
+        raise StackError(f"{where}: {error}") from None
+    for key, line in twice:
+        raise StackError(f"{where}: {key}: is given twice, line {line}")
     if not isinstance(document, dict):
         raise StackError(f"{where}: must be a map")
     return document
-
-
-def _keys_given_twice(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
-    """Yield the keys that a map has already: faas-cli refuses them, and YAML would keep the last."""
-    if isinstance(node, yaml.SequenceNode):
-        for each in node.value:
-            yield from _keys_given_twice(each)
-    elif isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    yield key
-                seen.add(key.value)
-            yield from _keys_given_twice(value)
 
 
 def _text_map(document: Mapping[str, Any], key: str, where: str) -> dict[str, str]:

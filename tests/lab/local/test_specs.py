@@ -133,7 +133,11 @@ def test_values_of_a_stack_stay_the_text_that_they_were():
         ("functions: {f: {handler: h, environment_file: env.yml}}", "f: environment_file: must"),
         ("functions: {f: {handler: h, environment_file: [{a: b}]}}", "f: environment_file: must"),
         ("functions: {f: {handler: h}, f: {handler: i}}", "f: is given twice"),
-        ("functions: {f: {handler: h, environment: {\na: 1,\na: 2}}}", "line 3"),
+        (
+            "functions: {f: {handler: h, environment: {\na: 1,\na: 2}}}",
+            "environment.a: is given twice, line 3",
+        ),
+        ("functions: {f: {handler: h, secrets: [{a: 1, a: 2}]}}", "f.secrets[0].a: is given twice"),
         ("functions: {f: {handler: h, labels: {com.openfaas.scale.min: 1000000}}}", "f: labels.com.openfaas"),
         ("functions: &a {f: *a}", "stack.yml"),
     ],
