@@ -39,6 +39,10 @@ class Lane:
         """Service times of its batches."""
         return self.pool.times
 
+    def budget(self, place: int) -> float:
+        """Return the seconds from the arrival to the deadline of the request at ``place``."""
+        return self.keys[place] - self.on_time[place].arrived
+
     def add(self, request: Request, key: float) -> None:
         """Queue ``request`` after all requests with a key up to ``key``."""
         keys, on_time = self.keys, self.on_time

@@ -214,7 +214,7 @@ class Slo:
         """Take the best cut, unless a lane has late requests or every cut waits for more."""
         cuts, opens = [], inf
         for lane in lanes:
-            begin = at.now + (RESERVE * (lane.keys[0] - lane.on_time[0].arrived) if at.overloaded else 0.0)
+            begin = at.now + (RESERVE * lane.budget(0) if at.overloaded else 0.0)
             late = _first_on_time(lane, 1, begin)
             if late:
                 return Late(lane, _late_with_own_reserve(lane, late, at) if at.overloaded else late)
@@ -241,7 +241,7 @@ class Slo:
             return _cut_of(lane, 0, most)
         if not at.overloaded:
             # The sustainable size: a request first waits for ``ahead`` batches like its own.
-            span = (keys[0] - lane.on_time[0].arrived) / (1 + at.ahead)
+            span = lane.budget(0) / (1 + at.ahead)
             least = max(1, min(best, lane.model.largest_within(span)))
             start = _first_on_time(lane, least, begin) if len(keys) > least else 0
             if start == 0 or start + least <= len(keys):
@@ -279,7 +279,7 @@ def _late_with_own_reserve(lane: Lane, late: int, at: Situation) -> int:
     be served.
     """
     keys, alone = lane.keys, at.now + lane.model.predict(1)
-    reserves = (RESERVE * (keys[place] - lane.on_time[place].arrived) for place in range(1, late))
+    reserves = (RESERVE * lane.budget(place) for place in range(1, late))
     return next((place for place, each in enumerate(reserves, 1) if keys[place] - each >= alone), late)
 
 
@@ -326,8 +326,7 @@ def _with_overdue(cut: Cut, begin: float, now: float) -> Cut:
 def _first_job(cuts: list[Cut], at: Situation) -> Cut:
     """Return the cut that goes first: Moore's rule, then the densest that makes no other late."""
     for cut in cuts:
-        budget = cut.deadline - cut.lane.on_time[cut.start].arrived
-        if cut.overdue or at.now - cut.lane.served > AGE * budget:
+        if cut.overdue or at.now - cut.lane.served > AGE * cut.lane.budget(cut.start):
             return cut
     cuts.sort(key=attrgetter("deadline"))
     kept: list[Cut] = []
