@@ -1,82 +1,34 @@
 """The command line: ``local-openfaas up``."""
 
 import argparse
-import asyncio
 import logging
 import math
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvloop
-
 from tailbound_lab import __version__
 from tailbound_lab.local.errors import PlatformError
-from tailbound_lab.local.platform import Platform, Settings, open_platform
-from tailbound_lab.local.services import AUTOSCALER_CONFIG
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 after a clean stop, 1 if the platform cannot start, 2 for a wrong argument."""
+    """Run the command; 0 after a clean stop, 1 if the platform cannot start, 2 for a wrong argument.
+
+    Ctrl-C before the platform runs gives 130.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        uvloop.run(_up(_settings(options)))
+        # Imported here, so that Ctrl-C during the imports, half a second, gives no traceback.
+        from tailbound_lab.local import up  # noqa: PLC0415 - see above
+
+        up.run(options)
     except PlatformError as error:
         sys.stderr.write(f"local-openfaas: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-async def _up(settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    async with open_platform(settings) as platform:
-        _introduce(platform)
-        await stop.wait()
-        sys.stderr.write("stopping\n")
-
-
-def _introduce(platform: Platform) -> None:
-    names = [function.spec.full_name for function in platform.registry]
-    rows = [
-        *((name, f"{platform.gateway_url}/function/{name}") for name in names),
-        ("gateway", platform.gateway_url),
-        ("Prometheus", platform.prometheus_url or "off"),
-        ("autoscaler", platform.autoscaler_url or "off"),
-        ("status page", platform.page_url or "none"),
-        ("logs", str(platform.log_dir)),
-    ]
-    width = max(len(name) for name, _ in rows)
-    try:
-        sys.stdout.write("".join(f"{name:{width}}  {text}\n" for name, text in rows))
-        sys.stdout.write("Ctrl-C stops everything.\n")
-        sys.stdout.flush()
-    except OSError as error:
-        # The reader may have gone (`| head`); the flush at exit would fail as well.
-        logging.warning("stdout: the addresses cannot be written: %s", error.strerror)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _settings(options: argparse.Namespace) -> Settings:
-    return Settings(
-        stack=options.stack,
-        images=dict(options.image),
-        port=options.port,
-        with_prometheus=not options.no_prometheus,
-        prometheus_port=options.prometheus_port,
-        with_autoscaler=not (options.no_autoscaler or options.no_prometheus),
-        autoscaler_config=options.autoscaler_config,
-        run_dir=options.run_dir,
-        basic_auth_dir=options.basic_auth_dir,
-        hold_timeout=options.hold_timeout,
-    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,7 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--autoscaler-config",
         type=Path,
-        default=AUTOSCALER_CONFIG,
         metavar="FILE",
         help="the autoscaler's configuration [lab/autoscaler.yaml]",
     )

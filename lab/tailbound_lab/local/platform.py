@@ -192,7 +192,7 @@ class Platform:
                 auth_dir=settings.basic_auth_dir,
             )
             await self.autoscaler.start(_AUTOSCALER_START)
-            self.page_url = await asyncio.to_thread(page_url, self.autoscaler.log_file)
+            self.page_url = await page_url(self.autoscaler.log_file)
 
 
 @asynccontextmanager

@@ -192,14 +192,17 @@ def autoscaler_service(
     )
 
 
-def page_url(log: Path) -> str | None:
+async def page_url(log: Path) -> str | None:
     """Return the URL of the autoscaler's status page from the log of its last start; None without a page.
 
     If its port is taken, the autoscaler runs without a page.
     """
     for _ in range(round(_PAGE_PATIENCE / _POLL)):
-        said = list(_STARTED.finditer(log.read_text(errors="replace"))) if log.exists() else []
-        if said:
+        if said := _starts(log):
             return said[-1]["page"]
-        time.sleep(_POLL)
+        await asyncio.sleep(_POLL)
     return None
+
+
+def _starts(log: Path) -> list[re.Match[str]]:
+    return list(_STARTED.finditer(log.read_text(errors="replace"))) if log.exists() else []

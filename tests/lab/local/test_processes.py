@@ -305,6 +305,49 @@ def test_nothing_survives_up_however_it_ends_and_the_next_one_tidies_up(tmp_path
             assert f"-{platform.pid}-" not in left.name
 
 
+IMPORTING = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "uvloop":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+from tailbound_lab.local.__main__ import main
+sys.exit(main(["up", "--no-prometheus", "--port", "0"]))
+"""
+
+
+def test_up_interrupted_during_its_imports_ends_without_a_traceback():
+    run = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_signaled_while_prometheus_starts_stops_and_leaves_no_process(tmp_path, number):
+    prometheus = tmp_path / "prometheus"
+    prometheus.write_text("#!/bin/sh\nexec sleep 600\n")  # never ready
+    prometheus.chmod(0o755)
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    command, pipe = [*UP, "--prometheus-port", "0"], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environ) as platform:
+        asyncio.run(until(lambda: any(map(sleeps, descendants(platform.pid)))))
+        below = descendants(platform.pid)
+        platform.send_signal(number)
+        said, error = platform.communicate()
+    assert (platform.returncode, said, error.count("\n")) == (0, "", 1), error
+    assert not any(map(alive, below))
+    assert list(tmp_path.iterdir()) == [prometheus]
+
+
+def sleeps(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
+    except OSError:  # it has ended
+        return False
+
+
 @on_platform()
 async def test_a_stack_whose_folder_is_missing_names_file_and_function_and_deploys_nothing(client):
     stack = client.folder / "stack.yml"
