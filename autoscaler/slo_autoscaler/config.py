@@ -206,11 +206,11 @@ def _text(path: str) -> str:
 def _mapping(text: str, file: str) -> dict[str, Any]:
     """Return the keys of YAML text. Raises ``ConfigError``."""
     try:
-        raw, twice = fields.parse_yaml(text, file)
+        raw, wrong = fields.parse_yaml(text, file)
     except ValueError as error:
         raise ConfigError([f"{file}: {error}"]) from None
-    if twice:
-        raise ConfigError([f"{file}: {_key(key)}: is given twice, line {line}" for key, line in twice])
+    if wrong:
+        raise ConfigError([f"{file}: {_key(key)}: {rule}" for key, rule in wrong])
     if raw is not None and not isinstance(raw, dict):
         raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
     return raw or {}
@@ -282,7 +282,7 @@ def _platform_keys(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -31,6 +31,7 @@ _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m":
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _GO_DURATION: Final = re.compile(rf"(?:{_GO_PART.pattern})+")
 _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
+_TEXT_KEYS: Final = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -61,17 +62,18 @@ def parse_duration(value: object) -> float:
 
 def parse_yaml(
     text: str, file: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader
-) -> tuple[Any, list[tuple[str, int]]]:
-    """Return the document in ``text``, and its dotted keys that occur twice in a mapping, with their lines.
+) -> tuple[Any, list[tuple[str, str]]]:
+    """Return the document in ``text`` and no faults, or None and {dotted key, rule} of each wrong key.
 
-    YAML itself would keep the last. Raises ``ValueError``, one line with the place in ``file``.
+    A key must be text, and occur once in its mapping: of two, YAML itself would keep the last. Raises
+    ``ValueError``, one line with the place in ``file``.
     """
     reader = loader(text)
     reader.name = file
     try:
         node = reader.get_single_node()
-        twice = list(_given_twice(node))
-        return (None if node is None else reader.construct_document(node)), twice
+        faults = list(_wrong_keys(node))
+        return (None if node is None or faults else reader.construct_document(node)), faults
     # ValueError: a timestamp that is no date.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
@@ -79,18 +81,28 @@ def parse_yaml(
         reader.dispose()
 
 
-def _given_twice(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
+def _wrong_keys(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield from _given_twice(value, f"{path}[{index}]")
+            yield from _wrong_keys(value, f"{path}[{index}]")
     elif isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            name = f"{path}.{key.value}" if path else str(key.value)
-            if name in seen:
-                yield name, key.start_mark.line + 1
+            written = _written(key)
+            name, line = f"{path}.{written}" if path else written, key.start_mark.line + 1
+            if key.tag not in _TEXT_KEYS:
+                yield name, f"the key must be text; write it in quotes, line {line}"
+            elif name in seen:
+                yield name, f"is given twice, line {line}"
             seen.add(name)
-            yield from _given_twice(value, name)
+            yield from _wrong_keys(value, name)
+
+
+def _written(key: yaml.Node) -> str:
+    """Return a key as the file has it; for one that is a list or a mapping its brackets."""
+    if isinstance(key, yaml.ScalarNode):
+        return str(key.value) or "''"
+    return "[...]" if isinstance(key, yaml.SequenceNode) else "{...}"
 
 
 def hidden(rule: str) -> PydanticCustomError:

@@ -15,6 +15,8 @@ delay a probe.
 
 from typing import Protocol
 
+from pydantic import ValidationInfo, field_validator
+
 from slo_autoscaler import sources
 from slo_autoscaler.fields import HostName, Port, settings
 from slo_autoscaler.platforms import PlatformSettings
@@ -37,6 +39,23 @@ class Settings:
     """Port of the status page; 0 chooses a free one; None: no page."""
     page_allowed_hosts: tuple[HostName, ...] = ()
     """Host names of the page that browsers may use, besides localhost and IP addresses."""
+
+    @field_validator("probe_port", "page_port")
+    @classmethod
+    def _port_of_its_own(cls, port: int | None, info: ValidationInfo) -> int | None:
+        host = info.data.get("page_host" if info.field_name == "page_port" else "host")
+        for other in ("port", "probe_port"):
+            if port and port == info.data.get(other) and _overlap(host, info.data.get("host")):
+                raise ValueError(f"must differ from web.{other}: each needs a port of its own")
+        return port
+
+
+def _overlap(host: str | None, other: str | None) -> bool:
+    """Return whether one port cannot be listened on at both addresses; None, a wrong one, overlaps none."""
+    if host is None or other is None:
+        return False
+    every_ipv4 = "0.0.0.0" in (host, other) and ":" not in host + other  # noqa: S104 - compared only
+    return host == other or "::" in (host, other) or every_ipv4
 
 
 class Plan(Protocol):

@@ -104,11 +104,11 @@ def _function(
 
 def _load(text: str, where: str) -> Mapping[str, Any]:
     try:
-        document, twice = parse_yaml(text, where, _TextLoader)
+        document, wrong = parse_yaml(text, where, _TextLoader)
     except ValueError as error:
         raise StackError(f"{where}: {error}") from None
-    for key, line in twice:
-        raise StackError(f"{where}: {key}: is given twice, line {line}")
+    for key, rule in wrong:
+        raise StackError(f"{where}: {key}: {rule}")
     if not isinstance(document, dict):
         raise StackError(f"{where}: must be a map")
     return document
