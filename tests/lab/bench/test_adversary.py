@@ -51,6 +51,13 @@ def test_score_is_above_zero_only_where_another_meets_what_ours_misses_at_twice_
     assert score(ours, hopeless | {"hpa": theirs}, 0.99) == pytest.approx(worth)
 
 
+def test_search_ranks_traces_by_what_is_missed_beyond_the_worst_jump():
+    jump, ramps, met = (
+        Tried((), 1, *rest) for rest in ((7.0, "kpa", 7.5), (0.5, "kpa", 0.2), (-0.1, "", 0.3))
+    )
+    assert sorted((jump, met, ramps), key=lambda tried: tried.fitness) == [jump, met, ramps]
+
+
 def play(few):
     """Traces with a higher third gene are worse."""
     return [Tried(genes, seed, genes[2] - 1.0, "") for genes, seed in few]

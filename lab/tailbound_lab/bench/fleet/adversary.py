@@ -1,9 +1,10 @@
 """``bench adversary``: an evolutionary search for a trace on which a default baseline is better than ours.
 
 Ours misses the objective there; the baseline, with its default settings, meets it at no more than twice our
-cost. A trace is a genome of some twenty numbers: a base rate, three waves, noise, and the function. Traces
-are short and slow, so that thousands can be tried. The worst ones are played again with several routings:
-each shows a fault to fix or a limit to document.
+cost. The search does not count what one jump makes late within a start-up: no scaler can foresee it, and a
+baseline that is on time there has spare replicas by chance. A trace is a genome of some twenty numbers: a
+base rate, three waves, noise, and the function. Traces are short and slow, so that thousands can be tried.
+The worst ones are played again with several routings: each shows a fault to fix or a limit to document.
 
 The next generation follows from the earlier traces and a seed, so a stopped search resumes.
 """
@@ -21,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from tailbound_lab.bench import page
-from tailbound_lab.bench.fleet.plays import Workload, code, progress, together
+from tailbound_lab.bench.fleet.plays import Workload, code, progress, together, told
 from tailbound_lab.bench.fleet.scaling import BOUNDS, ROUTINGS, RUN, ours
 from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate import baselines, report, traces
@@ -241,6 +242,13 @@ class Tried:
     score: float
     against: str
     """The nearest baseline; empty if ours meets the objective."""
+    at_once: float = 0.0
+    """Requests that ours missed within one start-up and two reconciles, as a multiple of the budget."""
+
+    @property
+    def fitness(self) -> float:
+        """The score without the worst jump, by which the search ranks traces."""
+        return self.score - self.at_once if self.score > 0.0 else self.score
 
 
 def evaluate(individual: Individual) -> Tried:
@@ -261,16 +269,19 @@ def evaluate(individual: Individual) -> Tried:
                 break
     nearest = lacks(own, others, objective)
     against = min(nearest, key=lambda name: nearest[name]) if nearest else ""
+    at_once = own["missed_at_once"]
     if against and nearest[against] <= 0.0:
         second = replace(RUN, seed=ROUTINGS[1])
-        own = together([own, _played(workload, ours("slo")(workload), second)])
+        again = _played(workload, ours("slo")(workload), second)
+        at_once = (at_once + again["missed_at_once"]) / 2.0
+        own = together([own, again])
         other = _played(workload, defaults(workload)[against], second)
         others = {against: together([others[against], other])}
-    return Tried(*individual, score(own, others, objective), against)
+    return Tried(*individual, score(own, others, objective), against, at_once / (1.0 - objective))
 
 
 def _played(workload: Workload, scaler: Scaler, world: Settings = RUN) -> dict[str, Any]:
-    return report.as_json(run(workload.trace, workload.function, scaler, world))
+    return told(run(workload.trace, workload.function, scaler, world), workload.function)
 
 
 # The search.
@@ -283,7 +294,7 @@ def offspring(past: Sequence[Tried], seed: int) -> list[Individual]:
     some. A few are drawn anew, and all of the first generation.
     """
     draw = np.random.default_rng((seed, len(past)))
-    parents = sorted(past, key=lambda tried: -tried.score)[:GENERATION]
+    parents = sorted(past, key=lambda tried: -tried.fitness)[:GENERATION]
     found = []
     for number in range(GENERATION):
         fresh = not parents or number < IMMIGRANTS
@@ -308,7 +319,7 @@ def search(past: list[Tried], seed: int, number: int, play: Evaluate) -> Iterato
     generations = math.ceil((number - len(past)) / GENERATION)
     for _ in progress(range(generations), generations, "generations"):
         past += play(offspring(past, seed))
-        yield max(past, key=lambda tried: tried.score)
+        yield max(past, key=lambda tried: tried.fitness)
 
 
 # Presentation.
@@ -348,13 +359,17 @@ def table(found: Genome, outcomes: Mapping[str, Sequence[Outcome]], head: str) -
     return f"{head}\n\n{page.markdown(columns, rows)}\n\n```json\n{words}\n```\n"
 
 
-def verdict(outcomes: Mapping[str, Sequence[Outcome]], objective: float) -> tuple[float, str]:
-    """Return the score over all routings, and the nearest baseline."""
+def verdict(found: Genome, outcomes: Mapping[str, Sequence[Outcome]]) -> Tried:
+    """Return the score over all routings, with the nearest baseline. Genes are not known here."""
+    objective = found.function.slo_objective
     seen = {name: together([report.as_json(each) for each in several]) for name, several in outcomes.items()}
     own = seen.pop("slo")
     seen.pop("oracle")
     nearest = lacks(own, seen, objective)
-    return score(own, seen, objective), min(nearest, key=lambda name: nearest[name])
+    jumps = [told(each, found.function)["missed_at_once"] for each in outcomes["slo"]]
+    at_once = sum(jumps) / len(jumps) / (1.0 - objective)
+    against = min(nearest, key=lambda name: nearest[name])
+    return Tried((), found.seed, score(own, seen, objective), against, at_once)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -374,33 +389,36 @@ def main(options: argparse.Namespace, output: Path) -> int:
         head = f"The genome in `{options.replay.name}`:"
     else:
         past = _search(options, output / "adversary.json")
-        best = sorted(past, key=lambda tried: -tried.score)[:CANDIDATES]
+        best = sorted(past, key=lambda tried: -tried.fitness)[:CANDIDATES]
         candidates = [genome(tried.genes, tried.seed) for tried in best]
-        found = sum(tried.score > 0.0 for tried in past)
+        missed = sum(tried.score > 0.0 for tried in past)
+        beyond = sum(tried.fitness > 0.0 for tried in past)
         head = (
             f"Simulated, {page.origin()['date']}; {len(past):,} traces of {SECONDS // 60} minutes. On"
-            f" {found:,} of them Tailbound missed the objective and a baseline met it. The worst:"
+            f" {missed:,} of them Tailbound missed the objective and a baseline met it; on {beyond:,} also"
+            " without its worst jump. The worst of these:"
         )
     played = [(each, replay(each)) for each in progress(candidates, len(candidates), "candidates")]
-    worst, outcomes = max(played, key=lambda pair: verdict(pair[1], pair[0].function.slo_objective))
+    worst, outcomes = max(played, key=lambda pair: verdict(*pair).fitness)
     (output / "adversary-worst.json").write_text(json.dumps(asdict(worst), indent=1) + "\n")
-    value, against = verdict(outcomes, worst.function.slo_objective)
+    found = verdict(worst, outcomes)
     head += (
-        f" with {len(ROUTINGS)} routings Tailbound misses {value + 1.0:.1f} times what the objective allows,"
-        f" and {against} meets it for at most {COST_RATIO:g} times the cost."
-        if value > 0.0
+        f" with {len(ROUTINGS)} routings Tailbound misses {found.score + 1.0:.1f} times the requests that the"
+        f" objective allows, {found.at_once:.1f} times in the worst jump; {found.against} meets the objective"
+        f" for at most {COST_RATIO:g} times the cost."
+        if found.score > 0.0
         else f" with {len(ROUTINGS)} routings no baseline is better there."
     )
 
     def draw(folder: Path) -> list[Path]:
         folder.mkdir(exist_ok=True)
-        shown = [outcomes["slo"][0], outcomes[against][0], outcomes["oracle"][0]]
+        shown = [outcomes["slo"][0], outcomes[found.against][0], outcomes["oracle"][0]]
         report.over_time(shown, worst.function).savefig(folder / "adversary.png", dpi=110)
         return [folder / "adversary.png"]
 
     draw(output)
     page.show(options, SECTION, table(worst, outcomes, head), draw)
-    return 1 if value > 0.0 else 0
+    return 1 if found.score > 0.0 else 0
 
 
 def _search(options: argparse.Namespace, file: Path) -> list[Tried]:
@@ -419,7 +437,7 @@ def _search(options: argparse.Namespace, file: Path) -> list[Tried]:
         for worst in search(past, options.seed, options.number, lambda few: pool.map(evaluate, few)):
             document = origin | {"tried": [asdict(tried) for tried in past]}
             file.write_text(json.dumps(document) + "\n")
-            page.say(f"{len(past):,} traces; the worst scores {worst.score:+.2f} {worst.against}")
+            page.say(f"{len(past):,} traces; the worst scores {worst.fitness:+.2f} {worst.against}")
     if not past:
         raise BenchError("--number: must be at least 1")
     return past

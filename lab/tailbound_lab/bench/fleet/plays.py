@@ -26,7 +26,7 @@ from tailbound_lab.bench import page
 from tailbound_lab.simulate import report
 from tailbound_lab.simulate.function import Function, Scaler
 from tailbound_lab.simulate.traces import Trace
-from tailbound_lab.simulate.world import Series, Settings, run
+from tailbound_lab.simulate.world import Outcome, Series, Settings, run
 
 TELL_SECONDS: Final = 20.0
 """Seconds between two lines of progress."""
@@ -145,10 +145,14 @@ def play_all(
 def _simulate(index: int) -> dict[str, Any]:
     play = _shared[index]
     workload = play.workload
-    outcome = run(workload.trace, workload.function, play.make(workload), play.world)
-    told = report.as_json(outcome)
-    seconds = math.ceil(workload.function.start_up + REACTION)
-    return {name: told[name] for name in _TOLD} | {"missed_at_once": missed_at_once(outcome.series, seconds)}
+    return told(run(workload.trace, workload.function, play.make(workload), play.world), workload.function)
+
+
+def told(outcome: Outcome, function: Function) -> dict[str, Any]:
+    """Return the numbers that are kept of a play."""
+    numbers, seconds = report.as_json(outcome), math.ceil(function.start_up + REACTION)
+    at_once = missed_at_once(outcome.series, seconds)
+    return {name: numbers[name] for name in _TOLD} | {"missed_at_once": at_once}
 
 
 def missed_at_once(series: Series, seconds: int) -> float:
