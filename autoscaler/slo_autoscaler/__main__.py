@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     word = words.pop(0) if words and words[0] in COMMANDS else "run"
     module, _ = COMMANDS[word]
-    run: Callable[..., int] = importlib.import_module(module).main
+    try:
+        run: Callable[..., int] = importlib.import_module(module).main
+    except KeyboardInterrupt:  # Ctrl-C during the imports, half a second
+        return 130
     if word == "run":
         return run(words, epilog=_summary())
     try:

@@ -81,6 +81,11 @@ def count(value: float | None) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{round(value):,d}"
 
 
+def numbered(value: int, noun: str) -> str:
+    """Return a number of things: ``1 replica``, ``1,204 replicas``."""
+    return f"{value:,d} {noun}{'' if value == 1 else 's'}"
+
+
 def clock_time(value: float | None) -> str:
     """Return the time of day, in UTC, of a Unix time: ``12:03:05``."""
     if value is None or not math.isfinite(value):
@@ -276,7 +281,7 @@ def _numbers(inputs: Mapping[str, Any]) -> dict[str, str]:
 def _counts(replicas: int) -> dict[str, str]:
     """Return the decided count and its neighbors, for clauses that compare them."""
     counts = {
-        "count": f"{replicas:,d} replica{'' if replicas == 1 else 's'}",
+        "count": numbered(replicas, "replica"),
         "count_more": count(replicas + 1),
     }
     # With none, all are late.

@@ -1,5 +1,8 @@
 """The command: its words, its help, and what is refused before anything starts."""
 
+import subprocess
+import sys
+
 import pytest
 
 from slo_autoscaler.__main__ import COMMANDS, main
@@ -35,3 +38,23 @@ def test_main_log_format_that_does_not_exist_is_status_2(monkeypatch, capsys, tm
     monkeypatch.setenv("SLO_AUTOSCALER_LOG_FORMAT", "xml")
     assert main(words) == 2
     assert "SLO_AUTOSCALER_LOG_FORMAT" in capsys.readouterr().err
+
+
+IMPORTING = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "pydantic":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+from slo_autoscaler.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("word", COMMANDS)
+def test_main_interrupted_during_its_imports_ends_without_a_traceback(word):
+    run = subprocess.run([sys.executable, "-c", IMPORTING, word], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (130, "")

@@ -47,7 +47,8 @@ def ask(url: str, path: str, expected: str) -> dict[str, Any]:
     try:
         document = _fetched(url + path)
     except URLError as error:
-        raise NoAnswerError(f"{url}: the autoscaler does not answer: {error.reason}") from None
+        fault = f"the autoscaler does not answer: {error.reason}; --url takes the address that its log names"
+        raise NoAnswerError(f"{url}: {fault}") from None
     except (HTTPException, OSError, ValueError) as error:
         raise NoAnswerError(f"{url}: not an answer of the autoscaler; check the port: {error}") from None
     if isinstance(document, dict) and isinstance(document.get(expected), list):

@@ -23,7 +23,7 @@ from rich.text import Text
 from slo_autoscaler.cli import client
 from slo_autoscaler.config import read_web
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.words import COLUMNS, DEFAULT_SORT, SORTS, STATES
+from slo_autoscaler.words import COLUMNS, DEFAULT_SORT, SORTS, STATES, numbered
 
 NARROW: Final = 80
 """Default width in a pipe, in columns; in a terminal the table has the terminal's width."""
@@ -162,8 +162,8 @@ def _summary(document: Mapping[str, Any]) -> str:
     summary = document["summary"]
     states = ", ".join(f"{count:,} {STATES[state]}" for state, count in summary["states"].items() if count)
     return (
-        f"{summary['functions']:,} functions{f': {states}' if states else ''};"
-        f" {summary['ready']:,} replicas serving, target {summary['target_replicas']:,};"
+        f"{numbered(summary['functions'], 'function')}{f': {states}' if states else ''};"
+        f" {numbered(summary['ready'], 'replica')} serving, target {summary['target_replicas']:,};"
         f" {document['time'][11:19]} UTC"
     )
 

@@ -308,7 +308,7 @@ class Front:
                 declared = ", ".join(self._class_names.values())
                 log.warning(
                     "X-SLO-Class: %.64r is not declared (%s are); such requests get class %s. Logged once.",
-                    name,
+                    name.decode("latin-1"),
                     declared,
                     DEFAULT_CLASS,
                 )

@@ -242,7 +242,7 @@ def lines(trial: Trial) -> Iterator[str]:
         f"HTTP {_time(alone.http)}, wait {_time(alone.wait)}"
     )
     if trial.busy > BUSY:
-        yield f"note      {_digits(trial.busy)} processes per CPU wait to run: measure again when few do"
+        yield f"note      {_digits(trial.busy)} processes per CPU wait to run: measure again on an idle CPU"
     yield f"next      {next_step(trial)}"
 
 

@@ -153,7 +153,11 @@ def verdict(comparisons: Sequence[Comparison]) -> RenderableType:
         table.add_section()
     met = sum(item.met for item in comparisons)
     headline = f"Tailbound met the SLO on {met} of {len(comparisons)} functions."
-    return Group(table, Text(headline, f"bold {'green' if met == len(comparisons) else 'red'}"))
+    return Group(
+        table,
+        Text("A request without an answer is lost; lost ones and errors have latency ∞.", _DIM),
+        Text(headline, f"bold {'green' if met == len(comparisons) else 'red'}"),
+    )
 
 
 def _add_track(table: Table, item: Comparison, system: str, track: Track) -> None:

@@ -58,7 +58,7 @@ def test_command_without_a_listener_exits_with_status_1(command, capsys):
     url = f"http://127.0.0.1:{free_port()}"
     assert command(["--url", url]) == 1
     told = capsys.readouterr()
-    assert (told.out, url in told.err) == ("", True)
+    assert (told.out, url in told.err, "--url" in told.err) == ("", True, True)
 
 
 @pytest.mark.parametrize("port", ["port: 0, page_port: 0", "port: x, page_port: x"])

@@ -74,6 +74,10 @@ def test_a_wide_terminal_shows_all_that_the_page_has_between_notices_and_a_summa
     assert "2 functions" in last
 
 
+def test_summary_of_one_function_counts_it_in_the_singular():
+    assert "1 function:" in drawn(80, a_hold()).splitlines()[-1]
+
+
 def test_a_screen_that_is_too_low_for_all_says_how_many_are_not_seen():
     many = [a_hold(f"f{number:02}.fn") for number in range(30)]
     notice = {"level": "error", "text": "Nothing is being scaled: " + "a long reason " * 10}
