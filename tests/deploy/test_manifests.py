@@ -1,6 +1,7 @@
 """What is applied to a cluster: it is built of its parts, Kubernetes takes it, and it asks for little."""
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import fields, replace
@@ -28,6 +29,8 @@ NAMESPACES = {
     "knative/floor": "tailbound-knative-floor",
 }
 """Kustomization -> where the autoscaler is."""
+COMPONENTS = ("autoscaler", "shadow", "prometheus")
+"""The how-to page that writes a kustomization, and pages that add a component to it."""
 KUBERNETES = ["1.30", "1.34"]
 POLICY = "ValidatingAdmissionPolicy"
 
@@ -198,6 +201,20 @@ def test_shadow_installs_the_same_beside_openfaas_own_scaler_and_prometheus(tmp_
     guide = (ROOT / "docs/howto/shadow.md").read_text()
     assert f"helm upgrade {name} " in guide
     assert f"server.fullnameOverride={name} " in guide
+
+
+def test_components_of_two_guides_in_one_kustomization_both_count(tmp_path):
+    (tmp_path / "deploy").symlink_to(DEPLOY)
+    guides = {name: (ROOT / f"docs/howto/{name}.md").read_text() for name in COMPONENTS}
+    (write,) = (block.text for block in blocks(guides["autoscaler"]) if "<<END" in block.text)
+    lines = re.findall(r"^ *(echo .*) >>install/", "\n".join(guides.values()), re.MULTILINE)
+    assert len(lines) == len(COMPONENTS) - 1
+    script = "".join(f"{line} >>install/openfaas/kustomization.yaml\n" for line in lines)
+    variables = "platform=openfaas base=openfaas namespace=openfaas\n"
+    subprocess.run(["sh", "-euc", variables + write + script], cwd=tmp_path, check=True)
+    it = container([*yaml.safe_load_all(text_built(str(tmp_path / "install/openfaas")))])
+    assert environment(it)["SLO_AUTOSCALER_MAX_MODE"] == "shadow"
+    assert "/var/secrets/prometheus" in [each["mountPath"] for each in it["volumeMounts"]]
 
 
 def test_manifest_has_no_field_that_kubernetes_does_not_know(documents):
