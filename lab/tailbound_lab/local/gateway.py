@@ -5,6 +5,7 @@
 
 import base64
 import hmac
+import os
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +68,9 @@ class Gateway:
         try:
             await web.TCPSite(self._runner, "127.0.0.1", port, backlog=1024).start()
         except OSError as error:
-            raise StartError(f"cannot listen on 127.0.0.1:{port}: {error.strerror or error}") from None
+            # Not its own text, in which asyncio repeats the address.
+            fault = os.strerror(error.errno) if error.errno else error
+            raise StartError(f"cannot listen on 127.0.0.1:{port}: {fault}; port 0 takes a free one") from None
         bound: int = self._runner.addresses[0][1]
         return bound
 

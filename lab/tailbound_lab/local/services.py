@@ -70,7 +70,8 @@ class Service:
         """
         port = urlsplit(self._ready_url).port
         if port is not None and is_taken(port):
-            raise StartError(f"{self.name}: cannot listen on 127.0.0.1:{port}: another program has the port")
+            fault = f"cannot listen on 127.0.0.1:{port}: another program has the port"
+            raise StartError(f"{self.name}: {fault}; port 0 takes a free one")
         self._exits = 0
         self._supervisor.start()
         deadline = time.monotonic() + timeout
