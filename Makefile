@@ -100,7 +100,7 @@ reference: $(INSTALLED) ## Write the tables of docs/reference/ and docs/scaling.
 	$(BIN)/python -m docs.figures.draw
 	$(BIN)/python -m docs.figures.diagrams
 
-tutorial: install ## Follow docs/tutorial.md, command by command: a minute
+tutorial: install ## Follow docs/tutorial.md, command by command: two minutes
 	@command -v curl >/dev/null || sh lab/install-from-debian.sh curl
 	$(BIN)/pytest tests/docs/follow_tutorial.py $(TEST_ARGS)
 

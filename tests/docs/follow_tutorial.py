@@ -1,6 +1,6 @@
 """docs/tutorial.md as a reader follows it: its files are written, its commands run, in their order.
 
-It takes a minute, so its name keeps it out of the usual run; ``make tutorial`` runs it. The page's commands
+It takes minutes, so its name keeps it out of the usual run; ``make tutorial`` runs it. The page's commands
 wait for what they promise, so only a machine that never gets there fails, at the time limit.
 """
 
