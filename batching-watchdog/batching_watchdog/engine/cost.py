@@ -4,8 +4,9 @@ Requests of one method and path, ``X-Batch-Key`` and length of body (by powers o
 Classes of similar cost share batches: a ``Pool`` is a set of them, with one service time l(b) (``latency``).
 All classes of a batch key begin in one pool. Occasionally a batch has requests of one class only. A class
 whose batches differ in cost from its pool's leaves it, for a matching pool or a new one, and matching pools
-merge. So a model that pads batches to the longest body gets batches of similar lengths. A model that depends
-on neither lengths nor paths gets full batches. Both follow from data, without settings.
+merge. Both are checked after every few batches of a pool, since its own times change. So a model that pads
+batches to the longest body gets batches of similar lengths. A model that depends on neither lengths nor paths
+gets full batches. Both follow from data, without settings.
 
 Requests of different batch keys never share a batch, nor do those of different paths if the handler forbids
 it (``mix_paths``). Clients choose classes and batch keys, so their number is limited: among the unknown, and
@@ -35,6 +36,8 @@ ALONE_EVERY: Final = 8
 """One in this many batches of a pool is of a single class, while one of its classes is unknown."""
 ALONE_EVERY_LATE: Final = 2
 """The same number for requests that are late already."""
+JUDGED: Final = 2
+"""Batches of a single class after which it may leave its pool."""
 AGAIN: Final = 16
 """Factor by which this becomes rarer once all are known; a class may still become more expensive."""
 SHARE: Final = 8
@@ -116,13 +119,13 @@ class Pool:
 
 
 class _Class:
-    """The pool of a class, and its last batches alone: size, seconds, and their ratio to the pool's."""
+    """The pool of a class, and its last batches alone: size and seconds."""
 
     __slots__ = ("pool", "runs", "seen")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.runs: deque[tuple[int, float, float]] = deque(maxlen=KNOWN)
+        self.runs: deque[tuple[int, float]] = deque(maxlen=KNOWN)
         self.seen = 0
 
     def wants(self, size: int) -> bool:
@@ -199,6 +202,8 @@ class CostModel:
         if pool.batches == KNOWN:
             pool.times = pool.model
         if pool.batches % KNOWN == 0:
+            for each_kind in list(pool.classes):
+                self._leave(each_kind, self._known.get(each_kind) or self._new[each_kind])
             self._join(pools, pool)
 
     def _pools(self, cost_class: CostClass) -> list[Pool]:
@@ -253,15 +258,14 @@ class CostModel:
             return
         if size >= 2 * max([run[0] for run in each.runs], default=size):
             each.runs.clear()
-        each.runs.append((size, seconds, seconds / max(LEAST, times.predict_mean(size))))
-        if len(each.runs) < TRIES:
+        each.runs.append((size, seconds))
+        if len(each.runs) < JUDGED:
             return
         if self._new.pop(kind, None):
             self._known[kind] = each
             if len(self._known) > MAX_CLASSES:
                 self._forget(self._known)
-        if not 1 / APART <= median(run[2] for run in each.runs) <= APART:
-            self._move(kind, each)
+        self._leave(kind, each)
 
     def _move(self, kind: CostClass, each: _Class) -> None:
         pools = self._pools(kind)
@@ -271,16 +275,24 @@ class CostModel:
             if len(pools) == MAX_POOLS:
                 return
             model = LatencyModel(self.max_batch_size)
-            for size, seconds, _ in each.runs:
+            for size, seconds in each.runs:
                 model.observe(size, seconds)
             best = Pool(model, model)
             best.batches = KNOWN
             pools.append(best)
+        # Those that stay are learned anew, since the runs so far include the class. Until then they predict.
         each.pool.classes.discard(kind)
+        each.pool.model, each.pool.batches = LatencyModel(self.max_batch_size), 0
         best.classes.add(kind)
         each.pool = best
         each.runs.clear()
         self._drop_empty(pools)
+
+    def _leave(self, kind: CostClass, each: _Class) -> None:
+        """Move the class to the matching pool, or a new one, if its batches alone differ from its pool's."""
+        alone = len(each.pool.classes) == 1
+        if not alone and len(each.runs) >= JUDGED and APART < _off(each.runs, each.pool.times) < inf:
+            self._move(kind, each)
 
     def _join(self, pools: list[Pool], pool: Pool) -> None:
         """Merge ``pool`` with another of similar cost."""
@@ -296,9 +308,9 @@ class CostModel:
                 return
 
 
-def _off(runs: Iterable[tuple[int, float, float]], times: LatencyModel) -> float:
+def _off(runs: Iterable[tuple[int, float]], times: LatencyModel) -> float:
     """Return the factor between ``runs`` and ``times``, at least 1; infinite if ``times`` lacks the sizes."""
-    known = [(seconds, times.predict_mean(size)) for size, seconds, _ in runs if times.knows(size)]
+    known = [(seconds, times.predict_mean(size)) for size, seconds in runs if times.knows(size)]
     ratio = median([seconds / max(LEAST, usual) for seconds, usual in known]) if known else inf
     return max(ratio, 1 / ratio)
 

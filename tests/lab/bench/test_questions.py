@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tailbound_lab.bench.fleet.plays import Kept, missed_at_once, together
 from tailbound_lab.bench.fleet.validate import agree, function_of, replay
 from tailbound_lab.bench.replica import mixed
 from tailbound_lab.bench.replica.soak import growth
+from tailbound_lab.bench.rig import simulated
 from tailbound_lab.bench.rig.measure import alternate
 from tailbound_lab.bench.rig.search import Found
 from tailbound_lab.live.watch import Decision
@@ -72,6 +74,18 @@ def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere
     one, four = mixed.at_rates(rounds)
     assert one[2:4] == ("800", "")
     assert four[2:] == ("475", "0.75 (0.50 to 1.00)", "47.50%", "90.00%")
+
+
+def test_lengths_without_settings_reach_what_keys_by_hand_do():
+    question = mixed.QUESTIONS["lengths"]
+    law = partial(question.law, simulated.service_seconds(question.workload))
+
+    def goodput(parts):
+        run = {"rate": 500.0}
+        slo = question.workload.slo
+        return simulated.simulate(parts, law, slo, run, overhead=0.0015, seconds=10.0)["goodput"]
+
+    assert goodput(mixed.of_lengths()) >= 0.95 * goodput(mixed.of_lengths(keys=True))
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,27 @@ def test_classes_that_cost_alike_stay_together():
     assert cost.pool(SHORT) is cost.pool(LONG)
 
 
+def test_class_that_ran_alone_before_leaves_when_its_pool_has_become_more_expensive():
+    cost = model()
+    for _ in range(4):
+        run(cost, [SHORT] * 8, 0.01)
+        run(cost, [SHORT] * 7 + [LONG], 0.01)
+    assert cost.pool(SHORT) is cost.pool(LONG)
+    run(cost, [SHORT] * 7 + [LONG], 0.04, 10 * KNOWN)
+    assert cost.pool(SHORT) is not cost.pool(LONG)
+
+
+def test_pool_forgets_the_batches_of_a_class_that_has_left():
+    cost, middle = model(), (b"", b"POST /", 5)
+    for _ in range(20):
+        run(cost, [SHORT] * 4 + [middle] * 4, 0.01)
+        run(cost, [SHORT] * 4 + [LONG] * 4, 0.04)
+    run(cost, [LONG] * 8, 0.06, 4)
+    assert cost.pool(LONG) is not cost.pool(SHORT)
+    run(cost, [SHORT] * 4 + [middle] * 4, 0.01, KNOWN)
+    assert cost.pool(SHORT).times.predict_mean(8) == pytest.approx(0.01)
+
+
 def test_class_of_a_body_length_not_seen_yet_begins_with_its_nearest():
     cost = model()
     mixed_then_alone(cost, padded)
