@@ -213,7 +213,10 @@ def _mapping(text: str, file: str) -> dict[str, Any]:
         raise ConfigError([f"{file}: {_key(key)}: {rule}" for key, rule in wrong])
     if raw is not None and not isinstance(raw, dict):
         raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
-    return raw or {}
+    # A section whose keys are all comments is null.
+    known = fields.keys(Config)
+    empty = {key for key, value in (raw or {}).items() if value is None and fields.sections(known.get(key))}
+    return {key: value for key, value in (raw or {}).items() if key not in empty}
 
 
 def _override(raw: dict[str, Any], path: list[str], value: object) -> dict[str, Any]:

@@ -121,7 +121,6 @@ WRONG = {
         "functions: {a.fn: {zzz: 3}}": "functions.a.fn.zzz: .*policy, mode",
         "functions: {a.fn: 3}": "functions.a.fn: ",
         "functions: {vision: {}}": "functions: ",
-        "functions: null": "functions: null ",
         **{f"functions: {{{key}: {{policy: 3}}}}": f"functions.{key}: .*text" for key in ("1", "on", "null")},
         "functions: {[a, b]: {}}": "functions.*: .*text",
         "functions: {a.fn: {1: 2}}": "functions.a.fn.1: .*text",
@@ -202,6 +201,12 @@ WRONG = {
     },
 }
 """What stands before it -> a fault -> how its line goes on: the key, and which keys there are."""
+
+
+@pytest.mark.parametrize("section", ["defaults", "fleet", "functions", "leader", "web"])
+def test_section_whose_keys_are_all_comments_has_its_defaults(section):
+    first = "platform: {gateway_url: http://g}\nprometheus: {url: http://p}\n"
+    assert Config.parse(f"{first}{section}:\n  # key: value\n", "as.yaml") == Config.parse(first, "as.yaml")
 
 
 @pytest.mark.parametrize(
