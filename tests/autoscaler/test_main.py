@@ -48,6 +48,7 @@ class Interrupts:
         if name == "pydantic":
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 sys.meta_path.insert(0, Interrupts())
 from slo_autoscaler.__main__ import main
 sys.exit(main(sys.argv[1:]))
