@@ -313,6 +313,7 @@ class Interrupts:
         if name == "uvloop":
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 sys.meta_path.insert(0, Interrupts())
 from tailbound_lab.local.__main__ import main
 sys.exit(main(["up", "--no-prometheus", "--port", "0"]))
