@@ -84,6 +84,18 @@ class Outcome:
         """Whether every function met its SLO under Tailbound."""
         return bool(self.comparisons) and all(item.met for item in self.comparisons)
 
+    @property
+    def served(self) -> bool:
+        """Whether Tailbound answered every request, and more on time than OpenFaaS CE did of the same.
+
+        A busy machine misses the SLO for both; this holds on a busy machine too.
+        """
+        totals = [item.tailbound.total for item in self.comparisons]
+        pairs = [(item.tailbound.total, item.baseline.total) for item in self.comparisons if item.baseline]
+        return all(total.refused + total.failed + total.lost == 0 < total.sent for total in totals) and (
+            not pairs or sum(ours.good for ours, _ in pairs) > sum(theirs.good for _, theirs in pairs)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Deployed:

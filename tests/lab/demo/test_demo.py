@@ -122,6 +122,21 @@ def test_the_page_is_whole_in_itself_beside_its_results(tmp_path, shown, kind):
     assert [item["met"] for item in results] == [item.met for item in shown.comparisons]
 
 
+@pytest.mark.parametrize(
+    ("functions", "served"),
+    [
+        ([comparison(latency=0.2)], False),  # as few on time as with OpenFaaS CE
+        ([comparison(), comparison(misses=5)], False),
+        ([comparison("vision", has_twin=False, latency=0.2)], True),
+        ([comparison(), comparison("vision", latency=0.2)], True),
+        ([replace(comparison(has_twin=False), tailbound=reduce(Ledger(0.1), DURATION))], False),
+    ],
+    ids=["no better", "lost", "late, alone", "late and better", "nothing"],
+)
+def test_a_run_has_served_if_all_was_answered_and_more_on_time_than_by_the_default(functions, served):
+    assert outcome(*functions).served is served
+
+
 def test_a_generator_that_lagged_too_much_is_said_to_spoil_the_tails():
     def judgment(lag):
         return re.search(r"every latency contains it\. (\w+)", page(outcome(comparison(), lag=lag)))[1]

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tailbound_lab.demo.__main__ import MISSED
+
 ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = pytest.mark.e2e
@@ -36,6 +38,7 @@ def test_a_run_leaves_a_report_and_results_and_ends_with_the_verdict(tmp_path):
     assert {item["function"] for item in results} == {"accelerator", "tabular", "vision"}
     assert all(item["tailbound"]["sent"] > 0 for item in results)
     assert (process.returncode == 0) == all(item["met"] for item in results)
+    assert process.returncode in (0, 1, MISSED)
     assert f"{sum(item['met'] for item in results)} of 3" in out.splitlines()[-1]
     assert "<svg" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
