@@ -293,6 +293,7 @@ def _watchdog_families() -> Iterable[Metric]:
         slo_latency=0.1, slo_objective=0.99, workers=1, model=learned, slo_classes=classes
     )
     metrics.request_finished(200, b"post", 0.01, "good")
+    metrics.start_up_seconds = 1.0
     metrics.gauges = Gauges(
         resident_bytes=lambda: {0: 1},
         spans=lambda: dict.fromkeys(("exported", "failed", "dropped"), 0),

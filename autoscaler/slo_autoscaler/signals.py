@@ -102,6 +102,7 @@ _SCRAPED: Final = 'up{function_name!=""}'
 """One sample for each scrape of a replica, also of one that failed."""
 
 _CAPACITY: Final = "watchdog_capacity_requests_per_second"
+_STARTED_IN: Final = "watchdog_start_up_seconds"
 _PREDICTED: Final = 'watchdog_service_seconds_predicted{size="1"}'
 
 _STARTED: Final = "gateway_function_invocation_started{$F}"
@@ -330,6 +331,13 @@ class Observation:
         Unit.SECONDS,
         "Predicted service time of one request alone (upper quantile), on the median replica.",
         watchdog=(f"quantile by (function_name) (0.5, {_fresh(_PREDICTED)})"),
+    )
+    start_up_time: float | None = _signal(
+        Unit.SECONDS,
+        "Time from the start of a replica's process to its first ready worker, on the median replica: less "
+        "than from the request for it.",
+        watchdog=f"quantile by (function_name) (0.5, {_fresh(_STARTED_IN)} >= 0)",
+        seldom=True,
     )
     service_mean: float | None = _signal(
         Unit.SECONDS,

@@ -113,7 +113,8 @@ class Spec:
     group: str | None = None
     """Budget of replicas that it shares: one of ``fleet.groups``; None: ``fleet.replicas``."""
     start_up_time: Duration = 10.0
-    """Time from the request for a replica to its first answer; slower scale-ups that are measured count."""
+    """Least time from the request for a replica to its first answer. Longer times that replicas report or
+    scale-ups show count instead."""
     scale_to_zero_after: PositiveDuration | None = None
     """Time without a request after which the last replica is removed; None: never."""
     scale_up: ScaleUp = Field(default_factory=ScaleUp)

@@ -132,6 +132,7 @@ class Metrics(Collector):
         self._searched = 0
         """Batches that the model had learned from when the last search began."""
         self.gauges = Gauges()
+        self.start_up_seconds = math.nan
         self._edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
         self.in_flight = 0
         self.durations = {("200", "post"): Histogram(self._edges)}
@@ -354,6 +355,12 @@ ROWS: Final = (
         GAUGE,
         "Requests per second with which this replica still meets the objective; NaN while unknown.",
         lambda m: m.capacity(),
+    ),
+    Row(
+        "watchdog_start_up_seconds",
+        GAUGE,
+        "Seconds from the start of this process until its first worker could serve; NaN until then.",
+        lambda m: m.start_up_seconds,
     ),
     Row(
         "watchdog_service_seconds_predicted",

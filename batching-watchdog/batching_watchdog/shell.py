@@ -46,6 +46,7 @@ class Shell:
         tracer: Tracer | None = None,
     ) -> None:
         self._clock = clock
+        self._began = clock()
         self._tracer = tracer
         self._traced: dict[Batch, Worker] = {}
         """Batches under way, whose spans have not ended."""
@@ -106,6 +107,10 @@ class Shell:
     def give_up(self, error: WatchdogError) -> None:
         """Answer every admitted request with ``error``; batches under way continue."""
         self._carry_out(self._engine.give_up(error))
+
+    def came_up(self) -> None:
+        """Note that a worker can serve for the first time: the start-up ends."""
+        self._metrics.start_up_seconds = self._clock() - self._began
 
     def worker_ready(self, worker: Worker) -> None:
         """Give a worker that has loaded, or finished its batch, the next batch."""

@@ -99,6 +99,7 @@ observations = st.builds(
     budget_remaining=st.none() | st.floats(-2, 1),
     samples=_maybe,
     service_time_single=st.none() | st.floats(0, 10),
+    start_up_time=st.none() | st.floats(0, 1000),
     service_mean=st.none() | st.floats(0, 10),
     queue_mean=st.none() | st.floats(0, 10),
     slo_latency=st.floats(0.001, 5),

@@ -1,6 +1,7 @@
 """The watchdog with real gunicorn workers, over real sockets: what docs/reference/ promises of the whole."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -148,9 +149,11 @@ def test_health_is_good_at_once_and_ready_only_when_the_model_is_loaded(tmp_path
         # A request that comes before the model is loaded is queued, not refused.
         early = pool.submit(dog.call)
         wait_until(lambda: dog.metric("watchdog_queue_length") == 1, "it is queued")
+        assert math.isnan(dog.metric("watchdog_start_up_seconds"))
         gate.touch()
         assert early.result().status == 200
         assert dog.ready()
+        assert dog.metric("watchdog_start_up_seconds") > 0
 
 
 def test_the_handler_is_measured_with_its_example_before_the_first_request_is_served():

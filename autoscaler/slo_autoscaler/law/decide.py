@@ -65,7 +65,7 @@ def recommended(
         held = Recommendation(scale.desired, ineligible or Reason.NO_DATA)
         count = scale.desired
         return Wish(spec, seen, scale, held, count, count, holds=True), memory.idle(None)
-    memory = memory.idle(_idle_since(seen, scale, memory, now))
+    memory = memory.told(seen.start_up_time).idle(_idle_since(seen, scale, memory, now))
     found, memory = POLICIES[spec.policy].recommend(spec, seen, scale, memory, now)
     lowest = max(1, spec.min_replicas if scale.min is None else scale.min)
     highest = most = max(lowest, spec.max_replicas if scale.max is None else scale.max)

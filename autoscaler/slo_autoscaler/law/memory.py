@@ -62,6 +62,8 @@ class Memory:
     """(time since which a replica is awaited, whether it never served), in order."""
     start_up_time: float | None = None
     """Learned, in seconds; None until a replica has started."""
+    reported: float = 0.0
+    """Start-up time that the replicas report, in seconds: their own part of it."""
     scaled_at: float | None = None
     scaled_up_at: float | None = None
     idle_since: float | None = None
@@ -84,11 +86,11 @@ class Memory:
         return cls(seen_at=now, needs=((0.0, scale.desired),), available=scale.available)
 
     def start_up(self, spec: Spec) -> float:
-        """Return the start-up time in seconds, at least the configured one.
+        """Return the start-up time in seconds, at least the configured one and what the replicas report.
 
-        Platforms may call a replica available too early.
+        Platforms may call a replica available too early. Before a first scale-up nothing is learned.
         """
-        return max(spec.start_up_time, self.start_up_time or 0.0)
+        return max(spec.start_up_time, self.reported, self.start_up_time or 0.0)
 
     def held(self, spec: Spec) -> float:
         """Return the seconds for which fewer must have been enough before a scale-down."""
@@ -99,6 +101,12 @@ class Memory:
         if not self.pending:
             return 0
         return sum(now - since > READY_BY * self.start_up(spec) for since, _ in self.pending)
+
+    def told(self, start_up_time: float | None) -> "Memory":
+        """Return the same with the start-up time that the replicas report; None changes nothing."""
+        if start_up_time is None or start_up_time == self.reported:
+            return self
+        return replace(self, reported=min(start_up_time, LONGEST_START_UP))
 
     def idle(self, since: float | None) -> "Memory":
         """Return the same with another ``idle_since``."""
@@ -128,6 +136,7 @@ class Memory:
             self.refusal,
             self.pending,
             self.start_up_time,
+            self.reported,
             self.scaled_at,
             self.scaled_up_at,
             self.idle_since,

@@ -362,6 +362,8 @@ class RemotePool:
         if self._known_down:
             log.info("the upstream %s can be reached", self._url)
         self._known_down = False
+        if not self._came_up:
+            self._shell.came_up()
         self._came_up = True
         self._down.clear()
         self._up.set()

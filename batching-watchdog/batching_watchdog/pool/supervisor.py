@@ -189,6 +189,7 @@ class WorkerPool:
     def _take_in(self, connection: Connection) -> None:
         handshake = connection.handshake
         if not self._came_up and handshake is not None:
+            self._shell.came_up()
             log.info(
                 "the first worker has loaded the handler: import %.3f s, load() %.3f s%s",
                 handshake.import_seconds,

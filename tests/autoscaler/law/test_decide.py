@@ -166,6 +166,16 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
     assert decision.replicas is None or decision.replicas >= min(most, scale.desired)
 
 
+def test_a_new_autoscaler_keeps_replicas_for_one_start_up_as_they_report_it():
+    spec, scale = a_spec(start_up_time=10.0, max_replicas=20), Scale(10, 10)
+    calm = seen(rate=100.0, up_replicas=10.0, rated_replicas=10.0, start_up_time=80.0)
+    memory, held = Memory.initial(scale, 0.0), 0.0
+    while (found := decide(spec, calm, scale, memory, held))[0].replicas is None:
+        _, memory = found
+        held += spec.timing.interval
+    assert 80.0 <= held <= 80.0 + 2.0 * spec.timing.interval
+
+
 @fuzzed(40)
 @given(specs, scales, stories, st.floats(0, 1e4), st.sampled_from([math.inf, 0.0, 2.0]))
 def test_what_is_read_directly_only_raises_and_teaches_nothing_but_the_need(spec, scale, story, rate, free):

@@ -37,6 +37,10 @@ WATCHDOGS = {
     'slo_latency_seconds{function_name="a.fn",replica="1"}': "0.2x30",
     'slo_objective_ratio{function_name="a.fn",replica="0"}': "0.9x30",
     'slo_objective_ratio{function_name="a.fn",replica="1"}': "0.95x30",
+    'watchdog_start_up_seconds{function_name="a.fn",replica="0"}': "80x30",
+    'watchdog_start_up_seconds{function_name="a.fn",replica="1"}': "90x30",
+    'watchdog_start_up_seconds{function_name="a.fn",replica="2"}': "_x22" + " NaN" * 8,  # starting
+    'watchdog_start_up_seconds{function_name="idle.fn",replica="0"}': "NaN " * 30,
     'up{function_name="a.fn",replica="0"}': "1x30",
     'up{function_name="a.fn",replica="1"}': "0x30",
     'slo:error_budget_remaining:ratio{function_name="a.fn"}': "0.4x30",
@@ -213,6 +217,11 @@ def test_rates_of_a_third_of_the_replicas_say_so(tmp_path):
     # 20 s hold one scrape of two replicas, and two of the third.
     expected = {"rate": {"a.fn": 10.0}, "rated_replicas": {"a.fn": 1.0}}
     run_promtool(tmp_path, a_test(THIRD, texts, expected, "122s", digits=0))
+
+
+def test_a_replica_that_is_not_ready_has_no_start_up_time(tmp_path):
+    texts = {"start_up_time": promql.queries(30.0, 20.0, seldom=True)["start_up_time"]}
+    run_promtool(tmp_path, a_test(WATCHDOGS, texts, {"start_up_time": {"a.fn": 85.0}}))
 
 
 AS_NEW = promql.new_queries(["a.fn"], 30.0, 20.0)
