@@ -173,6 +173,9 @@ class Replica:
     def _offer(self, arrived: float, now: float) -> None:
         self._number += 1
         request = self._traffic.request(self._number, arrived)
+        if self._engine.at_limit and self._engine.refusal(request.slot, now):
+            self.lost.append(now)  # at its header, as the front end does
+            return
         try:
             self._carry_out(self._engine.offer(request, now), now)
         except QueueFull:

@@ -56,6 +56,13 @@ def test_request_that_finds_the_replica_full_is_lost_at_once():
     assert (replica.order, replica.lost) == ([1.0, 1.001], [1.002])
 
 
+def test_request_that_is_predicted_late_at_the_limit_is_refused_like_at_a_header():
+    replica = Replica(Function(FUNCTION.service, slo_latency=0.1, max_inflight=24), 5.0)
+    replica.serve([0.0] * 4 + [5.0] * 20 + [5.001], 30.0)
+    assert replica.lost == [5.001]
+    assert sorted(replica.order) == [0.0] * 4 + [5.0] * 20
+
+
 @given(
     rate=st.floats(5.0, 400.0),
     seed=st.integers(0, 10_000),
