@@ -325,9 +325,23 @@ def search(past: list[Tried], seed: int, number: int, play: Evaluate) -> Iterato
 # Presentation.
 
 
-def replay(found: Genome) -> dict[str, list[Outcome]]:
-    """Return the outcomes of ours, the baselines and the oracle, one per routing."""
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A trace played with every routing."""
+
+    found: Genome
+    outcomes: Mapping[str, Sequence[Outcome]]
+    """Of ours, the baselines and the oracle."""
+    numbers: Mapping[str, Mapping[str, Any]]
+    """Of each scaler over all routings."""
+    verdict: Tried
+    """The score over all routings, with the nearest baseline; without genes."""
+
+
+def replay(found: Genome) -> Replayed:
+    """Play ours, the baselines and the oracle with every routing."""
     workload = found.workload
+    objective = found.function.slo_objective
     outcomes: dict[str, list[Outcome]] = {}
     for seed in ROUTINGS:
         oracle = Oracle(workload.trace, workload.function, 1.0, BOUNDS)
@@ -335,15 +349,26 @@ def replay(found: Genome) -> dict[str, list[Outcome]]:
         for name, scaler in scalers.items():
             played = run(workload.trace, workload.function, scaler, replace(RUN, seed=seed))
             outcomes.setdefault(name, []).append(played)
-    return outcomes
+    every = {name: [told(each, found.function) for each in several] for name, several in outcomes.items()}
+    numbers = {name: together(several) for name, several in every.items()}
+    others = {name: numbers[name] for name in numbers if name not in ("slo", "oracle")}
+    nearest = lacks(numbers["slo"], others, objective)
+    at_once = sum(each["missed_at_once"] for each in every["slo"]) / len(ROUTINGS) / (1.0 - objective)
+    verdict = Tried(
+        (),
+        found.seed,
+        score(numbers["slo"], others, objective),
+        min(nearest, key=lambda name: nearest[name]),
+        at_once,
+    )
+    return Replayed(found, outcomes, numbers, verdict)
 
 
-def table(found: Genome, outcomes: Mapping[str, Sequence[Outcome]], head: str) -> str:
-    """Return the worst trace as Markdown: its outcomes, and its genome."""
-    objective = found.function.slo_objective
+def table(shown: Replayed, head: str) -> str:
+    """Return a trace as Markdown: the outcomes of each scaler, and the genome."""
+    objective = shown.found.function.slo_objective
     rows = []
-    for name, several in outcomes.items():
-        seen = together([report.as_json(outcome) for outcome in several])
+    for name, seen in shown.numbers.items():
         share = f"{seen['attainment']:.2%}"
         rows.append(
             (
@@ -355,21 +380,8 @@ def table(found: Genome, outcomes: Mapping[str, Sequence[Outcome]], head: str) -
             )
         )
     columns = ("scaler", "within SLO", "replica-seconds", "max replicas", "reversals")
-    words = json.dumps(asdict(found))
+    words = json.dumps(asdict(shown.found))
     return f"{head}\n\n{page.markdown(columns, rows)}\n\n```json\n{words}\n```\n"
-
-
-def verdict(found: Genome, outcomes: Mapping[str, Sequence[Outcome]]) -> Tried:
-    """Return the score over all routings, with the nearest baseline. Genes are not known here."""
-    objective = found.function.slo_objective
-    seen = {name: together([report.as_json(each) for each in several]) for name, several in outcomes.items()}
-    own = seen.pop("slo")
-    seen.pop("oracle")
-    nearest = lacks(own, seen, objective)
-    jumps = [told(each, found.function)["missed_at_once"] for each in outcomes["slo"]]
-    at_once = sum(jumps) / len(jumps) / (1.0 - objective)
-    against = min(nearest, key=lambda name: nearest[name])
-    return Tried((), found.seed, score(own, seen, objective), against, at_once)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -398,27 +410,27 @@ def main(options: argparse.Namespace, output: Path) -> int:
             f" {missed:,} of them Tailbound missed the objective and a baseline met it; on {beyond:,} also"
             " without its worst jump. The worst of these:"
         )
-    played = [(each, replay(each)) for each in progress(candidates, len(candidates), "candidates")]
-    worst, outcomes = max(played, key=lambda pair: verdict(*pair).fitness)
-    (output / "adversary-worst.json").write_text(json.dumps(asdict(worst), indent=1) + "\n")
-    found = verdict(worst, outcomes)
+    played = [replay(each) for each in progress(candidates, len(candidates), "candidates")]
+    worst = max(played, key=lambda each: each.verdict.fitness)
+    (output / "adversary-worst.json").write_text(json.dumps(asdict(worst.found), indent=1) + "\n")
+    seen = worst.verdict
     head += (
-        f" with {len(ROUTINGS)} routings Tailbound misses {found.score + 1.0:.1f} times the requests that the"
-        f" objective allows, {found.at_once:.1f} times in the worst jump; {found.against} meets the objective"
+        f" with {len(ROUTINGS)} routings Tailbound misses {seen.score + 1.0:.1f} times the requests that the"
+        f" objective allows, {seen.at_once:.1f} times in the worst jump; {seen.against} meets the objective"
         f" for at most {COST_RATIO:g} times the cost."
-        if found.score > 0.0
+        if seen.score > 0.0
         else f" with {len(ROUTINGS)} routings no baseline is better there."
     )
 
     def draw(folder: Path) -> list[Path]:
         folder.mkdir(exist_ok=True)
-        shown = [outcomes["slo"][0], outcomes[found.against][0], outcomes["oracle"][0]]
-        report.over_time(shown, worst.function).savefig(folder / "adversary.png", dpi=110)
+        shown = [worst.outcomes[name][0] for name in ("slo", seen.against, "oracle")]
+        report.over_time(shown, worst.found.function).savefig(folder / "adversary.png", dpi=110)
         return [folder / "adversary.png"]
 
     draw(output)
-    page.show(options, SECTION, table(worst, outcomes, head), draw)
-    return 1 if found.score > 0.0 else 0
+    page.show(options, SECTION, table(worst, head), draw)
+    return 1 if seen.score > 0.0 else 0
 
 
 def _search(options: argparse.Namespace, file: Path) -> list[Tried]:
