@@ -153,9 +153,13 @@ def verdict(comparisons: Sequence[Comparison]) -> RenderableType:
         table.add_section()
     met = sum(item.met for item in comparisons)
     headline = f"Tailbound met the SLO on {met} of {len(comparisons)} functions."
+    notes = ["A request without an answer is lost; lost ones and errors have latency ∞."]
+    alone = [item.function for item in comparisons if item.baseline is None]
+    if 0 < len(alone) < len(comparisons):
+        notes.append(f"Two cores hold no second copy of {' and '.join(alone)} under OpenFaaS CE.")
     return Group(
         table,
-        Text("A request without an answer is lost; lost ones and errors have latency ∞.", _DIM),
+        Text("\n".join(notes), _DIM),
         Text(headline, f"bold {'green' if met == len(comparisons) else 'red'}"),
     )
 

@@ -472,13 +472,12 @@ def _draw(document: dict[str, Any], file: Path) -> Path:
         result, color = document[key], _COLORS[key]
         good = [within for _, within in result["per_second"]]
         load.step(range(len(good)), good, where="post", color=color, lw=1.2, label=f"{name}, within SLO")
-        for counts, label, style in (("replicas", f"{name}, wanted", "-"), ("ready", "ready", ":")):
+        for counts, label, style in (("replicas", f"{name}, requested", "-"), ("ready", "ready", ":")):
             steps = [*result[counts], [end, result[counts][-1][1]]]
             replicas.step(*zip(*steps, strict=True), style, where="post", color=color, label=label)
     if away := document[OURS]["prometheus_away"]:
-        for axes in (load, replicas):
-            axes.axvspan(away["begin"], away["end"], color="#b3261e", alpha=0.12, lw=0)
-        load.text(away["begin"], max(sent), " no Prometheus", color="#b3261e", va="top")
+        for axes, label in ((load, "no Prometheus"), (replicas, "_")):  # no entry begins with an underscore
+            axes.axvspan(away["begin"], away["end"], color="#b3261e", alpha=0.12, lw=0, label=label)
     load.set(ylabel="requests/s", ylim=(0, None))
     highest = max(count for key in NAMES if key in document for _, count in document[key]["replicas"])
     replicas.set(ylabel="replicas", xlabel="seconds", ylim=(0, 1.4 * highest), xlim=(0, end))
