@@ -305,13 +305,13 @@ class RaySettings:
 def ray(
     settings: RaySettings, ongoing: float, running: int, current: int, streak: int, interval: float
 ) -> tuple[int, int]:
-    """Return the count and the streak of like recommendations: above 0 upwards, below 0 downwards.
+    """Return the count, and the polls since recommendations are alike: above 0 upwards, below 0 downwards.
 
     The recommendation is ongoing / target, rounded up (factors of 1, the default). It must have been on one
-    side for the delay. Without a running replica a request asks for one at once.
+    side for the delay. Without a running replica a request asks for one at once, and the delay goes on.
     """
     if running == 0:
-        return (max(1, current) if ongoing > 0.0 else current), streak
+        return (max(1, current) if ongoing > 0.0 else current), streak + (streak > 0) - (streak < 0)
     # As it is computed there, since the last bit decides what is rounded up.
     wanted = math.ceil(running + (running * (ongoing / (settings.target * running)) - running))
     if wanted > current:

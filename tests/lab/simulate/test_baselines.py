@@ -188,7 +188,8 @@ def test_keda_takes_no_data_for_zero():
         ({}, 3.0, 0, 0, 0, (1, 0)),
         ({"down_delay": 0.0}, 0.0, 3, 3, 0, (1, 0)),
         ({"down_delay": 0.0}, 0.0, 1, 1, 0, (0, 0)),
-        ({}, 3.0, 0, 2, 7, (2, 7)),
+        ({}, 3.0, 0, 2, 7, (2, 8)),
+        ({}, 0.0, 0, 2, -7, (2, -8)),
     ],
     ids=[
         "new",
@@ -201,6 +202,7 @@ def test_keda_takes_no_data_for_zero():
         "not to zero",
         "to zero",
         "starting",
+        "none runs",
     ],
 )
 def test_ray_acts_when_its_wish_has_lasted(settings, ongoing, running, current, streak, after):
