@@ -478,7 +478,7 @@ class Controller:
                 target.memory = target.memory.changed(before.desired, scale.desired, now)
         if scale.mode == "shadow":
             shadow = target.shadow or Shadow.beside(scale, now)
-            shadow = shadow.passed(seen, scale, spec.start_up_time, spec.timing.longest_gap, now)
+            shadow = shadow.passed(seen, scale, _start_up(target), spec.timing.longest_gap, now)
             real, scale = scale, shadow.scale(scale, now)
             seen = None if seen is None else imagined(seen, real, scale)
             target.shadow = shadow
@@ -524,7 +524,7 @@ class Controller:
         target.before = memory
         decision, target.memory = decided(wish, share, memory, now)
         if target.shadow is not None and decision.replicas is not None:
-            target.shadow = target.shadow.wanted(decision.replicas, target.spec.start_up_time, now)
+            target.shadow = target.shadow.wanted(decision.replicas, _start_up(target), now)
         self._record(name, target, target.scale or wish.scale, wish.scale, decision)
         return decision
 
@@ -709,6 +709,11 @@ def _held(target: _Target) -> int:
     last = target.spec.min_replicas if target.scale is None else target.scale.desired
     asked = None if target.memory is None else target.memory.asked
     return max(last if target.counted is None else target.counted, 0 if asked is None else asked.replicas)
+
+
+def _start_up(target: _Target) -> float:
+    """Return the seconds until a shadow's replica serves. Its own start-ups teach nothing."""
+    return max(target.spec.start_up_time, 0.0 if target.memory is None else target.memory.reported)
 
 
 def _backs_off(target: _Target) -> bool:

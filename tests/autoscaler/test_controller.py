@@ -648,6 +648,16 @@ def test_reconcile_shadow_decides_from_its_own_replicas_is_scored_and_never_acts
         assert score["attained_shadow"] > score["attained_incumbent"] == pytest.approx(0.6 * 300 * 20)
 
 
+def test_reconcile_shadow_replicas_start_as_slowly_as_the_real_ones_report(gateway):
+    def served(start_up_time):
+        overloaded = seen(rate=300.0, attainment=0.6, start_up_time=start_up_time)
+        with Bench(gateway, *[{A: overloaded}] * 5, **SHADOW) as bench:
+            bench.times(5)
+            return bench.controller.decisions(A, 5)["score"]["attained_shadow"]
+
+    assert served(60.0) < served(1.0)
+
+
 def test_reconcile_after_a_restart_knows_the_history_and_asks_for_it_once(gateway):
     past = {A: Past(correction=((20.0, 0.7), (5.0, 0.5)))}
     with Bench(gateway, {A: seen(rate=100.0)}, {}, past=past) as bench:
