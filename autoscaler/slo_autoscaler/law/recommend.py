@@ -9,7 +9,9 @@ allowed share is late. Where the load may jump, replicas are pre-warmed as far a
 them. One price for all moments is the cheapest way to a given number of late requests (a Lagrange multiplier;
 the newsvendor's rule). Few replicas are coarse steps: the price alone would keep one of them far above the
 load with the allowed share late, for as long as the budget lasts. So at the median of the rates to come at
-most the allowed share is late.
+most the allowed share is late. And where few requests come, most of them in rare peaks, no replica may be
+worth the price of a steady load. So while requests come and the allowed share is at its least, a replica that
+saves more than the objective's share of all requests is always worth it.
 
 Scaling up is judged at the moment when a replica requested now would serve; scaling down over the whole time
 in which it could not be brought back. Replicas that do not become ready are no supply; a few are replaced.
@@ -21,7 +23,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, compress
-from math import ceil, floor, log
+from math import ceil, floor, inf, log
 from operator import mul
 from typing import Final
 
@@ -99,10 +101,17 @@ class Prediction:
             found = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
         return found
 
-    def count(self, allowed: float, start: int, lowest: int, highest: int) -> int:
+    def worth(self, allowed: float, most: float) -> float:
+        """Return the late requests per second that one more replica must save where ``allowed`` may be late.
+
+        It is never more than the share ``most`` of all requests.
+        """
+        return min(self.replica.saved(allowed), most * self.rate)
+
+    def count(self, allowed: float, most: float, start: int, lowest: int, highest: int) -> int:
         """Return the count that is recommended where the share ``allowed`` may be late: see ``fewest``."""
         lowest = max(lowest, self.steady(self.replica.rate(allowed)))
-        return self.fewest(self.replica.saved(allowed), start, lowest, highest)
+        return self.fewest(self.worth(allowed, most), start, lowest, highest)
 
     def steady(self, rate: float) -> int:
         """Return the fewest replicas that get at most ``rate`` each at the median of the rates to come."""
@@ -176,16 +185,17 @@ def recommend(
     then = prediction(history.then, horizon, horizon + interval)
     meanwhile = prediction(history.meanwhile, 0.0, horizon)
     allowed = budget.allowed(seen.slo_objective or 0.0, spec.budget_period)
-    worth = replica.saved(allowed)
+    needy = budget.exhausted(spec.budget_period) and believed > nothing
+    most = 1.0 - (seen.slo_objective or 0.0) if needy else inf
     # Enough for the highest of the rates; the policy's bounds come later.
     highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))
-    soon = then.count(allowed, scale.desired, 1, highest)
+    soon = then.count(allowed, most, scale.desired, 1, highest)
     waiting = _backlog(seen, scale)
     drained = ceil((believed + waiting / (DRAINED_IN * horizon)) / replica.goodput) if waiting > 0.0 else 0
     least = max(soon, drained)
     kept = least
     for each in (then, meanwhile):
-        kept = each.count(SPARE * allowed, scale.desired, kept, highest)
+        kept = each.count(SPARE * allowed, SPARE * most, scale.desired, kept, highest)
     missing = max(0, least - scale.available)
     # Where no node has room, another replica would find none either.
     broken = max(0, memory.stuck(spec, now) - (scale.unschedulable or 0))
@@ -202,7 +212,13 @@ def recommend(
     elif late_share(seen) is None and (seen.burn_short or 0.0) > 1.0:
         reason = Reason.WILL_NOT_HELP
     found = Recommendation(
-        least + again, reason, kept + again, rate=then.rate, allowed=allowed, worth=worth, late=then.late
+        least + again,
+        reason,
+        kept + again,
+        rate=then.rate,
+        allowed=allowed,
+        worth=then.worth(allowed, most),
+        late=then.late,
     )
     return found, memory.with_data(
         spec,

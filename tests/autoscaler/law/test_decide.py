@@ -317,7 +317,7 @@ CHANGES = [
     Case(
         Reason.LOAD_ABOVE_CAPACITY, 3, replace(ERRORS, rate=300.0)
     ),  # errors are no reason to leave load alone
-    Case(Reason.PEAK_EXPECTED, 3, seen(rate=165.0), memory=OVERSPENT | {"seen_at": 995.0}),
+    Case(Reason.PEAK_EXPECTED, 4, seen(rate=165.0), memory=OVERSPENT | {"seen_at": 995.0}),
     Case(Reason.BACKLOG, 3, seen(rate=140.0, in_flight=6000.0)),
     Case(Reason.BACKLOG, 3, seen(rate=0.0, samples=0.0, in_flight=16000.0), ONE),
     Case(Reason.SLO_MISSED, 3, LEARNING),
