@@ -49,6 +49,8 @@ AGES: Final = (24 * 3600.0, 7 * 24 * 3600.0)
 EARLIER_RATES_SECONDS: Final = 600.0
 """Seconds between two queries for rates of earlier days."""
 
+SIGNAL_SECONDS: Final = 0.5
+"""Maximum seconds until a signal takes effect."""
 DIRECT_CHECK_SECONDS: Final = 0.5
 """Seconds between two checks of the load that is read directly."""
 
@@ -185,7 +187,9 @@ class Controller:
         reads.
         """
         threading.Thread(target=self._reconcile_until, args=(stop,), name="reconcile", daemon=True).start()
-        stop.wait()
+        # A signal that comes just before this thread blocks in a lock does not interrupt it.
+        while not stop.wait(SIGNAL_SECONDS):
+            pass
         with self._writing:
             self._stopped = True
             self._writing.wait_for(lambda: self._under_way == 0, self._config.platform.timeout)

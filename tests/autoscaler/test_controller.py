@@ -680,8 +680,9 @@ class Stop(threading.Event):
         self.bench, self.left, self.waited = bench, waits, []
 
     def wait(self, timeout=None):
-        if timeout is None:
-            return super().wait(20)
+        if threading.current_thread() is threading.main_thread():
+            assert timeout is not None, "a signal that comes just before a wait without end is missed"
+            return super().wait(timeout)
         self.waited.append(timeout)
         self.bench.now += timeout
         self.left -= 1
