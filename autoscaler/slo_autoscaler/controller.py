@@ -51,6 +51,7 @@ EARLIER_RATES_SECONDS: Final = 600.0
 
 SIGNAL_SECONDS: Final = 0.5
 """Maximum seconds until a signal takes effect."""
+
 DIRECT_CHECK_SECONDS: Final = 0.5
 """Seconds between two checks of the load that is read directly."""
 

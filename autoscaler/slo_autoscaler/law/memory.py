@@ -104,9 +104,8 @@ class Memory:
 
     def told(self, start_up_time: float | None) -> "Memory":
         """Return the same with the start-up time that the replicas report; None changes nothing."""
-        if start_up_time is None or start_up_time == self.reported:
-            return self
-        return replace(self, reported=min(start_up_time, LONGEST_START_UP))
+        reported = self.reported if start_up_time is None else min(start_up_time, LONGEST_START_UP)
+        return self if reported == self.reported else replace(self, reported=reported)
 
     def idle(self, since: float | None) -> "Memory":
         """Return the same with another ``idle_since``."""
