@@ -53,10 +53,8 @@ class History:
     """Slot of the first of ``rates``: seconds / ``slot``."""
     rates: "array[float]" = field(default_factory=lambda: array("f"))
     """Requests per second, at most ``KEPT``."""
-    then: Followed = field(default_factory=Followed)
+    followed: Followed = field(default_factory=Followed)
     """Rates one start-up later, when a replica requested now would serve."""
-    meanwhile: Followed = field(default_factory=Followed)
-    """Rates until then, while a replica removed now could not be back."""
     levels: Levels = field(default_factory=Levels)
     mean: float = 0.0
     """Mean rate of the last ``MEMORY`` moments, in requests per second."""
@@ -88,8 +86,7 @@ class History:
         begin, rates, jumps = self.begin, self.rates[:], self.jumps
         mean, moments, ahead = self.mean, self.moments, max(1, round(horizon / self.slot))
         levels: list[float] = []
-        then: list[tuple[float, float]] = []
-        meanwhile: list[tuple[float, float]] = []
+        pairs: list[tuple[float, float]] = []
         for now, rate in observed:
             slot = int(now // self.slot)
             missing = slot - begin - len(rates)
@@ -104,14 +101,9 @@ class History:
             moments = min(moments + 1, int(MEMORY))
             mean += (rate - mean) / moments
             levels.append(max(rate, _nothing(mean)))
-            # One pair per moment is enough. The distances take turns, which shift with each round: otherwise
-            # a period of some rounds would meet the same distance at each of its moments.
-            distance = 1 + (slot + slot // ahead) % ahead
-            if len(rates) > distance:
-                meanwhile.append((rates[-1 - distance], rate))
             if len(rates) > ahead:
                 before = rates[-1 - ahead]
-                then.append((before, rate))
+                pairs.append((before, rate))
                 if rate > SIMILAR * before and slot - jumps[1] > 2 * ahead:
                     jumps = jumps[1], slot
         end, dropped = begin + len(rates), max(0, len(rates) - KEPT)
@@ -122,8 +114,7 @@ class History:
             self.slot,
             begin + dropped,
             rates,
-            self.then.plus(then, nothing),
-            self.meanwhile.plus(meanwhile, nothing),
+            self.followed.plus(pairs, nothing),
             self.levels.plus(levels),
             mean,
             moments,

@@ -173,7 +173,7 @@ class Ours:
         self, history: History, rate: float, seconds: float, moments: float, current: int, cap: int
     ) -> Claim:
         rates = max(rate, history.nothing) * np.array(RATIOS)
-        odds = history.then.odds(rate, history.nothing, seconds)
+        odds = history.followed.odds(rate, history.nothing, seconds)
         served = np.array(history.levels.returned(odds, rates[STILL], moments)) * rates
         total = float(served.sum())
 

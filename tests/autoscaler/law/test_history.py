@@ -30,19 +30,13 @@ def odds_above(followed, rate, ratio):
 
 def test_what_came_one_horizon_later_is_what_follows():
     history = play(([100.0] * 10 + [200.0] * 3 + [400.0] * 10) * 20)
-    assert odds_above(history.then, 200.0, 1.8) > 0.5
-    assert odds_above(history.then, 400.0, 1.8) < 0.05
-
-
-def test_what_comes_within_the_horizon_and_is_over_then_follows_until_then():
-    history = play(([10.0] * 8 + [100.0, 400.0, 10.0, 10.0]) * 20)
-    assert odds_above(history.then, 100.0, 3.0) < 0.1
-    assert odds_above(history.meanwhile, 100.0, 3.0) > 0.2
+    assert odds_above(history.followed, 200.0, 1.8) > 0.5
+    assert odds_above(history.followed, 400.0, 1.8) < 0.05
 
 
 def test_what_followed_nothing_is_expected_after_nothing_however_the_mean_has_moved_since():
     history = play([100.0] * 60 + ([0.0] * 60 + [100.0] * 3) * 2 + [0.0] * 60)
-    odds = history.then.odds(0.0, history.nothing, 20.0)
+    odds = history.followed.odds(0.0, history.nothing, 20.0)
     come = sum(odds[bin_of(50.0 / history.nothing) :])
     # Three moments before each return, of sixty.
     assert 0.02 < come / sum(odds) < 0.1
@@ -59,7 +53,7 @@ def test_a_second_rate_within_a_slot_is_no_moment_and_the_larger_counts():
     once = play([100.0] * 20)
     twice = once.after([(19 * SLOT + 1.0, 300.0), (19 * SLOT + 2.0, 200.0)], HORIZON)
     assert twice.rates[-1] == 300.0
-    assert (twice.then, twice.mean) == (once.then, once.mean)
+    assert (twice.followed, twice.mean) == (once.followed, once.mean)
 
 
 @fuzzed(25)

@@ -163,5 +163,5 @@ def test_ten_thousand_functions_fit_into_half_a_gigabyte():
     for number in range(KEPT):
         history = history.after([(5.0 * number, 2.0 ** (number // 6 % 9) + number / KEPT)], 15.0)
     memory = replace(Memory.initial(Scale(2, 2), 0.0), history=history)
-    assert len(history.then.by_level) > 8
+    assert len(history.followed.by_level) > 8
     assert bytes_of(memory) < 50_000

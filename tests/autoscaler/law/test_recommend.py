@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from autoscaler.values import a_spec, seen
 from slo_autoscaler.law.curve import Curve, curve
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.recommend import Prediction, late_share, recommend
+from slo_autoscaler.law.recommend import DEAREST, Prediction, late_share, recommend
 from slo_autoscaler.law.scenarios import RATIOS, Followed
 from slo_autoscaler.model import Reason, Scale
 
@@ -73,6 +73,12 @@ def test_the_steady_count_is_the_fewest_with_the_allowed_share_late_at_the_media
     rounding = 1e-6
     assert in_time(count, allowed * (1.0 + rounding)) >= 0.5 - rounding
     assert count == 1 or in_time(count - 1, allowed * (1.0 - rounding)) <= 0.5 + rounding
+
+
+@given(predictions(), ALLOWED)
+def test_no_replica_is_left_out_that_saves_more_than_its_share_of_all_requests(prediction, allowed):
+    count = prediction.count(allowed, 1, 1, MOST, idle=False)
+    assert count >= MOST or prediction.late(count) - prediction.late(count + 1) <= DEAREST * allowed
 
 
 @pytest.mark.parametrize("replicas", [1, 10, 1000])
@@ -183,9 +189,10 @@ def test_down_waits_for_what_may_come_before_a_replica_could_be_back():
     """A burst comes every minute, and never just one start-up after a calm moment."""
     high, low = (seen(rate=rate, burn_short=0.0) for rate in (400.0, 100.0))
     cycle = [*[high] * 3, *[low] * 10]
-    found, _ = observed(*cycle * 30, *cycle[:8], spec=a_spec(max_replicas=50, start_up_time=60.0))
+    spec = a_spec(max_replicas=50, start_up_time=60.0)
+    found, memory = observed(*cycle * 30, *cycle[:8], spec=spec)
     assert found.replicas <= 2
-    assert found.fewest >= 3
+    assert memory.needed(memory.held(spec)) >= 3
 
 
 def test_a_ramp_is_learned_from_every_reconcile_of_a_short_interval():
