@@ -67,8 +67,14 @@ class Budget:
 
         It is the objective's without the reserve, times a factor that is linear in the budget that remains.
         """
-        factor = 1.0 + self.remaining(period) / RESERVE
-        return _allowance(objective) * min(max(factor, LEAST), MOST)
+        return _allowance(objective) * min(max(self._factor(period), LEAST), MOST)
+
+    def exhausted(self, period: float) -> bool:
+        """Return whether the share that may be late is the smallest, and may not be small enough."""
+        return self._factor(period) < LEAST
+
+    def _factor(self, period: float) -> float:
+        return 1.0 + self.remaining(period) / RESERVE
 
 
 def _allowance(objective: float) -> float:

@@ -10,8 +10,8 @@ them. One price for all moments is the cheapest way to a given number of late re
 the newsvendor's rule). Few replicas are coarse steps: the price alone would keep one of them far above the
 load with the allowed share late, for as long as the budget lasts. So at the median of the rates to come at
 most the allowed share is late. And where few requests come, most of them in rare peaks, no replica may be
-worth the price of a steady load. So while requests come, a replica that saves more than ``DEAREST`` times the
-allowed share of all of them is always worth it.
+worth the price of a steady load. So while requests come and the allowed share is at its least, a replica that
+saves more than the objective's share of all requests is always worth it.
 
 The moment that counts is the one at which a replica requested now would serve. A replica is removed only if
 no such moment still ahead needs it: it could not be brought back until then (``Memory.needed``).
@@ -24,7 +24,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, compress
-from math import ceil, floor, log
+from math import ceil, floor, inf, log
 from operator import mul
 from typing import Final
 
@@ -44,9 +44,6 @@ DRAINED_IN: Final = 3.0
 SPARE: Final = 0.9
 """Share of the allowed late requests at which a replica is still spared. Without it a steady load between two
 counts would add a replica and remove it again, every few reconciles."""
-DEAREST: Final = 3.0
-"""Highest price of a replica: its share of all requests, as a multiple of the allowed share. With 2 the cost
-rises on the traces that the constants were set on."""
 WAITED_LITTLE: Final = 0.05
 """Mean wait for a worker, as a share of the SLO. By Markov's inequality at most 5% of requests then waited
 for the whole SLO: the others were late in execution, which no replica makes faster."""
@@ -105,18 +102,17 @@ class Prediction:
             found = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
         return found
 
-    def worth(self, allowed: float, *, idle: bool) -> float:
+    def worth(self, allowed: float, most: float) -> float:
         """Return the late requests per second that one more replica must save where ``allowed`` may be late.
 
-        ``idle``: no requests come now, and a share of them would be no measure.
+        It is never more than the share ``most`` of all requests.
         """
-        steady = self.replica.saved(allowed)
-        return steady if idle else min(steady, DEAREST * allowed * self.rate)
+        return min(self.replica.saved(allowed), most * self.rate)
 
-    def count(self, allowed: float, start: int, lowest: int, highest: int, *, idle: bool) -> int:
+    def count(self, allowed: float, most: float, start: int, lowest: int, highest: int) -> int:
         """Return the count that is recommended where the share ``allowed`` may be late: see ``fewest``."""
         lowest = max(lowest, self.steady(self.replica.rate(allowed)))
-        return self.fewest(self.worth(allowed, idle=idle), start, lowest, highest)
+        return self.fewest(self.worth(allowed, most), start, lowest, highest)
 
     def steady(self, rate: float) -> int:
         """Return the fewest replicas that get at most ``rate`` each at the median of the rates to come."""
@@ -184,15 +180,17 @@ def recommend(
     odds = history.levels.returned(odds, base, horizon / interval)
     for rates, agreement in history.repeats(now + horizon, now + horizon + interval, lag):
         odds = with_rates(odds, base, rates, agreement)
-    then, idle = Prediction(base, odds, replica), believed <= nothing
+    then = Prediction(base, odds, replica)
     allowed = budget.allowed(seen.slo_objective or 0.0, spec.budget_period)
+    needy = budget.exhausted(spec.budget_period) and believed > nothing
+    most = 1.0 - (seen.slo_objective or 0.0) if needy else inf
     # Enough for the highest of the rates; the policy's bounds come later.
     highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))
-    soon = then.count(allowed, scale.desired, 1, highest, idle=idle)
+    soon = then.count(allowed, most, scale.desired, 1, highest)
     waiting = _backlog(seen, scale)
     drained = ceil((believed + waiting / (DRAINED_IN * horizon)) / replica.goodput) if waiting > 0.0 else 0
     least = max(soon, drained)
-    kept = then.count(SPARE * allowed, scale.desired, least, highest, idle=idle)
+    kept = then.count(SPARE * allowed, SPARE * most, scale.desired, least, highest)
     missing = max(0, least - scale.available)
     # Where no node has room, another replica would find none either.
     broken = max(0, memory.stuck(spec, now) - (scale.unschedulable or 0))
@@ -214,7 +212,7 @@ def recommend(
         kept + again,
         rate=then.rate,
         allowed=allowed,
-        worth=then.worth(allowed, idle=idle),
+        worth=then.worth(allowed, most),
         late=then.late,
     )
     return found, memory.with_data(

@@ -45,7 +45,6 @@ RESERVED, UNSPENT, MOST, THIRD = (
     float(re.search(rf"{before}([\d.]+)", FORMULAS)[1])
     for before in (r"objective\) x ", "unspent / ", "at most ", "at least 1/")
 )
-TIMES = float(re.search(r"most ([\d.]+) x allowed x the expected", PAGE)[1])
 NAMES, ROWS = table("worked")
 COLUMNS = {name: {row[0]: row[index] for row in ROWS} for index, name in enumerate(NAMES) if name}
 
@@ -71,8 +70,7 @@ def by_hand(column):
         return total / sum(share * ratio for ratio, share in odds)
 
     load = interpolated(allowed(float(column["unspent budget"])), LOAD)
-    most = TIMES * allowed(float(column["unspent budget"])) * expected
-    worth = min(goodput * interpolated(load, SAVED), most)
+    worth = goodput * interpolated(load, SAVED)
     steady = ceil(float(column["median of the rates to come"]) / (load * goodput))
     count = next(n for n in range(steady, 50) if expected * (late(n) - late(n + 1)) < worth)
     now, in_flight = int(column["replicas"]), float(column["in flight"])

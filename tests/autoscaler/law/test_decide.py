@@ -315,7 +315,7 @@ CHANGES = [
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=150.0, in_flight_growth=150.0)),
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=0.3, capacity=0.1, samples=3.0, in_flight=1.0)),
     Case(
-        Reason.LOAD_ABOVE_CAPACITY, 4, replace(ERRORS, rate=300.0)
+        Reason.LOAD_ABOVE_CAPACITY, 3, replace(ERRORS, rate=300.0)
     ),  # errors are no reason to leave load alone
     Case(Reason.PEAK_EXPECTED, 4, seen(rate=165.0), memory=OVERSPENT | {"seen_at": 995.0}),
     Case(Reason.BACKLOG, 3, seen(rate=140.0, in_flight=6000.0)),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from autoscaler.values import a_spec, seen
 from slo_autoscaler.law.curve import Curve, curve
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.recommend import DEAREST, Prediction, late_share, recommend
+from slo_autoscaler.law.recommend import Prediction, late_share, recommend
 from slo_autoscaler.law.scenarios import RATIOS, Followed
 from slo_autoscaler.model import Reason, Scale
 
@@ -73,12 +73,6 @@ def test_the_steady_count_is_the_fewest_with_the_allowed_share_late_at_the_media
     rounding = 1e-6
     assert in_time(count, allowed * (1.0 + rounding)) >= 0.5 - rounding
     assert count == 1 or in_time(count - 1, allowed * (1.0 - rounding)) <= 0.5 + rounding
-
-
-@given(predictions(), ALLOWED)
-def test_no_replica_is_left_out_that_saves_more_than_its_share_of_all_requests(prediction, allowed):
-    count = prediction.count(allowed, 1, 1, MOST, idle=False)
-    assert count >= MOST or prediction.late(count) - prediction.late(count + 1) <= DEAREST * allowed
 
 
 @pytest.mark.parametrize("replicas", [1, 10, 1000])
