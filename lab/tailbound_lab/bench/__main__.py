@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
+from batching_watchdog.launch import die_with_parent
 from tailbound_lab.bench.fleet import adversary, faro, held_out, live, reconcile, scaling, validate
 from tailbound_lab.bench.replica import bound, compare, interleaved, mixed, promise, single, soak
 from tailbound_lab.bench.workloads import ROOT
@@ -93,4 +95,6 @@ def with_command(arguments: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, end)
+    # ``end`` does not know a process of a pool that is being forked when the signal comes.
+    os.register_at_fork(after_in_child=partial(die_with_parent, signal.SIGKILL, os.getpid()))
     sys.exit(main(sys.argv[1:]))
