@@ -5,17 +5,13 @@ Owns the list of commands; without one, ``--quick`` and ``--smoke`` mean ``compa
 """
 
 import argparse
-import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from batching_watchdog.launch import die_with_parent
 from tailbound_lab.bench.fleet import adversary, faro, held_out, live, reconcile, scaling, validate
 from tailbound_lab.bench.replica import bound, compare, interleaved, mixed, promise, single, soak
 from tailbound_lab.bench.workloads import ROOT
@@ -73,15 +69,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def end(number: int, _frame: FrameType | None) -> NoReturn:
-    """End this process, and first its servers or the processes of its pool."""
+    """End this process, and first its servers."""
     signal.signal(number, signal.SIG_IGN)
-    pool = multiprocessing.active_children()
-    for child in pool:
-        child.kill()
-        child.join()
-    if pool:
-        # An exception would wait for all that the pool has been given. Such commands start no server.
-        os._exit(128 + number)
     sys.exit(128 + number)
 
 
@@ -95,6 +84,4 @@ def with_command(arguments: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, end)
-    # ``end`` does not know a process of a pool that is being forked when the signal comes.
-    os.register_at_fork(after_in_child=partial(die_with_parent, signal.SIGKILL, os.getpid()))
     sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,6 +23,7 @@ import numpy as np
 from tailbound_lab.bench import page
 from tailbound_lab.bench.fleet.plays import Workload, code, progress, together, told
 from tailbound_lab.bench.fleet.scaling import BOUNDS, ROUTINGS, RUN, ours
+from tailbound_lab.bench.pool import pool
 from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate import baselines, report, traces
 from tailbound_lab.simulate.baselines import HpaSettings
@@ -445,8 +445,8 @@ def _search(options: argparse.Namespace, file: Path) -> list[Tried]:
             page.say(f"{file}: {len(past):,} traces have been tried; resuming")
         else:
             page.say(f"{file}: of another seed or of other code; starting anew")
-    with ProcessPoolExecutor(options.processes) as pool:
-        for worst in search(past, options.seed, options.number, lambda few: pool.map(evaluate, few)):
+    with pool(options.processes) as simulations:
+        for worst in search(past, options.seed, options.number, lambda few: simulations.map(evaluate, few)):
             document = origin | {"tried": [asdict(tried) for tried in past]}
             file.write_text(json.dumps(document) + "\n")
             page.say(f"{len(past):,} traces; the worst scores {worst.fitness:+.2f} {worst.against}")

@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from tailbound_lab.bench import page
 from tailbound_lab.bench.fleet.plays import Kept, code, progress
+from tailbound_lab.bench.pool import pool
 from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate.cluster import Law, Outcome, Setting, run
 from tailbound_lab.simulate.split import ByLatency, FairShare, LateTable, Ours
@@ -165,8 +166,8 @@ def main(options: argparse.Namespace, output: Path) -> int:
         return _one_line(Play(POISSON, OURS, counts, options.cap).played(), options.cap)
     plays = [Play(arrivals, law, counts, options.cap) for arrivals, law in product(ARRIVALS, LAWS)]
     kept = Kept(output / "faro.jsonl")
-    with ProcessPoolExecutor(options.processes) as pool:
-        running = {pool.submit(play.played): play for play in plays if kept.find(play.key) is None}
+    with pool(options.processes) as simulations:
+        running = {simulations.submit(play.played): play for play in plays if kept.find(play.key) is None}
         for done in progress(as_completed(running), len(running)):
             kept.add(running[done].key, asdict(done.result()))
     rows = [{"arrivals": play.arrivals, "law": play.law, **(kept.find(play.key) or {})} for play in plays]

@@ -9,10 +9,9 @@ import functools
 import hashlib
 import json
 import math
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,6 +22,7 @@ import batching_watchdog
 import slo_autoscaler
 import tailbound_lab.simulate
 from tailbound_lab.bench import page
+from tailbound_lab.bench.pool import pool
 from tailbound_lab.simulate import report
 from tailbound_lab.simulate.function import Function, Scaler
 from tailbound_lab.simulate.traces import Trace
@@ -135,8 +135,8 @@ def play_all(
     missing = {key: index for index, key in enumerate(keys) if kept.find(key) is None}
     if missing:
         _shared = plays
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
-            running = {pool.submit(_simulate, index): key for key, index in missing.items()}
+        with pool(processes) as simulations:
+            running = {simulations.submit(_simulate, index): key for key, index in missing.items()}
             for done in progress(as_completed(running), len(running)):
                 kept.add(running[done], done.result())
     return [kept.find(key) or {} for key in keys]

@@ -10,7 +10,6 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 from batching_watchdog.engine.capacity import sustained
 from tailbound_lab.bench import page
+from tailbound_lab.bench.pool import pool
 from tailbound_lab.simulate.curves import MAX_BATCH, Learned, arrivals
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica
@@ -197,8 +197,8 @@ def main(options: argparse.Namespace, output: Path) -> int:
     """Measure, print and draw; 0 if 95% of the promises are kept."""
     count = 20 if options.quick else options.functions
     found: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(options.processes) as pool:
-        for row in pool.map(measure, range(SEED, SEED + count)):
+    with pool(options.processes) as simulations:
+        for row in simulations.map(measure, range(SEED, SEED + count)):
             found.append(row)
             if len(found) % 10 == 0:
                 page.say(f"{len(found)} of {count} functions")
