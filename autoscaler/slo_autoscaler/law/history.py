@@ -153,19 +153,21 @@ class History:
         return Past(rates[0][0] - step, step, tuple(rate for _, rate in rates), agreement(today, then))
 
     def repeats(self, first: float, last: float, slack: float) -> Iterator[tuple[Sequence[float], float]]:
-        """Yield the rates one period before ``first`` to ``last``, with their correlation. All in seconds.
+        """Yield the rates one period before ``first`` to ``last``, with their weight. All in seconds.
 
-        A repetition may come earlier or later by ``slack``, but not by a whole step of an earlier day.
+        The weight is the share of the variance that they explain: the square of the correlation. A step of an
+        earlier day hides the peaks in it, so it weighs half of that. A repetition may come earlier or later by
+        ``slack``, but not by a whole step of an earlier day.
         """
         for past in self.past:
             rates = past.between(first, last)
             if rates and past.agreement >= AGREED:
-                yield rates, past.agreement
+                yield rates, 0.5 * past.agreement**2
         if self.period:
             own = Past((self.begin + self.period) * self.slot, self.slot, self.rates, self.agreement)
             rates = own.between(first - slack, last + slack)
             if rates:
-                yield rates, self.agreement
+                yield rates, self.agreement**2
 
 
 def _nothing(mean: float) -> float:

@@ -178,8 +178,8 @@ def recommend(
     odds = history.followed.odds(believed, nothing, 2.0 * lag)
     # The moments of one horizon overlap, so they are one independent observation.
     odds = history.levels.returned(odds, base, horizon / interval)
-    for rates, agreement in history.repeats(now + horizon, now + horizon + interval, lag):
-        odds = with_rates(odds, base, rates, agreement)
+    for rates, share in history.repeats(now + horizon, now + horizon + interval, lag):
+        odds = with_rates(odds, base, rates, share)
     then = Prediction(base, odds, replica)
     allowed = budget.allowed(seen.slo_objective or 0.0, spec.budget_period)
     needy = budget.exhausted(spec.budget_period) and believed > nothing

@@ -146,9 +146,9 @@ class Followed:
 
 
 def with_rates(odds: Sequence[float], base: float, rates: Sequence[float], share: float) -> list[float]:
-    """Return the odds of ratios to ``base`` with ``rates``, which weigh ``share`` of all others."""
+    """Return the odds of ratios to ``base`` with ``rates``, which take ``share`` of all; the rest stays."""
     each = sum(odds) * share / len(rates)
-    mixed = list(odds)
+    mixed = [(1.0 - share) * weight for weight in odds]
     for rate in rates:
         mixed[bin_of(rate / base)] += each
     return mixed
