@@ -156,7 +156,7 @@ class History:
         """Yield the rates one period before ``first`` to ``last``, with their weight. All in seconds.
 
         The weight is the share of the variance that they explain: the square of the correlation. A step of an
-        earlier day hides the peaks in it, so it weighs half of that. A repetition may come earlier or later by
+        earlier day hides the peaks in it and weighs half of that. A repetition may come earlier or later by
         ``slack``, but not by a whole step of an earlier day.
         """
         for past in self.past:
