@@ -301,6 +301,18 @@ def test_live_results_are_published_with_their_plots_and_validated(tmp_path, sec
     assert "| Tailbound | 100.00% | 100.00% | +0.00 |" in section("validation")
 
 
+@pytest.mark.parametrize("other", [{"code": ""}, {"machine": ""}])
+def test_live_run_of_other_code_or_another_machine_is_not_published_beside_this_one(
+    tmp_path, section, capsys, other
+):
+    killed = document(live_run(absence=Absence(10, 20))) | other
+    (tmp_path / "live.json").write_text(json.dumps(document(live_run(0), live_run(20)), allow_nan=False))
+    (tmp_path / "live-prometheus-killed.json").write_text(json.dumps(killed))
+    assert bench.main(["live", "--last", "--publish"]) == 0
+    assert "Prometheus killed" not in section("live")
+    assert "live-prometheus-killed.json" in capsys.readouterr().err
+
+
 def test_held_out_cases_are_none_of_the_comparison_and_differ_by_draw():
     found = list(held_out.cases(None, 60))
     assert len({case.name for case in found}) == len(found)

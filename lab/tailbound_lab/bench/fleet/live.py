@@ -29,6 +29,7 @@ from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.fields import parse_duration
 from tailbound_lab.bench import page
+from tailbound_lab.bench.fleet.plays import code
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.live.session import Companion, offered, ready, without_full_collections
 from tailbound_lab.live.twins import CommunityScaler
@@ -150,7 +151,10 @@ def main(options: argparse.Namespace, output: Path) -> int:
     sys.stdout.write(f"{_shown(document)}\n")
     if options.publish:
         files = [output / f"{name}.json" for name in ("live", "live-prometheus-killed")]
-        found = [(each, page.read(each)) for each in files if each.exists()]
+        same = {name: document.get(name) for name in ("machine", "code")}
+        found = [(each, run) for each in files if (run := page.earlier(each, **same))]
+        for other in {each for each in files if each.exists()} - {each for each, _ in found}:
+            page.say(f"{other}: of other code or another machine; it is not published")
         page.rewrite(SECTION, lambda folder: _decisive(found, folder))
     return 0 if all(claim["holds"] for claim in document["claims"]) else 1
 
@@ -171,6 +175,7 @@ def described(
     results = {name: _result(run, seconds, judged) for name, run in runs.items()}
     return {
         **page.origin(),
+        "code": code(ours=True),
         "function": FUNCTION,
         "environment": dict(environment),
         "seconds": seconds,
