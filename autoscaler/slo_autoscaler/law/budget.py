@@ -1,7 +1,7 @@
 """The share of requests that may be late now. [P]
 
 Owns the account of requests served and late, over ``budget_period``. The budget that remains decides the
-share that may be late now. The account has no limit: every late request is paid back.
+share that may be late now. The account has no limit; it is paid back as fast as ``LEAST`` lets it.
 
 Only lateness counts, not errors: replicas do not make errors fewer.
 
