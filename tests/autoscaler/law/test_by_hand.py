@@ -45,6 +45,9 @@ RESERVED, UNSPENT, MOST, THIRD = (
     float(re.search(rf"{before}([\d.]+)", FORMULAS)[1])
     for before in (r"objective\) x ", "unspent / ", "at most ", "at least 1/")
 )
+NEEDY, DEAREST = map(
+    float, re.search(r"is below (-[\d.]+)[^.]*at most ([\d.]+) x the expected", PAGE).groups()
+)
 NAMES, ROWS = table("worked")
 COLUMNS = {name: {row[0]: row[index] for row in ROWS} for index, name in enumerate(NAMES) if name}
 
@@ -71,6 +74,8 @@ def by_hand(column):
 
     load = interpolated(allowed(float(column["unspent budget"])), LOAD)
     worth = goodput * interpolated(load, SAVED)
+    if float(column["unspent budget"]) < NEEDY:
+        worth = min(worth, DEAREST * expected)
     steady = ceil(float(column["median of the rates to come"]) / (load * goodput))
     count = next(n for n in range(steady, 50) if expected * (late(n) - late(n + 1)) < worth)
     now, in_flight = int(column["replicas"]), float(column["in flight"])

@@ -152,9 +152,12 @@ def main(options: argparse.Namespace, output: Path) -> int:
     if options.publish:
         files = [output / f"{name}.json" for name in ("live", "live-prometheus-killed")]
         same = {name: document.get(name) for name in ("machine", "code")}
-        found = [(each, run) for each in files if (run := page.earlier(each, **same))]
-        for other in {each for each in files if each.exists()} - {each for each, _ in found}:
-            page.say(f"{other}: of other code or another machine; it is not published")
+        found = []
+        for each in filter(Path.exists, files):
+            if run := page.earlier(each, **same):
+                found.append((each, run))
+            else:
+                page.say(f"{each}: of other code or another machine; it is not published")
         page.rewrite(SECTION, lambda folder: _decisive(found, folder))
     return 0 if all(claim["holds"] for claim in document["claims"]) else 1
 
