@@ -20,9 +20,9 @@ run again.
 
 A model that has become slower or faster is noticed at once. If the last ``RECENT`` runs of a size contradict
 the earlier ones, or none is slow any more, older samples of every size are dropped. A size that has not run
-since keeps one sample. It follows the size that showed the change, and counts as slower by the present factor
-of that size, so that temporarily busy cores leave no trace. It counts as faster only if that sample is from a
-slow start or a stall: otherwise often only the cost of a call falls.
+since keeps its samples until it runs again. It follows the size that showed the change, and counts as slower
+by the present factor of that size, so that temporarily busy cores leave no trace. It counts as faster only if
+its samples are from a slow start or a stall: otherwise often only the cost of a call falls.
 """
 
 from bisect import bisect_left, bisect_right
@@ -36,7 +36,7 @@ QUANTILE: Final = 0.8
 """Quantile of service times in the deadline test, for every objective. A higher one cuts smaller batches, so
 all requests lose throughput for the deadline of the first. Among 0.7 to 0.999 it gave the highest rates where
 few requests fit into the SLO, and was within 10% of the highest elsewhere."""
-CAUTION: Final = 1.25
+CAUTION: Final = 2.0
 """Errors by which the cautious mean exceeds the mean: an error is the spread by the root of the runs."""
 STALL: Final = 3.0
 """Successive runs that took this many times the median are a stall or a warm-up. Sizes that share a power of
@@ -46,8 +46,8 @@ WINDOW: Final = 64
 TRIES: Final = 4
 """Minimum samples of a known size; twice the best size is tried this often."""
 RECENT: Final = 8
-"""Last runs of a size that show a change: all but one lie beyond three quarters of the earlier ones. By
-chance that happens less than once in a thousand tries, for any distribution."""
+"""Last runs of a size that show a change: all but one lie beyond seven eighths of the earlier ones. By chance
+that happens less than once in ten thousand tries, for any distribution: a fast function makes 50 a second."""
 SURE: Final = 7.0
 """See ``slow_until``: a chance of one in a thousand."""
 DRIFT: Final = 1.15
@@ -74,12 +74,19 @@ LEAST: Final = 1e-9
 class _Samples:
     """Recent batches whose sizes share one power of two, as (size, seconds, number of the batch)."""
 
-    __slots__ = ("_follows", "_usual", "kept")
+    __slots__ = ("_factor", "_follows", "_usual", "kept")
 
     def __init__(self) -> None:
         self.kept: deque[tuple[int, float, int]] = deque(maxlen=WINDOW)
         self._follows: _Follows | None = None
+        self._factor = 1.0
+        """Of the kept runs' times, if it follows another size."""
         self._usual: _Usual | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether it has not run since a change of speed."""
+        return self._follows is not None
 
     @property
     def last(self) -> int:
@@ -89,7 +96,7 @@ class _Samples:
     def add(self, size: int, seconds: float, number: int) -> None:
         """Add a run: the size is in use, and follows no other."""
         if self._follows is not None:
-            self._follows = None
+            self._follows, self._factor = None, 1.0
             self.kept.clear()
         self.kept.append((size, seconds, number))
         self._usual = None
@@ -108,7 +115,7 @@ class _Samples:
                 if max(slow) - min(slow) < RECENT:
                     del ordered[-len(slow) :]
             self._usual = _Usual.of(ordered, expected)
-        return self._usual
+        return self._usual._replace(seconds=self._factor * self._usual.seconds)
 
     def changed_after(self, expected: Callable[[int], float]) -> int:
         """Return the number of the batch before the first run after a change, 0 without one.
@@ -119,10 +126,11 @@ class _Samples:
         if len(self.kept) < 3 * RECENT:
             return 0
         relative = _relative(self.kept, expected)
-        before, recent = sorted(relative[:-RECENT]), sorted(relative[-RECENT:])
+        # Tried once for so many batches: those between may be from after the change too.
+        before, recent = sorted(relative[: -2 * RECENT]), sorted(relative[-RECENT:])
         usual, now = before[len(before) // 2], recent[RECENT // 2]
-        slower = now > DRIFT * usual and recent[1] > before[len(before) * 3 // 4]
-        faster = now * DRIFT < usual and recent[-2] < before[len(before) // 4]
+        slower = now > DRIFT * usual and recent[1] > before[len(before) * 7 // 8]
+        faster = now * DRIFT < usual and recent[-2] < before[len(before) // 8]
         if not (slower or faster):
             return 0
         # The change may be older than the runs that show it, and other sizes may have run since.
@@ -148,31 +156,28 @@ class _Samples:
         return self.kept[slow[-1]][2]
 
     def restart(self, since: int, changed: "_Samples", before: tuple[int, float]) -> None:
-        """Drop runs up to batch ``since``; if none is left, the last run follows ``changed``.
+        """Drop runs up to batch ``since``; if none would be left, keep all, which follow ``changed``.
 
         ``before`` is the usual run of ``changed`` before its change.
         """
-        last = self.kept[-1]
-        self._usual = None
-        while self.kept and self.kept[0][2] <= since:
-            self.kept.popleft()
-        if not self.kept:
-            self.kept.append(last)
-            self._follows = self._follows or _Follows(changed, before, last[1])
+        if self.last > since:
+            self._usual = None
+            while self.kept[0][2] <= since:
+                self.kept.popleft()
+        elif self._follows is None:
+            self._follows = _Follows(changed, before, _middle(self.kept))
 
     def follow(self, slope: float) -> None:
-        """Scale the kept run of an unused size by the present factor of the size that it follows."""
+        """Scale the kept runs of an unused size by the present factor of the size that it follows."""
         if self._follows is None:
             return
-        changed, (size, seconds), measured = self._follows
+        changed, (size, seconds), (own_size, measured) = self._follows
         now_size, now_seconds = _middle(changed.kept)
         ratio = now_seconds / max(LEAST, seconds + slope * (now_size - size))
-        own_size, _, number = self.kept[0]
-        # Faster only if the kept run was slow itself: it took as long as its requests did before the change.
+        # Faster only if the kept runs were slow themselves: as long as their requests took before the change.
         if STALL * ratio > 1.0 or measured < seconds * min(1.0, own_size / size):
             ratio = max(1.0, ratio)
-        self.kept[0] = (own_size, measured * ratio, number)
-        self._usual = None
+        self._factor = ratio
 
 
 class _Usual(NamedTuple):
@@ -200,11 +205,11 @@ class _Usual(NamedTuple):
 
 
 class _Follows(NamedTuple):
-    """The size that showed a change, its usual run before, and the seconds measured before."""
+    """The size that showed a change, its usual run before, and that of the follower."""
 
     changed: _Samples
     before: tuple[int, float]
-    measured: float
+    own: tuple[int, float]
 
 
 class _Curve(NamedTuple):
@@ -356,7 +361,7 @@ class LatencyModel:
         enough = max(rates.values()) * (1 - TIE)
         best = min(size for size, rate in rates.items() if rate >= enough)
         double = self._samples.get(_power(best) + 1)
-        runs = 0 if double is None else len(double.kept)
+        runs = 0 if double is None or double.follows else len(double.kept)
         if double is None or runs < TRIES or self._observed - double.last >= AGAIN_EVERY * runs // TRIES:
             return min(2 * best, 2 * self._largest, self.max_batch_size)
         return best

@@ -200,6 +200,14 @@ def test_busy_cores_that_come_and_go_leave_no_trace_in_the_sizes_that_do_not_run
             assert model.predict_mean(64) == pytest.approx(factor * accelerator(64), rel=0.05)
 
 
+def test_a_size_that_does_not_run_through_a_change_keeps_what_all_of_its_runs_show():
+    model = learned(accelerator, POWERS, 64, times=20)
+    for factor in (1.2, 0.8) * 10:
+        model.observe(64, factor * accelerator(64))
+    learn(model, scaled(2), [2], times=2 * RECENT)
+    assert model.predict_mean(64) == pytest.approx(2 * accelerator(64), rel=0.05)
+
+
 def test_sizes_that_do_not_run_recover_as_slowly_as_those_that_do():
     model = learned(accelerator, POWERS, 64, times=20)
     for _ in range(5):
@@ -224,6 +232,16 @@ def test_noise_is_not_taken_for_a_change(seed, noise):
     for number in range(500):
         model.observe(1 + number % 2, random.uniform(1 - noise, 1 + noise) * accelerator(1 + number % 2))
     assert all(len(samples.kept) >= WINDOW * 3 // 4 for samples in model._samples.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_minutes_of_a_fast_function_noise_is_not_taken_for_a_change(seed):
+    model, random, restarts, before = LatencyModel(8), Random(seed), 0, 0
+    for _ in range(20_000):
+        model.observe(8, random.lognormvariate(0.0, 0.15) * accelerator(8))
+        kept = len(model._samples[3].kept)
+        restarts, before = restarts + (kept < before), kept
+    assert not restarts
 
 
 def test_a_stall_of_a_few_batches_is_not_taken_for_a_change():
