@@ -13,10 +13,9 @@ from typing import Final
 from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine import latency
+from batching_watchdog.engine.effects import Worker
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
-from batching_watchdog.pool.connection import Connection
-from batching_watchdog.shell import Shell
 
 log = logging.getLogger(__name__)
 
@@ -32,32 +31,33 @@ class Profiler:
     def __init__(
         self,
         config: Config,
-        shell: Shell,
+        learn: Callable[[int, float, float], None],
         model: LatencyModel,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``learn`` takes the size, seconds and CPU seconds of a batch (0: unknown)."""
         self._config = config
-        self._shell = shell
+        self._learn = learn
         self._model = model
         self._clock = clock
-        self._running: dict[Connection, asyncio.Future[tuple[Sequence[Reply], float]]] = {}
+        self._running: dict[Worker, asyncio.Future[tuple[Sequence[Reply], float]]] = {}
         """Resolves with the replies and the batch's CPU time."""
         self._rejected = False
         """Whether the handler rejects the example, so that its time is meaningless."""
         self.split = False
         """Whether a batch failed and was run again in parts."""
 
-    def replied(self, connection: Connection, replies: Sequence[Reply], cpu_seconds: float) -> None:
+    def replied(self, worker: Worker, replies: Sequence[Reply], cpu_seconds: float) -> None:
         """Take a worker's replies to a measured batch."""
-        if not (done := self._running.pop(connection)).done():
+        if not (done := self._running.pop(worker)).done():
             done.set_result((replies, cpu_seconds))
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, worker: Worker) -> None:
         """Handle the death of a worker under a measured batch."""
-        if not (done := self._running.pop(connection)).done():
+        if not (done := self._running.pop(worker)).done():
             done.set_exception(ConnectionResetError("the worker died"))
 
-    async def measure(self, connection: Connection, example: bytes) -> None:
+    async def measure(self, worker: Worker, example: bytes) -> None:
         """Measure l(b) on one worker, size by size. Raises ``ConnectionResetError`` if it dies.
 
         Sizes double until one takes longer than the SLO or exceeds the queue's limit, until two in a row did
@@ -68,21 +68,21 @@ class Profiler:
         largest = min(config.max_batch_size, config.max_queued_bytes // max(1, len(example)))
         while size <= largest and self._clock() + 2 * seconds < ends:
             try:
-                seconds = await self._measure_size(connection, example, size, ends)
+                seconds = await self._measure_size(worker, example, size, ends)
             except ConnectionResetError as error:
                 raise ConnectionResetError(f"at size {size}: {error}") from error
             if self._rejected or seconds > config.slo_latency or size >= 4 * self._model.best_size:
                 return
             size *= 2
 
-    async def _measure_size(self, connection: Connection, example: bytes, size: int, ends: float) -> float:
+    async def _measure_size(self, worker: Worker, example: bytes, size: int, ends: float) -> float:
         """Seconds of the last run."""
         seconds = 0.0
         # The first run of a size allocates memory that later ones reuse, so it is not representative.
         for run in range(PROFILE_RUNS + 1):
-            done = self._running[connection] = asyncio.get_running_loop().create_future()
+            done = self._running[worker] = asyncio.get_running_loop().create_future()
             started = self._clock()
-            connection.send(profile_batch(example, size, started))
+            worker.send(profile_batch(example, size, started))
             replies, cpu_seconds = await done
             seconds = self._clock() - started
             self.split |= not cpu_seconds
@@ -92,7 +92,7 @@ class Profiler:
             if self._rejected:
                 break
             if run:
-                self._shell.learn(size, seconds, cpu_seconds)
+                self._learn(size, seconds, cpu_seconds)
             if self._clock() + (seconds if run else 0.0) >= ends:
                 break
         return seconds

@@ -53,7 +53,7 @@ class WorkerPool:
     def __init__(self, config: Config, environ: Mapping[str, str], shell: Shell, model: LatencyModel) -> None:
         self._config = config
         self._shell = shell
-        self._profiler = Profiler(config, shell, model)
+        self._profiler = Profiler(config, shell.learn, model)
         self._measures = True
         """Measures workers before they serve, until the first one serves or the measurement killed one."""
         self._loaded: set[Connection] = set()

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -30,7 +29,7 @@ class Worker:
     ) -> None:
         config = Config.from_env({"slo_latency": "1h", "exec_timeout": "1h", **environment}, cpus=1.0)
         self.model = LatencyModel(config.max_batch_size)
-        self.profiler = Profiler(config, self, self.model, lambda: self.now)  # type: ignore[arg-type] # it learns
+        self.profiler = Profiler(config, self.learn, self.model, lambda: self.now)
         self.law, self.deadly, self.splits, self.status = law, deadly, splits, status
         self.sizes: list[int] = []
         self.now, self.left = 0.0, warm_up
@@ -38,22 +37,23 @@ class Worker:
     def send(self, batch: Batch) -> None:
         assert batch.reason is DispatchReason.PROFILE
         self.sizes.append(len(batch.requests))
-        connection: Any = self
         if len(batch.requests) == self.deadly:
-            self.profiler.closed(connection)
+            self.profiler.closed(self)
         else:
             self.now += self.law(len(batch.requests)) + self.left
             self.left = 0.0
             cpu_seconds = 0.001 if len(batch.requests) < self.splits else 0.0
             replies = [Reply(self.status, b"", b"")] * len(batch.requests)
-            self.profiler.replied(connection, replies, cpu_seconds)
+            self.profiler.replied(self, replies, cpu_seconds)
+
+    def cancel(self, indexes: object) -> None:
+        raise AssertionError
 
     def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
         self.model.observe(size, seconds)
 
     def measured(self, example: bytes = b"x" * 800) -> list[int]:
-        connection: Any = self
-        asyncio.run(self.profiler.measure(connection, example))
+        asyncio.run(self.profiler.measure(self, example))
         return sorted(set(self.sizes))
 
 
