@@ -30,7 +30,7 @@ from typing import Final, NamedTuple, Protocol
 
 from batching_watchdog.engine.latency import QUANTILE, LatencyModel
 
-MARGIN: Final = 1.02
+MARGIN: Final = 1.015
 """Factor by which batches are taken to be longer than the cautious mean."""
 SATURATION: Final = 0.95
 """Maximum share of the throughput: above it, backlogs grow for longer than a run."""
@@ -113,9 +113,7 @@ def search(
     means = [MARGIN * curve.predict_cautious(size) for size in range(1, fits + 1)]
     count = min(ARRIVALS, max(round(LATE / (1.0 - objective)), PERIODS * workers * fits))
     replica = _Replica(means, deviations, upper, workers, slo_latency)
-    # Fewer by their standard error, since a run shows the late share only roughly.
     late = (1.0 - objective) * count
-    late -= sqrt(late)
     high = low = SATURATION * workers * max(size / mean for size, mean in enumerate(means, 1))
     lowest = LOWEST * high
     while (size := (yield from replica.serve(low, count, late))) is None:

@@ -169,6 +169,7 @@ def attained(
 ) -> float:
     simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256, noise=noise)
     simulation.run(rate / 3, 2)
+    simulation.run(rate, 2)  # learns batches larger than those so far
     return simulation.run(rate, requests / rate).attainment()
 
 
