@@ -30,7 +30,7 @@ from typing import Final, NamedTuple, Protocol
 
 from batching_watchdog.engine.latency import QUANTILE, LatencyModel
 
-MARGIN: Final = 1.015
+MARGIN: Final = 1.02
 """Factor by which batches are taken to be longer than the cautious mean."""
 SATURATION: Final = 0.95
 """Maximum share of the throughput: above it, backlogs grow for longer than a run."""
