@@ -31,7 +31,7 @@ PAIRS: Final = 0.25
 the lowest at which the formula above rises with the rate for every spread."""
 PRECISION: Final = 1e-9
 """Relative error of a load."""
-LOADS: Final = range(-200, 400)
+LOADS: Final = range(-240, 400)
 """Exponents of ``STEP``: loads of a replica, as multiples of its goodput. Late shares are constant beyond."""
 
 

@@ -182,7 +182,7 @@ def recommend(
         odds = with_rates(odds, base, rates, share)
     then = Prediction(base, odds, replica)
     allowed = budget.allowed(seen.slo_objective or 0.0, spec.budget_period)
-    needy = budget.exhausted(spec.budget_period) and believed > nothing
+    needy = budget.exhausted(spec.budget_period) and believed > 0.0
     most = 1.0 - (seen.slo_objective or 0.0) if needy else inf
     # Enough for the highest of the rates; the policy's bounds come later.
     highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))

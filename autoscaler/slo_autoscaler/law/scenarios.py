@@ -17,8 +17,10 @@ from typing import Final
 STEP: Final = 1.05
 """Ratio of one bin to the one before: 5% of load is one replica of twenty."""
 STILL: Final = 64
-"""Index of the ratio 1, and the number of bins on each side of it: from a 22nd to 22 times the rate."""
-RATIOS: Final = tuple(STEP**power for power in range(-STILL, STILL + 1))
+"""Index of the ratio 1: the lowest is a 22nd."""
+HIGHEST: Final = 96
+"""Exponent of the highest ratio: 108 times the rate. Rare peaks over little traffic are as high."""
+RATIOS: Final = tuple(STEP**power for power in range(-STILL, HIGHEST + 1))
 """Later rate over current rate, by bin."""
 
 SIMILAR: Final = 1.5
