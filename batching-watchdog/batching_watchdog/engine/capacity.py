@@ -113,7 +113,9 @@ def search(
     means = [MARGIN * curve.predict_cautious(size) for size in range(1, fits + 1)]
     count = min(ARRIVALS, max(round(LATE / (1.0 - objective)), PERIODS * workers * fits))
     replica = _Replica(means, deviations, upper, workers, slo_latency)
+    # Fewer by their standard error, since a run shows the late share only roughly.
     late = (1.0 - objective) * count
+    late -= sqrt(late)
     high = low = SATURATION * workers * max(size / mean for size, mean in enumerate(means, 1))
     lowest = LOWEST * high
     while (size := (yield from replica.serve(low, count, late))) is None:

@@ -58,6 +58,9 @@ class ServiceTimes(Protocol):
     def best_size(self) -> int:
         """The allowed size with the best throughput, or the next one to try."""
 
+    def untried(self, size: int) -> bool:
+        """Return whether too few batches about as large as ``size`` have run to know their time."""
+
     def predict(self, size: int) -> float:
         """Return the upper quantile of the seconds for ``size`` requests."""
 

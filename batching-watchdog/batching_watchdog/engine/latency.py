@@ -294,6 +294,11 @@ class LatencyModel:
         """Return whether batches of at most this size have run; below them ``predict_mean`` extrapolates."""
         return self.learned and size >= self._mean.sizes[0]
 
+    def untried(self, size: int) -> bool:
+        """Return whether too few batches about as large as ``size`` have run to know their time."""
+        samples = self._samples.get(_power(size))
+        return samples is None or len(samples.kept) < TRIES
+
     @property
     def runs(self) -> int:
         """Batches that were observed."""

@@ -189,7 +189,9 @@ class Slo:
 
     **Under overload** requests go late in any order, so throughput decides: the batch may begin at any place,
     and is the one with the most requests on time per second. Those that can also wait for the next batch
-    count ``NOT_URGENT``, since they are not lost. Workers that start at once fall into step: one that becomes
+    count ``NOT_URGENT``, since they are not lost. A size of which too few have run is tried although it seems
+    late: with only one size known l(b) seems proportional, and single requests would leave most others late
+    for as long as the load lasts. Workers that start at once fall into step: one that becomes
     idle just after another finds few requests, and its short batch ends with the other's. So the batches of a
     lane leave l(b) / workers apart, unless one has its best size or no time for one more request (L. Chen et
     al., "Symphony", arXiv 2308.07470, 2023). In deadline order an overloaded queue finishes each request just
@@ -246,6 +248,8 @@ class Slo:
             start = _first_on_time(lane, least, begin) if len(keys) > least else 0
             if start == 0 or start + least <= len(keys):
                 return _cut_from(lane, start, begin)
+        elif lane.model.untried(most):
+            return _cut_of(lane, 0, most)
         return _densest(lane, most, begin)
 
     def _waits(self, cut: Cut, begin: float, at: Situation) -> float:

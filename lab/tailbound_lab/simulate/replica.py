@@ -49,6 +49,9 @@ class _Alike:
     def learn_any(self, size: int, seconds: float) -> None:
         """Nothing to learn."""
 
+    def untried(self, size: int) -> bool:
+        return False
+
     def predict(self, size: int) -> float:
         return self._seconds[min(size, len(self._seconds)) - 1]
 

@@ -165,6 +165,16 @@ def test_a_model_that_becomes_slower_or_faster_is_followed_within_seconds(before
     assert simulation.model.predict(16) == pytest.approx(after * accelerator(16), rel=0.15)
 
 
+@pytest.mark.parametrize("shed_late", [False, True])
+@pytest.mark.parametrize("rate", [30.0, 55.0, 110.0])
+def test_a_model_that_takes_half_of_the_slo_alone_finds_out_that_batches_cost_little_more(rate, shed_late):
+    simulation = Simulation(
+        lambda size: 0.118 + 0.0009 * size, workers=3, slo_latency=0.244, shed_late=shed_late
+    )
+    simulation.run(rate / 3, 5.0)
+    assert simulation.run(rate, 120.0).attainment() > 0.98
+
+
 def test_late_requests_after_an_overload_are_answered_while_their_clients_wait():
     simulation = Simulation(lambda size: 0.1 + 0.01 * size, slo_latency=1.0, clients_wait=10.0)
     simulation.run(350.0, 20.0, to_the_end=False)

@@ -108,7 +108,8 @@ def test_policy_whatever_it_has_learned_takes_what_waits_or_waits_if_it_is_one_t
     assert answer.size <= MAX_BATCH_SIZE
     if name == "slo":
         taken = keys[answer.start : answer.start + answer.size]
-        assert all(now + model.predict(answer.size) <= key for key in taken)
+        tries = overloaded and model.untried(answer.size)
+        assert tries or all(now + model.predict(answer.size) <= key for key in taken)
     else:
         assert answer.start == 0
 
