@@ -192,8 +192,8 @@ def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_n
     simulation = Simulation(law, workers=workers, slo_latency=slo, max_batch_size=256)
     simulation.run(guess / 3, min(60, 20_000 / guess))
     rate, _ = sustained(simulation.model, workers, slo, 0.99)
-    # A run shows the late share only roughly.
-    assert attained(law, workers, slo, 0.98 * rate, requests=40_000) >= 0.99
+    # Long, since the late share of 8,000 requests varies by half of the objective's.
+    assert attained(law, workers, slo, rate, requests=40_000) >= 0.99
     assert attained(law, workers, slo, 2 * rate) < 0.99
 
 

@@ -101,9 +101,12 @@ class _Example:
     def __init__(self, function: Function, traffic: Learned) -> None:
         settings = {"slo_latency": f"{function.slo_latency}s", "max_batch_size": f"{traffic.max_batch_size}"}
         config = Config.from_env({**settings, "exec_timeout": "1h"}, cpus=1.0)
-        self._traffic, self._now = traffic, 0.0
+        self._traffic, self._now, self._workers = traffic, 0.0, function.workers
         self._profiler = Profiler(config, self._learn, traffic.cost.overall, lambda: self._now)
-        for _ in range(function.workers):
+
+    def measure(self) -> None:
+        """Let one worker after another run the examples."""
+        for _ in range(self._workers):
             asyncio.run(self._profiler.measure(self, b"{}"))
 
     def send(self, batch: Batch) -> None:
@@ -159,7 +162,7 @@ def _started(drawn: Drawn, random: Random, factor: float, *, example: bool) -> t
     traffic = Learned(drawn.function, drawn.noise, random)
     traffic.factor = factor
     if example:
-        _Example(drawn.function, traffic)
+        _Example(drawn.function, traffic).measure()
     return traffic, Replica(drawn.function, 0.0, traffic=traffic)
 
 
@@ -244,8 +247,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
                 page.say(f"{len(found) // 2} of {count} functions")
     page.keep(output / "promise.json", {"functions": found})
     columns = ("handler", "functions that can meet the objective", "promises kept", "median promise")
-    shown, kept = {}, []
-    rows = []
+    shown, kept, rows = {}, [], []
     for example, name in ((True, "with `example()`"), (False, "without")):
         shown[name] = [row for row in found if row["example"] is example and row["highest"]]
         ratios = [row["promised"] / row["highest"] for row in shown[name]]
