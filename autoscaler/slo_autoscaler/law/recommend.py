@@ -158,9 +158,8 @@ def recommend(
 
     Needs an arrival rate, an SLO, and a capacity above 0.
     """
-    replica = curve(
-        seen.capacity or 0.0, seen.slo_latency or 0.0, seen.slo_objective or 0.0, seen.service_time_single
-    )
+    objective = seen.slo_objective or 0.0
+    replica = curve(seen.capacity or 0.0, seen.slo_latency or 0.0, objective, seen.service_time_single)
     rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
     believed, lag, interval = _believed(spec, rate, newest), spec.timing.rate_lag, spec.timing.interval
     horizon = memory.start_up(spec) + interval
@@ -181,9 +180,9 @@ def recommend(
     for rates, share in history.repeats(now + horizon, now + horizon + interval, lag):
         odds = with_rates(odds, base, rates, share)
     then = Prediction(base, odds, replica)
-    allowed = budget.allowed(seen.slo_objective or 0.0, spec.budget_period)
+    allowed = budget.allowed(objective, spec.budget_period)
     needy = budget.exhausted(spec.budget_period) and believed > 0.0
-    most = 1.0 - (seen.slo_objective or 0.0) if needy else inf
+    most = 1.0 - objective if needy else inf
     # Enough for the highest of the rates; the policy's bounds come later.
     highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))
     soon = then.count(allowed, most, scale.desired, 1, highest)
