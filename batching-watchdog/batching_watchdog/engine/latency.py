@@ -362,7 +362,9 @@ class LatencyModel:
 
     def _find_best(self) -> int:
         # Powers of two only: among all sizes, ties would let the best size creep down.
-        rates = {size: size / self.predict_mean(size) for size in self.sizes_learned()}
+        # The runs of a power may all be of smaller sizes: what these reached counts too.
+        measured = zip(self.sizes_learned(), self._mean.sizes, self._mean.seconds, strict=True)
+        rates = {size: max(size / self.predict_mean(size), mean / time) for size, mean, time in measured}
         enough = max(rates.values()) * (1 - TIE)
         best = min(size for size, rate in rates.items() if rate >= enough)
         double = self._samples.get(_power(best) + 1)

@@ -332,6 +332,11 @@ def test_sizes_learned_are_the_powers_of_two_that_hold_them():
     assert learned(linear, [1, 3, 5, 40], 48).sizes_learned() == [1, 4, 8, 48]
 
 
+def test_a_throughput_that_was_measured_counts_where_slower_larger_batches_bend_the_curve():
+    # The line from three to eight is far above the law at four.
+    assert learned(VISION, [1, 2, 3, 8], 64, times=30).best_size == 4
+
+
 def test_memory_and_work_do_not_grow_with_the_largest_size_allowed():
     model = learned(accelerator, [1, 2, 4], 65536, times=500)
     assert len(model._upper.sizes) == len(model._mean.sizes) == 3
