@@ -30,7 +30,7 @@ from typing import Final, NamedTuple, Protocol
 
 from batching_watchdog.engine.latency import QUANTILE, LatencyModel
 
-MARGIN: Final = 1.02
+MARGIN: Final = 1.01
 """Factor by which batches are taken to be longer than the cautious mean."""
 SATURATION: Final = 0.95
 """Maximum share of the throughput: above it, backlogs grow for longer than a run."""
@@ -74,8 +74,8 @@ class Curve(Protocol):
     """The known part of l(b)."""
 
     @property
-    def reach(self) -> int:
-        """Largest size to use, at least 1."""
+    def best_size(self) -> int:
+        """Largest size in use, at least 1."""
 
     @property
     def deviations(self) -> Sequence[float]:
@@ -103,9 +103,10 @@ def search(
     curve: Curve, workers: int, slo_latency: float, objective: float
 ) -> Generator[None, None, tuple[float, float]]:
     """Return the same as ``sustained``, in steps of about a millisecond. Reads ``curve`` in the first one."""
-    deviations = curve.deviations
+    # The next run exceeds the highest of n with odds of 1 / (n + 1).
+    deviations = [*curve.deviations, 2.0 * curve.deviations[-1] - 1.0]
     upper = deviations[int(QUANTILE * len(deviations))]
-    sizes = {max(1, curve.reach * part // SIZES) for part in range(1, SIZES + 1)}
+    sizes = {max(1, curve.best_size * part // SIZES) for part in range(1, SIZES + 1)}
     best = max(sizes, key=lambda size: size / curve.predict_cautious(size))
     fits = bisect_right(range(1, best + 1), slo_latency / (MARGIN * upper), key=curve.predict_cautious)
     if not fits:

@@ -28,7 +28,7 @@ its samples are from a slow start or a stall: otherwise often only the cost of a
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil, log2, sqrt
+from math import ceil, sqrt
 from operator import itemgetter, mul
 from typing import Final, NamedTuple
 
@@ -53,12 +53,6 @@ SURE: Final = 7.0
 DRIFT: Final = 1.15
 """Minimum factor between their medians: the sample window follows smaller changes by itself. With 1.25, sizes
 that seldom run kept their old times after a change by a fifth."""
-REACH: Final = 2
-"""Multiple of the largest size that has run up to which capacity extrapolates. Larger ones were seldom needed
-at the maximum rate, and models of CPUs are slower in them than a line shows."""
-GAIN: Final = 1.3
-"""Minimum gain in throughput by the last known doubling of the size for that. With less, the line adds little
-where it is right, and models of CPUs have reached their best size: they are slower beyond it."""
 AGAIN_EVERY: Final = 64
 """Batches after which twice the best size is tried again if it has run ``TRIES`` times, and in proportion if
 more often. Where larger batches are slower, tries make requests late: without the proportion, ``vision`` met
@@ -311,21 +305,6 @@ class LatencyModel:
         At most ``max_batch_size`` and twice the largest known size; 1 before the first sample.
         """
         return self._best
-
-    @property
-    def reach(self) -> int:
-        """The largest size for extrapolation; 0 before the first sample.
-
-        Beyond the largest known size only if the last known doubling gained much throughput.
-        """
-        samples = (self._samples[power] for power in sorted(self._samples))
-        known = [size for size, of in zip(self._mean.sizes, samples, strict=False) if len(of.kept) >= TRIES]
-        if len(known) < 2:
-            return self._largest
-        half, size = known[-2:]
-        gain = size / half * self.predict_mean(half) / self.predict_mean(size)
-        rising = gain >= GAIN ** log2(size / half)
-        return min(self.max_batch_size, REACH * self._largest) if rising else self._largest
 
     @property
     def deviations(self) -> Sequence[float]:

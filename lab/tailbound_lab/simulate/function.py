@@ -121,7 +121,7 @@ class _Known:
     deviations: tuple[float, ...] = (1.0,)
 
     @property
-    def reach(self) -> int:
+    def best_size(self) -> int:
         return len(self.seconds)
 
     def predict_cautious(self, size: float) -> float:

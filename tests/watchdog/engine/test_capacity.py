@@ -106,13 +106,13 @@ class Known:
 
     predict_cautious: Law
     deviations: tuple[float, ...] = tuple(NormalDist(1.0, 0.03).quantiles(100))
-    reach: int = 256
+    best_size: int = 256
 
 
-def line(constant: float, each: float, spread: float = 0.0, reach: int = 256) -> Known:
+def line(constant: float, each: float, spread: float = 0.0, best_size: int = 256) -> Known:
     """l(b) = constant + each x b, evenly from 1 - spread of it to 1 + spread."""
     deviations = tuple(1.0 + spread * (step / 10 - 1.0) for step in range(21))
-    return Known(lambda size: constant + each * size, deviations, reach)
+    return Known(lambda size: constant + each * size, deviations, best_size)
 
 
 LINES = st.builds(line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0.5), st.integers(1, 256))
@@ -121,8 +121,8 @@ LINES = st.builds(line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0
 @given(LINES, st.integers(1, 16), st.floats(0.5, 20.0), st.floats(0.5, 0.9999))
 def test_workers_sustain_no_more_than_their_throughput(model, workers, slo, objective):
     rate, size = sustained(model, workers, slo, objective)
-    assert 0 <= rate <= workers * model.reach / model.predict_cautious(model.reach) * 1.0001
-    assert 1 <= size <= model.reach
+    assert 0 <= rate <= workers * model.best_size / model.predict_cautious(model.best_size) * 1.0001
+    assert 1 <= size <= model.best_size
 
 
 @pytest.mark.parametrize("each", [0.03, 0.01, 0.001])
@@ -195,6 +195,15 @@ def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_n
     # Long, since the late share of 8,000 requests varies by half of the objective's.
     assert attained(law, workers, slo, rate, requests=40_000) >= 0.99
     assert attained(law, workers, slo, 2 * rate) < 0.99
+
+
+def test_rate_is_kept_by_many_workers_whose_batches_grow_beyond_those_that_ran():
+    # With batches as small as at a third of the load, eight workers would meet the objective at a higher rate.
+    law: Law = lambda size: 0.041 + 0.0335 * size  # noqa: E731 - it closes over what is tested
+    simulation = Simulation(law, workers=8, slo_latency=0.34, max_batch_size=256, noise=0.12)
+    simulation.run(47, 60)
+    rate, _ = sustained(simulation.model, 8, 0.34, 0.99)
+    assert attained(law, 8, 0.34, rate, 0.12, 40_000) >= 0.99
 
 
 @pytest.mark.parametrize("objective", [0.9, 0.95, 0.999])

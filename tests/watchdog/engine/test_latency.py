@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.engine.latency import AGAIN_EVERY, REACH, RECENT, TRIES, WINDOW, LatencyModel
+from batching_watchdog.engine.latency import AGAIN_EVERY, RECENT, TRIES, WINDOW, LatencyModel
 from watchdog.engine.queues import TABULAR, TEXT, VISION, VISION_TUNED, Law, learn, learned
 
 POWERS = (1, 2, 4, 8, 16, 32, 64)
@@ -309,23 +309,6 @@ def noisy(law: Law) -> Law:
 def test_the_best_size_is_found_on_measured_curves(law, limit, low, high):
     sizes = saturate(LatencyModel(limit), law, 400)
     assert low <= sorted(sizes[-100:])[50] <= high
-
-
-@pytest.mark.parametrize(
-    ("law", "sizes", "reach"),
-    [
-        pytest.param(accelerator, (1, 2, 4, 8), 8 * REACH, id="the line is continued"),
-        pytest.param(accelerator, (1, 2), 2 * REACH, id="but not far beyond what was seen"),
-        pytest.param(accelerator, (1,), 1, id="nor from one size"),
-        pytest.param(TEXT, (4, 8, 16), 16, id="nor beyond a doubling that gained little"),
-    ],
-)
-def test_sizes_worth_a_guess_lie_on_the_line_through_those_that_ran(law, sizes, reach):
-    assert learned(law, sizes, 64, times=10).reach == reach
-
-
-def test_sizes_with_too_few_runs_are_not_continued():
-    assert learned(accelerator, [1, 2], 64, times=TRIES - 1).reach == 2
 
 
 def test_sizes_learned_are_the_powers_of_two_that_hold_them():
