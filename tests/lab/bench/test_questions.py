@@ -76,14 +76,20 @@ def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere
     assert four[2:] == ("475", "0.75 (0.50 to 1.00)", "47.50%", "90.00%")
 
 
+def test_seconds_beyond_the_law_are_those_of_a_batch_and_of_its_requests():
+    runs = [{"size": size, "service": 0.0084 + 0.00051 * size} for size in (1.2, 90.0)]
+    fitted = simulated.fitted(*runs, lambda size: 0.008 + 0.0005 * size)
+    assert fitted == pytest.approx((0.0004, 0.00001))
+
+
 def test_lengths_without_settings_reach_what_keys_by_hand_do():
     question = mixed.QUESTIONS["lengths"]
     law = partial(question.law, simulated.service_seconds(question.workload))
 
     def goodput(parts):
-        run = {"rate": 500.0}
+        beyond = simulated.Beyond(0.0015, 0.0, 0.0)
         slo = question.workload.slo
-        return simulated.simulate(parts, law, slo, run, overhead=0.0015, seconds=10.0)["goodput"]
+        return simulated.simulate(parts, law, slo, 500.0, beyond, seconds=10.0)["goodput"]
 
     assert goodput(mixed.of_lengths()) >= 0.95 * goodput(mixed.of_lengths(keys=True))
 

@@ -198,7 +198,7 @@ def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_n
 
 
 def test_rate_is_kept_by_many_workers_whose_batches_grow_beyond_those_that_ran():
-    # With batches as small as at a third of the load, eight workers would meet the objective at a higher rate.
+    # With the small batches of a third of the load, eight workers would meet the objective at a higher rate.
     law: Law = lambda size: 0.041 + 0.0335 * size  # noqa: E731 - it closes over what is tested
     simulation = Simulation(law, workers=8, slo_latency=0.34, max_batch_size=256, noise=0.12)
     simulation.run(47, 60)

@@ -14,7 +14,7 @@ has the simulator's result. Next steps: ``rig.measure`` runs a trial, ``rig.simu
 import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -177,24 +177,22 @@ def _round(question: Question, rig: Rig) -> dict[str, Any]:
     with side_by_side(servers, rig, parts) as benches:
         first, law = question.variants[0], partial(question.law, simulated.service_seconds(workload))
         single = Bench(benches[first.label].server, rig, first.parts[:1])
-        overhead = simulated.outside(single)
-        at_rates: dict[str, Any] = {label: {} for label in benches}
+        beyond = simulated.beyond(single, simulated.part(first.parts[0]), law, max(question.rates))
+        at_rates: dict[str, dict[str, Any]] = {label: {} for label in benches}
         for bench in benches.values():  # lets the engine learn cost classes, which is not measured
             bench.counted(min(question.rates) / 2, rig.effort.overload_seconds)
         for rate in question.rates:
             for label, bench in benches.items():
                 rig.say(f"{label}: {rate:,.0f} requests/s")
-                run = simulated.counted(bench, rate, rig.effort.overload_seconds)
-                at_rates[label][f"{rate:g}"] = run
-        found: dict[str, Any] = {"overhead": overhead, "rates": at_rates}
+                at_rates[label][f"{rate:g}"] = bench.counted(rate, rig.effort.overload_seconds)
+        found: dict[str, Any] = {"beyond": asdict(beyond), "rates": at_rates}
         if question.searched:
             found["maxima"] = maxima(benches, rig.effort.plan(workload))
     rig.say("simulated")
     for variant in question.variants:
-        for run in at_rates[variant.label].values():
+        for offered, run in at_rates[variant.label].items():
             run["simulated"] = simulated.simulate(
-                *(variant.parts, law, workload.slo, run),
-                overhead=overhead,
+                *(variant.parts, law, workload.slo, float(offered), beyond),
                 seconds=rig.effort.overload_seconds,
             )
     return found

@@ -1,13 +1,14 @@
 """Simulates a live run: the same mix on the same engine in virtual time.
 
-Its inputs from the live run are the mean time of batches, and a request's time outside of its batch, measured
-at a low rate. The compared numbers are not inputs.
+Its inputs from the live server are a request's time outside of its batch, and the time of batches beyond the
+workload's own law, both measured with requests of one kind. The compared numbers are not inputs.
 """
 
 import random
 import runpy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from batching_watchdog.engine.prefetch import LEAD
@@ -26,8 +27,19 @@ LEARNING_SECONDS: Final = 10.0
 """Seconds of warm-up at half of the rate, as a live server has one."""
 REST_SECONDS: Final = 2.0
 SEEDS: Final = (1, 2, 3)
-CORRECTIONS: Final = 3
 _SECONDS: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """Seconds of a live server beyond the workload's law."""
+
+    outside: float
+    """That a request spends outside of its batch."""
+    batch: float
+    """That a batch takes longer."""
+    item: float
+    """That it takes longer for each of its requests."""
 
 
 def service_seconds(workload: Workload) -> Callable[..., float]:
@@ -36,60 +48,71 @@ def service_seconds(workload: Workload) -> Callable[..., float]:
     return law
 
 
-def counted(bench: Bench, rate: float, seconds: float) -> dict[str, Any]:
-    """Offer ``rate``; return the run, with the mean seconds of its batches as ``service``."""
-    names = ("watchdog_service_seconds_count", "watchdog_service_seconds_sum")
-    before = [bench.server.metric(name) or 0.0 for name in names]
-    run = bench.counted(rate, seconds)
-    batches, took = (
-        (bench.server.metric(name) or 0.0) - was for name, was in zip(names, before, strict=True)
-    )
-    return run | {"service": took / max(1.0, batches)}
+def beyond(bench: Bench, single: Part, law: Callable[[Sequence[Part]], float], rate: float) -> Beyond:
+    """Measure a live server at a low rate and at ``rate``. Raises ``BenchError``.
 
-
-def outside(bench: Bench) -> float:
-    """Return the seconds that a request spends outside of its batch. Raises ``BenchError``."""
-    run = counted(bench, LOW_RATE, _SECONDS)
-    median = run.get("latency_ms", {}).get("p50")
-    if median is None:
+    ``bench`` offers ``single`` only; ``law`` gives the seconds of a batch.
+    """
+    low, high = _counted(bench, LOW_RATE), _counted(bench, rate)
+    median = low.get("latency_ms", {}).get("p50")
+    if median is None or not low["batches"] or not high["batches"]:
         raise BenchError("the watchdog's own share of a request could not be measured")
-    return max(0.0, float(median) / 1e3 - float(run["service"]))
+    outside = max(0.0, float(median) / 1e3 - float(low["service"]))
+    return Beyond(outside, *fitted(low, high, lambda size: law([single] * size)))
+
+
+def fitted(
+    low: Mapping[str, float], high: Mapping[str, float], law: Callable[[int], float]
+) -> tuple[float, float]:
+    """Return the seconds beyond ``law``, a line in the size: for a batch, and for each of its requests.
+
+    ``low`` and ``high`` have the mean ``size`` of batches and their mean ``service`` time in seconds.
+    """
+    one, each = law(1), law(2) - law(1)
+    longer = [run["service"] - one - (run["size"] - 1.0) * each for run in (low, high)]
+    item = max(0.0, (longer[1] - longer[0]) / max(1.0, high["size"] - low["size"]))
+    return max(0.0, longer[0] - item * low["size"]), item
+
+
+def _counted(bench: Bench, rate: float) -> dict[str, Any]:
+    """Offer ``rate``; return the run with the number, mean size and mean seconds of its batches."""
+    names = ("service_seconds_count", "service_seconds_sum", "batch_size_sum")
+    before = [bench.server.metric(f"watchdog_{name}") or 0.0 for name in names]
+    run = bench.counted(rate, _SECONDS)
+    after = [bench.server.metric(f"watchdog_{name}") or 0.0 for name in names]
+    batches, took, requests = (now - was for now, was in zip(after, before, strict=True))
+    return run | {
+        "batches": batches,
+        "service": took / max(1.0, batches),
+        "size": requests / max(1.0, batches),
+    }
 
 
 def simulate(
     parts: Sequence[generator.Part],
     law: Callable[[Sequence[Part]], float],
     slo: float,
-    run: Mapping[str, Any],
+    rate: float,
+    beyond: Beyond,
     *,
-    overhead: float,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return goodput and the attainment of each part beside those of ``run``, over several seeds.
-
-    ``overhead`` is a request's time outside of its batch. The service times are corrected until the mean time
-    of batches equals that of the run.
-    """
-    function = Function(Service((1.0,) * MAX_BATCH_SIZE), slo_latency=slo, overhead=overhead)
-    beyond, rate = 0.0, float(run["rate"])
-    for _ in range(CORRECTIONS):
-        sent: Counter[str] = Counter()
-        good: Counter[str] = Counter()
-        work, batches = 0.0, 0
-        for seed in SEEDS:
-            draw = random.Random(seed).random
-            mix = Mix(function, [part(each) for each in parts], _longer(law, beyond), draw, lead=LEAD)
-            replica = Replica(function, 0.0, traffic=mix)
-            begin = LEARNING_SECONDS + REST_SECONDS
-            replica.serve(arrivals(Profile(((0.0, rate / 2), (LEARNING_SECONDS, rate / 2))), draw), begin)
-            mix.clear()
-            replica.clear()
-            due = arrivals(Profile(((0.0, rate), (seconds, rate))), draw)
-            replica.serve([begin + at for at in due], float("inf"))
-            sent += mix.sent
-            good += mix.good
-            work, batches = work + mix.work, batches + len(replica.sizes)
-        beyond = max(0.0, beyond + run.get("service", 0.0) - work / max(1, batches))
+    """Return the goodput at ``rate`` and the attainment of each part, over several seeds."""
+    function = Function(Service((1.0,) * MAX_BATCH_SIZE), slo_latency=slo, overhead=beyond.outside)
+    sent: Counter[str] = Counter()
+    good: Counter[str] = Counter()
+    for seed in SEEDS:
+        draw = random.Random(seed).random
+        mix = Mix(function, [part(each) for each in parts], _longer(law, beyond), draw, lead=LEAD)
+        replica = Replica(function, 0.0, traffic=mix)
+        begin = LEARNING_SECONDS + REST_SECONDS
+        replica.serve(arrivals(Profile(((0.0, rate / 2), (LEARNING_SECONDS, rate / 2))), draw), begin)
+        mix.clear()
+        replica.clear()
+        due = arrivals(Profile(((0.0, rate), (seconds, rate))), draw)
+        replica.serve([begin + at for at in due], float("inf"))
+        sent += mix.sent
+        good += mix.good
     return {
         "goodput": good.total() / seconds / len(SEEDS),
         "parts": {
@@ -98,8 +121,8 @@ def simulate(
     }
 
 
-def _longer(law: Callable[[Sequence[Part]], float], beyond: float) -> Callable[[Sequence[Part]], float]:
-    return lambda batch: law(batch) + beyond
+def _longer(law: Callable[[Sequence[Part]], float], beyond: Beyond) -> Callable[[Sequence[Part]], float]:
+    return lambda batch: law(batch) + beyond.batch + beyond.item * len(batch)
 
 
 def part(sent: generator.Part) -> Part:
