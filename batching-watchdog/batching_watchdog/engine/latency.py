@@ -5,7 +5,7 @@ remaining time; ``metrics`` exports its capacity for the autoscaler. Next step o
 
 Three estimates are kept. An upper quantile decides whether a deadline can be met (as in Clipper, NSDI'17,
 section 4.3, and Clockwork, OSDI'20), the mean gives the throughput of a size, and a cautious mean, above the
-mean by what so few runs leave uncertain, gives the capacity. All are kept per power of two, since l(b) is
+mean by what so few runs leave uncertain, gives the capacity. All are kept per group of sizes, since l(b) is
 smooth, and interpolated between. Beyond the largest size the curve continues as a line, because l(b) of
 one-shot models is nearly affine.
 
@@ -39,8 +39,8 @@ few requests fit into the SLO, and was within 10% of the highest elsewhere."""
 CAUTION: Final = 2.0
 """Errors by which the cautious mean exceeds the mean: an error is the spread by the root of the runs."""
 STALL: Final = 3.0
-"""Successive runs that took this many times the median are a stall or a warm-up. Sizes that share a power of
-two explain a factor of two."""
+"""Successive runs that took this many times the median are a stall or a warm-up. The sizes of a group explain a
+factor of 1.4."""
 WINDOW: Final = 64
 """Samples kept per size: older ones are dropped, to follow a slowly changing model."""
 TRIES: Final = 4
@@ -66,7 +66,7 @@ LEAST: Final = 1e-9
 
 
 class _Samples:
-    """Recent batches whose sizes share one power of two, as (size, seconds, number of the batch)."""
+    """Recent batches of one group of sizes, as (size, seconds, number of the batch)."""
 
     __slots__ = ("_factor", "_follows", "_usual", "kept")
 
@@ -175,7 +175,7 @@ class _Samples:
 
 
 class _Usual(NamedTuple):
-    """The usual runs of one power of two."""
+    """The usual runs of one group of sizes."""
 
     size: float
     """Mean; likewise ``seconds``."""
@@ -250,7 +250,7 @@ class LatencyModel:
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
-        samples = self._samples.setdefault(_power(size), _Samples())
+        samples = self._samples.setdefault(_group(size), _Samples())
         self._observed += 1
         rare = not samples.kept or self._observed - samples.last >= AGAIN_EVERY
         samples.add(size, max(LEAST, seconds), self._observed)
@@ -290,7 +290,7 @@ class LatencyModel:
 
     def untried(self, size: int) -> bool:
         """Return whether too few batches about as large as ``size`` have run to know their time."""
-        samples = self._samples.get(_power(size))
+        samples = self._samples.get(_group(size))
         return samples is None or len(samples.kept) < TRIES
 
     @property
@@ -314,7 +314,7 @@ class LatencyModel:
 
     def sizes_learned(self) -> list[int]:
         """The powers of two for which there are samples, ascending."""
-        return sorted(min(2**power, self.max_batch_size) for power in self._samples)
+        return sorted({min(_power(group), self.max_batch_size) for group in self._samples})
 
     def _restart(self, samples: _Samples, since: int) -> None:
         """Drop the runs up to batch ``since``, after which ``samples`` show another speed."""
@@ -341,14 +341,17 @@ class LatencyModel:
 
     def _find_best(self) -> int:
         # Powers of two only: among all sizes, ties would let the best size creep down.
+        rates = {size: size / self.predict_mean(size) for size in self.sizes_learned()}
         # The runs of a power may all be of smaller sizes: what these reached counts too.
-        measured = zip(self.sizes_learned(), self._mean.sizes, self._mean.seconds, strict=True)
-        rates = {size: max(size / self.predict_mean(size), mean / time) for size, mean, time in measured}
+        groups = sorted(self._samples)
+        for group, size, seconds in zip(groups, self._mean.sizes, self._mean.seconds, strict=True):
+            power = min(_power(group), self.max_batch_size)
+            rates[power] = max(rates[power], size / seconds)
         enough = max(rates.values()) * (1 - TIE)
         best = min(size for size, rate in rates.items() if rate >= enough)
-        double = self._samples.get(_power(best) + 1)
-        runs = 0 if double is None or double.follows else len(double.kept)
-        if double is None or runs < TRIES or self._observed - double.last >= AGAIN_EVERY * runs // TRIES:
+        doubles = [of for group, of in self._samples.items() if best < _power(group) <= 2 * best]
+        runs = sum(len(of.kept) for of in doubles if not of.follows)
+        if runs < TRIES or self._observed - max(of.last for of in doubles) >= AGAIN_EVERY * runs // TRIES:
             return min(2 * best, 2 * self._largest, self.max_batch_size)
         return best
 
@@ -390,9 +393,18 @@ def _middle(runs: Iterable[tuple[int, float, int]]) -> tuple[int, float]:
     return ordered[len(ordered) // 2][:2]
 
 
-def _power(size: int) -> int:
-    """Return the exponent of the smallest power of two that is at least ``size``."""
-    return (size - 1).bit_length()
+def _group(size: int) -> int:
+    """Return the group of a size: two for each power of two, up to three quarters of it and up to all of it.
+
+    With one group, batches of three would hide what was known of four.
+    """
+    power = (size - 1).bit_length()
+    return 2 * power - (4 * size <= 3 << power)
+
+
+def _power(group: int) -> int:
+    """Return the smallest power of two that is at least the sizes of a group."""
+    return 1 << ((group + 1) // 2)
 
 
 def _agree(

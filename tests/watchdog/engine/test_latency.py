@@ -239,7 +239,7 @@ def test_in_minutes_of_a_fast_function_noise_is_not_taken_for_a_change(seed):
     model, random, restarts, before = LatencyModel(8), Random(seed), 0, 0
     for _ in range(20_000):
         model.observe(8, random.lognormvariate(0.0, 0.15) * accelerator(8))
-        kept = len(model._samples[3].kept)
+        kept = len(model._samples[6].kept)
         restarts, before = restarts + (kept < before), kept
     assert not restarts
 
@@ -313,6 +313,16 @@ def test_the_best_size_is_found_on_measured_curves(law, limit, low, high):
 
 def test_sizes_learned_are_the_powers_of_two_that_hold_them():
     assert learned(linear, [1, 3, 5, 40], 48).sizes_learned() == [1, 4, 8, 48]
+
+
+def test_batches_of_three_do_not_hide_what_is_known_of_four():
+    # From four to eight it rises by a quarter as much per request as before.
+    def law(size: int) -> float:
+        return 0.015 + 0.02 * min(size, 4) + 0.005 * max(0, size - 4)
+
+    model = learned(law, [1, 2, 4, 8, 16], 64, times=30)
+    learn(model, law, [1, 2, 3], times=300)
+    follows(model, law, (3, 4, 8), within=0.01)
 
 
 def test_a_throughput_that_was_measured_counts_where_slower_larger_batches_bend_the_curve():
