@@ -39,8 +39,8 @@ few requests fit into the SLO, and was within 10% of the highest elsewhere."""
 CAUTION: Final = 2.0
 """Errors by which the cautious mean exceeds the mean: an error is the spread by the root of the runs."""
 STALL: Final = 3.0
-"""Successive runs that took this many times the median are a stall or a warm-up. The sizes of a group explain a
-factor of 1.4."""
+"""Successive runs that took this many times the median are a stall or a warm-up. The sizes of a group
+explain a factor of 1.4."""
 WINDOW: Final = 64
 """Samples kept per size: older ones are dropped, to follow a slowly changing model."""
 TRIES: Final = 4
