@@ -414,7 +414,7 @@ def _agree(
 
     A size with a single run costs at most as much as its requests at the next smaller size: a batch is seldom
     slower than its parts, and first runs are often slow. ``hopeful``: likewise one without a run for long,
-    since a size that seems too slow for any deadline would not run again.
+    since a size that seems too slow for any deadline would not run again; the more runs, the longer.
     """
     # Compares with all larger sizes: the next one may have run before both.
     ran = [samples.last for samples in known]
@@ -423,7 +423,9 @@ def _agree(
         for index, last in enumerate(ran)
     ]
     for index in range(1, len(agreed)):
-        if len(known[index].kept) == 1 or (hopeful and ran[index] + AGAIN_EVERY < ran[index - 1]):
+        runs = len(known[index].kept)
+        again = AGAIN_EVERY * max(TRIES, runs) // TRIES
+        if runs == 1 or (hopeful and ran[index] + again < ran[index - 1]):
             agreed[index] = min(agreed[index], agreed[index - 1] * sizes[index] / sizes[index - 1])
         agreed[index] = max(agreed[index], agreed[index - 1])
     return agreed

@@ -291,6 +291,14 @@ def test_a_double_that_was_slower_again_and_again_is_tried_ever_more_seldom():
     assert 1 <= saturate(model, linear, 50 * AGAIN_EVERY).count(2) <= 10
 
 
+def test_a_size_that_was_slower_again_and_again_seems_faster_ever_more_seldom():
+    model = learned(VISION, [1, 2, 4, 8], 64, times=4 * TRIES)
+    learn(model, VISION, [4], times=2 * AGAIN_EVERY)
+    follows(model, VISION, (4, 8))
+    learn(model, VISION, [4], times=4 * AGAIN_EVERY)
+    assert model.predict(8) <= 1.01 * 2 * VISION(4)
+
+
 def noisy(law: Law) -> Law:
     noise = Random(1)
     return lambda size: law(size) * noise.choice([1.0, 1.12, 0.97, 1.05, 1.31, 1.02, 0.99])
