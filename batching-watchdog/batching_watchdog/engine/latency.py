@@ -341,17 +341,17 @@ class LatencyModel:
 
     def _find_best(self) -> int:
         # Powers of two only: among all sizes, ties would let the best size creep down.
-        rates = {size: size / self.predict_mean(size) for size in self.sizes_learned()}
         # The runs of a power may all be of smaller sizes: what these reached counts too.
+        rates: dict[int, float] = {}
         groups = sorted(self._samples)
         for group, size, seconds in zip(groups, self._mean.sizes, self._mean.seconds, strict=True):
             power = min(_power(group), self.max_batch_size)
-            rates[power] = max(rates[power], size / seconds)
+            rates[power] = max(rates.get(power, power / self.predict_mean(power)), size / seconds)
         enough = max(rates.values()) * (1 - TIE)
         best = min(size for size, rate in rates.items() if rate >= enough)
         doubles = [of for group, of in self._samples.items() if best < _power(group) <= 2 * best]
         runs = sum(len(of.kept) for of in doubles if not of.follows)
-        if runs < TRIES or self._observed - max(of.last for of in doubles) >= AGAIN_EVERY * runs // TRIES:
+        if runs < TRIES or self._observed - max(of.last for of in doubles) >= _again_after(runs):
             return min(2 * best, 2 * self._largest, self.max_batch_size)
         return best
 
@@ -393,6 +393,11 @@ def _middle(runs: Iterable[tuple[int, float, int]]) -> tuple[int, float]:
     return ordered[len(ordered) // 2][:2]
 
 
+def _again_after(runs: int) -> int:
+    """Return the batches without it after which a size that has run so often is tried again."""
+    return AGAIN_EVERY * max(TRIES, runs) // TRIES
+
+
 def _group(size: int) -> int:
     """Return the group of a size: two for each power of two, up to three quarters of it and up to all of it.
 
@@ -424,8 +429,7 @@ def _agree(
     ]
     for index in range(1, len(agreed)):
         runs = len(known[index].kept)
-        again = AGAIN_EVERY * max(TRIES, runs) // TRIES
-        if runs == 1 or (hopeful and ran[index] + again < ran[index - 1]):
+        if runs == 1 or (hopeful and ran[index] + _again_after(runs) < ran[index - 1]):
             agreed[index] = min(agreed[index], agreed[index - 1] * sizes[index] / sizes[index - 1])
         agreed[index] = max(agreed[index], agreed[index - 1])
     return agreed
