@@ -289,9 +289,12 @@ class LatencyModel:
         return self.learned and size >= self._mean.sizes[0]
 
     def untried(self, size: int) -> bool:
-        """Return whether too few batches about as large as ``size`` have run to know their time."""
-        samples = self._samples.get(_group(size))
-        return samples is None or len(samples.kept) < TRIES
+        """Return whether the time of ``size`` is a guess: hardly any batch but of one other size has run.
+
+        With two sizes known, the line through them shows whether ``size`` can be on time.
+        """
+        known = [group for group, samples in self._samples.items() if len(samples.kept) >= TRIES]
+        return len(known) < 2 and _group(size) not in known
 
     @property
     def runs(self) -> int:

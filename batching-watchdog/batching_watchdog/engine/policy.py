@@ -189,13 +189,13 @@ class Slo:
 
     **Under overload** requests go late in any order, so throughput decides: the batch may begin at any place,
     and is the one with the most requests on time per second. Those that can also wait for the next batch
-    count ``NOT_URGENT``, since they are not lost. A size of which too few have run is tried although it seems
-    late: with only one size known l(b) seems proportional, and single requests would leave most others late
-    for as long as the load lasts. Workers that start at once fall into step: one that becomes
-    idle just after another finds few requests, and its short batch ends with the other's. So the batches of a
-    lane leave l(b) / workers apart, unless one has its best size or no time for one more request (L. Chen et
-    al., "Symphony", arXiv 2308.07470, 2023). In deadline order an overloaded queue finishes each request just
-    before its deadline, so a millisecond of network makes most of them late: ``RESERVE`` is kept.
+    count ``NOT_URGENT``, since they are not lost. With one size known l(b) seems proportional, so another is
+    tried although it seems late: single requests would leave most others late for as long as the load lasts.
+    Workers that start at once fall into step: one that becomes idle just after another finds few
+    requests, and its short batch ends with the other's. So the batches of a lane leave l(b) / workers apart,
+    unless one has its best size or no time for one more request (L. Chen et al., "Symphony", arXiv
+    2308.07470, 2023). In deadline order an overloaded queue finishes each request just before its deadline,
+    so a millisecond of network makes most of them late: ``RESERVE`` is kept.
 
     **Among lanes** the cuts are jobs with a deadline, a time and a value. J. M. Moore's rule applies ("An n
     job, one machine sequencing algorithm for minimizing the number of late jobs", Management Science 15,

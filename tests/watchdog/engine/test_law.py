@@ -175,6 +175,13 @@ def test_a_model_that_takes_half_of_the_slo_alone_finds_out_that_batches_cost_li
     assert simulation.run(rate, 120.0).attainment() > 0.98
 
 
+def test_the_first_overload_is_served_as_well_as_later_ones():
+    simulation = Simulation(accelerator, workers=1, slo_latency=0.2, max_batch_size=1024)
+    simulation.run(600.0, 10.0)
+    first, later = simulation.run(1300.0, 2.0), simulation.run(1300.0, 10.0)
+    assert len(first.good) / 2.0 >= 0.9 * len(later.good) / 10.0
+
+
 def test_late_requests_after_an_overload_are_answered_while_their_clients_wait():
     simulation = Simulation(lambda size: 0.1 + 0.01 * size, slo_latency=1.0, clients_wait=10.0)
     simulation.run(350.0, 20.0, to_the_end=False)
