@@ -175,9 +175,6 @@ def _round(question: Question, rig: Rig) -> dict[str, Any]:
     }
     parts = {variant.label: variant.parts for variant in question.variants}
     with side_by_side(servers, rig, parts) as benches:
-        first, law = question.variants[0], partial(question.law, simulated.service_seconds(workload))
-        single = Bench(benches[first.label].server, rig, first.parts[:1])
-        beyond = simulated.beyond(single, simulated.part(first.parts[0]), law, max(question.rates))
         at_rates: dict[str, dict[str, Any]] = {label: {} for label in benches}
         for bench in benches.values():  # lets the engine learn cost classes, which is not measured
             bench.counted(min(question.rates) / 2, rig.effort.overload_seconds)
@@ -185,9 +182,14 @@ def _round(question: Question, rig: Rig) -> dict[str, Any]:
             for label, bench in benches.items():
                 rig.say(f"{label}: {rate:,.0f} requests/s")
                 at_rates[label][f"{rate:g}"] = bench.counted(rate, rig.effort.overload_seconds)
-        found: dict[str, Any] = {"beyond": asdict(beyond), "rates": at_rates}
+        found: dict[str, Any] = {"rates": at_rates}
         if question.searched:
             found["maxima"] = maxima(benches, rig.effort.plan(workload))
+        # Last, since its engine would have seen an overload before the others'.
+        first, law = question.variants[0], partial(question.law, simulated.service_seconds(workload))
+        single = Bench(benches[first.label].server, rig, first.parts[:1])
+        beyond = simulated.beyond(single, simulated.part(first.parts[0]), law, max(question.rates))
+        found["beyond"] = asdict(beyond)
     rig.say("simulated")
     for variant in question.variants:
         for offered, run in at_rates[variant.label].items():
