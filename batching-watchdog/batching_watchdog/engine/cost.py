@@ -59,7 +59,7 @@ class ServiceTimes(Protocol):
         """The allowed size with the best throughput, or the next one to try."""
 
     def untried(self, size: int) -> bool:
-        """Return whether the time of ``size`` is a guess: hardly any batch but of one other size has run."""
+        """Return whether the time of ``size`` is a guess: few batches but of one other size have run."""
 
     def predict(self, size: int) -> float:
         """Return the upper quantile of the seconds for ``size`` requests."""

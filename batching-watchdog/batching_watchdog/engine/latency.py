@@ -289,12 +289,13 @@ class LatencyModel:
         return self.learned and size >= self._mean.sizes[0]
 
     def untried(self, size: int) -> bool:
-        """Return whether the time of ``size`` is a guess: hardly any batch but of one other size has run.
+        """Return whether the time of ``size`` is a guess: few batches but of one other size have run.
 
-        With two sizes known, the line through them shows whether ``size`` can be on time.
+        With two sizes known, or several that have run once, the line through them shows whether ``size`` can
+        be on time.
         """
-        known = [group for group, samples in self._samples.items() if len(samples.kept) >= TRIES]
-        return len(known) < 2 and _group(size) not in known
+        runs = {group: min(TRIES, len(samples.kept)) for group, samples in self._samples.items()}
+        return sum(runs.values()) < 2 * TRIES and runs.get(_group(size), 0) < TRIES
 
     @property
     def runs(self) -> int:

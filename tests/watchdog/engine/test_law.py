@@ -175,9 +175,10 @@ def test_a_model_that_takes_half_of_the_slo_alone_finds_out_that_batches_cost_li
     assert simulation.run(rate, 120.0).attainment() > 0.98
 
 
-def test_the_first_overload_is_served_as_well_as_later_ones():
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
+def test_the_first_overload_is_served_as_well_as_later_ones(seconds):
     simulation = Simulation(accelerator, workers=1, slo_latency=0.2, max_batch_size=1024)
-    simulation.run(600.0, 10.0)
+    simulation.run(600.0, seconds)
     first, later = simulation.run(1300.0, 2.0), simulation.run(1300.0, 10.0)
     assert len(first.good) / 2.0 >= 0.9 * len(later.good) / 10.0
 
