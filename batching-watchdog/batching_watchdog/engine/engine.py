@@ -340,8 +340,8 @@ class Engine:
 
         ``now`` is the time when the next worker begins.
         """
-        if self._idle and self._suspects and self._take_suspects(now, effects):
-            return True
+        if self._idle and self._suspects and (taken := self._take_suspects(now, effects)):
+            return taken
         if self._idle and self._counts[_LATE] and self._serve_patient(now, effects):
             return True
         step = self._serve_on_time(now, effects) if self._counts[_ON_TIME] else False
@@ -365,9 +365,12 @@ class Engine:
             self._dispatch_on_time(answer, now, effects)
         return True
 
-    def _take_suspects(self, now: float, effects: list[Effect]) -> bool:
-        """Give one idle worker at a time a part of a lost batch, in order of deadline."""
-        if self._suspect_out is not None or self._idle[-1] in self._running:
+    def _take_suspects(self, now: float, effects: list[Effect]) -> bool | Wait:
+        """Give one idle worker at a time a part of a lost batch, in order of deadline.
+
+        A part may kill its worker, so it is not sent early. Its worker ends the running batch first.
+        """
+        if self._suspect_out is not None:
             return False
         while self._suspects:
             part = [request for request in self._suspects[0] if request.place == _SUSPECT]
@@ -379,6 +382,8 @@ class Engine:
             seconds = self._cost.overall.predict(len(part))
             if on_time and (late or part[0].slot > min(on_time)) and seconds >= self._spare(part[0], now):
                 return False
+            if self._idle[-1] in self._running:
+                return Wait(inf)
             self._suspects.popleft()
             self._suspect_out = self._idle[-1]
             self._dispatch(part, DispatchReason.RETRY, None, now, effects)

@@ -153,6 +153,11 @@ class Simulation:
                 self._offer(outcome)
                 arrival += self._random.expovariate(rate)
 
+    def lose_worker(self) -> None:
+        """Let the worker die whose batch would end first."""
+        _, _, worker = heappop(self._running)
+        self._carry_out(self.engine.worker_lost(worker), Outcome())
+
     def _offer(self, outcome: Outcome) -> None:
         now = self.now
         self._number += 1

@@ -7,7 +7,7 @@ import pytest
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.prefetch import LEAD
 from watchdog.engine.queues import TABULAR, TEXT
-from watchdog.engine.simulation import Part, Simulation, paths
+from watchdog.engine.simulation import Part, Simulated, Simulation, paths
 
 # Seconds of computing, whatever the machine does besides.
 pytestmark = pytest.mark.timeout(600)
@@ -181,6 +181,20 @@ def test_the_first_overload_is_served_as_well_as_later_ones(seconds):
     simulation.run(600.0, seconds)
     first, later = simulation.run(1300.0, 2.0), simulation.run(1300.0, 10.0)
     assert len(first.good) / 2.0 >= 0.9 * len(later.good) / 10.0
+
+
+def test_a_lost_batch_is_tried_again_within_seconds_though_workers_get_their_next_batch_early():
+    simulation = Simulation(
+        lambda size: 0.0085 + 0.000512 * size, max_batch_size=256, lead=LEAD, turnaround=0.0024
+    )
+    simulation.run(1000.0, 3.0)
+    simulation.run(2100.0, 3.0, to_the_end=False)
+    simulation.lose_worker()
+    assert simulation.engine.suspects
+    simulation.run(2100.0, 0.3, to_the_end=False)
+    simulation.engine.worker_ready(Simulated(2))
+    simulation.run(2100.0, 2.0, to_the_end=False)
+    assert not simulation.engine.suspects
 
 
 def test_late_requests_after_an_overload_are_answered_while_their_clients_wait():
