@@ -40,6 +40,9 @@ LATE: Final = 160
 """Late requests of a run at the objective; more are rarely needed, since the late share rises steeply."""
 DRAWS_EVERY: Final = 15
 """Arrivals per drawn deviation: drawing one for each would take as long as the run."""
+BY_LOAD: Final = 0.5
+"""Minimum share of the objective's late requests that are for the load. One run of 64 that is too slow for a
+request alone would leave none: the capacity would be 0, although more replicas help."""
 PERIODS: Final = 20
 """Minimum times that the workers fill their SLO in a run: a backlog within the SLO needs time to grow."""
 BATCHES: Final = 512
@@ -114,8 +117,9 @@ def search(
     means = [MARGIN * curve.predict_cautious(size) for size in range(1, fits + 1)]
     count = min(ARRIVALS, max(round(LATE / (1.0 - objective)), PERIODS * workers * fits))
     replica = _Replica(means, deviations, upper, workers, slo_latency)
+    alone = sum(means[0] * each > slo_latency for each in deviations) / len(deviations)
+    late = max(1.0 - objective, alone + BY_LOAD * (1.0 - objective)) * count
     # Fewer by their standard error, since a run shows the late share only roughly.
-    late = (1.0 - objective) * count
     late -= sqrt(late)
     high = low = SATURATION * workers * max(size / mean for size, mean in enumerate(means, 1))
     lowest = LOWEST * high

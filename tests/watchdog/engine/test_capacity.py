@@ -160,6 +160,14 @@ def test_requests_late_by_prediction_that_a_fast_batch_answers_on_time_leave_the
     assert attained(law, workers, 0.1, more * rate, 0.1, 20_000) < 0.99
 
 
+@pytest.mark.parametrize("workers", [1, 4])
+def test_one_slow_run_of_few_says_little_of_the_rate(workers):
+    usual = tuple(NormalDist(1.0, 0.05).quantiles(63))
+    law: Law = lambda size: 0.06 + 0.01 * size  # noqa: E731 - it closes over what is tested
+    rates = [sustained(Known(law, runs), workers, 0.1, 0.99)[0] for runs in (usual, (*usual, 1.5))]
+    assert rates[1] > 0.5 * rates[0]
+
+
 def test_workers_sustain_nothing_where_one_request_takes_the_slo():
     assert sustained(line(0.08, 0.02), 4, 0.1, 0.99) == (0.0, 1.0)
 
