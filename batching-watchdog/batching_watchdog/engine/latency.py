@@ -294,8 +294,10 @@ class LatencyModel:
         With two sizes known, or several that have run once, the line through them shows whether ``size`` can
         be on time.
         """
-        runs = {group: min(TRIES, len(samples.kept)) for group, samples in self._samples.items()}
-        return sum(runs.values()) < 2 * TRIES and runs.get(_group(size), 0) < TRIES
+        samples = self._samples.get(_group(size))
+        if samples is not None and len(samples.kept) >= TRIES:
+            return False
+        return sum(min(TRIES, len(each.kept)) for each in self._samples.values()) < 2 * TRIES
 
     @property
     def runs(self) -> int:
