@@ -77,9 +77,32 @@ def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere
 
 
 def test_seconds_beyond_the_law_are_those_of_a_batch_and_of_its_requests():
-    runs = [{"size": size, "service": 0.0084 + 0.00051 * size} for size in (1.2, 90.0)]
-    fitted = simulated.fitted(*runs, lambda size: 0.008 + 0.0005 * size)
-    assert fitted == pytest.approx((0.0004, 0.00001))
+    low = [(1, 0.00891), (2, 0.00942)]
+    high = [(80, 0.0492), (90, 0.0543), (85, 0.05175 * 1.4), (85, 0.05175 * 0.6)]
+    batch, item, deviations = simulated.fitted(low, high, lambda size: 0.008 + 0.0005 * size)
+    assert (batch, item) == pytest.approx((0.0004, 0.00001))
+    assert deviations == pytest.approx([1.0, 1.0, 1.4, 0.6])
+
+
+def test_batch_sent_before_the_last_one_has_ended_begins_at_that_end():
+    def line(batch, size, ended, seconds):
+        return json.dumps(
+            {
+                "time": f"2026-01-02T03:04:{ended:06.3f}Z",
+                "event": "request",
+                "batch": batch,
+                "batch_size": size,
+                "seconds": 1.0 + seconds,
+                "queue_seconds": 1.0,
+            }
+        )
+
+    started = json.dumps({"time": "2026-01-02T03:04:01.000Z", "event": "ready"})
+    lines = [started, line(1, 2, 10.0, 0.02), line(1, 2, 10.0, 0.021), line(2, 30, 10.05, 0.06)]
+    lines.append(line(3, 8, 12.0, 0.01))
+    sizes, seconds = zip(*simulated.batches(lines), strict=True)
+    assert sizes == (2, 30, 8)
+    assert seconds == pytest.approx((0.02, 0.05, 0.01), abs=1e-5)
 
 
 def test_lengths_without_settings_reach_what_keys_by_hand_do():
@@ -87,7 +110,7 @@ def test_lengths_without_settings_reach_what_keys_by_hand_do():
     law = partial(question.law, simulated.service_seconds(question.workload))
 
     def goodput(parts):
-        beyond = simulated.Beyond(0.0015, 0.0, 0.0)
+        beyond = simulated.Beyond(0.0015)
         slo = question.workload.slo
         return simulated.simulate(parts, law, slo, 500.0, beyond, seconds=10.0)["goodput"]
 

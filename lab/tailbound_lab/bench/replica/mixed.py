@@ -185,10 +185,12 @@ def _round(question: Question, rig: Rig) -> dict[str, Any]:
         found: dict[str, Any] = {"rates": at_rates}
         if question.searched:
             found["maxima"] = maxima(benches, rig.effort.plan(workload))
-        # Last, since its engine would have seen an overload before the others'.
-        first, law = question.variants[0], partial(question.law, simulated.service_seconds(workload))
-        single = Bench(benches[first.label].server, rig, first.parts[:1])
-        beyond = simulated.beyond(single, simulated.part(first.parts[0]), law, max(question.rates))
+    # The parts of the longest batches: a delay is a large multiple of a short one.
+    law = partial(question.law, simulated.service_seconds(workload))
+    longest = max(question.variants[0].parts, key=lambda sent: law([simulated.part(sent)]))
+    with Server(entry, workload, rig.workers, longest.body, simulated.LOGGED) as server:
+        single = Bench(server, rig, (longest,))
+        beyond = simulated.beyond(single, simulated.part(longest), law, max(question.rates))
         found["beyond"] = asdict(beyond)
     rig.say("simulated")
     for variant in question.variants:

@@ -34,7 +34,7 @@ from tailbound_lab.simulate.replica import Replica
 SECTION: Final = "promise"
 
 OBJECTIVE: Final = 0.99
-SEED: Final = 11000
+SEED: Final = 12000
 """Seed of the first function; the constants of ``capacity`` were set on others."""
 SHARE: Final = 1 / 3
 """Share of the highest rate that is served for ``LEARN`` seconds."""
@@ -266,7 +266,7 @@ def main(options: argparse.Namespace, output: Path) -> int:
         shown[name] = [row for row in found if row["example"] is example and row["highest"]]
         ratios = [row["promised"] / row["highest"] for row in shown[name]]
         kept.append(sum(ratio <= 1.0 for ratio in ratios) / len(ratios))
-        rows.append((name, f"{len(ratios)} of {count}", f"{kept[-1]:.0%}", f"{median(ratios):.2f}"))
+        rows.append((name, f"{len(ratios)} of {count}", f"{kept[-1]:.1%}", f"{median(ratios):.2f}"))
     page.show(options, SECTION, page.markdown(columns, rows), _plot(shown))
     page.say(f"drew {_plot(shown)(output)[0]}")
     return 0 if min(kept) >= KEPT else 1
