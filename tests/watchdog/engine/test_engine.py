@@ -90,6 +90,8 @@ class Machine(RuleBasedStateMachine):
         self.next: dict[Worker, Batch] = {}
         self.cancelled: dict[int, set[int]] = {}
         """Of batches, by number."""
+        self.missing = 0
+        """Workers that have died and have no replacement yet."""
         self.wake = math.inf
         self.ticked = False
 
@@ -108,6 +110,7 @@ class Machine(RuleBasedStateMachine):
                     assert batch.reason is not DispatchReason.RETRY, "suspects are tried alone"
                     self.next[effect.worker] = batch
                 else:
+                    assert not self.missing or batch.reason is not DispatchReason.RETRY, "others serve"
                     self.running[effect.worker] = batch
             elif isinstance(effect, Cancel):
                 batch = self.next[effect.worker]
@@ -163,14 +166,23 @@ class Machine(RuleBasedStateMachine):
         self.ticked = False
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), replaced=st.booleans())
+    def lose(self, data: st.DataObject, replaced: bool) -> None:
         worker = data.draw(st.sampled_from(list(self.running)))
         del self.running[worker]
         taken_back = self.next.pop(worker, None)
         self.carry_out(self.engine.worker_lost(worker))
         for each in () if taken_back is None else taken_back.requests:
             assert each.id not in self.open or each.attempts == 0
+        self.missing += 1
+        if replaced:
+            self.replace()
+        self.ticked = False
+
+    @precondition(lambda self: self.missing)
+    @rule()
+    def replace(self) -> None:
+        self.missing -= 1
         self.engine.worker_ready(Worker())
         self.ticked = False
 
@@ -208,6 +220,8 @@ class Machine(RuleBasedStateMachine):
         for _ in range(200):
             if not hasattr(self, "engine") or not self.open:
                 return
+            if self.missing:
+                self.replace()
             self.now += 0.1
             self.carry_out(self.engine.tick(self.now))
             for worker in list(self.running):
@@ -322,6 +336,19 @@ def test_batch_whose_worker_died_is_tried_in_parts_one_at_a_time_and_the_killer_
     assert isinstance(answers.pop(2), WorkerDied)
     assert answers == {0: OK, 1: OK, 3: OK}
     assert ids(first) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("workers", "missing"), [(1, 0), (2, 0), (4, 0), (5, 1), (8, 1), (9, 2)])
+def test_suspects_are_tried_while_less_than_a_quarter_of_the_workers_is_missing(workers, missing):
+    made, _ = engine(workers=workers, idle=workers - missing)
+    for number in range(4):
+        made.offer(request(number, budget=5.0), 0.0)
+    assert len(dispatched(made.tick(0.0))) == 1
+    made.worker_lost(first_worker(made))
+    assert dispatched(made.tick(0.01)) == []
+    made.worker_ready(Worker())
+    (batch,) = dispatched(made.tick(0.02))
+    assert batch.reason is DispatchReason.RETRY
 
 
 def test_suspects_leave_fresh_requests_with_earlier_deadlines_before_them():
