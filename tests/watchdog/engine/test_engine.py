@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Cancel, Dispatch, Effect, WakeAt
-from batching_watchdog.engine.engine import PATIENCE, Engine
+from batching_watchdog.engine.engine import LATELY, PATIENCE, Engine
 from batching_watchdog.engine.policy import AGE, POLICIES, RESERVE, PolicySettings
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
 from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
@@ -92,6 +92,8 @@ class Machine(RuleBasedStateMachine):
         """Of batches, by number."""
         self.missing = 0
         """Workers that have died and have no replacement yet."""
+        self.killed_at = -math.inf
+        """When the last part that killed its worker was sent."""
         self.wake = math.inf
         self.ticked = False
 
@@ -110,7 +112,8 @@ class Machine(RuleBasedStateMachine):
                     assert batch.reason is not DispatchReason.RETRY, "suspects are tried alone"
                     self.next[effect.worker] = batch
                 else:
-                    assert not self.missing or batch.reason is not DispatchReason.RETRY, "others serve"
+                    if batch.reason is DispatchReason.RETRY and self.missing:
+                        assert self.now >= self.killed_at + LATELY, "others serve"
                     self.running[effect.worker] = batch
             elif isinstance(effect, Cancel):
                 batch = self.next[effect.worker]
@@ -169,7 +172,9 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), replaced=st.booleans())
     def lose(self, data: st.DataObject, replaced: bool) -> None:
         worker = data.draw(st.sampled_from(list(self.running)))
-        del self.running[worker]
+        lost = self.running.pop(worker)
+        if lost.reason is DispatchReason.RETRY:
+            self.killed_at = lost.dispatched
         taken_back = self.next.pop(worker, None)
         self.carry_out(self.engine.worker_lost(worker))
         for each in () if taken_back is None else taken_back.requests:
@@ -338,16 +343,42 @@ def test_batch_whose_worker_died_is_tried_in_parts_one_at_a_time_and_the_killer_
     assert ids(first) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("workers", "missing"), [(1, 0), (2, 0), (4, 0), (5, 1), (8, 1), (9, 2)])
-def test_suspects_are_tried_while_less_than_a_quarter_of_the_workers_is_missing(workers, missing):
-    made, _ = engine(workers=workers, idle=workers - missing)
+def lose_a_batch(made: Engine, now: float, dead: int = 0) -> list[Batch]:
+    """Let the worker of a new batch die, with so many idle ones; return what is sent next."""
     for number in range(4):
-        made.offer(request(number, budget=5.0), 0.0)
-    assert len(dispatched(made.tick(0.0))) == 1
+        made.offer(request(int(now) + number, now, budget=5.0), now)
+    made.tick(now)
     made.worker_lost(first_worker(made))
-    assert dispatched(made.tick(0.01)) == []
+    for _ in range(dead):
+        made.worker_gone(made._idle[-1])
+    return dispatched(made.tick(now + 0.01))
+
+
+def test_requests_of_a_lost_batch_do_not_wait_for_the_next_worker():
+    made, _ = engine(workers=2)
+    (batch,) = lose_a_batch(made, 0.0)
+    assert batch.reason is DispatchReason.RETRY
+
+
+@pytest.mark.parametrize(("workers", "dead"), [(2, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
+@pytest.mark.parametrize(("seconds", "waits"), [(LATELY / 2, True), (2 * LATELY, False)])
+def test_after_a_part_has_killed_its_worker_others_wait_while_a_quarter_of_them_is_dead(
+    workers, dead, seconds, waits
+):
+    made, _ = engine(workers=workers)
+    lose_a_batch(made, 0.0)
+    made.worker_lost(first_worker(made))  # that of the first part
+    for _ in range(2):
+        made.worker_ready(Worker())
+    while made.admitted:
+        made.tick(0.02)
+        worker, batch = next(iter(made._running.items()))
+        made.batch_done(worker, [OK] * len(batch.requests), 0.03)
+        made.worker_ready(worker)
+    assert (lose_a_batch(made, seconds, dead - 1) == []) is waits
     made.worker_ready(Worker())
-    (batch,) = dispatched(made.tick(0.02))
+    made.tick(seconds + 0.02)
+    (batch,) = made._running.values()
     assert batch.reason is DispatchReason.RETRY
 
 
