@@ -138,6 +138,7 @@ def build(
         cost,
         max_inflight=config.max_inflight,
         workers=config.workers,
+        one_server=config.upstream_url is not None,
         shed_late=config.shed_late,
         lead=LEAD if config.upstream_url is None else 0.0,
         cpus=cpus,

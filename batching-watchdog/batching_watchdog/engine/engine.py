@@ -85,8 +85,9 @@ class Engine:
         shed_late: bool = False,
         lead: float = 0.0,
         cpus: float = inf,
+        one_server: bool = False,
     ) -> None:
-        """``lead`` and ``cpus``: see ``Prefetch``."""
+        """``lead`` and ``cpus``: see ``Prefetch``. ``one_server``: all workers are connections to one."""
         self._policy = policy
         self._cost = cost
         self._max_inflight = max_inflight
@@ -110,6 +111,7 @@ class Engine:
         """Parts of batches whose worker died, by deadline."""
         self._suspect_out: Worker | None = None
         """The one worker that may run suspects now."""
+        self._one_server = one_server
         self._killed_at = -inf
         """When the last part that killed its worker was sent."""
         self._counts = [0, 0, 0, 0]
@@ -384,7 +386,7 @@ class Engine:
         """
         if self._suspect_out is not None:
             return False
-        if now < self._killed_at + LATELY:
+        if now < self._killed_at + LATELY and not self._one_server:
             missing = self._workers - len({*self._idle, *self._running})
             if missing > 0 and missing >= MISSING * self._workers:
                 return False
