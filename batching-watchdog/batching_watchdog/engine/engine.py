@@ -388,7 +388,7 @@ class Engine:
             return False
         if now < self._killed_at + LATELY and not self._one_server:
             missing = self._workers - len({*self._idle, *self._running})
-            if missing > 0 and missing >= MISSING * self._workers:
+            if missing >= MISSING * self._workers:
                 return False
         while self._suspects:
             part = [request for request in self._suspects[0] if request.place == _SUSPECT]

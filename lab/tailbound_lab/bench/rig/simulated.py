@@ -58,7 +58,7 @@ def service_seconds(workload: Workload) -> Callable[..., float]:
     return law
 
 
-def beyond(bench: Bench, single: Part, law: Callable[[Sequence[Part]], float], rate: float) -> Beyond:
+def beyond(bench: Bench, single: Part, law: Law, rate: float) -> Beyond:
     """Measure a live server with ``LOGGED`` and one worker at a low rate and at ``rate``.
 
     ``bench`` offers ``single`` only; ``law`` gives the seconds of a batch. Raises ``BenchError``.
@@ -113,7 +113,7 @@ def _logged(bench: Bench, rate: float) -> tuple[dict[str, Any], list[tuple[int, 
 
 def simulate(
     parts: Sequence[generator.Part],
-    law: Callable[[Sequence[Part]], float],
+    law: Law,
     slo: float,
     rate: float,
     beyond: Beyond,
@@ -144,7 +144,7 @@ def simulate(
     }
 
 
-def _longer(law: Callable[[Sequence[Part]], float], beyond: Beyond, seed: int) -> Law:
+def _longer(law: Law, beyond: Beyond, seed: int) -> Law:
     draw = random.Random(seed)
     return lambda batch: (
         (law(batch) + beyond.batch + beyond.item * len(batch)) * draw.choice(beyond.deviations)
