@@ -130,8 +130,17 @@ def build(
     """
     clock, cpus = time.monotonic, available_cpus()
     cost = CostModel(config.max_batch_size)
+    metrics = Metrics(
+        slo_latency=config.slo_latency,
+        slo_objective=config.slo_objective,
+        workers=config.workers,
+        model=cost.overall,
+        cpus=cpus,
+        slo_classes=config.slo_classes,
+    )
+    tightest = min(each.latency for each in metrics.slos.values())
     policy = POLICIES[config.batch_policy](
-        PolicySettings(config.max_batch_size, config.max_batch_delay, config.slo_latency)
+        PolicySettings(config.max_batch_size, config.max_batch_delay, tightest)
     )
     engine = Engine(
         policy,
@@ -142,14 +151,6 @@ def build(
         shed_late=config.shed_late,
         lead=LEAD if config.upstream_url is None else 0.0,
         cpus=cpus,
-    )
-    metrics = Metrics(
-        slo_latency=config.slo_latency,
-        slo_objective=config.slo_objective,
-        workers=config.workers,
-        model=cost.overall,
-        cpus=cpus,
-        slo_classes=config.slo_classes,
     )
     shell = Shell(clock, engine, cost, metrics, telemetry)
     pool = (

@@ -22,7 +22,7 @@ BACK_OFF: Final = 0.9
 """Factor of the batch size of policy ``aimd`` after a batch that took too long (Clipper: 10% less)."""
 
 RESERVE: Final = 0.025
-"""Share of a request's budget that ``slo`` leaves unused under overload, for the way to the client."""
+"""Share of the smallest SLO latency that ``slo`` leaves unused under overload, for the way to the client."""
 
 STEP: Final = 1.05
 """Growth factor from one tried size to the next."""
@@ -92,6 +92,7 @@ class PolicySettings:
     max_batch_size: int
     max_batch_delay: float
     slo_latency: float
+    """Seconds: that of the SLO class with the smallest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,16 +211,18 @@ class Slo:
     """
 
     max_batch_size: int
+    reserve: float
+    """Seconds that are kept for the way to the client under overload."""
     by_deadline: bool = True
 
     def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Late | Wait:
         """Take the best cut, unless a lane has late requests or every cut waits for more."""
         cuts, opens = [], inf
+        begin = at.now + (self.reserve if at.overloaded else 0.0)
         for lane in lanes:
-            begin = at.now + (RESERVE * lane.budget(0) if at.overloaded else 0.0)
             late = _first_on_time(lane, 1, begin)
             if late:
-                return Late(lane, _late_with_own_reserve(lane, late, at) if at.overloaded else late)
+                return Late(lane, late)
             cut = _with_overdue(self._cut(lane, begin, at), begin, at.now)
             if at.overloaded and (waits := self._waits(cut, begin, at)) > at.now:
                 opens = min(opens, waits)
@@ -274,17 +277,6 @@ class Slo:
 def _first_on_time(lane: Lane, size: int, begin: float) -> int:
     """Return the place in ``lane`` from which requests are on time in a batch of ``size``."""
     return bisect_left(lane.keys, begin + lane.model.predict(size))
-
-
-def _late_with_own_reserve(lane: Lane, late: int, at: Situation) -> int:
-    """Return how many of the first ``late`` requests go late: those before one with time by its own reserve.
-
-    The reserve of a budget of 1 s is most of a budget of 30 ms, and a class behind such a request would never
-    be served.
-    """
-    keys, alone = lane.keys, at.now + lane.model.predict(1)
-    reserves = (RESERVE * lane.budget(place) for place in range(1, late))
-    return next((place for place, each in enumerate(reserves, 1) if keys[place] - each >= alone), late)
 
 
 def _cut_of(lane: Lane, start: int, size: int) -> Cut:
@@ -364,7 +356,7 @@ POLICIES: Final[Mapping[str, Callable[[PolicySettings], BatchingPolicy]]] = Mapp
     {
         "aimd": lambda settings: Aimd(settings.max_batch_size, settings.slo_latency),
         "fixed": lambda settings: Fixed(settings.max_batch_size, settings.max_batch_delay),
-        "slo": lambda settings: Slo(settings.max_batch_size),
+        "slo": lambda settings: Slo(settings.max_batch_size, RESERVE * settings.slo_latency),
         "unbatched": lambda settings: Fixed(1, 0.0),
     }
 )

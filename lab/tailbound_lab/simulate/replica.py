@@ -12,7 +12,7 @@ from math import inf
 from batching_watchdog.engine.cost import Shared
 from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
-from batching_watchdog.engine.policy import Slo
+from batching_watchdog.engine.policy import RESERVE, Slo
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import Batch, CostClass, Reply, Request
 from tailbound_lab.simulate.function import Function
@@ -105,7 +105,7 @@ class Replica:
         self._function = function
         self._traffic = traffic = traffic or _Alike(function)
         self._engine = Engine(
-            Slo(traffic.max_batch_size),
+            Slo(traffic.max_batch_size, RESERVE * function.slo_latency),
             traffic.cost,
             max_inflight=function.max_inflight,
             workers=function.workers,

@@ -26,6 +26,7 @@ from watchdog.engine.queues import (
     BY_DEADLINE,
     MAX_BATCH_SIZE,
     NEVER_WAITS,
+    SLO_LATENCY,
     WAITS,
     Law,
     accelerator,
@@ -39,6 +40,7 @@ TIMES = st.floats(0, 10)
 WAITING = st.lists(st.tuples(TIMES, st.floats(0, 1)), min_size=1, max_size=30)
 """(arrived, budget) of each request of a lane."""
 RUNS = st.lists(st.tuples(st.integers(1, MAX_BATCH_SIZE), st.floats(0, 1)), max_size=30)
+EIGHT = Slo(8, RESERVE * SLO_LATENCY)
 FULL, IDLE, DEADLINE = DispatchReason.FULL, DispatchReason.IDLE, DispatchReason.DEADLINE
 
 
@@ -97,8 +99,7 @@ def test_policy_whatever_it_has_learned_takes_what_waits_or_waits_if_it_is_one_t
     keys, model = answer.lane.keys, answer.lane.model
     if isinstance(answer, Late):
         assert name == "slo"
-        head = answer.lane.on_time[0]
-        reserve = RESERVE * (head.deadline - head.arrived) if overloaded else 0.0
+        reserve = RESERVE * SLO_LATENCY if overloaded else 0.0
         # Late now, or alone after the longest batch that may go before it.
         longest = max(reserve, model.predict(min(len(keys), MAX_BATCH_SIZE)))
         assert keys[answer.number - 1] < now + longest + model.predict(1)
@@ -143,14 +144,14 @@ SLO = {
 
 @pytest.mark.parametrize(("law", "count", "budget", "when", "expected"), SLO.values(), ids=SLO)
 def test_slo_cut_by_hand(law, count, budget, when, expected):
-    take = Slo(8).choose([alike(learned(law), count, budget)], when)
+    take = EIGHT.choose([alike(learned(law), count, budget)], when)
     assert isinstance(take, Take)
     assert (take.start, take.size, take.reason) == expected
 
 
 def test_slo_request_that_cannot_be_on_time_even_alone_goes_late():
     lane = lane_of(learned(accelerator), [(0.0, 0.1), (0.0, 0.2)])
-    assert Slo(8).choose([lane], at(0.095)) == Late(lane, 1)
+    assert EIGHT.choose([lane], at(0.095)) == Late(lane, 1)
 
 
 def test_slo_under_overload_passes_over_the_first_for_the_largest_batch_on_time():
@@ -158,7 +159,7 @@ def test_slo_under_overload_passes_over_the_first_for_the_largest_batch_on_time(
     waiting = [(0.015, 0.052)] * 10 + [(0.028, 0.052)] * 30
     lane = lane_of(learned(lambda size: 0.008 + 0.001 * size, (1, 2, 4, 8, 16, 32), 32), waiting)
     calm, pressed = (
-        Slo(32).choose([lane], at(0.04, workers=2, overloaded=over, following=0.041))
+        Slo(32, RESERVE * SLO_LATENCY).choose([lane], at(0.04, workers=2, overloaded=over, following=0.041))
         for over in (False, True)
     )
     assert isinstance(calm, Take)
@@ -167,7 +168,7 @@ def test_slo_under_overload_passes_over_the_first_for_the_largest_batch_on_time(
     assert pressed.start == 10
     assert pressed.size > calm.size
     # They go late if no worker will be idle in time for them.
-    assert Slo(32).choose([lane], at(0.04, overloaded=True)) == Late(lane, 10)
+    assert Slo(32, RESERVE * SLO_LATENCY).choose([lane], at(0.04, overloaded=True)) == Late(lane, 10)
 
 
 @pytest.mark.parametrize(
@@ -184,42 +185,42 @@ def test_slo_batches_of_a_lane_leave_apart_under_overload_while_they_have_room(
     overloaded, workers, count, passed, waits
 ):
     lane = alike(learned(accelerator), count, 0.1)
-    answer = Slo(8).choose([lane], at(passed, workers=workers, overloaded=overloaded))
+    answer = EIGHT.choose([lane], at(passed, workers=workers, overloaded=overloaded))
     assert answer == Wait(pytest.approx(accelerator(3) / 4)) if waits else isinstance(answer, Take)
 
 
 def test_slo_batch_with_room_leaves_under_overload_once_one_more_request_would_make_it_late():
     lane = alike(learned(accelerator), 3, 0.015)
-    answer = Slo(8).choose([lane], at(0.0, workers=2, overloaded=True))
-    assert answer == Wait(pytest.approx(0.015 * (1 - RESERVE) - accelerator(4)))
+    answer = EIGHT.choose([lane], at(0.0, workers=2, overloaded=True))
+    assert answer == Wait(pytest.approx(0.015 - RESERVE * SLO_LATENCY - accelerator(4)))
 
 
 def test_slo_lane_that_waits_under_overload_keeps_no_worker_from_another():
     waits, other = alike(learned(accelerator), 3, 0.1), alike(learned(accelerator), 3, 0.1)
     other.served = -1.0
-    answer = Slo(8).choose([waits, other], at(0.0, workers=2, overloaded=True))
+    answer = EIGHT.choose([waits, other], at(0.0, workers=2, overloaded=True))
     assert answer == Take(other, 3, IDLE)
 
 
 def test_slo_of_two_lanes_that_can_both_be_on_time_takes_the_one_that_gives_more_first():
     model = learned(accelerator)
     many, few = alike(model, 8, 0.1), alike(model, 1, 0.09)
-    assert Slo(8).choose([few, many], at(0.0)) == Take(many, 8, FULL)
+    assert EIGHT.choose([few, many], at(0.0)) == Take(many, 8, FULL)
     # Once the others would make it late, it goes first.
-    assert Slo(8).choose([few, many], at(0.07)) == Take(few, 1, IDLE)
+    assert EIGHT.choose([few, many], at(0.07)) == Take(few, 1, IDLE)
 
 
 def test_slo_of_more_work_than_there_is_time_for_leaves_out_what_gives_least():
     cheap, dear = learned(accelerator), learned(lambda size: 0.05 + 0.005 * size)
     lanes = [alike(dear, 8, 0.095), alike(cheap, 8, 0.1)]
-    assert Slo(8).choose(lanes, at(0.0)).lane is lanes[1]  # type: ignore[union-attr]
+    assert EIGHT.choose(lanes, at(0.0)).lane is lanes[1]  # type: ignore[union-attr]
     # Passed over for long enough it has its turn.
     lanes[0].served, lanes[1].served = -2.0, 0.0
-    assert Slo(8).choose(lanes, at(0.0)).lane is lanes[0]  # type: ignore[union-attr]
+    assert EIGHT.choose(lanes, at(0.0)).lane is lanes[0]  # type: ignore[union-attr]
 
 
 def test_slo_starts_with_one_request_when_it_knows_nothing():
-    take = Slo(8).choose([alike(LatencyModel(8), 8, 1.0)], at(0.0))
+    take = EIGHT.choose([alike(LatencyModel(8), 8, 1.0)], at(0.0))
     assert isinstance(take, Take)
     assert take.size == 1
 
@@ -227,7 +228,7 @@ def test_slo_starts_with_one_request_when_it_knows_nothing():
 def test_slo_tries_the_double_of_the_best_size_under_overload_though_it_seems_no_better():
     model = learn(LatencyModel(8), lambda size: 0.005 * size, (1,), 8)
     lane = lane_of(model, [(0.0001 * number, 0.1) for number in range(300)])
-    while isinstance(take := Slo(8).choose([lane], at(0.094, overloaded=True)), Late):
+    while isinstance(take := EIGHT.choose([lane], at(0.094, overloaded=True)), Late):
         lane.take(take.number)
     assert isinstance(take, Take)
     assert take.size == model.best_size == 2
@@ -254,16 +255,16 @@ def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on
         each.slo_class
         for each in lane.on_time
         if overdue.get(each.slo_class, 99) <= now
-        and each.slot - now - 0.05 * (each.slot - each.arrived) > model.predict(1)
+        and each.slot - now - RESERVE * SLO_LATENCY > model.predict(1)
     }
     other = lane_of(model, others)
-    answer = Slo(8).choose([lane, other], at(now, overloaded=overloaded))
+    answer = EIGHT.choose([lane, other], at(now, overloaded=overloaded))
     while isinstance(answer, Late):
         answer.lane.take(answer.number)
         if not (lanes := [each for each in (lane, other) if each.on_time]):
             assert not possible
             return
-        answer = Slo(8).choose(lanes, at(now, overloaded=overloaded))
+        answer = EIGHT.choose(lanes, at(now, overloaded=overloaded))
     if possible:
         assert isinstance(answer, Take)
         taken = answer.lane.on_time[answer.start : answer.start + answer.size]
@@ -337,7 +338,7 @@ def test_aimd_takes_what_there_is_up_to_its_limit(length, expected):
 def test_registry_passes_the_settings_on():
     settings = PolicySettings(max_batch_size=5, max_batch_delay=0.5, slo_latency=0.2)
     assert POLICIES["fixed"](settings) == Fixed(5, 0.5)
-    assert POLICIES["slo"](settings) == Slo(5)
+    assert POLICIES["slo"](settings) == Slo(5, RESERVE * 0.2)
     assert POLICIES["unbatched"](settings) == Fixed(1, 0.0)
     aimd = POLICIES["aimd"](settings)
     lane = lane_of(LatencyModel(5), [(0.0, 0.0)] * 9, by_deadline=False)
