@@ -20,9 +20,9 @@ run again.
 
 A model that has become slower or faster is noticed at once. If the last ``RECENT`` runs of a size contradict
 the earlier ones, or none is slow any more, older samples of every size are dropped. A size that has not run
-since keeps its samples until it runs again. It follows the size that showed the change, and counts as slower
-by the present factor of that size, so that temporarily busy cores leave no trace. It counts as faster only if
-its samples are from a slow start or a stall: otherwise often only the cost of a call falls.
+since keeps its samples until it runs again, so that temporarily busy cores leave no trace. For the capacity
+it follows the size that showed the change, and counts as slower by the present factor of that size. It counts
+as faster only if its samples are from a slow start or a stall: otherwise often only the cost of a call falls.
 """
 
 from bisect import bisect_left, bisect_right
@@ -68,13 +68,13 @@ LEAST: Final = 1e-9
 class _Samples:
     """Recent batches of one group of sizes, as (size, seconds, number of the batch)."""
 
-    __slots__ = ("_factor", "_follows", "_usual", "kept")
+    __slots__ = ("_follows", "_usual", "factor", "kept")
 
     def __init__(self) -> None:
         self.kept: deque[tuple[int, float, int]] = deque(maxlen=WINDOW)
         self._follows: _Follows | None = None
-        self._factor = 1.0
-        """Of the kept runs' times, if it follows another size."""
+        self.factor = 1.0
+        """Of its runs by now, if it follows another size."""
         self._usual: _Usual | None = None
 
     @property
@@ -90,7 +90,7 @@ class _Samples:
     def add(self, size: int, seconds: float, number: int) -> None:
         """Add a run: the size is in use, and follows no other."""
         if self._follows is not None:
-            self._follows, self._factor = None, 1.0
+            self._follows, self.factor = None, 1.0
             self.kept.clear()
         self.kept.append((size, seconds, number))
         self._usual = None
@@ -109,7 +109,7 @@ class _Samples:
                 if max(slow) - min(slow) < RECENT:
                     del ordered[-len(slow) :]
             self._usual = _Usual.of(ordered, expected)
-        return self._usual._replace(seconds=self._factor * self._usual.seconds)
+        return self._usual
 
     def changed_after(self, expected: Callable[[int], float]) -> int:
         """Return the number of the batch before the first run after a change, 0 without one.
@@ -162,7 +162,7 @@ class _Samples:
             self._follows = _Follows(changed, before, _middle(self.kept))
 
     def follow(self, slope: float) -> None:
-        """Scale the kept runs of an unused size by the present factor of the size that it follows."""
+        """Set the factor of an unused size to the present one of the size that it follows."""
         if self._follows is None:
             return
         changed, (size, seconds), (own_size, measured) = self._follows
@@ -171,7 +171,7 @@ class _Samples:
         # Faster only if the kept runs were slow themselves: as long as their requests took before the change.
         if STALL * ratio > 1.0 or measured < seconds * min(1.0, own_size / size):
             ratio = max(1.0, ratio)
-        self._factor = ratio
+        self.factor = ratio
 
 
 class _Usual(NamedTuple):
@@ -341,7 +341,8 @@ class LatencyModel:
         upper = [mean * (1.0 + above * of) for mean, of in zip(self._mean.seconds, spreads, strict=True)]
         self._upper = _Curve(sizes, _agree(sizes, upper, known), self._mean.slope)
         errors = [of / sqrt(len(each.deviations)) for of, each in zip(spreads, usual, strict=True)]
-        cautious = [each.seconds * (1.0 + CAUTION * of) for each, of in zip(usual, errors, strict=True)]
+        factors = [samples.factor * (1.0 + CAUTION * of) for samples, of in zip(known, errors, strict=True)]
+        cautious = [each.seconds * factor for each, factor in zip(usual, factors, strict=True)]
         self._cautious = _curve(sizes, cautious, known, hopeful=False)
         self._best = self._find_best()
 
