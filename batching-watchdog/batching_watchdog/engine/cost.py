@@ -34,8 +34,6 @@ MAX_POOLS: Final = 8
 """Maximum pools of one batch key: each needs its own batch within the SLO."""
 ALONE_EVERY: Final = 8
 """One in this many batches of a pool is of a single class, while one of its classes is unknown."""
-ALONE_EVERY_LATE: Final = 2
-"""The same number for requests that are late already."""
 JUDGED: Final = 2
 """Batches of a single class after which it may leave its pool."""
 AGAIN: Final = 16
@@ -89,12 +87,10 @@ class Cost(Protocol):
     def pool(self, cost_class: CostClass) -> Shared:
         """Return the pool of a class, whose requests may share a batch."""
 
-    def alone(
-        self, pool: Shared, waiting: Iterable[Request], size: int, *, late: bool = False
-    ) -> CostClass | None:
-        """Return the class to batch alone instead of the first ``size`` requests, to learn its cost, or None.
+    def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> CostClass | None:
+        """Return the class to batch alone instead of the first ``size`` requests, or None.
 
-        ``late``: the requests are late already, so nothing is lost.
+        Its batches alone show its cost.
         """
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
@@ -163,15 +159,13 @@ class CostModel:
         found = self._known.get(cost_class) or self._new.get(cost_class) or self._add(cost_class)
         return found.pool
 
-    def alone(
-        self, pool: Shared, waiting: Iterable[Request], size: int, *, late: bool = False
-    ) -> CostClass | None:
+    def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> CostClass | None:
         """Return the class to batch alone instead of the first ``size`` requests, or None."""
         assert isinstance(pool, Pool)  # noqa: S101 - ours
         if len(pool.classes) < 2:
             return None
         pool.turns += 1
-        if pool.turns % (ALONE_EVERY_LATE if late else ALONE_EVERY):
+        if pool.turns % ALONE_EVERY:
             return None
         counts = Counter([request.cost_class for request in islice(waiting, size)])
         least = max(2, size // SHARE)

@@ -491,7 +491,7 @@ class Engine:
         if not size:
             return False
         taken = list(islice(self._late_of(lane, now), size))
-        alone = self._cost.alone(lane.pool, taken, len(taken), late=True)
+        alone = self._cost.alone(lane.pool, taken, len(taken))
         if alone:
             same = (each for each in self._late_of(lane, now) if each.cost_class == alone)
             taken = list(islice(same, len(taken)))

@@ -40,7 +40,7 @@ class _Alike:
     def pool(self, cost_class: CostClass) -> "_Alike":
         return self
 
-    def alone(self, pool: Shared, waiting: Iterable[Request], size: int, *, late: bool = False) -> None:
+    def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> None:
         """Return None: with a single class no class is tried alone."""
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:

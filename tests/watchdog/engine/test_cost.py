@@ -118,17 +118,6 @@ def test_batch_of_one_class_is_asked_for_until_it_is_known():
     assert len(again) < len(asked) / 4
 
 
-def test_late_requests_are_tried_alone_more_often_since_nothing_is_lost_by_it():
-    often = {}
-    for late in (False, True):
-        cost = model()
-        waiting = [request(number, length=4 if number % 4 else 10) for number in range(32)]
-        pool = cost.pool(SHORT)
-        cost.pool(LONG)
-        often[late] = sum(cost.alone(pool, waiting, 32, late=late) is not None for _ in range(64))
-    assert often[True] > 2 * often[False] > 0
-
-
 def test_classes_that_clients_make_up_are_bounded_and_leave_the_known_ones_alone():
     cost = model()
     mixed_then_alone(cost, padded)
