@@ -365,7 +365,7 @@ class Engine:
     def _serve_on_time(self, now: float, effects: list[Effect]) -> bool | Wait:
         ends = (batch.dispatched + batch.seconds for batch in self._running.values())
         following = max(now, min(ends, default=inf))
-        situation = Situation(now, self._workers, self._ahead, self._overloaded, following)
+        situation = Situation(now, self._workers, self._overloaded, following)
         answer = self._policy.choose(self._choice(), situation)
         if isinstance(answer, Wait):
             return answer
@@ -640,11 +640,6 @@ class Engine:
 
     def _key(self, request: Request) -> float:
         return request.slot if self._policy.by_deadline else request.arrived
-
-    @property
-    def _ahead(self) -> float:
-        """Return the batches before a request's own: one of each lane, divided among the workers."""
-        return max(1.0, len(self._active) / self._workers)
 
     def _choice(self) -> list[Lane]:
         return list(islice(self._active.values(), MAX_LANES))

@@ -63,8 +63,6 @@ class Situation(NamedTuple):
 
     now: float
     workers: int
-    ahead: float
-    """Batches before a request's own: one, or one of each other lane per worker."""
     overloaded: bool
     """Whether so many requests go late that only throughput counts."""
     following: float = inf
@@ -245,9 +243,8 @@ class Slo:
         if _first_on_time(lane, most, begin) == 0:
             return _cut_of(lane, 0, most)
         if not at.overloaded:
-            # The sustainable size: a request first waits for ``ahead`` batches like its own.
-            span = lane.budget(0) / (1 + at.ahead)
-            least = max(1, min(best, lane.model.largest_within(span)))
+            # The sustainable size: a request first waits for a batch like its own.
+            least = max(1, min(best, lane.model.largest_within(lane.budget(0) / 2)))
             start = _first_on_time(lane, least, begin) if len(keys) > least else 0
             if start == 0 or start + least <= len(keys):
                 return _cut_from(lane, start, begin)

@@ -44,10 +44,8 @@ EIGHT = Slo(8, RESERVE * SLO_LATENCY)
 FULL, IDLE, DEADLINE = DispatchReason.FULL, DispatchReason.IDLE, DispatchReason.DEADLINE
 
 
-def at(
-    now: float, *, workers: int = 1, ahead: float = 1.0, overloaded: bool = False, following: float = 99.0
-):
-    return Situation(now, workers, ahead, overloaded, following)
+def at(now: float, *, workers: int = 1, overloaded: bool = False, following: float = 99.0):
+    return Situation(now, workers, overloaded, following)
 
 
 def lane_of(model: LatencyModel, waiting: list[tuple[float, float]], by_deadline: bool = True):
@@ -131,13 +129,6 @@ SLO = {
     # 2 x l(4) is within the budget of 25 ms: four can be kept up.
     "at least what can be kept up": (accelerator, 50, 0.025, at(0.0125), (0, 4, DEADLINE)),
     "less if nothing better is there": (accelerator, 50, 0.025, at(0.0145), (0, 2, DEADLINE)),
-    "less where other lanes have their turns": (
-        accelerator,
-        50,
-        0.025,
-        at(0.0145, ahead=1.7),
-        (0, 2, DEADLINE),
-    ),
     "just one": (accelerator, 2, 0.0095, at(0.0), (0, 1, DEADLINE)),
 }
 
