@@ -341,8 +341,10 @@ class LatencyModel:
         upper = [mean * (1.0 + above * of) for mean, of in zip(self._mean.seconds, spreads, strict=True)]
         self._upper = _Curve(sizes, _agree(sizes, upper, known), self._mean.slope)
         errors = [of / sqrt(len(each.deviations)) for of, each in zip(spreads, usual, strict=True)]
-        factors = [samples.factor * (1.0 + CAUTION * of) for samples, of in zip(known, errors, strict=True)]
-        cautious = [each.seconds * factor for each, factor in zip(usual, factors, strict=True)]
+        cautious = [
+            each.seconds * samples.factor * (1.0 + CAUTION * of)
+            for each, samples, of in zip(usual, known, errors, strict=True)
+        ]
         self._cautious = _curve(sizes, cautious, known, hopeful=False)
         self._best = self._find_best()
 
