@@ -268,7 +268,8 @@ class CpuCost:
         ``size`` is the batch size with which the workers reach it.
         """
         front = (self._front or 0.0) * (1.0 + BATCH_COST / size)
-        worker = self.of_batch(size) / size
+        # The cautious curve follows a change of speed in sizes that have not run since.
+        worker = self._worker.predict_cautious(size) / size
         bounds = [capacity]
         if front:
             bounds.append(1.0 / front)

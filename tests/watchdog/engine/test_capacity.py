@@ -83,6 +83,17 @@ def test_a_model_that_computes_twice_as_much_is_followed_though_one_batch_in_sev
     assert cost.bound(1e6, 8, 1.0) == pytest.approx(BUSIEST * 8 / 0.016, rel=0.01)
 
 
+def test_sizes_that_have_not_run_since_a_model_became_slower_count_as_slower_too():
+    cost = CpuCost(64)
+    for _ in range(2 * EVERY):
+        for size in (1, 2, 4, 8, 16, 32, 64):
+            cost.observe(size, 0.001 + 0.0001 * size)
+    before = cost.bound(1e6, 64, 1.0)
+    for _ in range(FIRST + 32 * EVERY):
+        cost.observe(4, 3 * 0.0014)
+    assert cost.bound(1e6, 64, 1.0) == pytest.approx(before / 3, rel=0.1)
+
+
 @given(
     capacity=st.just(0.0) | st.floats(0.001, 1e6),
     size=st.integers(1, 1024),
