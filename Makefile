@@ -75,9 +75,9 @@ node-test: $(INSTALLED) ## Follow the install guides on the cluster of KUBECONFI
 pictures: page-test ## Put the pictures of that run into the documentation
 	for each in docs/figures/pages/*.png; do cp "build/screenshots/$${each##*/}" "$$each" || exit 1; done
 
-manifests: $(INSTALLED) ## Write deploy/autoscaler.yaml, the PrometheusRule and the chart's schema anew (kustomize or kubectl)
-	sh deploy/render.sh
+manifests: $(INSTALLED) ## Write the chart's schema, the manifests made of the chart, and the PrometheusRule
 	$(BIN)/python deploy/helm/generate_schema.py
+	$(BIN)/python deploy/helm/render.py
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
 	$(BIN)/python -m tailbound_lab.bench $(BENCH_ARGS)

@@ -90,6 +90,7 @@ def values() -> Json:
     properties = {
         "platform": {"enum": list(PLATFORM_VALUES)},
         "config": config,
+        "createNamespace": FLAG,
         "maxMode": {"enum": [mode for mode in MODES if mode != "off"]},
         "name": NAME | {"maxLength": 40, "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"},
         "image": section(

@@ -21,7 +21,8 @@ KUBERNETES = """
 platform: {kind: kubernetes}
 prometheus: {url: "http://prometheus:9090"}
 """
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+FILES = ROOT / "deploy/helm/slo-autoscaler/files"
 
 
 def faults(text: str) -> list[str]:
@@ -33,17 +34,17 @@ def faults(text: str) -> list[str]:
 @pytest.mark.parametrize(
     "path",
     [
-        DEPLOY / "openfaas/config.yaml",
-        DEPLOY.parent / "lab/autoscaler.yaml",
-        DEPLOY / "kubernetes/config.yaml",
+        FILES / "openfaas/config.yaml",
+        ROOT / "lab/autoscaler.yaml",
+        FILES / "kubernetes/config.yaml",
     ],
 )
 def test_the_configurations_that_we_ship_are_valid(path):
-    Config.parse((DEPLOY.parent / path).read_text(), path)
+    Config.parse(path.read_text(), path)
 
 
 def test_shipped_configuration_shows_the_defaults_but_where_it_says_so():
-    example = Config.parse((DEPLOY / "openfaas/config.yaml").read_text(), "example")
+    example = Config.parse((FILES / "openfaas/config.yaml").read_text(), "example")
     plain = Config.parse(MINIMAL, "as.yaml")
     assert example.defaults == plain.defaults
     assert example.leader == LeaderSettings()

@@ -1,7 +1,7 @@
 """The commands of how-to and install pages run, page by page, in a copy of the files that they name.
 
-No cluster is there. kubectl parses a command, reads its files, builds its kustomizations, and then finds no
-server: that counts as run. ``ELSEWHERE`` lists the programs that do nothing here, and why.
+No cluster is there. kubectl parses a command, reads its files, and then finds no server: that counts
+as run. ``ELSEWHERE`` lists the programs that do nothing here, and why.
 """
 
 import os
@@ -25,13 +25,6 @@ ELSEWHERE = {
 }
 OWN_TEST = {"trace-a-request.md": "tests/e2e/test_trace_a_request.py: its commands read an answer and a log"}
 """Pages whose commands mean nothing without a running function, and the test that has one."""
-BEGUN_IN = "autoscaler.md"
-BEGUN_WITH = {
-    **dict.fromkeys(("install-kubernetes.md", "recommend.md", "prometheus.md"), "kubernetes"),
-    **dict.fromkeys(("install-openfaas.md", "shadow.md"), "openfaas"),
-    "install-knative.md": "knative-class",
-}
-"""A page that goes on in the folder ``install/`` of the page on the autoscaler, and its platform there."""
 FOLDERS = ("deploy", "functions")
 LINKS = ("autoscaler", "template")
 
@@ -65,16 +58,6 @@ def shell(page: Path) -> list[str]:
     return [PLACEHOLDER.sub("placeholder", text) for text in found]
 
 
-def begun(page: Path) -> list[str]:
-    """Return the blocks that make the folder in which a page goes on."""
-    if page.name not in BEGUN_WITH:
-        return []
-    first = ROOT / "docs/howto" / BEGUN_IN
-    variables = re.search(rf"`(platform={BEGUN_WITH[page.name]} [^`]*)`", first.read_text())
-    assert variables
-    return [variables[1], *(text for text in shell(first) if "mkdir -p install/" in text)]
-
-
 WITH_COMMANDS = [page for page in PAGES if shell(page) and page.name not in OWN_TEST]
 
 
@@ -90,7 +73,7 @@ def test_commands_of_a_page_run_as_far_as_they_can_without_a_cluster(page, tmp_p
     (tmp_path / "kubeconfig").write_text(KUBECONFIG)
     stand_ins = "\n".join(f"{program}() {{ cat >/dev/null; }}" for program in ELSEWHERE)
     done = subprocess.run(
-        ["bash", "-c", "\n".join((PRELUDE.format(elsewhere=stand_ins), *begun(page), *shell(page), "wait"))],
+        ["bash", "-c", "\n".join((PRELUDE.format(elsewhere=stand_ins), *shell(page), "wait"))],
         cwd=tmp_path,
         env={
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -118,4 +101,4 @@ def test_queries_of_how_to_pages_are_promql(tmp_path):
 def test_lists_of_what_does_not_run_name_what_is_there():
     words = set(re.findall(r"[\w-]+", "\n".join(text for page in PAGES for text in shell(page))))
     assert ELSEWHERE.keys() <= words
-    assert {*OWN_TEST, *BEGUN_WITH, BEGUN_IN} <= {page.name for page in PAGES}
+    assert OWN_TEST.keys() <= {page.name for page in PAGES}

@@ -90,8 +90,11 @@ def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namesp
     assert installed.asked() == installed.allowed("ClusterRole")
 
 
-def test_deployments_that_are_not_scaled_need_no_right_to_change_one(install, scaled):
-    installed = install("recommend/read-only.yaml")
+def test_deployments_that_are_not_scaled_need_no_right_to_change_one(install, scaled, tmp_path):
+    role = tmp_path / "role.yaml"
+    rules = DEPLOY / "helm/slo-autoscaler/files/kubernetes/read-only.yaml"
+    role.write_text(f"kind: ClusterRole\n{rules.read_text()}")
+    installed = install(role)
     platform, function = scaled(installed, Modes(most="recommend"))
     assert platform.scale(function).mode == "recommend"
     assert installed.asked() == installed.allowed("ClusterRole")
@@ -108,7 +111,7 @@ def test_a_leader_needs_every_right_of_its_role_and_no_other(install, manifest):
 
 
 def test_the_class_needs_every_right_of_its_role_and_no_other(world, install, start):
-    installed = install("knative/class/role.yaml")
+    installed = install("autoscaler-knative-class.yaml")
     name = world.revise(min_scale="2", max_scale="6")
     platform = start(kubeconfig=installed.kubeconfig)
     world.until(world.is_ready(name), "it is ready", platform)
@@ -121,7 +124,7 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(world, install, st
 
 
 def test_the_floor_needs_every_right_of_its_role_and_no_other(world, install, start):
-    installed = install("knative/floor/role.yaml")
+    installed = install("autoscaler-knative-floor.yaml")
     world.revision()
     world.route(r1=100)
     platform = start(kubeconfig=installed.kubeconfig, mode="floor")

@@ -26,6 +26,12 @@ app.kubernetes.io/part-of: tailbound
 {{ .Values.serviceAccount.name | default .Values.name }}
 {{- end -}}
 
+{{- define "slo-autoscaler.subject" -}}
+- kind: ServiceAccount
+  name: {{ include "slo-autoscaler.account" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end -}}
+
 {{- define "slo-autoscaler.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
