@@ -69,7 +69,7 @@ page-test: install ## The status page in Chromium, and the dashboards; as root o
 	$(BIN)/python -m pip install --quiet --group browser
 	$(BIN)/pytest tests/page tests/contract/test_grafana_schema.py -m browser $(TEST_ARGS)
 
-node-test: $(INSTALLED) ## Follow the install guides on the cluster of KUBECONFIG, with load; needs kubectl, helm and docker there
+node-test: $(INSTALLED) ## Follow the install guides, with load, on KUBECONFIG's cluster if NODE_TEST_CONTEXT is its context
 	$(BIN)/pytest tests/node -m node $(TEST_ARGS)
 
 pictures: page-test ## Put the pictures of that run into the documentation

@@ -16,12 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from docs.pages import ROOT, Block, blocks
 
 REGISTRY = os.environ.get("NODE_REGISTRY", "localhost:5000/tailbound")
 """Where the guides push to; the node must be able to pull from it."""
 COPIED = ("autoscaler", "batching-watchdog", "deploy", "functions", "template", "stack.yml")
 """The parts of the clone that the guides use: their commands write into it."""
+AUTOSCALER = "howto/autoscaler.md"
 LONGEST = 600.0
 """Seconds that anything may take: against hangs alone."""
 
@@ -77,8 +80,21 @@ def missing() -> str | None:
     for program in ("kubectl", "helm", "docker"):
         if shutil.which(program) is None:
             return f"no node: {program} is not on PATH"
-    ready = kubectl("get", "nodes", "--request-timeout=5s", check=False)
-    return None if re.search(r"\bReady\b", ready) else f"no node is ready: {ready.strip()[:200]}"
+    return None
+
+
+def refusal() -> str | None:
+    """Why the cluster of KUBECONFIG is left alone; None if NODE_TEST_CONTEXT names its context."""
+    context = kubectl("config", "current-context", check=False).strip()
+    if os.environ.get("NODE_TEST_CONTEXT") == context:
+        ready = kubectl("get", "nodes", "--request-timeout=5s", check=False)
+        return None if re.search(r"\bReady\b", ready) else f"no node is ready: {ready.strip()[:200]}"
+    server = "--output=jsonpath={.clusters[0].cluster.server}"
+    address = kubectl("config", "view", "--minify", server, check=False).strip()
+    return (
+        f"these tests install into the cluster of KUBECONFIG's context {context!r} ({address}), and delete "
+        f"namespaces there: to agree, set NODE_TEST_CONTEXT={context}"
+    )
 
 
 @dataclass
@@ -108,12 +124,21 @@ class Guide:
         return said
 
     def install_autoscaler(self, platform: str) -> None:
-        """Follow the page on the autoscaler, with kustomize and the variables of a platform."""
-        sections = ("The image", "With kustomize")
-        texts = [block.text for each in sections for block in self.blocks(each, "howto/autoscaler.md")]
-        variables, *commands = "".join(texts).splitlines(keepends=True)
+        """Follow the page on the autoscaler, with the variables of a platform."""
+        (image,) = [block.text for block in self.blocks("The image", AUTOSCALER)]
+        variables, *commands = image.splitlines(keepends=True)
         assert variables.startswith("platform=")
         self.run("".join((f"{variables_of(platform)}\n", *commands)))
+        (values,) = [each.text for each in self.blocks("Install it", AUTOSCALER) if each.language == "yaml"]
+        self.upgrade_autoscaler(platform, **yaml.safe_load(values))
+
+    def upgrade_autoscaler(self, platform: str, **changed: object) -> None:
+        """Change values of the chart and follow the page's commands."""
+        path = self.clone / "values.yaml"
+        values = yaml.safe_load(path.read_text()) if path.exists() else {}
+        path.write_text(yaml.safe_dump(values | changed))
+        (commands,) = [each.text for each in self.blocks("Install it", AUTOSCALER) if each.language == "sh"]
+        self.run(f"{variables_of(platform)}\n{commands}")
 
     def run(self, script: str) -> str:
         """Run a block as it stands in one shell; what it leaves running lives until ``close``."""
@@ -152,7 +177,7 @@ class Guide:
 
 def variables_of(platform: str) -> str:
     """The assignments that the page on the autoscaler has for a platform."""
-    page = (ROOT / "docs/howto/autoscaler.md").read_text()
+    page = (ROOT / "docs" / AUTOSCALER).read_text()
     (found,) = re.findall(rf"^\| [^|]+ \| `(platform={platform} [^`]*)` \|$", page, re.MULTILINE)
     return str(found)
 

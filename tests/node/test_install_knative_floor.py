@@ -38,7 +38,9 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def remove(follower: Guide) -> None:
     for block in follower.blocks("Remove it"):
-        follower.run("set +e\n" + block.text.replace("knative-class", "knative-floor") + "\ntrue")
+        follower.run(
+            "set +e\n" + block.text.replace("tailbound-knative", "tailbound-knative-floor") + "\ntrue"
+        )
 
 
 def test_floor_follows_the_mode_and_the_end_of_the_label_gives_the_minimum_back(installed):

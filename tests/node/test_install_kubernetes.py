@@ -19,6 +19,7 @@ from node.cluster import (
     kubectl,
     load,
     names,
+    read,
     unlearned,
     unused,
     wait_for,
@@ -157,33 +158,60 @@ def test_count_given_to_another_owner_outlives_its_removal_from_an_applied_manif
     assert counts()[0] == 2
 
 
-def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed):
+def may_scale(namespace: str) -> bool:
+    """Whether the autoscaler's account may change a count there."""
+    account = "--as=system:serviceaccount:tailbound:slo-autoscaler"
+    question = (account, "--namespace", namespace, "patch", "deployments", "--subresource=scale")
+    return kubectl("auth", "can-i", *question, check=False).split()[-1] == "yes"
+
+
+def maximum() -> int:
+    """``max_replicas`` of the configuration that the Deployment's pods mount."""
+    template = read("--namespace=tailbound", "deployment", "slo-autoscaler")["spec"]["template"]
+    (name,) = [each["configMap"]["name"] for each in template["spec"]["volumes"] if "configMap" in each]
+    found = read("--namespace=tailbound", "configmap", name)["data"]["config.yaml"]
+    return int(yaml.safe_load(found)["defaults"]["max_replicas"])
+
+
+def test_changed_values_roll_the_autoscaler_alone_and_a_rollback_restores_them(installed):
     since = labeled("off")
     wait_for("a hold", lambda: newest(since).get("reason") == "Disabled", told)
     wait_for("the last pod's end", lambda: len(names("--namespace=shop", "pods")) == counts()[0])
-    config = installed.guide.clone / "install/kubernetes/config.yaml"
+    assert maximum() == 20
     before = {each: names("--namespace", each, "pods") for each in OURS}
-    config.write_text(config.read_text().replace("max_replicas: 5", "max_replicas: 6"))
-    installed.guide.run(
-        "kubectl apply -k install/kubernetes"
-        " && kubectl --namespace tailbound rollout status deployment/slo-autoscaler"
-    )
+    config = {"defaults": {"max_replicas": 6}}
+    installed.guide.upgrade_autoscaler("kubernetes", config=config, maxMode="shadow")
     wait_for("the old one's end", lambda: not names("--namespace=tailbound", "pods") & before["tailbound"])
     for each in ("monitoring", "shop"):
         assert names("--namespace", each, "pods") == before[each]
+    assert (maximum(), may_scale("shop")) == (6, False)
+    installed.guide.run("helm rollback slo-autoscaler --namespace tailbound")
+    assert (maximum(), may_scale("shop")) == (20, True)
     wait_for("decisions of the new one", lambda: newest(""), told)
 
 
+def test_value_that_the_schema_refuses_changes_nothing(installed):
+    def generation() -> int:
+        found = read("--namespace=tailbound", "deployment", "slo-autoscaler")
+        return int(found["metadata"]["generation"])
+
+    before = generation()
+    with pytest.raises(AssertionError, match="max_replica"):
+        installed.guide.upgrade_autoscaler("kubernetes", config={"defaults": {"max_replica": 7}})
+    assert generation() == before
+
+
 def test_rights_in_one_namespace_are_enough_for_its_models(installed):
-    config = installed.guide.clone / "install/kubernetes/config.yaml"
-    config.write_text(config.read_text().replace("namespaces: null", "namespaces: [shop]"))
     before = names("--namespace=tailbound", "pods")
-    installed.guide.follow("2. The autoscaler")
+    (namespaced,) = [
+        yaml.safe_load(each.text)
+        for each in installed.guide.blocks("2. The autoscaler")
+        if each.language == "yaml"
+    ]
+    installed.guide.upgrade_autoscaler("kubernetes", maxMode="active", **namespaced)
     wait_for("the old one's end", lambda: not names("--namespace=tailbound", "pods") & before)
-    account = "--as=system:serviceaccount:tailbound:slo-autoscaler"
-    for namespace, allowed in (("shop", "yes"), ("default", "no")):
-        question = (account, "--namespace", namespace, "patch", "deployments", "--subresource=scale")
-        assert kubectl("auth", "can-i", *question, check=False).split()[-1] == allowed
+    assert may_scale("shop")
+    assert not may_scale("default")
     labeled("recommend")
     wait_for("decisions of the new one", lambda: newest("").get("mode") == "recommend", told)
     assert "status 403" not in told()
