@@ -85,21 +85,6 @@ def test_panel_shows_something_on_a_function_that_burns(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_panels_have_ids_of_their_own_and_do_not_overlap(name):
-    panels = model(name)["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    places = [panel["gridPos"] for panel in panels]
-    cells = [
-        (x, y)
-        for place in places
-        for x in range(place["x"], place["x"] + place["w"])
-        for y in range(place["y"], place["y"] + place["h"])
-    ]
-    assert max(x for x, _ in cells) < 24
-    assert len(cells) == len(set(cells))
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_dashboard_refers_only_to_variables_that_it_has(name):
     document = model(name)
     defined = {variable["name"] for variable in document["templating"]["list"]}

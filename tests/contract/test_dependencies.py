@@ -62,7 +62,6 @@ def test_pure_core_needs_the_standard_library_only():
     pure = (
         "config",
         "errors",
-        "pool.jsonlines",
         "engine.engine",
         "messages",
         "spans",

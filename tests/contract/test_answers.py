@@ -1,0 +1,58 @@
+"""Each query of the autoscaler, and each rule, has an answer over what the exporters expose (promtool)."""
+
+import pytest
+
+from contract.exposed import recorded, scraped
+from prometheus.promtool import complaints, needs_promtool
+from slo_autoscaler.sources.promql import RESTORED, history_queries, queries
+from slo_autoscaler.spec import GatewaySlos
+
+SCRAPES = 360
+SCRAPE = 5
+"""Seconds."""
+EVALUATED = "25m"
+COUNTERS = ("_total", "_bucket", "_count", "_sum", "_started")
+ASKED = {
+    "signals": queries(30.0, 20.0),
+    "signals of rare requests": queries(30.0, 20.0, seldom=True),
+    "history": history_queries(20.0, GatewaySlos({}, None)),
+    "restored state": RESTORED,
+}
+
+
+def series() -> list[dict[str, str]]:
+    """What Prometheus has after many scrapes: counters rise by one each time, gauges stay."""
+    found = {}
+    for name, labels, value in scraped():
+        own = labels | {"function_name": "f.ns", "instance": "10.0.0.1:8081"}
+        selector = ",".join(f'{key}="{text}"' for key, text in own.items())
+        # A replica starts, as start-ups are state too.
+        level = value + (name.startswith("slo_autoscaler_") and labels.get("state") == "desired")
+        rising = f"0+1x{SCRAPES}" if name.endswith(COUNTERS) else f"{level}x{SCRAPES}"
+        found[f"{name}{{{selector}}}"] = rising
+    return [{"series": each, "values": values} for each, values in found.items()]
+
+
+def unanswered(asked: list[str], folder) -> str:
+    """What promtool says of the queries that have no answer."""
+    checks = [
+        {
+            "expr": f"count({query}) > bool 0 or vector(0)",
+            "eval_time": EVALUATED,
+            "exp_samples": [{"labels": "{}", "value": 1}],
+        }
+        for query in asked
+    ]
+    test = {"interval": f"{SCRAPE}s", "input_series": series(), "promql_expr_test": checks}
+    return complaints(folder, "1m", test)
+
+
+@needs_promtool
+@pytest.mark.parametrize("kind", ASKED)
+def test_autoscalers_query_has_an_answer(kind, tmp_path):
+    assert unanswered([*ASKED[kind].values()], tmp_path) == ""
+
+
+@needs_promtool
+def test_recorded_series_has_an_answer(tmp_path):
+    assert unanswered(sorted(recorded()), tmp_path) == ""

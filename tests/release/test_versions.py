@@ -1,0 +1,29 @@
+"""One version in both distributions, the chart, the image, the guides and the changelog."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+import batching_watchdog
+import slo_autoscaler
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSION = slo_autoscaler.__version__
+
+
+def test_distributions_chart_and_image_have_one_version():
+    assert batching_watchdog.__version__ == VERSION
+    chart = yaml.safe_load((ROOT / "deploy/helm/slo-autoscaler/Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == VERSION
+    assert f"\nARG VERSION={VERSION}\n" in (ROOT / "autoscaler/Dockerfile").read_text()
+
+
+def test_guides_build_the_image_of_this_version():
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
+    assert set(re.findall(r"slo-autoscaler:(\d[\w.]*\w)", pages)) == {VERSION}
+
+
+def test_changelog_begins_with_this_version():
+    headings = re.findall(r"^## (\d\S+) - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == VERSION
