@@ -76,8 +76,7 @@ pictures: page-test ## Put the pictures of that run into the documentation
 	for each in docs/figures/pages/*.png; do cp "build/screenshots/$${each##*/}" "$$each" || exit 1; done
 
 manifests: $(INSTALLED) ## Write the chart's schema, the manifests made of the chart, and the PrometheusRule
-	$(BIN)/python deploy/helm/generate_schema.py
-	$(BIN)/python deploy/helm/render.py
+	$(BIN)/python deploy/helm/manifests.py
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)
 	$(BIN)/python -m tailbound_lab.bench $(BENCH_ARGS)

@@ -17,7 +17,6 @@ Levels = tuple[tuple[float | None, str], ...]
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
 COLUMNS: Final = 24
-LINE: Final = 110
 FROM_ZERO: Final = {"min": 0}
 TO_ONE: Final = {"max": 1}
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
@@ -411,9 +410,7 @@ FUNCTION: Final = {
     ("The gateway's view", 3): [
         split("Answers at the gateway by status", "code", f"gateway_function_invocation_total{F}"),
         graph(
-            "Errors at the gateway (5xx, 429)",
-            windows("slo:gateway_error", "5m", "1h"),
-            unit="percentunit",
+            "Errors at the gateway (5xx, 429)", windows("slo:gateway_error", "5m", "1h"), unit="percentunit"
         )
         | about("Includes errors of requests that never reached a watchdog."),
         graph(
@@ -606,19 +603,7 @@ DASHBOARDS: Final = {
 
 def render(name: str) -> str:
     """Return the text of the file ``name`` in the folder of dashboards."""
-    return _text(DASHBOARDS[name]) + "\n"
-
-
-def _text(value: object, indent: str = "") -> str:
-    """Return JSON with everything that fits on one line, for readable diffs."""
-    flat = json.dumps(value)
-    if len(indent) + len(flat) <= LINE or not isinstance(value, dict | list):
-        return flat
-    inner = indent + "  "
-    if isinstance(value, dict):
-        items = [f"{inner}{json.dumps(key)}: {_text(item, inner)}" for key, item in value.items()]
-        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(inner + _text(item, inner) for item in value) + f"\n{indent}]"
+    return json.dumps(DASHBOARDS[name], indent=1) + "\n"
 
 
 if __name__ == "__main__":

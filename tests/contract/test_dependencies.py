@@ -59,15 +59,7 @@ def test_process_loads_nothing_that_it_does_not_need(modules, absent):
 
 
 def test_pure_core_needs_the_standard_library_only():
-    pure = (
-        "config",
-        "errors",
-        "engine.engine",
-        "messages",
-        "spans",
-        "trace_context",
-        "wire",
-    )
+    pure = ("config", "errors", "engine.engine", "messages", "spans", "trace_context", "wire")
     loaded = imported_by("import " + ", ".join(f"batching_watchdog.{module}" for module in pure))
     before = imported_by("pass")
     assert loaded - before - {"batching_watchdog"} <= sys.stdlib_module_names

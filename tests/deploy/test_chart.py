@@ -13,7 +13,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from deploy.helm import generate_schema, render
+from deploy.helm import manifests
 
 from docs.pages import blocks
 from slo_autoscaler.config import Config
@@ -21,7 +21,7 @@ from slo_autoscaler.platforms.knative import minimum
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-PLATFORMS = tuple(render.NAMESPACES)
+PLATFORMS = tuple(manifests.NAMESPACES)
 KUBERNETES = ["1.30", "1.34"]
 POLICY = "ValidatingAdmissionPolicy"
 
@@ -34,8 +34,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def rendered(**values: Any) -> list[Document]:
-    namespace = render.NAMESPACES[values.get("platform", "openfaas")]
-    return [yaml.safe_load(text) for text in render.template(values, namespace)]
+    namespace = manifests.NAMESPACES[values.get("platform", "openfaas")]
+    return [yaml.safe_load(text) for text in manifests.template(values, namespace)]
 
 
 @pytest.fixture(params=PLATFORMS)
@@ -84,19 +84,19 @@ def configuration(documents: list[Document]) -> Config:
 
 
 def test_manifest_is_the_charts_output(platform):
-    committed = yaml.safe_load_all((DEPLOY / render.MANIFESTS[platform]).read_text())
-    assert list(committed) == list(yaml.safe_load_all(render.manifest(platform))), "run make manifests"
+    committed = yaml.safe_load_all(manifests.path(platform).read_text())
+    assert list(committed) == list(yaml.safe_load_all(manifests.manifest(platform))), "run make manifests"
 
 
 def test_prometheus_rule_has_the_groups_of_the_rule_files():
-    made = yaml.safe_load(render.RULE.read_text())
+    made = yaml.safe_load(manifests.RULE.read_text())
     files = sorted((DEPLOY / "prometheus/rules").glob("*.yml"))
     groups = [group for path in files for group in yaml.safe_load(path.read_text())["groups"]]
     assert made["spec"] == {"groups": groups}, "run make manifests"
 
 
 def test_schema_is_what_the_configuration_says():
-    assert (render.CHART / "values.schema.json").read_text() == generate_schema.text(), "run make manifests"
+    assert manifests.SCHEMA.read_text() == manifests.schema(), "run make manifests"
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,14 @@ def test_schema_is_what_the_configuration_says():
 )
 def test_schema_refuses_what_the_autoscaler_would_refuse(values):
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(values, generate_schema.values())
+        jsonschema.validate(values, manifests.values())
 
 
-@pytest.mark.parametrize("path", [*render.CHART.rglob("config.yaml"), ROOT / "lab/autoscaler.yaml"], ids=str)
+@pytest.mark.parametrize(
+    "path", [*manifests.CHART.rglob("config.yaml"), ROOT / "lab/autoscaler.yaml"], ids=str
+)
 def test_schema_accepts_a_configuration_that_ships(path):
-    jsonschema.validate({"config": yaml.safe_load(path.read_text())}, generate_schema.values())
+    jsonschema.validate({"config": yaml.safe_load(path.read_text())}, manifests.values())
 
 
 def test_every_value_makes_objects_that_kubernetes_knows(platform):
@@ -314,4 +316,4 @@ def test_values_of_the_how_to_render():
 def test_table_of_the_how_to_has_every_platform_and_its_namespace():
     page = (ROOT / "docs/howto/autoscaler.md").read_text()
     rows = re.findall(r"^\| [^|]+ \| `platform=(\S+) namespace=(\S+)` \|$", page, re.MULTILINE)
-    assert dict(rows) == render.NAMESPACES
+    assert dict(rows) == manifests.NAMESPACES
