@@ -4,19 +4,22 @@ import pytest
 
 from contract.exposed import recorded, scraped
 from prometheus.promtool import complaints, needs_promtool
-from slo_autoscaler.sources.promql import RESTORED, history_queries, queries
-from slo_autoscaler.spec import GatewaySlos
+from slo_autoscaler.sources import promql
+from slo_autoscaler.spec import GatewaySlos, Slo
 
 SCRAPES = 360
 SCRAPE = 5
 """Seconds."""
 EVALUATED = "25m"
 COUNTERS = ("_total", "_bucket", "_count", "_sum", "_started")
+SLOS = GatewaySlos(others=Slo(0.25, 0.9))
 ASKED = {
-    "signals": queries(30.0, 20.0),
-    "signals of rare requests": queries(30.0, 20.0, seldom=True),
-    "history": history_queries(20.0, GatewaySlos({}, None)),
-    "restored state": RESTORED,
+    "signals": promql.queries(30.0, 20.0),
+    "signals of rare requests": promql.queries(30.0, 20.0, seldom=True),
+    "gateway": promql.gateway_queries(30.0, 20.0, SLOS),
+    "gateway of rare requests": promql.gateway_queries(30.0, 20.0, SLOS, seldom=True),
+    "history": promql.history_queries(20.0, SLOS),
+    "restored state": promql.RESTORED,
 }
 
 

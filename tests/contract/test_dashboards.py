@@ -10,10 +10,9 @@ import re
 from typing import Any
 
 import pytest
-import yaml
 from deploy.grafana import generate
 
-from contract.exposed import FUNCTION, PROMETHEUS, ROOT, exposed, metrics_in, recorded, scraped
+from contract.exposed import FUNCTION, ROOT, exposed, metrics_in, recorded, scraped
 from prometheus.promtool import complaints, needs_promtool
 
 GRAFANA = ROOT / "deploy" / "grafana"
@@ -100,13 +99,3 @@ def test_dashboards_link_to_each_other_by_ids_that_exist():
     linked = set(re.findall(r"/d/([\w-]+)", json.dumps(documents)))
     assert linked
     assert linked <= {document["uid"] for document in documents}
-
-
-def test_provisioned_interval_is_that_of_the_scrapes():
-    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())[
-        "datasources"
-    ]
-    configuration = yaml.safe_load((PROMETHEUS / "prometheus-kubernetes.yml").read_text())
-    (scrape,) = [job for job in configuration["scrape_configs"] if job["job_name"] == "functions"]
-    # A panel's rate covers four of these.
-    assert source["jsonData"]["timeInterval"] == scrape["scrape_interval"]

@@ -6,38 +6,16 @@ from docs.site_hooks import anchor
 
 from contract.exposed import ROOT, exposed, metrics_in, recorded, rules
 from slo_autoscaler.sources import promql
-from slo_autoscaler.spec import GatewaySlos, Slo
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 
 
-def test_autoscaler_asks_only_for_what_is_exported_or_recorded():
-    slos = GatewaySlos(others=Slo(0.3, 0.9))
-    texts = [
-        *promql.queries(30.0, 20.0).values(),
-        *promql.queries(30.0, 20.0, seldom=True).values(),
-        *promql.gateway_queries(30.0, 20.0, slos).values(),
-        *promql.gateway_queries(30.0, 20.0, slos, seldom=True).values(),
-        *promql.new_queries((), 30.0, 20.0).values(),
-        *promql.history_queries(20.0, slos).values(),
-        *promql.RESTORED.values(),
-        promql.exported_at(20.0),
-        promql.exceptions(30.0, 20.0),
-    ]
+def test_autoscalers_questions_beside_its_signals_name_only_what_is_exported():
+    new = promql.new_queries((), 30.0, 20.0).values()
+    texts = [*new, promql.exported_at(20.0), promql.exceptions(30.0, 20.0), promql.GATEWAYS, promql.WATCHDOGS]
     asked = {name for text in texts for name in metrics_in(text)}
     assert asked
-    assert asked <= exposed() | recorded()
-
-
-def test_autoscaler_reads_directly_only_what_is_exported():
-    asked = metrics_in(promql.GATEWAYS) | metrics_in(promql.WATCHDOGS)
-    lines = {
-        "gateway_function_invocation_started",
-        "slo_requests_total",
-        "http_requests_in_flight",
-        "watchdog_identity",
-    }
-    assert asked | lines <= exposed()
+    assert asked <= exposed()
 
 
 def test_rules_use_only_what_is_exported_or_recorded_before():

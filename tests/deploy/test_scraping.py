@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from autoscaler.doubles import a_prometheus, until
-from prometheus.promtool import complaints_about, needs_promtool, promtool
+from prometheus.promtool import needs_promtool, promtool
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -200,19 +200,6 @@ def test_every_way_scrapes_as_often_and_the_chart_as_the_plain_configuration():
     assert DEPLOYMENT["job_name"] == "functions", "which the rules ask for"
 
 
-def test_chart_and_operator_scrape_the_same_jobs():
-    path = PROMETHEUS / "monitors.yaml"
-    endpoints = [
-        endpoint
-        for monitor in (*monitors(path).values(), *monitors(path, "ServiceMonitor").values())
-        for endpoint in (monitor.get("podMetricsEndpoints") or monitor["endpoints"])
-    ]
-    steps = [step for endpoint in endpoints for step in endpoint["relabelings"]]
-    relabelled = {step["replacement"] for step in steps if step.get("targetLabel") == "job"}
-    jobs = {each["job_name"] for each in chart(PROMETHEUS / "values.yaml")["scrape_configs"]}
-    assert jobs == relabelled == {"functions", "gateway", "autoscaler"}
-
-
 @needs_promtool
 @pytest.mark.parametrize("values", RIGHTS)
 def test_charts_configuration_is_valid_and_its_own_jobs_are_off(tmp_path, values):
@@ -272,11 +259,3 @@ def test_guide_gives_the_rules_to_the_chart_under_names_that_are_loaded(guide, v
     files = {path.name for path in (PROMETHEUS / "rules").glob("*.yml")}
     assert set(given.values()) == files - ({"slo-gateway.yml"} if guide != "install-openfaas" else set())
     assert len(given) == len(set(given.values()))
-
-
-@needs_promtool
-def test_queries_of_knatives_own_metrics_are_promql(tmp_path):
-    jobs = (KNATIVE / "prometheus/queue-proxy.yml").read_text()
-    queries = re.findall(r"^#   ((?:sum|histogram_quantile).*)$", jobs, re.MULTILINE)
-    assert queries
-    assert complaints_about(queries, tmp_path) == ""
