@@ -286,14 +286,31 @@ def test_policy_limits_the_account_of_the_pod_where_its_role_cannot(platform, re
     assert binding["spec"]["policyName"] == policy["metadata"]["name"]
 
 
-def test_secret_of_the_how_to_is_mounted_where_its_configuration_looks():
-    page = (ROOT / "docs/howto/prometheus.md").read_text()
-    (values,) = (
-        found
-        for block in blocks(page)
+def values_on(page: str) -> Document:
+    """The chart's values that a page has."""
+    found = [
+        yaml.safe_load(block.text)
+        for block in blocks((ROOT / "docs" / page).read_text())
         if block.language == "yaml"
-        and "prometheus" in (found := yaml.safe_load(block.text)).get("config", {})
-    )
+    ]
+    (values,) = [each for each in found if "config" in each]
+    return dict(values)
+
+
+@pytest.mark.parametrize(
+    ("page", "platform"),
+    [
+        ("howto/autoscaler.md", "knative-class"),
+        ("howto/shadow.md", "openfaas"),
+        ("install-kubernetes.md", "kubernetes"),
+    ],
+)
+def test_values_on_a_page_make_objects_that_kubernetes_knows(page, platform):
+    known_to_kubernetes(*rendered(platform=platform, **values_on(page)))
+
+
+def test_secret_of_the_how_to_is_mounted_where_its_configuration_looks():
+    page, values = (ROOT / "docs/howto/prometheus.md").read_text(), values_on("howto/prometheus.md")
     documents = rendered(platform="kubernetes", **values)
     secret = values["prometheus"]["secret"]
     assert f"create secret generic {secret} " in page
@@ -305,12 +322,6 @@ def test_secret_of_the_how_to_is_mounted_where_its_configuration_looks():
         assert path is not None
         assert str(Path(path).parent) == mount["mountPath"]
         assert f"--from-file={Path(path).name}" in page
-
-
-def test_values_of_the_how_to_render():
-    page = (ROOT / "docs/howto/autoscaler.md").read_text()
-    (values,) = (yaml.safe_load(block.text) for block in blocks(page) if block.language == "yaml")
-    known_to_kubernetes(*rendered(**values))
 
 
 def test_table_of_the_how_to_has_every_platform_and_its_namespace():
