@@ -103,7 +103,6 @@ class Guide:
 
     page: str
     clone: Path
-    said: str = ""
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def blocks(self, heading: str, page: str | None = None) -> Iterator[Block]:
@@ -160,7 +159,6 @@ class Guide:
         assert status == 0, f"{self.page}\n{script}\n{said}"
         for port in re.findall(r"port-forward \S+ (\d+):", script):
             wait_for(f"port {port}", partial(listens, int(port)), output.read_text)
-        self.said += said
         return said
 
     def remove(self, *namespaces: str) -> None:
@@ -253,13 +251,6 @@ def counts(namespace: str, deployment: str) -> tuple[int, int]:
     """How many replicas are asked for and ready."""
     found = read("--namespace", namespace, "deployment", deployment)
     return found["spec"]["replicas"], found["status"].get("readyReplicas", 0)
-
-
-def image_of(namespace: str, deployment: str) -> str:
-    """The image of the Deployment's only container."""
-    template = read("--namespace", namespace, "deployment", deployment)["spec"]["template"]
-    (container,) = template["spec"]["containers"]
-    return str(container["image"])
 
 
 FORGOTTEN = 30.0

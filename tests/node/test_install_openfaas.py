@@ -15,10 +15,10 @@ from node.cluster import (
     Guide,
     exists,
     guide,
-    image_of,
     kubectl,
     load,
     names,
+    read,
     unlearned,
     unused,
     wait_for,
@@ -83,8 +83,9 @@ def deploy(follower: Guide, mode: str) -> str:
 
 
 def offered(name: str, seconds: float) -> Any:
-    image = image_of("openfaas-fn", "my-model")
-    return load("openfaas-fn", name, image, URL, rate=RATE, seconds=seconds)
+    template = read("--namespace=openfaas-fn", "deployment", "my-model")["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    return load("openfaas-fn", name, container["image"], URL, rate=RATE, seconds=seconds)
 
 
 def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed):
