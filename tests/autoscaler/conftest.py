@@ -6,9 +6,9 @@ from typing import Protocol, TypeVar
 
 import pytest
 
-from autoscaler.kube.access import Access, a_namespace, access, real
-from autoscaler.kube.kube_server import KubeServer, a_kube_server
 from slo_autoscaler.kube.client import KubeApi
+from support.cluster import Access, a_namespace, access, real
+from support.kube_server import KubeServer, a_kube_server
 
 
 class Closeable(Protocol):
@@ -31,7 +31,9 @@ def keep() -> Iterator[Callable[[T], T]]:
 def api(request: pytest.FixtureRequest) -> Iterator[KubeServer | Access]:
     """An API server; each test that asks for it runs on the double, and on a real one where there is one."""
     if request.param == "real":
-        yield access()
+        server = access()
+        assert server is not None
+        yield server
     else:
         with a_kube_server() as server:
             yield server

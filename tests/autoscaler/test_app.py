@@ -9,18 +9,11 @@ import urllib.request
 
 import pytest
 
-from autoscaler.doubles import (
-    Function,
-    a_fleet,
-    a_gateway,
-    a_process,
-    a_prometheus,
-    an_empty_prometheus,
-    free_port,
-    until,
-)
-from autoscaler.kube.kube_server import a_deployment, a_kube_server
 from slo_autoscaler.app import main
+from support.doubles import Function, a_fleet, a_gateway, a_process, a_prometheus, an_empty_prometheus
+from support.kube_server import a_deployment, a_kube_server
+from support.ports import free_port
+from support.waits import until
 
 FAST = """
 platform: {gateway_url: "http://127.0.0.1:1", timeout: 1s}

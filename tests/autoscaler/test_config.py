@@ -10,12 +10,12 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from autoscaler.values import MINIMAL
 from slo_autoscaler.config import Config, LeaderSettings
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.fields import parse_duration
 from slo_autoscaler.platforms import PLATFORMS
 from slo_autoscaler.spec import Slo
+from support.builders import MINIMAL
 
 KUBERNETES = """
 platform: {kind: kubernetes}

@@ -10,9 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from autoscaler import doubles
-from autoscaler.doubles import Function, a_gateway, until
-from autoscaler.values import MINIMAL, seen
 from slo_autoscaler.config import Config
 from slo_autoscaler.controller import KNOWN_FOR, Clocks, Controller
 from slo_autoscaler.errors import SourceError
@@ -21,6 +18,10 @@ from slo_autoscaler.law.restart import Past
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES, Metrics
 from slo_autoscaler.platforms.openfaas import OpenFaas
+from support import doubles
+from support.builders import MINIMAL, seen
+from support.doubles import Function, a_gateway
+from support.waits import until
 
 
 class Recorded:

@@ -2,8 +2,8 @@
 
 import requests
 
-from autoscaler.doubles import free_port
 from slo_autoscaler.errors import brief
+from support.ports import free_port
 
 
 def test_a_refused_connection_is_one_short_line():

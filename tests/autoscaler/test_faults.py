@@ -14,9 +14,6 @@ from datetime import UTC, datetime
 import pytest
 from prometheus_client import CollectorRegistry
 
-from autoscaler import doubles
-from autoscaler.doubles import Function, a_fleet, a_gateway, a_process, a_prometheus, until
-from autoscaler.fault_proxy import a_fault_proxy
 from slo_autoscaler.config import Config
 from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.journal import Journal
@@ -24,6 +21,10 @@ from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms.openfaas import OpenFaas
 from slo_autoscaler.sources.prometheus import PrometheusSource
+from support import doubles
+from support.doubles import Function, a_fleet, a_gateway, a_process, a_prometheus
+from support.fault_proxy import a_fault_proxy
+from support.waits import until
 
 pytestmark = pytest.mark.e2e
 

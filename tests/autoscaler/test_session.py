@@ -9,8 +9,6 @@ from types import MappingProxyType
 
 import pytest
 
-from autoscaler.certificates import Authority, a_tls_server, needs_openssl
-from autoscaler.kube.kube_server import write_kubeconfig
 from slo_autoscaler.errors import ConfigError, PlatformError, SourceError
 from slo_autoscaler.fields import Tls
 from slo_autoscaler.kube.client import KubeApi
@@ -20,6 +18,8 @@ from slo_autoscaler.platforms.openfaas import Settings as GatewaySettings
 from slo_autoscaler.session import open_session
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
+from support.certificates import Authority, a_tls_server, needs_openssl
+from support.kube_server import write_kubeconfig
 
 pytestmark = needs_openssl
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.values import observations, scales, seen
 from slo_autoscaler.model import Scale
 from slo_autoscaler.shadow import Shadow, imagined
+from support.builders import observations, scales, seen
 
 REAL = Scale(desired=2, available=2, min=1, max=9)
 START = 10.0

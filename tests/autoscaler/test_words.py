@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.values import EVERY_INPUT, NAME, a_told_decision
 from slo_autoscaler import words as shown
 from slo_autoscaler.model import Reason
 from slo_autoscaler.signals import INPUTS
 from slo_autoscaler.words import score, sentence
+from support.builders import EVERY_INPUT, NAME, a_told_decision
 
 OF_INPUTS = {
     "p99": {0.142: "142 ms"},

@@ -2,10 +2,10 @@
 
 import pytest
 
-from contract.exposed import recorded, scraped
-from prometheus.promtool import complaints, needs_promtool
 from slo_autoscaler.sources import promql
 from slo_autoscaler.spec import GatewaySlos, Slo
+from support.exposed import recorded, scraped
+from support.promtool import complaints, needs_promtool
 
 SCRAPES = 360
 SCRAPE = 5

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from deploy.grafana import generate
 
-from contract.exposed import FUNCTION, ROOT, exposed, metrics_in, recorded, scraped
-from prometheus.promtool import complaints, needs_promtool
+from support.exposed import FUNCTION, ROOT, exposed, metrics_in, recorded, scraped
+from support.promtool import complaints, needs_promtool
 
 GRAFANA = ROOT / "deploy" / "grafana"
 NAMES = sorted(generate.DASHBOARDS)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from contract.exposed import ROOT
+from support.exposed import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

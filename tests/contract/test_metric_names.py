@@ -4,8 +4,8 @@ import re
 
 from docs.site_hooks import anchor
 
-from contract.exposed import ROOT, exposed, metrics_in, recorded, rules
 from slo_autoscaler.sources import promql
+from support.exposed import ROOT, exposed, metrics_in, recorded, rules
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 

@@ -4,11 +4,10 @@ import http.client
 import json
 import resource
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,13 +93,6 @@ def build(
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
     return done.stdout.partition(f"COMMIT {tag}")[0]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 def inspect(image: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote
 
-from autoscaler.certificates import Pair
-from autoscaler.doubles import Server, send
+from support.certificates import Pair
+from support.doubles import Server, send
 
 
 def make_wheel(folder: Path, name: str, version: str) -> None:

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from deploy.helm import manifests
 
-from docs.pages import blocks
 from slo_autoscaler.config import Config
 from slo_autoscaler.platforms.knative import minimum
+from support.pages import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

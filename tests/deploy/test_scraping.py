@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from autoscaler.doubles import a_prometheus, until
-from prometheus.promtool import needs_promtool, promtool
+from support.doubles import a_prometheus
+from support.promtool import needs_promtool, promtool
+from support.waits import until
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"

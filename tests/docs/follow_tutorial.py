@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.pages import ROOT, blocks
-from tailbound_lab.local.ports import free_ports
+from support.pages import ROOT, blocks
+from support.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from docs.pages import PAGES, ROOT, blocks, prose
+from support.pages import PAGES, ROOT, blocks, prose
 
 FIGURE = re.compile(r"\d+(?:\.\d+)?%|\d+\.\d{2,}|\d+(?= cases)")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.pages import ROOT, blocks
-from prometheus.promtool import complaints_about, needs_promtool
+from support.pages import ROOT, blocks
+from support.promtool import complaints_about, needs_promtool
 
 PAGES = sorted({*(ROOT / "docs/howto").glob("*.md"), *(ROOT / "docs").glob("install-*.md")})
 ELSEWHERE = {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from docs.site_hooks import anchor, on_page_content, on_page_markdown
 
-from docs.pages import NAMES, ROOT, prose
+from support.pages import NAMES, ROOT, prose
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ELSEWHERE = ("http://", "https://", "mailto:")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from docs.pages import ROOT
+from support.pages import ROOT
 
 SHIPPED = ("batching-watchdog/batching_watchdog", "autoscaler/slo_autoscaler")
 PACKAGES = sorted(

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from batching_watchdog.config import DESCRIPTIONS
-from contract.exposed import rules
 from docs import generate_reference as reference
-from docs.pages import NAMES, ROOT, prose
 from docs.test_code import sources
+from support.exposed import rules
+from support.pages import NAMES, ROOT, prose
 
 CURRENT = [name for name in NAMES if name != "CHANGELOG.md"]
 """The changelog names what is gone."""

@@ -16,17 +16,17 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tailbound_lab.local.ports import free_ports
+from support.ports import free_ports
+from support.waits import PATIENCE
+from support.waits import until as wait_until
 
-PATIENCE = 100.0
-"""Seconds for what takes one on an idle machine."""
+__all__ = ["PATIENCE", "wait_until"]
 ECHO = "def handle(event, context):\n    return event.body\n"
 GATED = """
 import pathlib, time
@@ -44,17 +44,6 @@ class Answer:
     status: int
     headers: http.client.HTTPMessage
     body: bytes
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """Poll ``condition`` until it is true; fail, naming ``what``, after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if value := condition():
-                return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
 def processes_of(folder: Path) -> list[int]:

@@ -23,7 +23,7 @@ import pytest
 
 from e2e.processes import Watchdog, wait_until, watchdog
 from lab.local.harness import fixed_ports
-from tailbound_lab.local.ports import free_ports
+from support.ports import free_ports
 
 PROGRAM = shutil.which("fwatchdog") or shutil.which("of-watchdog")
 pytestmark = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.pages import ROOT, blocks, inline
+from support.pages import ROOT, blocks, inline
 from tailbound_lab.local.platform import Settings, open_platform
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]

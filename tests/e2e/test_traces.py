@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from autoscaler.doubles import a_prometheus
-from docs.pages import ROOT, blocks
 from e2e.otlp import Received, Receiver, a_receiver
 from e2e.processes import ECHO, wait_until, watchdog
 from e2e.test_upstream import upstream
+from support.doubles import a_prometheus
+from support.pages import ROOT, blocks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

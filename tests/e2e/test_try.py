@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.pages import ROOT, blocks
 from e2e.processes import PATIENCE, processes_of, wait_until
+from support.pages import ROOT, blocks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

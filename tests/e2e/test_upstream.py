@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from autoscaler.doubles import free_port
 from e2e.processes import Watchdog, starting_watchdog, wait_until, watchdog
+from support.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from docs.pages import ROOT, Block, blocks
+from support.pages import ROOT, Block, blocks
 
 REGISTRY = os.environ.get("NODE_REGISTRY", "localhost:5000/tailbound")
 """Where the guides push to; the node must be able to pull from it."""

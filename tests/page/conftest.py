@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoscaler.doubles import until
+from support.waits import until
 
 try:
     from PIL import Image

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from autoscaler.doubles import Function, a_gateway, a_process, a_prometheus, free_port, until
-from autoscaler.doubles import a_fleet as replicas
-from page.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page, get_json
+from support.doubles import Function, a_gateway, a_process, a_prometheus
+from support.doubles import a_fleet as replicas
+from support.ports import free_port
+from support.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page, get_json
+from support.waits import until
 
 try:
     from selenium.webdriver import Keys

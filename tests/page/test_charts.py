@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prometheus.promtool import complaints_about
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.spec import Slo
 from slo_autoscaler.web import charts
+from support.promtool import complaints_about
 
 WINDOWS = {"rate_window": 20.0, "window": 30.0}
 SLO = Slo(0.25, 0.95)

@@ -10,13 +10,15 @@ from urllib.parse import unquote
 
 import pytest
 
-from autoscaler.doubles import a_gateway, free_port, status, until
-from page.serving import INPUTS, NAME, SCORE, Told, a_decision, a_fleet, a_hold, a_page, get, get_json
 from slo_autoscaler import app
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.web import views
 from slo_autoscaler.web.page import Page
+from support.doubles import a_gateway, status
+from support.ports import free_port
+from support.serving import INPUTS, NAME, SCORE, Told, a_decision, a_fleet, a_hold, a_page, get, get_json
+from support.waits import until
 
 CONFIG = "platform: {gateway_url: 'http://g'}\nprometheus: {url: 'http://p'}\nweb: {page_port: %s}"
 ODD, SHADOW = "odd<b>&.openfaas-fn", "shadow.openfaas-fn"

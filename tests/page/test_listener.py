@@ -8,12 +8,12 @@ from contextlib import ExitStack, suppress
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from page.serving import NAME, Told, a_decision, a_hold, get
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.web import server
 from slo_autoscaler.web.listener import create_app
 from slo_autoscaler.web.probes import CONNECTIONS, Probes
 from slo_autoscaler.web.server import Server
+from support.serving import NAME, Told, a_decision, a_hold, get
 
 
 @pytest.fixture

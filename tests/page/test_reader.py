@@ -2,13 +2,13 @@
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import an_empty_prometheus
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.web import reader as web_reader
 from slo_autoscaler.web.charts import Grid
 from slo_autoscaler.web.reader import Reader
+from support import doubles
+from support.doubles import an_empty_prometheus
 
 AT = Grid(1000, 10, 3)
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from page.serving import NAME, Told, a_decision, a_fleet, a_hold
 from slo_autoscaler import words
 from slo_autoscaler.model import Reason
 from slo_autoscaler.web import rows
 from slo_autoscaler.web.rows import Rows, row_of
+from support.serving import NAME, Told, a_decision, a_fleet, a_hold
 
 
 def a_table(count):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from prometheus.promtool import complaints, needs_promtool
+from support.promtool import complaints, needs_promtool
 
 OBJECTIVES = (0.9, 0.99, 0.999)
 REACHABLE = 0.8

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prometheus.promtool import ROOT, RULES, SHIPPED, complaints, needs_promtool, promtool
+from support.promtool import ROOT, RULES, SHIPPED, complaints, needs_promtool, promtool
 
 CONFIGURATIONS = ["lab/prometheus/prometheus.yml", "deploy/prometheus/prometheus-kubernetes.yml"]
 # Without types: 0x41 would be a number.

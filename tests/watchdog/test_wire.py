@@ -13,7 +13,7 @@ from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Failure, Reply
 from batching_watchdog.wire import HEADER_SIZE, FrameHeader, Handshake, Kind
-from fuzzing import fuzzed
+from support.fuzzing import fuzzed
 
 DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
     Kind.HANDSHAKE: wire.decode_handshake,

@@ -2,12 +2,13 @@
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import a_gateway, free_port
-from autoscaler.values import NAME
 from slo_autoscaler.cli import explain, status
 from slo_autoscaler.cli.client import address
 from slo_autoscaler.errors import ConfigError
+from support import doubles
+from support.builders import NAME
+from support.doubles import a_gateway
+from support.ports import free_port
 
 COMMANDS = {"explain": lambda words: explain.main([NAME, *words]), "status": status.main}
 

@@ -9,13 +9,13 @@ import sys
 import pytest
 from prometheus_client import CollectorRegistry
 
-from autoscaler.values import NAME, a_told_decision
-from page.serving import SCORE, Told
 from slo_autoscaler.__main__ import main as command
 from slo_autoscaler.cli.explain import main
 from slo_autoscaler.web.listener import create_app
 from slo_autoscaler.web.server import Server
 from slo_autoscaler.words import sentence
+from support.builders import NAME, a_told_decision
+from support.serving import SCORE, Told
 
 TROUBLED = "troubled.openfaas-fn"
 

@@ -7,10 +7,10 @@ import threading
 import pytest
 from rich.console import Console
 
-from autoscaler.doubles import until
-from page.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page
 from slo_autoscaler.cli.status import main, shown
 from slo_autoscaler.web import rows
+from support.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page
+from support.waits import until
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import threading
 import pytest
 from kubernetes.config import incluster_config
 
-from autoscaler import doubles
-from autoscaler.kube.access import on_double
-from autoscaler.kube.kube_server import a_deployment, write_kubeconfig
 from slo_autoscaler import errors
 from slo_autoscaler.kube import client as kube_client
 from slo_autoscaler.kube.client import KubeApi, Resource
+from support import doubles
+from support.cluster import on_double
+from support.kube_server import a_deployment, write_kubeconfig
 
 DEPLOYMENTS = Resource("apps/v1", "deployments")
 EVENTS = Resource("v1", "events")

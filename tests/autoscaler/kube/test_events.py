@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import until
-from autoscaler.kube.access import delete, on_double
 from slo_autoscaler.kube import events
 from slo_autoscaler.kube.events import EVENTS, Events, Reference
+from support import doubles
+from support.cluster import delete, on_double
+from support.waits import until
 
 
 @pytest.fixture

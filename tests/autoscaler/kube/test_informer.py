@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import until
-from autoscaler.kube.access import delete, on_double
-from autoscaler.kube.kube_server import a_deployment
 from slo_autoscaler.errors import ApiError, ForbiddenError, UnreachableError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer
+from support import doubles
+from support.cluster import delete, on_double
+from support.kube_server import a_deployment
+from support.waits import until
 
 DEPLOYMENTS = Resource("apps/v1", "deployments")
 LISTS = "GET /apis/apps/v1/"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import until
-from autoscaler.kube.access import delete, on_double
 from slo_autoscaler.errors import NotFoundError
 from slo_autoscaler.kube.lease import LEASES, Identity, LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
+from support import doubles
+from support.cluster import delete, on_double
+from support.waits import until
 
 BRIEF = {"duration": 3.0, "renew_interval": 0.2}
 LASTING = {"duration": 60.0, "renew_interval": 0.1}

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from autoscaler.doubles import until
 from slo_autoscaler.errors import ApiError, ConflictError, NotFoundError, PlatformError, UnreachableError
 from slo_autoscaler.kube.loop import MAX_BACK_OFF, MAX_WAIT_SECONDS, Loop, Writes, _Wait
+from support.waits import until
 
 A, B = ("default", "a"), ("default", "b")
 REFUSED = ApiError("refused", 422)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from autoscaler.kube.kube_server import a_pod
 from slo_autoscaler.kube.pods import Unschedulable, shortage
+from support.kube_server import a_pod
 
 FULL = "0/3 nodes are available: 1 Insufficient cpu, 2 Insufficient nvidia.com/gpu."
 

@@ -6,13 +6,13 @@ What a scrape shows is a mean: of one step, or of the window of rates, which is 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from autoscaler.values import seen
 from slo_autoscaler.law.curve import curve
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.model import Decision, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
+from support.builders import seen
 
 STEP = 5.0
 WINDOW = 4

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.values import a_spec, observations, scales, seen, specs
-from fuzzing import fuzzed
 from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.decide import claim, decide, decided, raised, recommended
 from slo_autoscaler.law.memory import Memory, Refusal
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import ScaleDown, ScaleUp
+from support.builders import a_spec, observations, scales, seen, specs
+from support.fuzzing import fuzzed
 
 ONE, TWO, FIVE = Scale(1, 1), Scale(2, 2), Scale(5, 5)
 LATER = 1000.0

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzing import fuzzed
 from slo_autoscaler.law.history import AGREED, KEPT, SLOT, History, agreement
 from slo_autoscaler.law.scenarios import MEMORY, bin_of
+from support.fuzzing import fuzzed
 
 HORIZON = 15.0
 RATES = st.floats(0.0, 1e9)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.values import a_spec
 from slo_autoscaler.law.history import KEPT, History
 from slo_autoscaler.law.memory import LONGEST_START_UP, REFUSED_AFTER_READS, Memory
 from slo_autoscaler.model import Scale
+from support.builders import a_spec
 
 SPEC = a_spec(start_up_time=10.0, cap_retry=300.0)
 STEP = 5.0

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.values import a_spec, observations, scales, seen, specs
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES, latency_at_objective, proportional, slo, wilson
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
+from support.builders import a_spec, observations, scales, seen, specs
 
 ONE, TWO, FOUR = Scale(1, 1), Scale(2, 2), Scale(4, 4)
 LATER = 1000.0

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.values import a_spec, seen
 from slo_autoscaler.law.curve import Curve, curve
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.recommend import Prediction, late_share, recommend
 from slo_autoscaler.law.scenarios import RATIOS, Followed
 from slo_autoscaler.model import Reason, Scale
+from support.builders import a_spec, seen
 
 MOST = 60
 NOTHING = 1e-3

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscaler.values import a_spec, seen
 from slo_autoscaler.law.calibration import FACTORS
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.history import SLOT
 from slo_autoscaler.law.memory import LONGEST_START_UP, Memory
 from slo_autoscaler.law.restart import Past, warm
 from slo_autoscaler.model import Scale
+from support.builders import a_spec, seen
 
 FIVE = Scale(5, 5)
 NOW = 10_000.0

@@ -7,8 +7,8 @@ from math import sin
 import pytest
 
 from autoscaler.law.fluid import Function
-from autoscaler.values import a_spec
 from slo_autoscaler.model import Reason
+from support.builders import a_spec
 
 
 def budget_of(function: Function) -> float:

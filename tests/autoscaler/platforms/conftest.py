@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from autoscaler.kube.kube_server import KubeServer
-from autoscaler.platforms.knative_world import World, driven
 from slo_autoscaler.kube.client import KubeApi
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.platforms import Platform
 from slo_autoscaler.platforms.knative import Settings as KnativeSettings
 from slo_autoscaler.platforms.knative import knative
+from support.knative_world import World, driven
+from support.kube_server import KubeServer
 
 
 @pytest.fixture

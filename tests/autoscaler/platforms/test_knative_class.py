@@ -5,17 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import decide
-from autoscaler.kube.access import delete, on_double
-from autoscaler.kube.kube_server import a_pod
-from autoscaler.platforms.knative_world import KPA, Standby, autoscaling, drive
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative import own_class
 from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, SERVICES
 from slo_autoscaler.platforms.knative.status import CLASS
+from support import doubles
+from support.cluster import delete, on_double
+from support.doubles import decide
+from support.knative_world import KPA, Standby, autoscaling, drive
+from support.kube_server import a_pod
 
 pytestmark = on_double
 

@@ -2,16 +2,16 @@
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import decide
-from autoscaler.kube.access import delete, on_double
-from autoscaler.platforms.knative_world import Standby, drive
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative.allocation import MODE
 from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, ORIGINAL
 from slo_autoscaler.platforms.knative.objects import CONFIG_MAPS, REVISIONS
+from support import doubles
+from support.cluster import delete, on_double
+from support.doubles import decide
+from support.knative_world import Standby, drive
 
 pytestmark = on_double
 

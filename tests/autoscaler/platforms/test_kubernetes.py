@@ -5,10 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import decide, until
-from autoscaler.kube.access import delete, on_double
-from autoscaler.kube.kube_server import a_deployment, a_pod
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreachableError
 from slo_autoscaler.kube.client import Resource
 from slo_autoscaler.kube.pods import PODS
@@ -18,6 +14,11 @@ from slo_autoscaler.platforms import ALL_ACTIVE
 from slo_autoscaler.platforms.kubernetes import AUTOSCALERS, DEPLOYMENTS, MODE, Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 from slo_autoscaler.spec import Modes
+from support import doubles
+from support.cluster import delete, on_double
+from support.doubles import decide
+from support.kube_server import a_deployment, a_pod
+from support.waits import until
 
 EVENTS = Resource("v1", "events")
 

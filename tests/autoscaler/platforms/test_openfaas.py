@@ -6,8 +6,6 @@ import threading
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import Function, a_gateway, decide, free_port
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
@@ -21,6 +19,9 @@ from slo_autoscaler.platforms.openfaas import (
     OpenFaas,
     Settings,
 )
+from support import doubles
+from support.doubles import Function, a_gateway, decide
+from support.ports import free_port
 
 
 @pytest.fixture

@@ -9,9 +9,6 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from autoscaler.doubles import decide, until
-from autoscaler.kube.access import on_double
-from autoscaler.kube.kube_server import a_deployment
 from slo_autoscaler.kube.lease import LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from slo_autoscaler.leader import Alone
@@ -21,6 +18,10 @@ from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, SERVICES
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 from slo_autoscaler.spec import Modes
+from support.cluster import on_double
+from support.doubles import decide
+from support.kube_server import a_deployment
+from support.waits import until
 
 pytestmark = on_double
 

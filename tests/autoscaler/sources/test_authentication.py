@@ -4,16 +4,17 @@ import base64
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.certificates import Authority, needs_openssl
-from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, an_empty_prometheus, until
-from autoscaler.fault_proxy import a_fault_proxy
 from slo_autoscaler.errors import ConfigError, SourceError
 from slo_autoscaler.fields import Tls
 from slo_autoscaler.sources import BasicAuth, Settings
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.web.charts import Grid
 from slo_autoscaler.web.reader import Reader
+from support import doubles
+from support.certificates import Authority, needs_openssl
+from support.doubles import a_fleet, a_gateway, a_prometheus, an_empty_prometheus
+from support.fault_proxy import a_fault_proxy
+from support.waits import until
 
 PASSWORD = "correct horse"
 HASHED = "$2b$04$abcdefghijklmnopqrstuujydOTSfIH/d5oUHpsygqV5X9xJLQc6e"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzing import fuzzed
 from slo_autoscaler.sources.counters import SPANS, WHOLE, Page, arrived, started, surely
+from support.fuzzing import fuzzed
 
 
 @pytest.mark.parametrize(

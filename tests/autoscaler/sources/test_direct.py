@@ -6,12 +6,13 @@ from contextlib import closing
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, exposing, until
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.direct import GIVEN_UP, Direct
 from slo_autoscaler.sources.prometheus import PrometheusSource
+from support import doubles
+from support.doubles import a_fleet, a_gateway, a_prometheus, exposing
+from support.waits import until
 
 A, B = "a.openfaas-fn", "b.openfaas-fn"
 

@@ -1,15 +1,18 @@
 """Functions without our watchdog, from a gateway's metrics through the real Prometheus to a decision."""
 
+import itertools
+
 import pytest
 
-from autoscaler.doubles import a_prometheus, exposing, until
 from slo_autoscaler.config import Config
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.prometheus import PrometheusSource
-from tailbound_lab.local.metrics import GatewayMetrics
+from support.doubles import a_prometheus, exposing
+from support.gateway import gateway_exposition
+from support.waits import until
 
 CONFIG = """
 prometheus: {url: "%s", scrape_interval: 250ms, window: 2s}
@@ -19,27 +22,16 @@ functions: {plain.fn: {signals: gateway, slo_latency: 250ms}}
 
 
 @pytest.fixture
-def gateway():
+def address():
     """Serve what a gateway exposes, with ten more requests at every scrape; two in ten of them too slow."""
-    metrics = GatewayMetrics(lambda: [("plain.fn", 1), ("ours.fn", 1)])
-
-    def exposition(_):
-        for name in ("plain.fn", "ours.fn"):
-            for index in range(10):
-                metrics.started(name)
-                metrics.finished(name, 200, 0.4 if index < 2 else 0.2)
-        body = metrics.exposition()
-        return body if isinstance(body, str) else body.decode()
-
-    server = exposing(exposition)
-    yield metrics, server.address
+    scrapes = itertools.count(1)
+    server = exposing(lambda _: gateway_exposition("plain.fn", "ours.fn", tens=next(scrapes)))
+    yield server.address
     server.close()
 
 
 @pytest.mark.e2e
-def test_a_function_without_a_watchdog_is_scaled_on_what_the_gateway_sees(tmp_path, gateway):
-    metrics, address = gateway
-    metrics.started("plain.fn")  # one more that is never answered
+def test_a_function_without_a_watchdog_is_scaled_on_what_the_gateway_sees(tmp_path, address):
     # No label of the target's stands above the function_name that the gateway writes.
     with a_prometheus(tmp_path, {"": [address]}) as prometheus:
         config = Config.parse(CONFIG % prometheus.url, "test")

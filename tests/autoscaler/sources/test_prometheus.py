@@ -6,13 +6,14 @@ from urllib.parse import unquote_plus
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, until
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
+from support import doubles
+from support.doubles import a_fleet, a_gateway, a_prometheus
+from support.waits import until
 
 VECTOR = b'{"status": "success", "data": {"resultType": "vector", "result": %s}}'
 

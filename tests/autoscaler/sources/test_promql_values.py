@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from prometheus.promtool import promtool
 from slo_autoscaler.signals import SIGNALS, Summed
 from slo_autoscaler.sources import promql
 from slo_autoscaler.spec import GatewaySlos, Slo
+from support.promtool import promtool
 
 # Every 5 s for 150 s, judged at 120 s.
 WATCHDOGS = {

@@ -5,14 +5,15 @@ import time
 
 import pytest
 
-from autoscaler.doubles import a_prometheus, status, until
-from autoscaler.fault_proxy import a_fault_proxy
-from prometheus.promtool import promtool
 from slo_autoscaler.law.restart import Past
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.sources.promql import RESTORED
 from slo_autoscaler.spec import GatewaySlos, Slo
+from support.doubles import a_prometheus, status
+from support.fault_proxy import a_fault_proxy
+from support.promtool import promtool
+from support.waits import until
 
 pytestmark = pytest.mark.e2e
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autoscaler.doubles import until
+from support.waits import until
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench.fleet import scaling
 from tailbound_lab.bench.replica import bound

@@ -6,9 +6,9 @@ from itertools import groupby
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import a_gateway
 from lab.local.harness import platform_client
+from support import doubles
+from support.doubles import a_gateway
 from tailbound_lab.live.twins import ALERT, CommunityScaler, rule_and_bounds, twin
 from tailbound_lab.live.watch import NoAnswerError
 from tailbound_lab.local.specs import FunctionSpec

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import aiohttp
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import a_gateway
+from support import doubles
+from support.doubles import a_gateway
 from tailbound_lab.live import machine
 from tailbound_lab.live.watch import Decision, NoAnswerError, Watch, by_function, decisions
 from tailbound_lab.load.records import Ledger, Sample

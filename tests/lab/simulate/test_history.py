@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from autoscaler import doubles
-from autoscaler.doubles import a_fleet, a_gateway, a_prometheus, until
 from slo_autoscaler.sources import Settings
+from support import doubles
+from support.doubles import a_fleet, a_gateway, a_prometheus
+from support.waits import until
 from tailbound_lab.simulate import SimulationError, history
 from tailbound_lab.simulate.traces import Trace
 

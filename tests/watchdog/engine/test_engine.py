@@ -17,7 +17,7 @@ from batching_watchdog.engine.engine import LATELY, PATIENCE, Engine
 from batching_watchdog.engine.policy import AGE, POLICIES, RESERVE, PolicySettings
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
 from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
-from fuzzing import fuzzed
+from support.fuzzing import fuzzed
 from watchdog.engine.queues import NEVER_WAITS, learn, request
 
 LIMIT = 12

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batching_watchdog.wire import request_header_block
-from fuzzing import fuzzed
+from support.fuzzing import fuzzed
 from watchdog.front.connection import Message, Reading, read_twice
 
 pytestmark = pytest.mark.timeout(600)

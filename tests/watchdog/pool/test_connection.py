@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from batching_watchdog import wire
 from batching_watchdog.messages import Failure, Reply
 from batching_watchdog.pool.connection import MAX_OUT, Connection, connect
-from fuzzing import fuzzed
+from support.fuzzing import fuzzed
 from watchdog.heard import Heard, batch
 from watchdog.loops import within
 

@@ -27,7 +27,8 @@ import yaml
 
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import Platform
-from tailbound_lab.local.ports import free_ports
+from support.ports import free_port
+from support.waits import until
 
 Fault = Callable[[BaseHTTPRequestHandler], None]
 """Answers a request wrongly, or not at all."""
@@ -293,10 +294,6 @@ def a_fleet(**settings: float) -> closing[Fleet]:
     return closing(Fleet(**settings))
 
 
-def free_port() -> int:
-    return free_ports(1)[0]
-
-
 @dataclass
 class Prometheus:
     """The installed Prometheus, scraping replicas four times a second."""
@@ -372,14 +369,6 @@ def decide(platform: Platform, function_name: str, replicas: int) -> None:
     seen = platform.scales().get(function_name, Scale(1, 1))
     assert isinstance(seen, Scale)
     platform.set_scale(function_name, replicas, seen)
-
-
-def until(true: Callable[[], object], what: str, seconds: float = 25.0) -> None:
-    """Wait until something is so; fail with its name after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autoscaler.doubles import Server, status
+from support.doubles import Server, status
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote_plus
 
-from autoscaler.doubles import Fault, Server, status
+from support.doubles import Fault, Server, status
 
 
 class FaultProxy:

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-from autoscaler.doubles import Fault, Server, status
+from support.doubles import Fault, Server, status
 
 Document = dict[str, Any]
 Key = tuple[str, str, str]

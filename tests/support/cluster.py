@@ -1,4 +1,7 @@
-"""A real Kubernetes API server, if TEST_KUBE_APISERVER (with TEST_KUBE_TOKEN) or KUBECONFIG names one."""
+"""A real Kubernetes API server, if TEST_KUBE_APISERVER (with TEST_KUBE_TOKEN) or TEST_KUBECONFIG names one.
+
+KUBECONFIG alone selects none: many shells have it, and tests write.
+"""
 
 import os
 import uuid
@@ -11,22 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from autoscaler.kube.kube_server import write_kubeconfig
 from slo_autoscaler.kube.client import KubeApi, Resource
+from support.kube_server import write_kubeconfig
 
-ADDRESS = os.environ.get("TEST_KUBE_APISERVER", "")
-KUBECONFIG = os.environ.get("KUBECONFIG", "")
 NAMESPACES = Resource("v1", "namespaces")
 
 on_double = pytest.mark.parametrize("api", ["double"], indirect=True)
 """For tests that spoil what the API server answers, or need to know each request."""
-
-real = [
-    pytest.mark.e2e,
-    # Of a server that TEST_KUBE_APISERVER names, nobody knows who vouches for it.
-    pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning"),
-    pytest.mark.skipif(not (ADDRESS or KUBECONFIG), reason="no TEST_KUBE_APISERVER and no KUBECONFIG"),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +35,29 @@ class Access:
         return write_kubeconfig(folder, self.cluster, self.user if token is None else {"token": token})
 
 
-def access() -> Access:
-    """Return the API server that the environment names."""
-    if ADDRESS:
-        token = os.environ.get("TEST_KUBE_TOKEN")
+def access(environment: Mapping[str, str] = os.environ) -> Access | None:
+    """Return the API server that the environment names for tests; None: none."""
+    if address := environment.get("TEST_KUBE_APISERVER"):
+        token = environment.get("TEST_KUBE_TOKEN")
         user = {} if token is None else {"token": token}
-        return Access({"server": ADDRESS.rstrip("/"), "insecure-skip-tls-verify": True}, user)
-    document = yaml.safe_load(Path(KUBECONFIG).read_text())
+        return Access({"server": address.rstrip("/"), "insecure-skip-tls-verify": True}, user)
+    if not (path := environment.get("TEST_KUBECONFIG")):
+        return None
+    document = yaml.safe_load(Path(path).read_text())
 
     def named(kind: str, name: str) -> Any:
-        return next(each[kind] for each in document[f"{kind}s"] if each["name"] == name)
+        return next(entry[kind] for entry in document[f"{kind}s"] if entry["name"] == name)
 
     context = named("context", document["current-context"])
     return Access(named("cluster", context["cluster"]), named("user", context["user"]))
+
+
+real = [
+    pytest.mark.e2e,
+    # Of a server that TEST_KUBE_APISERVER names, nobody knows who vouches for it.
+    pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning"),
+    pytest.mark.skipif(access() is None, reason="no TEST_KUBE_APISERVER and no TEST_KUBECONFIG"),
+]
 
 
 def delete(api: KubeApi, path: str) -> None:

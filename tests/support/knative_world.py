@@ -8,9 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from autoscaler.doubles import until
-from autoscaler.kube.access import delete
-from autoscaler.kube.kube_server import KubeServer, a_deployment
 from slo_autoscaler.errors import NotFoundError, PlatformError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.platforms.knative import Settings as KnativeSettings
@@ -27,6 +24,9 @@ from slo_autoscaler.platforms.knative.objects import (
 )
 from slo_autoscaler.platforms.knative.own_class import OwnClass
 from slo_autoscaler.platforms.knative.status import CLASS, condition
+from support.cluster import delete
+from support.kube_server import KubeServer, a_deployment
+from support.waits import until
 
 KPA = "kpa.autoscaling.knative.dev"
 MOMENT = "2026-01-01T00:00:00Z"

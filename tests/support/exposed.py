@@ -10,26 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.metrics import Exposition, Metrics
 from docs import generate_reference as reference
+from support.gateway import gateway_exposition
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 FUNCTION = "f.ns"
-GATEWAY = (
-    f'gateway_service_count{{function_name="{FUNCTION}"}} 1',
-    f'gateway_function_invocation_started{{function_name="{FUNCTION}"}} 2',
-    *(
-        line
-        for of in (f'function_name="{FUNCTION}",code="{code}"' for code in (200, 502))
-        for line in (
-            f"gateway_function_invocation_total{{{of}}} 1",
-            *(f'gateway_functions_seconds_bucket{{{of},le="{edge}"}} 1' for edge in ("0.25", "1", "+Inf")),
-            f"gateway_functions_seconds_count{{{of}}} 1",
-            f"gateway_functions_seconds_sum{{{of}}} 0.01",
-        )
-    ),
-)
-"""What OpenFaaS' gateway exposes of a function (its ``metrics/metrics.go``)."""
-
 # Prometheus' own, and words of PromQL that look like a metric.
 _OF_PROMETHEUS = {"up", "ALERTS"}
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
@@ -53,7 +38,7 @@ def metrics_in(expression: str) -> set[str]:
 
 def scraped() -> list[Sample]:
     """A scrape of the watchdog, the autoscaler and the gateway, and what Prometheus adds."""
-    families = [*reference.families(), *text_string_to_metric_families("\n".join(GATEWAY) + "\n")]
+    families = [*reference.families(), *text_string_to_metric_families(gateway_exposition(FUNCTION))]
     samples = [sample for family in families for sample in family.samples]
     return [
         ("up", {"job": "functions", "function_name": FUNCTION}, 1.0),

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from autoscaler.values import EVERY_INPUT, NAME, a_told_decision
 from slo_autoscaler.config import Config
 from slo_autoscaler.web.page import Page
+from support.builders import EVERY_INPUT, NAME, a_told_decision
 
 NOBODY = "http://127.0.0.1:1"
 """Where nothing listens."""
