@@ -1,7 +1,7 @@
 """Writes the numbers of docs/scaling.md: ``make reference`` (``python -m docs.worked``).
 
 Owns the parts of that page between its marks: the table of the curve and the five decisions, both computed
-by ``law``. tests/autoscaler/law/test_by_hand.py computes the decisions again from nothing but the page.
+by ``law``.
 """
 
 from bisect import bisect_right

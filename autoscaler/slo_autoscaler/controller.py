@@ -13,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import inf, isinf
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
+from slo_autoscaler.config import Config
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
 from slo_autoscaler.errors import (
     FunctionGoneError,
@@ -29,15 +30,15 @@ from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.decide import Wish, claim, decided, raised, recommended
 from slo_autoscaler.law.history import KEPT, SLOT
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.restart import Past, warm
+from slo_autoscaler.law.restart import Recorded, warm
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Decision, Reason, Scale
-from slo_autoscaler.platforms import Platform, PlatformSettings
+from slo_autoscaler.platforms import Platform
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources import DirectLoad, Settings, Source
-from slo_autoscaler.spec import Fleet, Spec
+from slo_autoscaler.sources import DirectLoad, Source
+from slo_autoscaler.spec import Spec
 
 logger = logging.getLogger(__name__)
 
@@ -107,47 +108,20 @@ class _Target:
     """Remaining backoff, in reconciles."""
 
 
-class Plan(Protocol):
-    """The part of the configuration that the controller needs."""
-
-    @property
-    def interval(self) -> float:
-        """Seconds between the starts of two reconciles."""
-
-    @property
-    def platform(self) -> PlatformSettings:
-        """Time limit of a step, and the number of parallel requests."""
-
-    @property
-    def prometheus(self) -> Settings:
-        """Time limit of the observation."""
-
-    @property
-    def fleet(self) -> Fleet:
-        """Budgets of replicas that functions share."""
-
-    @property
-    def functions(self) -> Mapping[str, Spec]:
-        """Settings of single functions, by name."""
-
-    def target(self, function_name: str) -> Spec:
-        """Return the settings of a function."""
-
-
 class Controller:
     """Reconciles all functions; ``run`` repeats this until it is told to stop."""
 
     def __init__(
         self,
-        config: Plan,
+        config: Config,
         source: Source,
         platform: Platform,
+        *,
         metrics: Metrics,
         journal: Journal,
         leader: Leader,
         emit: Callable[[str], object],
         clocks: Clocks,
-        *,
         direct: DirectLoad | None = None,
     ) -> None:
         """``emit`` receives each line of the decision log; ``direct`` None: no load is read directly."""
@@ -162,7 +136,7 @@ class Controller:
         self._direct = direct
         self._leading = False
         self._targets: dict[str, _Target] = {}
-        self._past: dict[str, Past] | None = None
+        self._past: dict[str, Recorded] | None = None
         self._recalled_at = 0.0
         self._earlier: dict[str, list[tuple[tuple[float, float], ...]]] = {}
         """Rates of earlier days that are not yet in a function's memory: (when it would be today, rate)."""

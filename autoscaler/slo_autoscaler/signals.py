@@ -82,6 +82,12 @@ class Signal:
     summed: Summed = Summed.NO
     seldom: bool = False
     """Whether the source queries it only once in many reconciles, and repeats the answer in between."""
+    clause: str | None = None
+    """Clause of the sentence of every decision, whatever its reason; left out while one of its numbers is
+    unknown."""
+    title: str | None = None
+    """Name among the numbers of the prediction on a function's page, left out while unknown; None: not
+    there."""
 
 
 def _signal(unit: Unit, meaning: str, **record: Any) -> Any:
@@ -290,6 +296,7 @@ class Observation:
         watchdog="histogram_quantile(0.99, sum by (function_name, le) ($BUCKETS))",
         gateway="histogram_quantile(0.99, sum by (function_name, le) ($GATEWAY_BUCKETS))",
         in_shadow=InShadow.BY_LOAD,
+        clause="p99 {p99} of {slo_latency}",
     )
     attainment: float | None = _signal(
         Unit.SHARE,
@@ -299,6 +306,7 @@ class Observation:
             " / sum by (function_name) (rate(slo_requests_total[$W]))"
         ),
         gateway="$ATTAINED[$W]",
+        clause="{attainment} within the SLO of {slo_objective}",
     )
     burn_short: float | None = _signal(
         Unit.FACTOR,
@@ -318,6 +326,7 @@ class Observation:
         "rules.",
         watchdog="min by (function_name) (slo:error_budget_remaining:ratio)",
         in_shadow=InShadow.UNKNOWN,
+        clause="{budget_remaining} of the error budget of 30 days unspent",
     )
     samples: float | None = _signal(
         Unit.COUNT,
@@ -458,7 +467,11 @@ SIGNALS: Final[Mapping[str, Signal]] = {each.name: each.metadata["signal"] for e
 DERIVED: Final[Mapping[str, Signal]] = {
     "desired": Signal(Unit.COUNT, "Replicas requested from the platform."),
     "ready": Signal(Unit.COUNT, "Replicas that serve."),
-    "pending": Signal(Unit.COUNT, "Replicas requested that do not serve yet."),
+    "pending": Signal(
+        Unit.COUNT,
+        "Replicas requested that do not serve yet.",
+        clause="replicas starting: {pending} of {desired}",
+    ),
     "arrival_rate": Signal(
         Unit.RATE, "The larger of `rate` + `in_flight_growth` and `gateway_rate`: neither counts too many."
     ),
@@ -466,6 +479,7 @@ DERIVED: Final[Mapping[str, Signal]] = {
         Unit.RATE,
         "Requests per second expected one start-up time ahead.",
         gauge="slo_autoscaler_expected_requests_per_second",
+        title="Expected load",
     ),
     "predicted": Signal(
         Unit.SHARE,
@@ -480,23 +494,32 @@ DERIVED: Final[Mapping[str, Signal]] = {
     "predicted_more": Signal(
         Unit.SHARE, "Share of requests predicted to end late with one replica more than decided."
     ),
-    "worth": Signal(Unit.RATE, "Late requests per second that one more replica must save to be recommended."),
+    "worth": Signal(
+        Unit.RATE,
+        "Late requests per second that one more replica must save to be recommended.",
+        title="Worth of a replica",
+    ),
     "allowed": Signal(
         Unit.SHARE,
         "Share of requests that the error budget allows to end late now.",
         gauge="slo_autoscaler_allowed_late_ratio",
+        title="Allowed now",
     ),
     "budget": Signal(
         Unit.SHARE,
         "Unspent share of the error budget of `budget_period`: 0 even, below 0 overspent.",
         gauge="slo_autoscaler_budget_ratio",
         restored="min",
+        clause="{budget} of the period's error budget unspent",
+        title="Period's budget",
     ),
     "correction": Signal(
         Unit.FACTOR,
         "Factor on the exported capacity with which the predictions agree with the measured lateness.",
         gauge="slo_autoscaler_correction_ratio",
         restored="min",
+        clause="measured capacity: {correction} times the exported one",
+        title="Measured capacity",
     ),
     "horizon": Signal(
         Unit.SECONDS,
@@ -504,19 +527,30 @@ DERIVED: Final[Mapping[str, Signal]] = {
         gauge="slo_autoscaler_start_up_seconds",
         restored="max",
     ),
-    "period": Signal(Unit.SECONDS, "Period with which the rates repeat, if they do."),
+    "period": Signal(
+        Unit.SECONDS,
+        "Period with which the rates repeat, if they do.",
+        clause="the load repeats every {period}",
+        title="Repeats every",
+    ),
     "burn_rate": Signal(
-        Unit.FACTOR, "Rate at which the error budget is spent over the window; 1 spends it exactly."
+        Unit.FACTOR,
+        "Rate at which the error budget is spent over the window; 1 spends it exactly.",
+        clause="burn rate {burn_rate}",
     ),
     "stuck": Signal(
         Unit.COUNT,
         "Replicas that should serve by now and do not.",
         gauge="slo_autoscaler_stuck_replicas",
+        clause="replicas not coming up: {stuck}",
+        title="Stuck",
     ),
     "unschedulable": Signal(
         Unit.COUNT,
         "Replicas for which no node has room; null where the platform does not report them.",
         gauge="slo_autoscaler_unschedulable_replicas",
+        clause="replicas without room on any node: {unschedulable}",
+        title="No room",
     ),
     "min": Signal(Unit.COUNT, "Lowest count allowed."),
     "max": Signal(Unit.COUNT, "Highest count allowed, by label, configuration or platform."),
@@ -524,6 +558,8 @@ DERIVED: Final[Mapping[str, Signal]] = {
         Unit.COUNT,
         "Replicas that the shared budget of the fleet gives the function.",
         gauge="slo_autoscaler_fleet_share_replicas",
+        clause="its share of the fleet's replicas is {share}",
+        title="Fleet's share",
     ),
     "recommended": Signal(
         Unit.COUNT,

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from slo_autoscaler.model import Reason
-from slo_autoscaler.signals import INPUTS, Unit
+from slo_autoscaler.signals import DERIVED, INPUTS, SIGNALS, Unit
 
 NOTHING: Final = "\N{EN DASH}"
 """Text for an unknown number."""
@@ -154,41 +154,15 @@ COLUMNS: Final = (
     Column("last", "Last decision", "the newest decision and its reason", numeric=False),
 )
 
-PREDICTION: Final = (
-    Column("allowed", "Allowed now", "share of requests that the error budget allows to end late now"),
-    Column(
-        "budget",
-        "Period's budget",
-        "unspent share of the error budget of `budget_period`; below zero overspent",
-    ),
-    Column("expected", "Expected load", "arrivals that the prediction is made for, one start-up ahead"),
-    Column("worth", "Worth of a replica", "late requests per second that one replica must save"),
-    Column(
-        "correction", "Measured capacity", "capacity that the measured lateness shows, over the exported one"
-    ),
-    Column("period", "Repeats every", "period in which the rates repeat"),
-    Column("stuck", "Stuck", "replicas that do not serve although their start-up time is over"),
-    Column("unschedulable", "No room", "replicas for which no node has room"),
-    Column("share", "Fleet's share", "replicas that it gets from the fleet's budget"),
+PREDICTION: Final = tuple(
+    Column(name, signal.title, signal.meaning) for name, signal in INPUTS.items() if signal.title
 )
 """Numbers of the prediction on a function's page; unknown ones are left out."""
 
 SORTS: Final = tuple(column.key for column in COLUMNS)
 """Sort keys of rows; a leading - reverses the order."""
 
-FACTS: Final = (
-    "p99 {p99} of {slo_latency}",
-    "{attainment} within the SLO of {slo_objective}",
-    "burn rate {burn_rate}",
-    "{budget} of the period's error budget unspent",
-    "{budget_remaining} of that of 30 days",
-    "replicas starting: {pending} of {desired}",
-    "replicas not coming up: {stuck}",
-    "replicas without room on any node: {unschedulable}",
-    "its share of the fleet's replicas is {share}",
-    "the load repeats every {period}",
-    "measured capacity: {correction} times the exported one",
-)
+FACTS: Final = tuple(signal.clause for signal in {**SIGNALS, **DERIVED}.values() if signal.clause)
 """Clauses after every reason; a clause with an unknown number is left out."""
 
 _NAME: Final = re.compile(r"\{(\w+)\}")

@@ -1,7 +1,6 @@
 """The command: its exit statuses and messages, and the whole program on a real Prometheus."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -138,21 +137,6 @@ def test_an_unusable_word_is_status_2_and_named(cluster, capsys, tmp_path, monke
     words = ["--lock", str(tmp_path / "lock")] if flag == "--lock" else []
     assert main(["--config", str(path), "--once", *words]) == 2
     assert named in capsys.readouterr().err
-
-
-def test_leader_outside_a_cluster_ends_the_start_with_keys_that_the_platform_has(config, tmp_path):
-    config.write_text(config.read_text() + "\nleader: {}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "slo_autoscaler", "--config", str(config), "--once"],
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "leader.lease" in done.stderr
-    assert "--lock" in done.stderr
-    assert "platform." not in done.stderr
 
 
 def test_run_with_closed_stdout_logs_it_once_and_goes_on(config):

@@ -14,7 +14,7 @@ from slo_autoscaler.config import Config
 from slo_autoscaler.controller import KNOWN_FOR, Clocks, Controller
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import Journal
-from slo_autoscaler.law.restart import Past
+from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES, Metrics
 from slo_autoscaler.platforms.openfaas import OpenFaas
@@ -24,7 +24,7 @@ from support.doubles import Function, a_gateway
 from support.waits import until
 
 
-class Recorded:
+class Recording:
     """A recording, one observation for each reconcile, then no answer; an error as ``past`` is raised."""
 
     def __init__(self, reconciles, past):
@@ -70,16 +70,17 @@ class Bench:
         self.platform = OpenFaas(self.config.platform, Alone(), self.config.modes(most))
         self.metrics = Metrics(CollectorRegistry())
         self.lines = []
+        self.source = Recording(reconciles, past)
         self.direct = Read() if reads else None
         self.now = 100.0
         self.wall = datetime(2026, 1, 2, tzinfo=UTC)
         self.controller = Controller(
             self.config,
-            Recorded(reconciles, past),
+            self.source,
             self.platform,
-            self.metrics,
-            Journal(),
-            leader or Alone(),
+            metrics=self.metrics,
+            journal=Journal(),
+            leader=leader or Alone(),
             emit=lambda line: self.lines.append(json.loads(line)),
             clocks=Clocks(lambda: self.now, lambda: self.wall),
             direct=self.direct,
@@ -292,16 +293,6 @@ def test_reconcile_failing_function_backs_off_twice_as_long_each_time_and_recove
         assert "PlatformCap" not in {line["reason"] for line in bench.lines}
 
 
-def test_glance_requests_at_once_what_failed_once(gateway):
-    gateway.faults["POST"] = doubles.status(500)
-    with Bench(gateway, {A: BUSY}) as bench:
-        bench.reconcile()
-        gateway.faults.clear()
-        bench.direct.load = {A: 900.0}
-        bench.scale_up_between()
-        assert gateway.functions["a"].replicas > 4
-
-
 def test_reconcile_count_that_the_platform_cuts_is_not_asked_for_again_and_again(gateway):
     gateway.cap = 3
     with Bench(gateway, *[{A: seen(rate=800.0)}] * 12) as bench:
@@ -342,39 +333,12 @@ def test_reconcile_replicas_of_a_function_that_backs_off_stay_its_own_in_the_fle
         assert max([body["replicas"] for body in gateway.posted], default=2) <= 2
 
 
-def test_reconcile_function_that_was_never_readable_keeps_its_replicas_in_the_fleet(gateway):
-    gateway.functions["b"] = Function(2, {MODE: "of"})
-    with Bench(gateway, *[{A: BUSY}] * 2, **{"fleet.replicas": 5}) as bench:
-        bench.times(2)
-        assert (gateway.functions["a"].replicas, gateway.functions["b"].replicas) == (3, 2)
-        assert bench.about()[-1]["inputs"]["share"] == 3
-
-
-def test_reconcile_function_whose_count_is_unreadable_keeps_its_minimum_in_the_fleet(gateway):
-    gateway.functions["b"].replicas = "two"
-    with Bench(gateway, *[{A: BUSY}] * 2, **{"fleet.replicas": 5, "defaults.min_replicas": 2}) as bench:
-        bench.times(2)
-        assert bench.about()[-1]["inputs"]["share"] == 3
-
-
 def test_replicas_that_are_missing_are_asked_for_before_others_are_given_away(gateway):
     gateway.functions["a"].replicas = 5
     calm = {A: replace(CALM, up_replicas=5.0), B: CALM}
     with Bench(gateway, *[calm] * 3, calm | {B: BUSY}, **{"platform.concurrency": 1}) as bench:
         bench.times(4)
         assert [body["serviceName"] for body in gateway.posted] == ["b", "a"]
-
-
-def test_reconcile_function_that_appears_or_goes_is_logged_once(gateway, caplog):
-    caplog.set_level("INFO")
-    with Bench(gateway, *[{A: CALM, B: CALM}] * 4) as bench:
-        del gateway.functions["b"]
-        bench.times(2)
-        gateway.functions["b"] = Function(1)
-        del gateway.functions["a"]
-        bench.times(2)
-    told = [each.getMessage().split(":")[0] for each in caplog.records]
-    assert told == [A, B, A]
 
 
 def test_reconcile_failed_list_reads_known_functions_alone(gateway):
@@ -384,16 +348,6 @@ def test_reconcile_failed_list_reads_known_functions_alone(gateway):
         assert bench.reconcile() is False
         assert gateway.functions["a"].replicas == 4
         assert (bench.errors("discover"), bench.errors("read")) == (1, 1)
-
-
-def test_reconcile_gateway_that_was_away_makes_no_function_wait(gateway):
-    with Bench(gateway, {}, *[{A: BUSY}] * 4) as bench:
-        bench.reconcile()
-        gateway.faults["GET"] = doubles.status(500)
-        assert bench.times(3) == [False] * 3
-        gateway.faults.clear()
-        bench.reconcile()
-        assert gateway.functions["a"].replicas == 4
 
 
 def test_reconcile_unreadable_platform_tries_the_first_few_functions_only():
@@ -511,21 +465,6 @@ def test_reconcile_label_wins_over_the_configuration_and_nothing_over_the_highes
         assert {line["mode"] for line in bench.lines} == {"shadow"}
 
 
-def test_reconcile_unreadable_function_backs_off_and_goes_on_once_the_list_has_it_right_logged_once_each(
-    gateway, caplog
-):
-    caplog.set_level("INFO")
-    gateway.functions["a"].labels = {MODE: "of"}
-    with Bench(gateway, *[{A: BUSY, B: CALM}] * 9) as bench:
-        bench.times(8)
-        assert bench.errors("read") < 8
-        gateway.functions["a"].labels = {}
-        bench.reconcile()
-        assert gateway.functions["a"].replicas == 4
-        told = [each.levelname for each in caplog.records if A in each.getMessage()]
-        assert told == ["INFO", "WARNING", "INFO"], "it is found, cannot be read, and can be read"
-
-
 def test_reconcile_settings_of_a_function_that_is_not_there_are_logged_once_with_a_similar_name(
     gateway, caplog
 ):
@@ -549,25 +488,6 @@ def test_decisions_unreadable_function_has_the_reason_until_it_is_read(gateway):
         assert "problem" not in bench.controller.decisions(A, 1)
 
 
-def test_decisions_count_that_the_platform_refuses_to_take_have_the_reason(gateway):
-    gateway.faults["POST /system/scale-function/a"] = doubles.status(500)
-    with Bench(gateway, {A: BUSY}) as bench:
-        bench.reconcile()
-        assert "500" in bench.controller.decisions(A, 1)["problem"]
-
-
-def test_reconcile_recommend_cooldown_begins_with_the_change_that_is_seen(gateway):
-    settings = {"defaults": {"mode": "recommend", "max_replicas": 20, "scale_up": {"cooldown": "20s"}}}
-    with Bench(gateway, *[{A: seen(rate=1500.0)}] * 9, **settings) as bench:
-        bench.times(3)
-        assert desired(bench) == 6
-        gateway.functions["a"].replicas = 6
-        bench.times(3)
-        assert (desired(bench), bench.about()[-1]["reason"]) == (6, "CoolingDown")
-        bench.times(2)
-        assert desired(bench) == 12
-
-
 @settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from(["recommend", "shadow"]),
@@ -585,9 +505,6 @@ def test_counts_of_another_autoscaler_are_never_taken_for_an_answer(mode, story)
                 (told,) = bench.controller.decisions(A, 1)["decisions"]
                 assert told.get("incumbent", told["from"]) == count
                 assert (told["reason"] == "PlatformCap", told["inputs"]["stuck"]) == (False, 0)
-                memory = bench.controller._targets[A].memory
-                assert memory.refusal is None
-                assert mode == "shadow" or memory.asked is None
                 assert desired(bench) == (None if mode == "shadow" or count == 0 else told["to"])
             assert gateway.posted == []
 
@@ -601,14 +518,6 @@ def test_reconcile_without_data_exports_no_count(gateway, last):
         assert desired(bench) is None
         inputs = bench.about()[-1]["inputs"]
         assert inputs_exported(bench) == {name: inputs[name] for name in GAUGES}
-
-
-@pytest.mark.parametrize("mode", ["shadow", "off"])
-def test_reconcile_in_shadow_or_off_exports_no_count(gateway, mode):
-    with Bench(gateway, *[{A: BUSY}] * 2, **{"defaults.mode": mode}) as bench:
-        bench.times(2)
-        assert (gateway.posted, desired(bench)) == ([], None)
-        assert bench.value("slo_autoscaler_mode", function_name=A, mode=mode) == 1
 
 
 def test_reconcile_after_a_change_of_mode_starts_from_what_is_there(gateway):
@@ -649,22 +558,12 @@ def test_reconcile_shadow_decides_from_its_own_replicas_is_scored_and_never_acts
         assert score["attained_shadow"] > score["attained_incumbent"] == pytest.approx(0.6 * 300 * 20)
 
 
-def test_reconcile_shadow_replicas_start_as_slowly_as_the_real_ones_report(gateway):
-    def served(start_up_time):
-        overloaded = seen(rate=300.0, attainment=0.6, start_up_time=start_up_time)
-        with Bench(gateway, *[{A: overloaded}] * 5, **SHADOW) as bench:
-            bench.times(5)
-            return bench.controller.decisions(A, 5)["score"]["attained_shadow"]
-
-    assert served(60.0) < served(1.0)
-
-
 def test_reconcile_after_a_restart_knows_the_history_and_asks_for_it_once(gateway):
-    past = {A: Past(correction=((20.0, 0.7), (5.0, 0.5)))}
+    past = {A: Recorded(correction=((20.0, 0.7), (5.0, 0.5)))}
     with Bench(gateway, {A: seen(rate=100.0)}, {}, past=past) as bench:
         bench.times(2)
         assert bench.about()[0]["inputs"]["correction"] == pytest.approx(0.5, rel=0.05)
-        assert len(bench.controller._source.spans) == 1
+        assert len(bench.source.spans) == 1
 
 
 def test_reconcile_without_a_history_goes_on(gateway):
@@ -724,7 +623,7 @@ def test_run_told_to_stop_waits_for_nothing_that_is_read(gateway, run, hung, cap
         if hung == "GET":
             gateway.faults["GET"] = lambda handler: (asked.set(), doubles.hang(released)(handler))
         else:
-            bench.controller._source.observe = lambda: (asked.set(), released.wait(20), {})[-1]
+            bench.source.observe = lambda: (asked.set(), released.wait(20), {})[-1]
         running, stop = run(bench.controller)
         asked.wait(20)
         stop.set()
@@ -757,9 +656,9 @@ def test_run_told_to_stop_waits_for_a_change_that_is_under_way_and_makes_no_othe
         assert len(done) == 1
 
 
-def test_run_outlives_a_bug(gateway, monkeypatch):
+def test_run_outlives_a_bug(gateway):
     with Bench(gateway, reads=False) as bench:
-        monkeypatch.setattr(bench.controller, "_observe", lambda: 1 / 0)
+        bench.source.observe = lambda: 1 / 0
         bench.controller.run(Stop(bench, 2))
         assert bench.errors("reconcile") == 2
 

@@ -31,7 +31,3 @@ def test_in_json_one_event_is_one_line_whatever_is_in_it():
     assert {line["logger"] for line in lines} == {"slo_autoscaler.test"}
     assert all(line["time"].endswith("+00:00") for line in lines)
     assert "ZeroDivisionError" in lines[2]["trace"]
-
-
-def test_as_text_a_line_has_time_level_and_logger():
-    assert said("text")[0].endswith(" INFO slo_autoscaler.test: told of 3 functions")

@@ -12,11 +12,6 @@ REAL = Scale(desired=2, available=2, min=1, max=9)
 START = 10.0
 
 
-def test_the_last_to_start_are_the_first_to_go():
-    shadow = Shadow.beside(REAL, 0.0).wanted(4, START, 0.0).wanted(6, START, 5.0).wanted(3, START, 6.0)
-    assert (shadow.desired, shadow.starting) == (3, ((10.0, 1),))
-
-
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 30)), max_size=30))
 def test_serving_and_starting_replicas_add_up_to_the_target(story):
     shadow, now = Shadow.beside(REAL, 0.0), 0.0

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from slo_autoscaler import words as shown
 from slo_autoscaler.model import Reason
 from slo_autoscaler.signals import INPUTS
-from slo_autoscaler.words import score, sentence
-from support.builders import EVERY_INPUT, NAME, a_told_decision
+from slo_autoscaler.words import sentence
+from support.builders import EVERY_INPUT, a_told_decision
 
 OF_INPUTS = {
     "p99": {0.142: "142 ms"},
@@ -72,48 +72,6 @@ def test_a_target_is_the_share_and_the_latency():
     assert shown.target(None, 0.99) == shown.NOTHING
 
 
-@pytest.mark.parametrize(
-    ("changes", "parts"),
-    [
-        ({}, ["12:03:05", NAME, "from 2 to 4", Reason.LOAD_ABOVE_CAPACITY.clauses[0], "180 ms", "97.25%"]),
-        ({"shortage": "more would be needed"}, ["; more would be needed"]),
-        (
-            {"to": 2, "repeats": 24, "until": "2026-01-02T12:05:10.000+00:00"},
-            ["12:03:05 to 12:05:10 held", "25 times"],
-        ),
-    ],
-)
-def test_a_sentence_says_when_what_why_how_often_and_the_numbers(changes, parts):
-    told = sentence(a_told_decision(**changes))
-    for part in parts:
-        assert part in told
-
-
-@pytest.mark.parametrize(
-    "unusual",
-    [{"pending": 1.0}, {"stuck": 1.0}, {"unschedulable": 2.0}, {"correction": 0.5}, {"correction": 1.81}],
-)
-def test_a_sentence_leaves_out_what_is_as_usual(unusual):
-    usual = EVERY_INPUT | {"pending": 0.0, "stuck": 0.0, "unschedulable": 0.0, "correction": 1.05}
-    told, fuller = (sentence(a_told_decision(inputs=usual | more)) for more in ({}, unusual))
-    assert fuller.count(";") == told.count(";") + 1
-
-
-@pytest.mark.parametrize(
-    ("count", "late"),
-    [(4, "4 replicas: 0.7% late; 3: 2.1%; 5: 0.2%; allowed now 1%"), (1, "1 replica: 0.7% late; 2: 0.2%")],
-)
-def test_a_sentence_predicts_for_the_new_count_and_its_neighbors_above_none(count, late):
-    assert late in sentence(a_told_decision(to=count))
-
-
-@pytest.mark.parametrize("to", [2, 4])
-def test_sentence_of_an_unapplied_decision_is_that_of_no_other_mode(to):
-    modes = [{"mode": mode} for mode in ("active", "recommend", "standby")]
-    modes.append({"mode": "shadow", "incumbent": 3})
-    assert len({sentence(a_told_decision(to=to, **mode)) for mode in modes}) == (4 if to == 4 else 3)
-
-
 @pytest.mark.parametrize("reason", [*(reason.value for reason in Reason), "OfALaterVersion"])
 @pytest.mark.parametrize("inputs", [EVERY_INPUT, {}, dict.fromkeys(EVERY_INPUT)])
 def test_every_sentence_can_be_said_with_all_numbers_and_with_none(reason, inputs):
@@ -133,18 +91,3 @@ def test_a_function_without_a_rate_yet_is_not_told_of_by_a_fresh_sample_alone():
     fresh = {"sample_age": 0.044, "arrival_rate": None, "up_replicas": 2.0}
     told = sentence(a_told_decision(reason="NoData", to=2, inputs=fresh))
     assert told != sentence(a_told_decision(reason="NoData", to=2, inputs=fresh | {"arrival_rate": 1.0}))
-
-
-def test_a_score_compares_both_worlds():
-    incumbent = {"attained_incumbent": 5400.0, "replica_seconds_incumbent": 120.0}
-    shadow = {"attained_shadow": 5994.0, "replica_seconds_shadow": 180.0}
-    numbers = {"seconds": 60.0, "requests": 6000.0} | incumbent | shadow
-    told = re.findall(r"[\d,.]+(?=%| (?:s |requests|replica))", score(NAME, numbers))
-    assert told == ["60", "6,000", "90.00", "120", "99.90", "180"]
-    assert score(NAME, numbers | {"requests": 0.0}) != score(NAME, numbers | {"seconds": 0.0})
-
-
-@pytest.mark.parametrize("reason", [reason.value for reason in Reason])
-def test_sentence_of_the_number_one_has_no_plural(reason):
-    told = sentence(a_told_decision(reason=reason, to=1, inputs=dict.fromkeys(EVERY_INPUT, 1)))
-    assert re.findall(r"\b1 (?:(?!is\b)[a-z]+s|are|were|come)\b", told) == []

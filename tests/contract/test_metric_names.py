@@ -12,7 +12,13 @@ RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 
 def test_autoscalers_questions_beside_its_signals_name_only_what_is_exported():
     new = promql.new_queries((), 30.0, 20.0).values()
-    texts = [*new, promql.exported_at(20.0), promql.exceptions(30.0, 20.0), promql.GATEWAYS, promql.WATCHDOGS]
+    texts = [
+        *new,
+        promql.exported_at(20.0),
+        promql.corrections(30.0, 20.0),
+        promql.GATEWAYS,
+        promql.WATCHDOGS,
+    ]
     asked = {name for text in texts for name in metrics_in(text)}
     assert asked
     assert asked <= exposed()

@@ -88,14 +88,6 @@ def test_an_answer_of_the_wrong_shape_is_a_source_error(read, answer):
         read(answer)
 
 
-def test_points_are_of_the_first_series_and_values_by_label_without_nan():
-    assert charts.points([{"values": [[1, "2"]]}, {"values": [[1, "3"]]}]) == [(1.0, 2.0)]
-    assert charts.points([]) == []
-    found = [({"size": "1"}, "0.5"), ({"size": "2"}, "NaN"), ({}, "3")]
-    answer = [{"metric": metric, "value": [0, value]} for metric, value in found]
-    assert sizes(answer) == {"1": 0.5, "": 3.0}
-
-
 def test_the_profile_is_by_size_with_the_throughput_of_all_workers():
     found = {"predicted": {"8": 0.1, "1": 0.02, "2": 0.0, "x": 1.0}, "workers": {"": 2.0}, "capacity": {}}
     profile = charts.profile(found)

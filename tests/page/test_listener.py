@@ -3,12 +3,11 @@
 import json
 import socket
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.web import server
 from slo_autoscaler.web.listener import create_app
 from slo_autoscaler.web.probes import CONNECTIONS, Probes
@@ -43,12 +42,6 @@ def connect(port, sent=b""):
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
     connection.sendall(sent)
     return connection
-
-
-def exchanged(port, sent):
-    """Return all that comes back."""
-    with connect(port, sent) as connection:
-        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 @pytest.mark.parametrize(
@@ -105,13 +98,6 @@ def test_read_only_addresses_accept_only_get_and_head(web, probes, method):
     assert get(f"http://127.0.0.1:{web.port}/metrics", "HEAD")[::2] == (200, b"")
 
 
-def test_a_head_that_is_too_long_is_refused(web, probes):
-    asked = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ".ljust(server.MOST_HEADERS, b"x")
-    assert b" 431 " in exchanged(web.port, asked)
-    with suppress(ConnectionResetError):
-        assert exchanged(probes.port, asked) == b""
-
-
 def test_requests_beside_many_have_a_bounded_number_of_threads(web):
     before = threading.active_count()
     with ExitStack() as held:
@@ -129,53 +115,3 @@ def test_a_probe_is_answered_however_many_connections_are_held(probes, said):
             for _ in range(CONNECTIONS):
                 held.enter_context(connect(probes.port, said))
             assert get(url)[0] == 200
-
-
-@pytest.mark.parametrize(
-    ("sent", "status"),
-    [
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK"),
-        (b"GET /healthz?x=1 HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 OK"),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 404 Not Found"),
-        (b"\xff\x00\r\n\r\n", b"HTTP/1.1 405 Method Not Allowed"),
-    ],
-)
-def test_a_probe_gets_one_answer_on_its_connection(probes, sent, status):
-    assert exchanged(probes.port, sent).partition(b"\r\n")[0] == status
-
-
-@pytest.mark.parametrize(("host", "reached"), [("::", ["127.0.0.1", "::1"]), ("::1", ["::1"])])
-def test_addresses_of_both_kinds_are_heard_and_that_of_the_server_is_a_urls(host, reached):
-    if not socket.has_dualstack_ipv6():
-        pytest.skip("no IPv6 here")
-    try:
-        made = (
-            Probes(host, 0, lambda: True),
-            Server("web", create_app(CollectorRegistry(), bool, Told()), host, 0),
-        )
-    except ConfigError as error:
-        pytest.skip(str(error))
-    for each in made:
-        each.start()
-        try:
-            for address in reached:
-                literal = f"[{address}]" if ":" in address else address
-                assert get(f"http://{literal}:{each.port}/healthz")[0] in (200, 503)
-            if isinstance(each, Server):
-                assert get(f"http://{each.address}/healthz")[0] in (200, 503)
-        finally:
-            each.stop()
-
-
-@pytest.mark.parametrize("kind", ["web", "probes"])
-def test_a_taken_port_is_named_and_one_that_never_served_comes_back(web, kind):
-    def another(port):
-        if kind == "probes":
-            return Probes("127.0.0.1", port, bool)
-        return Server("web", create_app(CollectorRegistry(), bool, Told()), "127.0.0.1", port)
-
-    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{web.port}: .*in use"):
-        another(web.port)
-    first = another(0)
-    first.stop()
-    another(first.port).stop()

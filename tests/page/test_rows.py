@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler import words
-from slo_autoscaler.model import Reason
 from slo_autoscaler.web import rows
 from slo_autoscaler.web.rows import Rows, row_of
 from support.serving import NAME, Told, a_decision, a_fleet, a_hold
@@ -76,11 +75,6 @@ def test_a_value_at_its_limit_breaches_it_only_where_the_limit_is_excluded(key, 
     assert row_of(a_hold())["breaches"] == []
 
 
-def test_the_last_cell_has_words_for_every_reason_and_tells_a_change_a_hold_and_a_recommendation_apart():
-    assert not any(reason in row_of(a_hold(reason=reason))["last"] for reason in map(str, Reason))
-    assert len({row_of(each)["last"] for each in (a_decision(), a_hold(), a_decision(mode="recommend"))}) == 3
-
-
 @pytest.mark.parametrize("sort", words.SORTS)
 @pytest.mark.parametrize("way", ["", "-"])
 def test_an_order_keeps_all_rows_ties_by_name_and_puts_unknown_values_last(sort, way):
@@ -94,13 +88,6 @@ def test_an_order_keeps_all_rows_ties_by_name_and_puts_unknown_values_last(sort,
         assert shares == sorted(shares, reverse=way == "-")
 
 
-def test_trouble_comes_first_by_default_and_the_least_budget_within_a_state():
-    states = list(words.STATES)
-    table = [(states.index(row["state"]), row["budget_remaining"] or 1.0) for row in rows.ordered(TABLE)]
-    assert table == sorted(table)
-    assert table[0][0] == 0
-
-
 @given(st.text("visontexAM-0 ", max_size=20), st.sampled_from(["", *words.STATES]))
 def test_a_filter_keeps_the_order_and_exactly_the_rows_with_every_word(text, state):
     found = rows.matching(TABLE, text, state)
@@ -109,13 +96,6 @@ def test_a_filter_keeps_the_order_and_exactly_the_rows_with_every_word(text, sta
         cells = (row["function_name"], row["mode"], row["reason"], row["display"]["state"], row["last"])
         has = all(word.lower() in " ".join(cells).lower() for word in text.split())
         assert (row in found) == (has and state in ("", row["state"]))
-
-
-def test_the_summary_counts_every_function_once_and_a_shadows_incumbent():
-    summary = rows.summary(TABLE)
-    assert sum(summary["states"].values()) == summary["functions"] == len(TABLE)
-    two = [row_of(a_decision()), row_of(a_decision(mode="shadow", incumbent=3))]
-    assert (rows.summary(two)["ready"], rows.summary(two)["target_replicas"]) == (2 + 3, 5 + 3)
 
 
 FINE = row_of(a_hold())
@@ -143,12 +123,6 @@ def test_notices_are_errors_of_all_warnings_of_some_and_hints_when_nothing_is_ca
     notices = rows.notices(table, alive=alive, problem="connection refused")
     assert [notice["level"] for notice in notices] == levels
     assert table is not BLIND or "connection refused" in notices[0]["text"]
-
-
-def test_notices_name_a_function_that_cannot_be_read_and_its_reason():
-    (notice,) = rows.notices([FINE], alive=True, troubled={"a.fn": "a label is no mode"})
-    assert notice["level"] == "warning"
-    assert "a.fn: a label is no mode" in notice["text"]
 
 
 class Healthy:

@@ -62,7 +62,7 @@ real = [
 
 def delete(api: KubeApi, path: str) -> None:
     """Delete an object, which the program never does."""
-    api._request("DELETE", path)
+    api._request("DELETE", path)  # noqa: SLF001
 
 
 @contextmanager

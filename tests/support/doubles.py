@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import Platform
 from support.ports import free_port
@@ -238,7 +239,7 @@ class Fleet:
         """When its process began, if it tells, in Unix seconds."""
         self.identity: float | None = None
         """The number by which its page is known at each of its addresses, if it tells."""
-        self._counts = [0.0, 0.0]
+        self.counts = [0.0, 0.0]
         self._moved = time.monotonic()
         self._lock = threading.Lock()
         self._server = exposing(lambda _: self.exposition())
@@ -253,7 +254,7 @@ class Fleet:
     def restart(self) -> None:
         """Begin to count from zero, as a replica does that was started again."""
         with self._lock:
-            self._counts = [0.0, 0.0]
+            self.counts = [0.0, 0.0]
 
     def exposition(self) -> str:
         with self._lock:
@@ -261,9 +262,9 @@ class Fleet:
             now = time.monotonic()
             arrived = self.rate * (now - self._moved)
             self._moved = now
-            self._counts[0] += arrived * self.good
-            self._counts[1] += arrived * (1 - self.good)
-            good, slow = self._counts
+            self.counts[0] += arrived * self.good
+            self.counts[1] += arrived * (1 - self.good)
+            good, slow = self.counts
         buckets = [(self._slo / 2, good / 2), (self._slo, good), (self._slo * 4, good + slow)]
         lines = [
             f'slo_latency_seconds{{slo_class="default"}} {self._slo}',
@@ -362,6 +363,15 @@ def a_prometheus(
         yield prometheus
     finally:
         prometheus.kill()
+
+
+def has_listed(platform: Platform) -> bool:
+    """Tell whether the platform's first lists have come."""
+    try:
+        platform.scales()
+    except PlatformError:
+        return False
+    return True
 
 
 def decide(platform: Platform, function_name: str, replicas: int) -> None:

@@ -7,9 +7,12 @@ controllers of ServerlessServices and Deployments do.
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from unittest.mock import patch
 
 from slo_autoscaler.errors import NotFoundError, PlatformError
 from slo_autoscaler.kube.client import KubeApi, Resource
+from slo_autoscaler.kube.loop import Loop
+from slo_autoscaler.leader import Leader
 from slo_autoscaler.platforms.knative import Settings as KnativeSettings
 from slo_autoscaler.platforms.knative import knative
 from slo_autoscaler.platforms.knative.allocation import MODE
@@ -49,6 +52,7 @@ class World:
     """A namespace of Knative Serving."""
 
     def __init__(self, api: KubeServer, cluster: KubeApi, namespace: str) -> None:
+        self.leader = Standby(leading=True)
         self.api = api
         self.cluster = cluster
         self.namespace = namespace
@@ -205,7 +209,7 @@ class World:
             informer = getattr(platform, name, None)
             there = {each["metadata"]["name"]: each["metadata"] for each in self.all(resource)}
             versions = {name: metadata["resourceVersion"] for name, metadata in there.items()}
-            seen = {} if informer is None else informer._of((self.namespace, ""))._seen
+            seen = {} if informer is None else informer._of((self.namespace, ""))._seen  # noqa: SLF001
             if informer is not None and versions != {key[1]: each.number for key, each in seen.items()}:
                 return False
         return True
@@ -227,8 +231,8 @@ def drive(*platforms: OwnClass | Floor) -> None:
 class Standby:
     """A leader that leads when the test says so."""
 
-    def __init__(self) -> None:
-        self.leading = False
+    def __init__(self, *, leading: bool = False) -> None:
+        self.leading = leading
 
     def leads(self) -> bool:
         return self.leading
@@ -237,16 +241,11 @@ class Standby:
         pass
 
 
-def driven(config: KnativeSettings) -> OwnClass | Floor:
-    """Return a platform whose threads have ended, and that leads: the test takes their steps."""
-    leader = Standby()
-    platform = knative(config, leader)
+def driven(config: KnativeSettings, leader: Leader) -> OwnClass | Floor:
+    """Return a platform whose threads never start: the test takes their steps."""
+    with patch.object(Loop, "start"):
+        platform = knative(config, leader)
     assert isinstance(platform, OwnClass | Floor)
-    loops = (platform._loop,) if isinstance(platform, Floor) else (platform._scaling, platform._telling)
-    for loop in loops:
-        loop.close()
-        loop._thread.join()
-    leader.leading = True
     return platform
 
 

@@ -202,7 +202,7 @@ class KubeApi:
         """Watch a list for ``seconds``."""
         where = {"watch": "true", "timeoutSeconds": str(max(1, round(seconds))), **query}
         silence = seconds + self.timeout
-        return Stream(self._open("GET", path, where, None, self.timeout, silence), f"watch {path}")
+        return Stream(self._open("GET", path, where, timeout=self.timeout, silence=silence), f"watch {path}")
 
     def close(self) -> None:
         """Close connections, and stop waiting for a busy server."""
@@ -229,7 +229,7 @@ class KubeApi:
             if left <= 0:
                 raise UnreachableError(f"{what}: no time left within the timeout")
             try:
-                response = self._open(method, path, query, body, left, left)
+                response = self._open(method, path, query, body=body, timeout=left, silence=left)
                 return _document(what, _whole(what, response, end))
             except ApiError as error:
                 # A creation that failed within the server may have taken effect, so it is not retried.
@@ -244,7 +244,8 @@ class KubeApi:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: Mapping[str, Any] | None,
+        *,
+        body: Mapping[str, Any] | None = None,
         timeout: float,
         silence: float,
     ) -> urllib3.BaseHTTPResponse:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -45,6 +45,16 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class _Event:
+    """An event to write; equal ones are counted as one."""
+
+    about: Reference
+    reason: str
+    message: str
+    at: datetime = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class _Written:
     """An existing event."""
 
@@ -59,8 +69,8 @@ class Events:
     def __init__(self, api: KubeApi) -> None:
         self._api = api
         self._instance = f"{COMPONENT}-{uuid.uuid4().hex[:8]}"
-        self._waiting: queue.Queue[tuple[Reference, str, str, datetime] | None] = queue.Queue(WAITING)
-        self._written: OrderedDict[tuple[Reference, str, str], _Written] = OrderedDict()
+        self._waiting: queue.Queue[_Event | None] = queue.Queue(WAITING)
+        self._written: OrderedDict[_Event, _Written] = OrderedDict()
         self._logged = False
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
@@ -68,7 +78,7 @@ class Events:
     def tell(self, about: Reference, reason: str, message: str) -> None:
         """Queue an event; ``reason`` is one word."""
         try:
-            self._waiting.put_nowait((about, reason, message, datetime.now(UTC)))
+            self._waiting.put_nowait(_Event(about, reason, message, datetime.now(UTC)))
         except queue.Full:
             self._log_once("too many events are waiting")
 
@@ -81,9 +91,9 @@ class Events:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        while (told := self._waiting.get()) is not None:
+        while (event := self._waiting.get()) is not None:
             try:
-                self._write(*told)
+                self._write(event)
                 self._logged = False
             except PlatformError as error:
                 self._log_once(str(error))
@@ -95,23 +105,23 @@ class Events:
             logger.warning("events are lost: %s; scaling goes on", why)
         self._logged = True
 
-    def _write(self, about: Reference, reason: str, message: str, at: datetime) -> None:
-        key = (about, reason, message)
-        before = self._written.pop(key, None)
+    def _write(self, event: _Event) -> None:
+        before = self._written.pop(event, None)
         if before is not None and time.monotonic() - before.at < REPEATED_WITHIN:
-            change = {"count": before.count + 1, "lastTimestamp": _text(at)}
+            change = {"count": before.count + 1, "lastTimestamp": _text(event.at)}
             with suppress(NotFoundError):
-                self._api.patch(EVENTS.path(about.namespace, before.name), change)
-                self._written[key] = _Written(before.name, before.count + 1, time.monotonic())
+                self._api.patch(EVENTS.path(event.about.namespace, before.name), change)
+                self._written[event] = _Written(before.name, before.count + 1, time.monotonic())
                 return
-        event = _event(about, reason, message, at, self._instance)
-        self._api.create(EVENTS.path(about.namespace), event)
-        self._written[key] = _Written(event["metadata"]["name"], 1, time.monotonic())
+        document = _document(event, self._instance)
+        self._api.create(EVENTS.path(event.about.namespace), document)
+        self._written[event] = _Written(document["metadata"]["name"], 1, time.monotonic())
         while len(self._written) > REMEMBERED:
             self._written.popitem(last=False)
 
 
-def _event(about: Reference, reason: str, message: str, at: datetime, instance: str) -> dict[str, Any]:
+def _document(event: _Event, instance: str) -> dict[str, Any]:
+    about = event.about
     name = f"{about.name[:_LONGEST_NAME]}.{uuid.uuid4().hex[:16]}"
     return {
         "apiVersion": "v1",
@@ -125,11 +135,11 @@ def _event(about: Reference, reason: str, message: str, at: datetime, instance: 
             "uid": about.uid,
         },
         "type": "Normal",
-        "reason": reason,
-        "message": message,
+        "reason": event.reason,
+        "message": event.message,
         "count": 1,
-        "firstTimestamp": _text(at),
-        "lastTimestamp": _text(at),
+        "firstTimestamp": _text(event.at),
+        "lastTimestamp": _text(event.at),
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "reportingInstance": instance,

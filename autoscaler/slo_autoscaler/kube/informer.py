@@ -16,6 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from slo_autoscaler.errors import GoneError, PlatformError, UnreachableError
@@ -37,6 +38,18 @@ class _Version(NamedTuple, Generic[T]):
 
     number: str
     value: T
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched(Generic[T]):
+    """The settings that the lists of all namespaces share, as in ``Informer``."""
+
+    transform: Callable[[Document], T | None]
+    query: Mapping[str, str]
+    resync: float
+    changed: Callable[[Key], None]
+    index: Callable[[T], Iterable[Hashable]]
+    watch_seconds: float
 
 
 class Informer(Generic[T]):
@@ -66,9 +79,15 @@ class Informer(Generic[T]):
         after it appeared, changed or vanished. ``index`` returns the names under which ``by`` finds a value;
         own writes must not change them.
         """
-        told, indexed = changed or (lambda _: None), index or (lambda _: ())
-        rest = transform, dict(query or {}), resync, told, indexed, watch_seconds
-        self._lists = {each: _List(api, resource.path(each), *rest) for each in namespaces or (None,)}
+        watched = _Watched(
+            transform=transform,
+            query=dict(query or {}),
+            resync=resync,
+            changed=changed or (lambda _: None),
+            index=index or (lambda _: ()),
+            watch_seconds=watch_seconds,
+        )
+        self._lists = {name: _List(api, resource.path(name), watched) for name in namespaces or (None,)}
 
     def wait(self, seconds: float) -> bool:
         """Wait for the first lists; return False if one is missing. Return early if they fail."""
@@ -122,21 +141,11 @@ class _List(Generic[T]):
         self,
         api: KubeApi,
         path: str,
-        transform: Callable[[Document], T | None],
-        query: Mapping[str, str],
-        resync: float,
-        changed: Callable[[Key], None],
-        index: Callable[[T], Iterable[Hashable]],
-        watch_seconds: float,
+        watched: _Watched[T],
     ) -> None:
         self._api = api
         self._path = path
-        self._transform = transform
-        self._query = query
-        self._resync = resync
-        self._changed = changed
-        self._index = index
-        self._watch_seconds = watch_seconds
+        self._watched = watched
         self._version = ""
         """resourceVersion at which the next watch begins; empty: list again."""
         self._lock = threading.Lock()
@@ -206,7 +215,7 @@ class _List(Generic[T]):
             raise self.error or UnreachableError(f"GET {self._path}: no answer yet")
         if isinstance(self.error, UnreachableError):
             raise self.error
-        if silence > self._watch_seconds + 2 * self._api.timeout:
+        if silence > self._watched.watch_seconds + 2 * self._api.timeout:
             raise self.error or UnreachableError(f"watch {self._path}: silent for {silence:.0f} s")
 
     def _run(self) -> None:
@@ -214,7 +223,7 @@ class _List(Generic[T]):
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                if not self._version or time.monotonic() - listed_at >= self._resync:
+                if not self._version or time.monotonic() - listed_at >= self._watched.resync:
                     self._version, listed_at = self._list(), time.monotonic()
                 self._follow()
             except GoneError:
@@ -247,7 +256,7 @@ class _List(Generic[T]):
     def _list(self) -> str:
         found: dict[Key, _Version[T]] = {}
         version = ""
-        for items, as_of in self._api.pages(self._path, self._query):
+        for items, as_of in self._api.pages(self._path, self._watched.query):
             version = as_of
             for item in items:
                 key, number = _identity(item)
@@ -265,16 +274,16 @@ class _List(Generic[T]):
         for key in before.keys() | found.keys():
             old, new = before.get(key), found.get(key)
             if old is None or new is None or old.number != new.number:
-                self._changed(key)
+                self._watched.changed(key)
         if not version:
             raise PlatformError(f"GET {self._path}: a list without resourceVersion")
         return version
 
     def _follow(self) -> None:
         """Watch once. The next watch resumes after the last received event."""
-        query = {**self._query, "resourceVersion": self._version, "allowWatchBookmarks": "true"}
+        query = {**self._watched.query, "resourceVersion": self._version, "allowWatchBookmarks": "true"}
         # Randomized, so that many watches do not end at the same time.
-        seconds = self._watch_seconds * random.uniform(0.8, 1.0)  # noqa: S311 - a spread, nothing secret
+        seconds = self._watched.watch_seconds * random.uniform(0.8, 1.0)  # noqa: S311 - a spread, nothing secret
         stream = self._api.watch(self._path, query, seconds)
         self._stream = stream
         self._reached()
@@ -306,15 +315,15 @@ class _List(Generic[T]):
                 self._seen[key] = _Version(number, value)
                 self._put(key, value)
         if value is not None or before is not None:
-            self._changed(key)
+            self._watched.changed(key)
         return number
 
     def _put(self, key: Key, value: T) -> None:
-        for what in self._index(value):
+        for what in self._watched.index(value):
             self._indexed.setdefault(what, set()).add(key)
 
     def _drop(self, key: Key, value: T) -> None:
-        for what in self._index(value):
+        for what in self._watched.index(value):
             keys = self._indexed.get(what, set())
             keys.discard(key)
             if not keys:
@@ -323,7 +332,7 @@ class _List(Generic[T]):
     def _value(self, key: Key, item: Document) -> T | None:
         """Return the value to cache; log and skip an unreadable object."""
         try:
-            return self._transform(item)
+            return self._watched.transform(item)
         except Exception:
             logger.exception("watch %s: cannot read %s/%s", self._path, *key)
             return None

@@ -17,7 +17,7 @@ Entry = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class Recorded:
     """History of one function: (seconds ago, value), in any order; empty: unknown."""
 
     rate: tuple[Entry, ...] = ()
@@ -30,7 +30,7 @@ class Past:
     """Unspent share of the error budget, likewise."""
 
 
-def warm(spec: Spec, memory: Memory, past: Past, now: float) -> Memory:
+def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
     """Return ``memory``, fresh from ``Memory.initial``, with the history."""
     if (seconds := _newest(past.horizon)) is not None:
         memory = replace(memory, start_up_time=min(max(0.0, seconds), LONGEST_START_UP))

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Protocol
 from pydantic import Field, ValidationInfo, field_validator
 
 from slo_autoscaler.fields import Headers, PositiveDuration, Tls, Url, over_https, settings
-from slo_autoscaler.law.restart import Past
+from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import Observation
 
 MIN_SCRAPES: Final = 4
@@ -117,7 +117,7 @@ class Source(Protocol):
         like low load. Returns within the source's timeout.
         """
 
-    def history(self, span: float) -> dict[str, Past]:
+    def history(self, span: float) -> dict[str, Recorded]:
         """Return {function_name: history of the last ``span`` seconds}, or raise ``SourceError``.
 
         Called once after a start: only the source knows the time before it. The last exports of the previous

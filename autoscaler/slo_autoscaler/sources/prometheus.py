@@ -21,7 +21,7 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests import JSONDecodeError, RequestException, Response
 
 from slo_autoscaler.errors import SourceError, brief
-from slo_autoscaler.law.restart import Past
+from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.session import Authorization, Secret, open_session
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Earlier, Settings, promql
@@ -184,8 +184,8 @@ class PrometheusSource:
         self._at = at
         self._gateway = gateway or GatewaySlos()
         self._queries = promql.queries(config.window, config.rate_window)
-        self._exceptions_query = promql.exceptions(config.window, config.rate_window)
-        self._exceptions = promql.Exceptions()
+        self._corrections_query = promql.corrections(config.window, config.rate_window)
+        self._corrections = promql.Corrections()
         """The last ones."""
         self._gateway_queries = promql.gateway_queries(config.window, config.rate_window, self._gateway)
         self._seldom = _Seldom(
@@ -212,19 +212,19 @@ class PrometheusSource:
         self._server.take_partial()  # of queries for other times
         own = self._asked(self._queries)
         theirs = self._asked(self._gateway_queries)
-        (exceptions,) = self._asked({"": self._exceptions_query}).values()
-        self._server.answers([exceptions, *own.values(), *theirs.values()], end)
-        self._exceptions = promql.Exceptions.of(exceptions.result())
+        (corrections,) = self._asked({"": self._corrections_query}).values()
+        self._server.answers([corrections, *own.values(), *theirs.values()], end)
+        self._corrections = promql.Corrections.of(corrections.result())
         self._advise_jobs(end)
         seldom = self._seldom.poll(self._asked)
         scrape_interval, max_age = self._config.scrape_interval, self._config.max_age
         ratios = seldom.get("scrape_ratio", {})
         self._advise("interval", promql.scrape_advice(ratios, scrape_interval, max_age))
         found = {signal: query.result() for signal, query in own.items()} | seldom
-        found |= self._with_new(found, self._exceptions.corrected, end)
-        seen = promql.observations(self._exceptions.once(found, watchdog=True))
+        found |= self._with_new(found, self._corrections.corrected, end)
+        seen = promql.observations(self._corrections.once(found, watchdog=True))
         answers = {signal: query.result() for signal, query in theirs.items()} | seldom
-        seen |= promql.gateway_observations(self._exceptions.once(answers, watchdog=False), self._gateway)
+        seen |= promql.gateway_observations(self._corrections.once(answers, watchdog=False), self._gateway)
         partial = self._server.take_partial()
         if partial != self._partial and partial is not None:
             logger.warning("Prometheus' answers are partial, so nothing is scaled down: %s", partial)
@@ -234,14 +234,14 @@ class PrometheusSource:
             seen = {name: replace(each, rated_replicas=0.0) for name, each in seen.items()}
         return seen
 
-    def history(self, span: float) -> dict[str, Past]:
+    def history(self, span: float) -> dict[str, Recorded]:
         """Return the history of the last ``span`` seconds, one value per scrape, within ``timeout``.
 
         An exported value has one entry, from the last scrape of an autoscaler within an hour. Ages are by
         Prometheus' own clock, so that clocks need not agree.
         """
         (found,) = self._server.answers([self._server.submit(self._ask_history, span)])
-        return promql.pasts(found)
+        return promql.recorded(found)
 
     def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
         """Return the arrivals around earlier moments, by one range query each, within ``timeout``."""
@@ -279,11 +279,11 @@ class PrometheusSource:
 
     def _advise_jobs(self, end: float) -> None:
         """Log the pages that are scraped more than once, with the jobs, when they change."""
-        pages = self._exceptions.scrapes.keys()
+        pages = self._corrections.scrapes.keys()
         if pages and pages != self._repeated:
-            query = self._exceptions.jobs_query()
+            query = self._corrections.jobs_query()
             asked = self._server.submit(self._server.instant, promql.jobs, query, self._time())
-            logger.warning("%s", self._exceptions.advice(*self._server.answers([asked], end)))
+            logger.warning("%s", self._corrections.advice(*self._server.answers([asked], end)))
         self._repeated = pages
 
     def _advise(self, subject: str, advice: str | None) -> None:
@@ -327,10 +327,10 @@ class PrometheusSource:
     ) -> dict[str, tuple[tuple[float, float], ...]]:
         """Return rates of the past; as many jobs count as scraping then as do now."""
         found = self._server.range(lambda answer: promql.parse_range(answer, now), query, span, step)
-        exceptions, slos = self._exceptions, self._gateway
-        if not exceptions.scrapes:
+        corrections, slos = self._corrections, self._gateway
+        if not corrections.scrapes:
             return found
-        factors = {name: exceptions.factor(name, "rate", watchdog=slos.of(name) is None) for name in found}
+        factors = {name: corrections.factor(name, "rate", watchdog=slos.of(name) is None) for name in found}
         return {
             name: tuple((ago, rate / factors[name]) for ago, rate in points) for name, points in found.items()
         }

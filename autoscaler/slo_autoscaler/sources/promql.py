@@ -14,13 +14,14 @@ SLO as good, so that every counted miss is a real one. Set such an SLO to an edg
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from sys import intern
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.law.restart import Entry, Past
+from slo_autoscaler.law.restart import Entry, Recorded
 from slo_autoscaler.signals import (
     DERIVED,
     GATEWAY_SCRAPES,
@@ -79,7 +80,7 @@ RESTORED: Final = {
     for name, signal in DERIVED.items()
     if signal.restored
 }
-"""Field of ``restart.Past`` -> query of an exported value, evaluated at the time of ``EXPORTED_AT``."""
+"""Field of ``restart.Recorded`` -> query of an exported value, evaluated at the time of ``EXPORTED_AT``."""
 
 EXPORTED_AT: Final = 'scalar(max(max_over_time(timestamp(slo_autoscaler_replicas{state="desired"})[$H:$R])))'
 """Query of the time of the last export of any autoscaler, Unix seconds; NaN if there is none in an hour."""
@@ -106,8 +107,8 @@ def queries(window: float, rate_window: float, *, seldom: bool = False) -> dict[
     return _filled(_asked(WATCHDOG, seldom=seldom), window, rate_window)
 
 
-def exceptions(window: float, rate_window: float) -> str:
-    """Return the query that ``Exceptions.of`` reads."""
+def corrections(window: float, rate_window: float) -> str:
+    """Return the query that ``Corrections.of`` reads."""
     gateways = GATEWAY_SCRAPES.replace("$F", _NONE)
     text = (
         f"-({SCRAPES.replace('$F', _ANY)})"
@@ -118,8 +119,8 @@ def exceptions(window: float, rate_window: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Exceptions:
-    """Functions whose signals the usual queries do not give."""
+class Corrections:
+    """Functions whose signals need other queries, or a division by the jobs that scrape them."""
 
     corrected: frozenset[str] = frozenset()
     """Functions to ask ``new_queries`` for."""
@@ -128,7 +129,7 @@ class Exceptions:
 
     @classmethod
     def of(cls, answer: Mapping[str, float]) -> Self:
-        """Read the answer to ``exceptions``. One query has both, because some services bill each.
+        """Read the answer to ``corrections``. One query has both, because some services bill each.
 
         A negative number is scrapes. Whether such a function has new replicas is then unknown, and the
         queries for new replicas are right for others too.
@@ -194,7 +195,7 @@ def arrivals(window: float, slos: GatewaySlos) -> str:
 
 
 def history_queries(rate_window: float, slos: GatewaySlos) -> dict[str, str]:
-    """Return the text of every range query whose answer ``pasts`` needs, by field of ``restart.Past``."""
+    """Return {field of ``Recorded``: text of the range query}; ``recorded`` reads the answers."""
     return {"rate": arrivals(rate_window, slos)}
 
 
@@ -292,24 +293,31 @@ def _filled(signals: Mapping[str, str], window: float, rate_window: float) -> di
     return texts
 
 
+@contextmanager
+def expected(what: str, result: object) -> Iterator[list[Any]]:
+    """Give an answer that must be a list; turn errors of the block that reads it into ``SourceError``."""
+    try:
+        if not isinstance(result, list):
+            raise TypeError
+        yield result
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise SourceError(f"expected {what}, got {str(result)[:80]}") from None
+
+
 def parse(result: object) -> dict[str, float]:
     """Return {function_name: value} of an instant vector, the ``data.result`` of the query API.
 
     NaN and infinities are left out, and so are series without a function_name: no data, never zero.
     Raises ``SourceError`` for anything that is not an instant vector.
     """
-    if not isinstance(result, list):
-        raise SourceError(f"expected a list of series, got {type(result).__name__}")
-    try:
+    with expected("series with metric and value", result) as vector:
         # The same object in each answer: no comparison of names reads them.
         return {
             intern(name): value
-            for each in result
-            if math.isfinite(value := float(each["value"][1]))
-            and (name := each["metric"].get(FUNCTION_LABEL))
+            for series in vector
+            if math.isfinite(value := float(series["value"][1]))
+            and (name := series["metric"].get(FUNCTION_LABEL))
         }
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise SourceError(f"expected a series with metric and value, got {str(result)[:80]}") from None
 
 
 def jobs(result: object) -> set[str]:
@@ -327,12 +335,8 @@ def places(result: object) -> list[tuple[str, str]]:
 
 
 def _labels(result: object) -> list[dict[str, str]]:
-    if not isinstance(result, list):
-        raise SourceError(f"expected a list of series, got {type(result).__name__}")
-    try:
-        return [dict(each["metric"]) for each in result]
-    except (KeyError, TypeError, ValueError):
-        raise SourceError("expected series with metrics") from None
+    with expected("series with metrics", result) as vector:
+        return [dict(series["metric"]) for series in vector]
 
 
 def observations(signals: Mapping[str, Mapping[str, float]]) -> dict[str, Observation]:
@@ -365,17 +369,12 @@ def parse_range(result: object, now: float) -> dict[str, tuple[Entry, ...]]:
 
     Raises ``SourceError`` for anything that is not a range of numbers; leaves out what ``parse`` does.
     """
-    if not isinstance(result, list):
-        raise SourceError(f"expected a list of series, got {type(result).__name__}")
     ranges: dict[str, tuple[Entry, ...]] = {}
-    for series in result:
-        try:
-            name = series["metric"].get(FUNCTION_LABEL, "")
+    with expected("series with metric and values", result) as matrix:
+        for series in matrix:
             points = [(now - float(when), float(value)) for when, value in series["values"]]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise SourceError(f"expected a series with metric and values, got {str(series)[:80]}") from None
-        if name:
-            ranges[name] = tuple((ago, value) for ago, value in points if math.isfinite(value))
+            if name := series["metric"].get(FUNCTION_LABEL, ""):
+                ranges[name] = tuple((ago, value) for ago, value in points if math.isfinite(value))
     return ranges
 
 
@@ -384,19 +383,16 @@ def parse_time(result: object) -> tuple[float, float]:
 
     Raises ``SourceError`` for anything that is not a scalar.
     """
-    if not isinstance(result, list) or len(result) != 2:
-        raise SourceError(f"expected a time and a number, got {str(result)[:80]}")
-    try:
-        return float(result[0]), float(result[1])
-    except (TypeError, ValueError):
-        raise SourceError(f"expected a time and a number, got {str(result)[:80]}") from None
+    with expected("a time and a number", result) as scalar:
+        when, value = scalar
+        return float(when), float(value)
 
 
-def pasts(ranges: Mapping[str, Mapping[str, tuple[Entry, ...]]]) -> dict[str, Past]:
-    """Turn {field of ``Past``: {function_name: points}} into {function_name: Past}."""
+def recorded(ranges: Mapping[str, Mapping[str, tuple[Entry, ...]]]) -> dict[str, Recorded]:
+    """Turn {field of ``Recorded``: {function_name: points}} into {function_name: Recorded}."""
     names = {name for values in ranges.values() for name in values}
     return {
-        name: Past(**{field: values[name] for field, values in ranges.items() if name in values})
+        name: Recorded(**{field: values[name] for field, values in ranges.items() if name in values})
         for name in sorted(names)
     }
 

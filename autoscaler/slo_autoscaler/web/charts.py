@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from slo_autoscaler.errors import SourceError
 from slo_autoscaler.fields import whole
+from slo_autoscaler.sources.promql import expected
 from slo_autoscaler.spec import Slo
 
 Points = Sequence[tuple[float, float]]
@@ -248,23 +248,15 @@ def lines(chosen: Sequence[Chart]) -> dict[str, str]:
 
 def points(result: object) -> list[tuple[float, float]]:
     """Return the points of a range answer of one series at most. Raises ``SourceError``."""
-    if not isinstance(result, list):
-        raise SourceError(f"expected a list of series, got {type(result).__name__}")
-    try:
-        return [(float(when), float(value)) for series in result[:1] for when, value in series["values"]]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise SourceError(f"expected a series with values, got {str(result)[:80]}") from None
+    with expected("series with values", result) as matrix:
+        return [(float(when), float(value)) for series in matrix[:1] for when, value in series["values"]]
 
 
 def values(result: object, label: str) -> dict[str, float]:
     """Return {value of the label: value} of an instant answer, without NaN. Raises ``SourceError``."""
-    if not isinstance(result, list):
-        raise SourceError(f"expected a list of series, got {type(result).__name__}")
-    try:
-        found = {str(series["metric"].get(label, "")): float(series["value"][1]) for series in result}
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise SourceError(f"expected series with metric and value, got {str(result)[:80]}") from None
-    return {key: value for key, value in found.items() if math.isfinite(value)}
+    with expected("series with metric and value", result) as vector:
+        numbers = {str(series["metric"].get(label, "")): float(series["value"][1]) for series in vector}
+        return {key: value for key, value in numbers.items() if math.isfinite(value)}
 
 
 def column(found: Points, at: Grid) -> list[float | None]:

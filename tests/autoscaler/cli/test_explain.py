@@ -50,14 +50,6 @@ def test_explain_reader_that_has_seen_enough_is_no_failure(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_explain_decisions_of_several_days_have_their_date(tmp_path, capsys):
-    log = tmp_path / "log"
-    log.write_text(a_log(a_told_decision(), a_told_decision(time="2026-01-03T00:00:01+00:00")))
-    assert main([NAME, "--log", str(log)]) == 0
-    dates = [line[:10] for line in capsys.readouterr().out.splitlines()]
-    assert dates == ["2026-01-02", "2026-01-03"]
-
-
 @pytest.fixture
 def port():
     told = Told(*[a_told_decision(repeats=0, until=a_told_decision()["time"])] * 3, scores={NAME: SCORE})
@@ -78,27 +70,6 @@ def test_explain_running_autoscaler_tells_decisions_and_the_score(port, capsys):
 def test_explain_function_that_cannot_be_read_tells_the_reason(port, capsys):
     assert main(["troubled", "--url", f"http://127.0.0.1:{port}"]) == 0
     assert "a label is no mode" in capsys.readouterr().out
-
-
-def test_explain_in_a_terminal_breaks_lines_between_words(port, capsys, monkeypatch):
-    arguments = ["vision", "--url", f"http://127.0.0.1:{port}/", "--last", "1"]
-    assert main(arguments) == 0
-    whole = capsys.readouterr().out.splitlines()
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "60")
-    assert main(arguments) == 0
-    broken = capsys.readouterr().out.splitlines()
-    assert max(map(len, broken)) <= 60
-    assert " ".join(line.strip() for line in broken) == " ".join(whole)
-
-
-def test_explain_takes_the_port_of_the_configuration_or_the_environment(port, tmp_path, capsys, monkeypatch):
-    config = tmp_path / "as.yaml"
-    config.write_text(f"web: {{host: 0.0.0.0, port: {port}}}\n")
-    assert main([NAME, "--config", str(config)]) == 0
-    monkeypatch.setenv("SLO_AUTOSCALER_WEB_PORT", str(port))
-    assert main([NAME]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 8
 
 
 @pytest.mark.parametrize("source", ["url", "log"])

@@ -50,11 +50,6 @@ def test_in_80_columns_every_number_is_whole_and_no_line_is_longer():
     assert "2 → 5: " in text
 
 
-def test_in_80_columns_a_hold_is_told_by_its_reason_and_a_shadows_with_its_count():
-    assert drawn(80, a_hold()).splitlines()[1].rstrip().endswith("5/5/10 the count is right")
-    assert "shadow 5: the count" in drawn(80, a_hold(mode="shadow", incumbent=3))
-
-
 def test_a_breach_is_seen_without_colors_too():
     missed = a_hold(inputs={"attainment": 0.9, "p99": 0.31})
     text = drawn(80, missed)
@@ -72,23 +67,6 @@ def test_a_wide_terminal_shows_all_that_the_page_has_between_notices_and_a_summa
         assert word in heading
     assert rows.row_of(a_decision())["last"] in drawn(160, a_decision())
     assert "2 functions" in last
-
-
-def test_summary_of_one_function_counts_it_in_the_singular():
-    assert "1 function:" in drawn(80, a_hold()).splitlines()[-1]
-
-
-def test_a_screen_that_is_too_low_for_all_says_how_many_are_not_seen():
-    many = [a_hold(f"f{number:02}.fn") for number in range(30)]
-    notice = {"level": "error", "text": "Nothing is being scaled: " + "a long reason " * 10}
-    lines = drawn(80, *many, notices=[notice], height=20).splitlines()
-    assert len(lines) == 20
-    assert lines[0].startswith("Error: Nothing")
-    assert lines[-3].startswith("f13.fn")
-    assert lines[-2].startswith("… 16 more")
-    assert lines[-1].startswith("30 functions: ")
-    assert len(drawn(80, *many, height=32).splitlines()) == 32
-    assert "more;" not in drawn(80, *many, height=32)
 
 
 def test_the_running_autoscaler_of_the_configuration_is_asked(page, tmp_path, capsys):

@@ -1,10 +1,8 @@
 """The client of the Kubernetes API over real sockets, on servers that are well and unwell."""
 
-import base64
 import threading
 
 import pytest
-from kubernetes.config import incluster_config
 
 from slo_autoscaler import errors
 from slo_autoscaler.kube import client as kube_client
@@ -37,11 +35,6 @@ def test_an_object_is_read_changed_and_replaced_and_what_is_not_there_is_not_fou
     assert cluster.replace(web, found)["metadata"]["generation"] == 2
     with pytest.raises(errors.NotFoundError, match=f"GET {web}er: status 404"):
         cluster.get(f"{web}er")
-
-
-def test_a_path_is_quoted():
-    path = DEPLOYMENTS.path("a/b", "c d", "scale")
-    assert path == "/apis/apps/v1/namespaces/a%2Fb/deployments/c%20d/scale"
 
 
 def test_pages_of_a_list_have_one_version(cluster, namespace, monkeypatch):
@@ -111,21 +104,6 @@ def test_a_bad_answer_is_an_error_of_its_kind_and_not_repeated(api, ask, cluster
 
 
 @on_double
-@pytest.mark.parametrize(
-    ("body", "read"),
-    [
-        (b'{"items": 3}', lambda api: api.pages("/api/v1/events")),
-        (b'{"items": [], "metadata": 1}', lambda api: api.pages("/api/v1/events")),
-        (b'{"type": "ADDED"}\n', lambda api: api.watch("/api/v1/events", {}, 1.0)),
-    ],
-)
-def test_a_list_or_a_watch_that_is_none_is_an_error(api, cluster, body, read):
-    api.faults["GET"] = doubles.status(200, body)
-    with pytest.raises(errors.PlatformError):
-        list(read(cluster))
-
-
-@on_double
 def test_a_busy_server_is_asked_again_unless_that_is_not_wanted(api, ask):
     left = [429, 503]
 
@@ -152,14 +130,6 @@ def test_a_creation_that_failed_within_the_server_is_not_repeated(api, cluster):
 
 
 @on_double
-def test_a_server_that_asks_for_more_time_than_there_is_is_not_waited_for(api, ask):
-    api.faults["GET"] = doubles.status(429, b"", Retry_After=60)
-    with pytest.raises(errors.ApiError, match="status 429") as caught:
-        ask()
-    assert (caught.value.retry_after, len(api.requests)) == (60.0, 1)
-
-
-@on_double
 @pytest.mark.parametrize("slow", [doubles.hang, doubles.dribble])
 def test_an_answer_that_does_not_come_or_does_not_end_has_a_timeout(api, kubeconfig, connect, slow):
     done = threading.Event()
@@ -167,12 +137,6 @@ def test_an_answer_that_does_not_come_or_does_not_end_has_a_timeout(api, kubecon
     with pytest.raises(errors.UnreachableError):
         connect(kubeconfig, timeout=0.3).get("/")
     done.set()
-
-
-def test_a_call_without_time_is_not_made(connect, tmp_path):
-    nowhere = write_kubeconfig(tmp_path, {"server": "http://127.0.0.1:1"}, {})
-    with pytest.raises(errors.UnreachableError, match="no time left"):
-        connect(nowhere, timeout=0.0).get("/")
 
 
 # Credentials
@@ -195,20 +159,3 @@ def test_a_kubeconfig_or_a_context_that_is_none_stops_the_start(tmp_path, conten
         path.write_text(content)
     with pytest.raises(errors.ConfigError, match=r"platform\.kubeconfig: .*config"):
         KubeApi(str(path), "nope" if content == "context" else None, timeout=1.0, connections=1)
-
-
-def test_inside_a_pod_its_service_account_is_used(tmp_path, monkeypatch):
-    # The package reads the files of the service account where Kubernetes mounts them.
-    certificate = base64.b64encode(b"no certificate").decode()
-    for name, text in (("token", "abc"), ("ca.crt", certificate), ("namespace", "mine\n")):
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
-    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
-    monkeypatch.setattr(kube_client, "_NAMESPACE_FILE", tmp_path / "namespace")
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-    configuration, namespace = kube_client._loaded(None, None)
-    assert (configuration.host, namespace) == ("https://127.0.0.1:443", "mine")
-    assert "bearer abc" in {setting["value"] for setting in configuration.auth_settings().values()}
-    (tmp_path / "namespace").unlink()
-    assert kube_client._loaded(None, None)[1] == "default"

@@ -51,10 +51,6 @@ def test_step_of_a_candidate_that_has_seen_a_lease_for_so_long(lease, identity, 
     assert next_step(sighting, identity, DURATION, 100.0 + seconds) is step
 
 
-def test_the_holder_stops_a_third_of_the_duration_before_the_lease_runs_out():
-    assert acts_until(100.0, DURATION) == 110.0
-
-
 @pytest.mark.parametrize(
     ("identity", "seconds", "wait"),
     [
@@ -74,21 +70,6 @@ def test_pause_is_above_zero_and_at_most_one_renewal(since, duration, interval, 
     for identity in ("a", "b"):
         wait = pause(Sighting(a_lease(), since), identity, duration, interval, since + after)
         assert 0 < wait <= interval
-
-
-def test_a_lease_that_changes_is_seen_for_the_first_time_again():
-    first = sighted(None, a_lease(), 1.0)
-    assert sighted(first, a_lease(), 9.0) == first
-    assert sighted(first, GIVEN_BACK, 9.0).since == 9.0
-
-
-def test_held_counts_a_new_holder_as_a_transition_and_a_renewal_not():
-    assert held(Step.CREATE, None, "a", DURATION, WALL)["leaseTransitions"] == 0
-    taken = held(Step.TAKE, a_lease(), "b", DURATION, WALL)
-    assert (taken["holderIdentity"], taken["leaseTransitions"]) == ("b", 4)
-    assert taken["acquireTime"] == taken["renewTime"] == "2026-01-01T00:00:00.000000Z"
-    renewed = held(Step.RENEW, a_lease(acquireTime="before"), "a", DURATION, WALL)
-    assert (renewed["acquireTime"], renewed["leaseTransitions"]) == ("before", 3)
 
 
 @dataclass

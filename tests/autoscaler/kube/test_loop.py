@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from slo_autoscaler.errors import ApiError, ConflictError, NotFoundError, PlatformError, UnreachableError
-from slo_autoscaler.kube.loop import MAX_BACK_OFF, MAX_WAIT_SECONDS, Loop, Writes, _Wait
+from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop, Writes
 from support.waits import until
 
 A, B = ("default", "a"), ("default", "b")
@@ -63,14 +63,6 @@ def test_failure_of_all_writes_ends_the_pass_and_backs_all_off(error, caplog):
     assert caplog.text.count(str(error)) == 1
     assert writes.backing_off()
     assert writes.order([A, B])[0] == B, "what was not tried has its turn first"
-
-
-def test_a_write_that_fails_again_waits_twice_as_long_up_to_a_limit():
-    waits, seconds = _Wait(), []
-    for _ in range(9):
-        waits = waits.longer()
-        seconds.append(waits.seconds)
-    assert (seconds[:4], seconds[-1]) == ([0.2, 0.4, 0.8, 1.6], MAX_BACK_OFF)
 
 
 @pytest.mark.parametrize("error", [ConflictError("stale", 409), NotFoundError("gone", 404)])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.history import AGREED, KEPT, SLOT, History, agreement
-from slo_autoscaler.law.scenarios import MEMORY, bin_of
+from slo_autoscaler.law.history import AGREED, KEPT, SLOT, History
+from slo_autoscaler.law.scenarios import bin_of
 from support.fuzzing import fuzzed
 
 HORIZON = 15.0
@@ -40,32 +40,6 @@ def test_what_followed_nothing_is_expected_after_nothing_however_the_mean_has_mo
     come = sum(odds[bin_of(50.0 / history.nothing) :])
     # Three moments before each return, of sixty.
     assert 0.02 < come / sum(odds) < 0.1
-
-
-def test_the_mean_rate_is_that_of_the_last_moments():
-    half = int(MEMORY) // 2
-    history = play([100.0] * half + [0.0] * half)
-    assert history.mean == pytest.approx(50.0)
-    assert play([0.0] * 3 * half, history, 2 * half * SLOT).mean < 15.0
-
-
-def test_a_second_rate_within_a_slot_is_no_moment_and_the_larger_counts():
-    once = play([100.0] * 20)
-    twice = once.after([(19 * SLOT + 1.0, 300.0), (19 * SLOT + 2.0, 200.0)], HORIZON)
-    assert twice.rates[-1] == 300.0
-    assert (twice.followed, twice.mean) == (once.followed, once.mean)
-
-
-@fuzzed(25)
-@given(st.lists(RATES, min_size=2, max_size=300), st.integers(1, 300))
-def test_rates_count_the_same_at_once_and_one_after_another(rates, half):
-    """But for the mean up to which a rate is nothing, and for periods that jumps in between propose."""
-    steps = [(number * SLOT, 1.0 + rate) for number, rate in enumerate(rates)]
-    at_once = History().after(steps, HORIZON)
-    in_parts = History().after(steps[:half], HORIZON).after(steps[half:], HORIZON)
-    assert (in_parts.begin, in_parts.rates, in_parts.jumps) == (at_once.begin, at_once.rates, at_once.jumps)
-    assert in_parts.mean == pytest.approx(at_once.mean)
-    assert in_parts.moments == at_once.moments
 
 
 def peaks(period, length, count, noise=0.0, seed=1):
@@ -142,16 +116,3 @@ def test_a_peak_of_the_day_before_is_foreseen_where_the_days_are_alike():
     found = [list(rates) for rates, _ in alike.repeats(due, due, 0.0)]
     assert found == [[pytest.approx(day[130][1])]]
     assert not list(other.repeats(due, due, 0.0))
-
-
-@given(st.integers(24, 200), st.floats(0.0, 1e9), st.floats(0.0, 1e9))
-def test_what_does_not_change_agrees_with_nothing(count, one, other):
-    assert agreement([one] * count, [other] * count) == 0.0
-
-
-@fuzzed(40)
-@given(st.lists(st.tuples(RATES, RATES), min_size=24, max_size=30))
-def test_agreement_is_a_correlation(pairs):
-    one, other = zip(*pairs, strict=True)
-    assert abs(agreement(one, other)) <= 1.0 + 1e-6
-    assert agreement(one, one) in (0.0, pytest.approx(1.0))

@@ -1,14 +1,11 @@
 """What a read of the platform says of what was asked for, and of replicas that start."""
 
-import gc
 from dataclasses import replace
-from sys import getsizeof
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.history import KEPT, History
 from slo_autoscaler.law.memory import LONGEST_START_UP, REFUSED_AFTER_READS, Memory
 from slo_autoscaler.model import Scale
 from support.builders import a_spec
@@ -145,23 +142,3 @@ def test_for_other_replicas_what_was_learned_stays_and_what_was_asked_or_awaited
     assert moved.needed(0.0) == 5, "no dip"
     seen, scale = moved.noticed(SPEC, Scale(5, 4), now)
     assert (scale.desired, seen.stuck(SPEC, now)) == (5, 0)
-
-
-def bytes_of(value):
-    """Return the size of a value with all that it holds."""
-    held, todo = {}, [value]
-    while todo:
-        each = todo.pop()
-        if id(each) not in held and not isinstance(each, type):
-            held[id(each)] = getsizeof(each)
-            todo += gc.get_referents(each)
-    return sum(held.values())
-
-
-def test_ten_thousand_functions_fit_into_half_a_gigabyte():
-    history = History()
-    for number in range(KEPT):
-        history = history.after([(5.0 * number, 2.0 ** (number // 6 % 9) + number / KEPT)], 15.0)
-    memory = replace(Memory.initial(Scale(2, 2), 0.0), history=history)
-    assert len(history.followed.by_level) > 8
-    assert bytes_of(memory) < 50_000

@@ -10,7 +10,7 @@ from slo_autoscaler.law.calibration import FACTORS
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.history import SLOT
 from slo_autoscaler.law.memory import LONGEST_START_UP, Memory
-from slo_autoscaler.law.restart import Past, warm
+from slo_autoscaler.law.restart import Recorded, warm
 from slo_autoscaler.model import Scale
 from support.builders import a_spec, seen
 
@@ -20,7 +20,7 @@ SPEC = a_spec()
 
 
 def warmed(**past):
-    return warm(SPEC, Memory.initial(FIVE, NOW), Past(**past), NOW)
+    return warm(SPEC, Memory.initial(FIVE, NOW), Recorded(**past), NOW)
 
 
 def ago(values):

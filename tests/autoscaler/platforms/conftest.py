@@ -27,6 +27,6 @@ def start(kubeconfig: str, world: World, keep: Callable[[Platform], Platform]) -
     def start(leader: Leader | None = None, **changes: Any) -> Platform:
         usual = {"kubeconfig": kubeconfig, "namespaces": (world.namespace,), "timeout": 10.0}
         config = KnativeSettings(**{**usual, **changes})
-        return keep(driven(config) if leader is None else knative(config, leader))
+        return keep(driven(config, world.leader) if leader is None else knative(config, leader))
 
     return start

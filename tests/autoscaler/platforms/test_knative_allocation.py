@@ -23,7 +23,6 @@ from slo_autoscaler.platforms.knative.allocation import (
     replicas_for_share,
     service_of,
     shares,
-    version_of,
 )
 
 SERVING = "serving.knative.dev/"
@@ -110,15 +109,6 @@ FULL = {
 )
 def test_missing_or_invalid_config_map_key_is_knatives_default(data, found):
     assert defaults_of({"data": data}) == found
-
-
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [("1.23.0", (1, 23)), ("v1.19.2", (1, 19)), ("20240101-abc", None), ("devel", None), (None, None)],
-)
-def test_the_version_is_the_one_that_releases_are_labelled_with(text, version):
-    labels = {} if text is None else {"app.kubernetes.io/version": text}
-    assert version_of({"metadata": {"labels": labels}}) == version
 
 
 @pytest.mark.parametrize(
@@ -243,17 +233,6 @@ def test_every_count_is_within_its_revisions_bounds_and_never_zero(revisions, wa
         else:
             assert counts[each.key] >= each.lowest >= 1
             assert each.most is None or counts[each.key] <= max(each.most, each.lowest)
-
-
-@settings(max_examples=50)
-@given(services(), st.integers(0, 30))
-def test_plan_of_a_plan_changes_nothing(revisions, wanted):
-    counts = plan(revisions, wanted)
-    after = [replace(each, replicas=counts[each.key]) for each in revisions]
-    assert plan(after, wanted) == counts
-    assert plan([], wanted) == {}
-    main = main_of(revisions).key
-    assert plan(after, None)[main] == counts[main], "a restart, which forgets what was decided"
 
 
 @settings(max_examples=50)

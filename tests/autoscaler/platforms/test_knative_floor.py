@@ -10,7 +10,7 @@ from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, ORIGINA
 from slo_autoscaler.platforms.knative.objects import CONFIG_MAPS, REVISIONS
 from support import doubles
 from support.cluster import delete, on_double
-from support.doubles import decide
+from support.doubles import decide, has_listed
 from support.knative_world import Standby, drive
 
 pytestmark = on_double
@@ -53,23 +53,14 @@ def test_a_floor_is_written_seen_at_once_and_the_users_minimum_comes_back(world,
     world.until(lambda: platform.scales() == {}, "it is not ours any more")
 
 
-def test_a_floor_that_was_written_is_seen_however_late_the_watch_is(world, platform):
-    world.settle(platform)
-    platform._revisions.close()  # it sees nothing new
-    for count in (5, 3):
-        decide(platform, world.function, count)
-        assert platform.scales()[world.function].desired == count
-    assert world.annotations()[MIN_SCALE] == "3"
-
-
 def test_a_leader_that_led_before_has_forgotten_its_decisions(world, routed, platform):
     decide(platform, world.function, 4)
-    platform._leader.leading = False
+    world.leader.leading = False
     drive(platform)
     theirs = {MIN_SCALE: "2", APPLIED: "2"}
     world.change(REVISIONS, routed, metadata={"annotations": theirs})
     world.until(lambda: platform.scales()[world.function].desired == 2, "another leader's floor is seen")
-    platform._leader.leading = True
+    world.leader.leading = True
     world.settle(platform)
     assert world.annotations()[MIN_SCALE] == "2"
 
@@ -85,21 +76,14 @@ def test_a_rollout_takes_the_floor_along(world, platform):
     assert world.annotations(2)[MIN_SCALE] == "4"
 
 
-def test_a_revision_whose_status_changes_at_the_same_moment_gets_its_floor(world, routed, platform):
-    for desired in (2, 3, 4):
-        world.change(REVISIONS, routed, status={"desiredReplicas": desired})
-        decide(platform, world.function, desired)
-        assert world.annotations()[MIN_SCALE] == str(desired)
-
-
 def test_a_decision_on_a_floor_that_another_writer_has_changed_is_left_out(world, routed, platform):
     decide(platform, world.function, 4)
     seen = platform.scales()[world.function]
     world.change(REVISIONS, routed, metadata={"annotations": {MIN_SCALE: "2", APPLIED: "2"}})
     world.until(lambda: platform.scales()[world.function].desired == 2, "the watch reports it")
-    platform._leader.leading = False
+    world.leader.leading = False
     drive(platform)  # what it decided is forgotten: another leader's floor is seen
-    platform._leader.leading = True
+    world.leader.leading = True
     with pytest.raises(ScaleChangedError, match="the floor has become 2 where it was 4"):
         platform.set_scale(world.function, 5, seen)
     assert world.annotations()[MIN_SCALE] == "2"
@@ -120,7 +104,7 @@ def test_a_function_that_is_not_labeled_or_not_routed_has_no_floor(world, floor,
     if route:
         world.route(mode=None, r1=100)
     platform = floor()
-    world.until(platform._revisions.items, "it is seen", platform)
+    world.until(lambda: has_listed(platform), "it has listed")
     assert platform.scales() == {}
     with pytest.raises(FunctionGoneError, match=rf"no route to it has the label {MODE}"):
         decide(platform, world.function, 5)
@@ -159,18 +143,3 @@ def test_a_refused_floor_is_an_error_that_says_why_and_no_decision(api, world, p
     api.faults.clear()
     world.settle(platform)
     assert MIN_SCALE not in world.annotations()
-
-
-def test_floor_that_keeps_conflicting_is_given_up_and_at_once_by_a_former_leader(api, world, platform):
-    api.faults[PATCHES] = doubles.status(409)
-    for leads in (True, False):
-        before = len(api.writes())
-        with pytest.raises(PlatformError, match="status 409"):
-            decide(platform, world.function, 9)
-        assert (len(api.writes()) - before > 1) is leads
-
-        def too_late(handler):
-            platform._leader.leading = False
-            doubles.status(409)(handler)
-
-        api.faults[PATCHES] = too_late

@@ -106,23 +106,6 @@ def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(platf
     assert gateway.posted == []
 
 
-def test_an_own_write_that_the_gateway_told_late_is_no_other_writers(platform, gateway):
-    stale = platform.scales()["vision.openfaas-fn"]
-    decide(platform, "vision.openfaas-fn", 5)
-    platform.set_scale("vision.openfaas-fn", 8, stale)
-    assert gateway.functions["vision"].replicas == 8
-
-
-def test_a_count_that_was_an_own_one_long_ago_is_another_writers(platform, gateway):
-    decide(platform, "vision.openfaas-fn", 5)
-    platform.scales()
-    gateway.functions["vision"].replicas = 3
-    seen = platform.scales()["vision.openfaas-fn"]
-    gateway.functions["vision"].replicas = 5
-    with pytest.raises(ScaleChangedError, match="another writer has set the count to 5 where it was 3"):
-        platform.set_scale("vision.openfaas-fn", 4, seen)
-
-
 # Credentials
 
 
@@ -173,13 +156,6 @@ def test_a_bad_answer_is_an_error_that_says_what_is_wrong(platform, gateway, cal
     gateway.faults["GET"] = gateway.faults["POST"] = fault
     with pytest.raises(FunctionGoneError if what == "404" else PlatformError, match=what):
         call(platform)
-
-
-def test_an_entry_that_makes_no_sense_spoils_no_other(platform, gateway):
-    gateway.functions["text"] = Function(-2)
-    scales = platform.scales()
-    assert scales["vision.openfaas-fn"].desired == 3
-    assert "text.openfaas-fn: replicas -2 must be a whole number" in str(scales["text.openfaas-fn"])
 
 
 def test_a_gateway_that_does_not_answer_or_is_not_there_is_given_up(connect, gateway):

@@ -18,6 +18,7 @@ from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, SERVICES
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 from slo_autoscaler.spec import Modes
+from support import doubles
 from support.cluster import on_double
 from support.doubles import decide
 from support.kube_server import a_deployment
@@ -58,10 +59,14 @@ def install(api, tmp_path):
     return install
 
 
-def overtake(platform, cluster, path, *count):
-    """Decide on a Deployment whose status has changed since the watch reported it last."""
-    platform._deployments.close()
-    cluster.patch(f"{path}/status", {"status": {"observedGeneration": 1}})
+def overtake(platform, api, path, *count):
+    """Decide on a Deployment whose status changes right before the write."""
+
+    def overtaken(handler):
+        api.faults.clear()
+        doubles.status(409)(handler)
+
+    api.faults[f"PATCH {path}/scale"] = overtaken
     decide(platform, *count)
 
 
@@ -80,14 +85,14 @@ def scaled(cluster, namespace, keep):
     return scaled
 
 
-def test_deployments_need_every_right_of_their_role_and_no_other(cluster, namespace, install, scaled):
+def test_deployments_need_every_right_of_their_role_and_no_other(api, namespace, install, scaled):
     installed = install("autoscaler-kubernetes.yaml")
     platform, function = scaled(installed)
     platform.scale(function)
     for count in (3, 2, 3):
         decide(platform, function, count)
     until(lambda: ("patch", "", "events") in installed.asked(), "an event is counted up")
-    overtake(platform, cluster, DEPLOYMENTS.path(namespace, "web"), function, 4)
+    overtake(platform, api, DEPLOYMENTS.path(namespace, "web"), function, 4)
     assert installed.asked() == installed.allowed("ClusterRole")
 
 
@@ -111,7 +116,7 @@ def test_a_leader_needs_every_right_of_its_role_and_no_other(install, manifest):
     leader.close()
 
 
-def test_the_class_needs_every_right_of_its_role_and_no_other(world, install, start):
+def test_the_class_needs_every_right_of_its_role_and_no_other(api, world, install, start):
     installed = install("autoscaler-knative-class.yaml")
     name = world.revise(min_scale="2", max_scale="6")
     platform = start(kubeconfig=installed.kubeconfig)
@@ -120,7 +125,7 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(world, install, st
     world.until(lambda: world.mode(name) == "Serve", "another mode is set right", platform)
     world.settle(platform)
     path = DEPLOYMENTS.path(world.namespace, f"{name}-deployment")
-    overtake(platform, world.cluster, path, world.function, 3)
+    overtake(platform, api, path, world.function, 3)
     assert installed.asked() | FINALIZERS == installed.allowed("ClusterRole") | SETTINGS
 
 

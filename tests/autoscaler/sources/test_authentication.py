@@ -95,13 +95,6 @@ def test_bearer_token_is_read_again_when_it_is_rotated(proxy, connect, secret):
     assert source.observe() == {}
 
 
-def test_token_file_that_vanishes_is_a_source_error_that_names_it(connect, secret):
-    source = connect(bearer_token_file=str(secret))
-    secret.unlink()
-    with pytest.raises(SourceError, match=rf"prometheus\.bearer_token_file: '{secret}'"):
-        source.observe()
-
-
 def test_user_password_and_tenant_reach_the_proxy_in_front_of_prometheus(proxy, connect, secret):
     credentials = base64.b64encode(b"123456:s3cret").decode()
     proxy.required = {"Authorization": f"Basic {credentials}", "X-Scope-OrgID": "42"}
@@ -109,15 +102,6 @@ def test_user_password_and_tenant_reach_the_proxy_in_front_of_prometheus(proxy, 
     assert connect(basic_auth=auth, headers={"X-Scope-OrgID": 42}).observe() == {}
     with pytest.raises(SourceError, match="401"):
         connect(basic_auth=auth).observe()
-
-
-def test_netrc_and_ca_bundle_of_the_environment_do_not_count(proxy, connect, tmp_path, monkeypatch):
-    netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login other password other")
-    monkeypatch.setenv("NETRC", str(netrc))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "absent"))
-    proxy.required = {"Authorization": None}
-    assert connect().observe() == {}
 
 
 def test_proxy_of_the_environment_counts_unless_no_proxy_names_the_server(proxy, connect, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.law.restart import Past
+from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import SIGNALS, Observation
 from slo_autoscaler.sources import promql
 from slo_autoscaler.spec import GatewaySlos, Slo
@@ -28,13 +28,15 @@ SPANS = re.compile(r"\[(?:7500|2000|1100|6000|3600000|30000:6000|3600000:2000)ms
 
 def test_queries_every_signal_has_one_and_nothing_is_left_open():
     assert set(promql.WATCHDOG) == set(SIGNALS) - {"direct_rate"}, "which is no query"
-    assert {*promql.history_queries(2.0, SLOS), *promql.RESTORED} == {field.name for field in fields(Past)}
+    assert {*promql.history_queries(2.0, SLOS), *promql.RESTORED} == {
+        field.name for field in fields(Recorded)
+    }
     asked = [
         *(promql.queries(7.5, 2.0, seldom=seldom) for seldom in (False, True)),
         *(promql.gateway_queries(7.5, 2.0, SLOS, seldom=seldom) for seldom in (False, True)),
         promql.history_queries(2.0, SLOS),
         {"": promql.exported_at(2.0)},
-        {"": promql.exceptions(7.5, 2.0)},
+        {"": promql.corrections(7.5, 2.0)},
         promql.new_queries(["a.fn"], 7.5, 2.0),
     ]
     for text in (text for texts in asked for text in texts.values()):
@@ -115,27 +117,3 @@ def test_earlier_counts_seconds_from_the_moment_and_knows_only_ages_with_rates()
     assert promql.earlier(ranges) == {
         "a.fn": {3600.0: ((-20.0, 4.0), (0.0, 5.0), (20.0, 6.0)), 86400.0: ((0.0, 7.0),)}
     }
-
-
-def test_parse_time_is_of_a_scalar_which_may_be_nan_alone():
-    when, value = promql.parse_time([1.5, "NaN"])
-    assert (when, math.isnan(value)) == (1.5, True)
-    for other in (None, [], [1.0], [1.0, "soon"], ["now", "2"], {"value": 1}, "12"):
-        with pytest.raises(SourceError):
-            promql.parse_time(other)
-
-
-@pytest.mark.parametrize(
-    ("ratios", "wanted"),
-    [
-        ({}, None),
-        ({"a.fn": 1.0, "b.fn": 0.5}, None),
-        ({"a.fn": 1.2}, None),
-        ({"a.fn": 0.5, "b.fn": 0.6}, "scrape_interval to 3s"),
-        ({"a.fn": 1.0, "b.fn": 2.95}, "b.fn .*scrape_interval to 15s, .*window .* 60s, .*max_age .* 30s"),
-    ],
-)
-def test_scrape_advice_names_the_longest_interval(ratios, wanted):
-    advice = promql.scrape_advice(ratios, 5.0, 20.0)
-    assert (advice is None) == (wanted is None)
-    assert wanted is None or re.search(wanted, advice or "")

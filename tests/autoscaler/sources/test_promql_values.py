@@ -199,26 +199,6 @@ BUT_THE_DEAD = {
 }
 
 
-THIRD = {
-    f'{metric}{{function_name="a.fn",replica="{replica}"{labels}}}': " ".join(
-        str(value(number)) if number % 3 == replica else "_" for number in range(30)
-    )
-    for replica in range(3)
-    for metric, labels, value in (
-        ("slo_latency_seconds", "", lambda _: 0.1),
-        ("slo_requests_total", ',outcome="good"', lambda number: 50 * number),
-    )
-}
-"""Three replicas of 10 requests/s, scraped every 15 s one after the other."""
-
-
-def test_rates_of_a_third_of_the_replicas_say_so(tmp_path):
-    texts = {name: promql.queries(30.0, 20.0)[name] for name in ("rate", "rated_replicas")}
-    # 20 s hold one scrape of two replicas, and two of the third.
-    expected = {"rate": {"a.fn": 10.0}, "rated_replicas": {"a.fn": 1.0}}
-    run_promtool(tmp_path, a_test(THIRD, texts, expected, "122s", digits=0))
-
-
 def test_a_replica_that_is_not_ready_has_no_start_up_time(tmp_path):
     texts = {"start_up_time": promql.queries(30.0, 20.0, seldom=True)["start_up_time"]}
     run_promtool(tmp_path, a_test(WATCHDOGS, texts, {"start_up_time": {"a.fn": 85.0}}))
@@ -228,7 +208,7 @@ AS_NEW = promql.new_queries(["a.fn"], 30.0, 20.0)
 
 
 def test_a_function_has_new_replicas_for_a_window_after_their_first_scrape(tmp_path):
-    texts = {"": promql.exceptions(30.0, 20.0)}
+    texts = {"": promql.corrections(30.0, 20.0)}
     for at, expected in ((105, {}), (110, {"a.fn": 2}), (125, {"a.fn": 2}), (130, {})):
         run_promtool(tmp_path, a_test(joined(), texts, {"": expected}, f"{at}s"))
 
@@ -262,7 +242,7 @@ def test_queries_of_pages_that_two_jobs_scrape_double_each_summed_signal(
     run_promtool(tmp_path, a_test(scraped_by("one", series) | scraped_by("two", series), texts, expected))
 
 
-def test_exceptions_are_pages_that_several_jobs_scraped_in_the_window_of_rates(tmp_path):
+def test_corrections_are_of_pages_that_several_jobs_scraped_in_the_window_of_rates(tmp_path):
     start = "process_start_time_seconds"
     series = {
         # A node's address is that of two replicas, and replicas start at the same time.
@@ -293,7 +273,7 @@ def test_exceptions_are_pages_that_several_jobs_scraped_in_the_window_of_rates(t
         f'{identity}{{function_name="apart.fn",job="two",instance="c:2"}}': "9x30",
     }
     expected = {"": {"twice.fn": -2, "moved.fn": -2, promql.GATEWAY_PAGES: -2}}
-    run_promtool(tmp_path, a_test(series, {"": promql.exceptions(30.0, 20.0)}, expected))
+    run_promtool(tmp_path, a_test(series, {"": promql.corrections(30.0, 20.0)}, expected))
 
 
 def counted(function, replica, started, *points, inside=2):
@@ -339,15 +319,6 @@ def test_count_before_the_window_is_no_present_load(tmp_path, started):
     expected = {"rate": {"a.fn": 6.3 if started < 0 else 10.0}}
     series = counted("a.fn", 0, started, *points)
     run_promtool(tmp_path, a_test(series, texts, expected, "120s", digits=1))
-
-
-def test_a_replica_that_is_started_again_in_its_place_keeps_what_it_counted_before(tmp_path):
-    points = [(at, 10 * at if at < 110 else 10 * (at - 107)) for at in range(0, 151, 5)]
-    series = counted("a.fn", 0, 0, *points)
-    starts = 'process_start_time_seconds{function_name="a.fn",instance="0",replica="0"}'
-    series[starts] = "0x21 107x8"
-    texts = {"rate": AS_NEW["rate"]}
-    run_promtool(tmp_path, a_test(series, texts, {"rate": {"a.fn": 9.0}}, "120s", digits=0))
 
 
 def a_test(series, texts, expected, at="2m", digits=3):

@@ -5,13 +5,11 @@ import time
 
 import pytest
 
-from slo_autoscaler.law.restart import Past
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.sources.promql import RESTORED
 from slo_autoscaler.spec import GatewaySlos, Slo
-from support.doubles import a_prometheus, status
-from support.fault_proxy import a_fault_proxy
+from support.doubles import a_prometheus
 from support.promtool import promtool
 from support.waits import until
 
@@ -94,13 +92,6 @@ def test_earlier_gives_the_arrivals_around_each_moment_that_is_recorded(recorded
     assert dict(found["plain.fn"][HOUR])[0.0] == pytest.approx(7.0, rel=0.01)
 
 
-def test_earlier_long_span_has_longer_steps_and_ends_now(recorded):
-    source = recorded({good("a.fn"): counted(10.0, -2 * HOUR, 0.0)})
-    around = source.earlier([0.25 * HOUR], 0.5 * HOUR)["a.fn"][0.25 * HOUR]
-    assert [after for after, _ in around] == [float(second) for second in range(-1800, 901, 120)]
-    assert all(rate == pytest.approx(10.0, rel=0.05) for _, rate in around)
-
-
 EXPORTED = {
     'slo_autoscaler_replicas{function_name="a.fn",state="desired"}': 4.0,
     'slo_autoscaler_replicas{function_name="a.fn",state="available"}': 4.0,
@@ -123,14 +114,6 @@ def test_history_knows_what_the_last_autoscaler_exported_twenty_minutes_ago(reco
         assert value == 7.0
         assert 1200.0 <= ago <= 1220.0
     assert past.rate[-1] == (0.0, pytest.approx(10.0, rel=0.01))
-
-
-def test_history_without_an_autoscaler_before_has_the_rates(recorded):
-    rates = counted(10.0, -200.0, 0.0)
-    source = recorded({good("a.fn"): rates, **{name: held(7.0, -9000.0, -8000.0) for name in EXPORTED}})
-    past = source.history(60.0)["a.fn"]
-    assert past == Past(rate=past.rate)
-    assert len(past.rate) == 13
 
 
 def scraped(step, start=-500.0, end=0.0):
@@ -164,20 +147,3 @@ def test_observe_longer_scrape_interval_than_configured_is_measured_and_said_onc
 def known(source):
     seen = source.observe()
     return {name: each.scrape_ratio for name, each in seen.items() if each.scrape_ratio is not None}
-
-
-def test_observe_where_scrapes_cannot_be_counted_goes_on_without(recorded):
-    recorded_source = recorded({'up{function_name="right.fn"}': scraped(5.0)})
-    refused = []
-
-    def refusing(handler):
-        refused.append(handler.path)
-        status(422)(handler)
-
-    with a_fault_proxy(recorded_source._config.url) as proxy:
-        proxy.fault, proxy.only = refusing, "max_over_time(count"
-        source = PrometheusSource(PrometheusSettings(url=proxy.url), at=lambda: NOW)
-        until(lambda: source.observe() and len(refused) > 1, "scrapes are counted again")
-        seen = source.observe()["right.fn"]
-        source.close()
-    assert (seen.up_replicas, seen.scrape_ratio) == (1.0, None)

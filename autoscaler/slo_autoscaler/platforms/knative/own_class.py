@@ -305,9 +305,9 @@ class OwnClass:
             autoscaler,
             member.service,
             member.revision,
-            targets[key],
-            member.inactive,
-            time.time(),
+            target=targets[key],
+            inactive=member.inactive,
+            now=time.time(),
             failed=member.service is None and self._service_writes.failed(key),
         )
         if wanted == autoscaler.get("status"):

@@ -185,10 +185,10 @@ def status(
     pa: Json,
     service: Json | None,
     revision: Revision,
+    *,
     target: int,
     inactive: Condition | None,
     now: float,
-    *,
     failed: bool = False,
 ) -> dict[str, Any]:
     """Return the complete status of a PodAutoscaler; ``pa`` holds the previous one.

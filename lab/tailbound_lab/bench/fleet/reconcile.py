@@ -128,7 +128,14 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
             platform = build(config.platform, Alone())
             clocks = Clocks(time.monotonic, lambda: datetime.now(UTC))
             controller = Controller(
-                config, source, platform, metrics, Journal(), Alone(), lines.append, clocks
+                config,
+                source,
+                platform,
+                metrics=metrics,
+                journal=Journal(),
+                leader=Alone(),
+                emit=lines.append,
+                clocks=clocks,
             )
             try:
                 costs = []
