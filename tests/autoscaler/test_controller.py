@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
 from slo_autoscaler.config import Config
 from slo_autoscaler.controller import KNOWN_FOR, Clocks, Controller
@@ -350,19 +350,6 @@ def test_reconcile_failed_list_reads_known_functions_alone(gateway):
         assert (bench.errors("discover"), bench.errors("read")) == (1, 1)
 
 
-def test_reconcile_unreadable_platform_tries_the_first_few_functions_only():
-    functions = {f"f{number}": Function(1) for number in range(40)}
-    with a_gateway(**functions) as gateway:
-        busy = {f"{name}.openfaas-fn": BUSY for name in functions}
-        with Bench(gateway, {}, busy, busy) as bench:
-            bench.reconcile()
-            gateway.requests.clear()
-            gateway.faults["GET"] = doubles.status(502)
-            bench.times(2)
-            tried = [line for line in gateway.requests if line.startswith("GET /system/function/")]
-            assert len(set(tried)) == len(tried) == 2 * bench.config.platform.concurrency
-
-
 def test_reconcile_without_list_and_observations_reads_nothing_and_holds(gateway):
     with Bench(gateway, {A: BUSY}) as bench:
         bench.reconcile()
@@ -372,16 +359,6 @@ def test_reconcile_without_list_and_observations_reads_nothing_and_holds(gateway
         assert gateway.requests == ["GET /system/functions"]
         assert bench.about()[-1]["reason"] == "NoData"
         assert gateway.functions["a"].replicas == 4
-
-
-def test_reconcile_function_that_is_gone_is_forgotten(gateway):
-    with Bench(gateway, {A: CALM}, {B: BUSY}) as bench:
-        bench.reconcile()
-        del gateway.functions["a"]
-        gateway.faults["POST /system/scale-function/b"] = doubles.status(404)
-        assert bench.reconcile() is True
-        assert A.encode() not in generate_latest(bench.metrics.registry)
-        assert (bench.controller.functions(), bench.controller.decisions(A, 1)) == ([], None)
 
 
 def test_reconcile_platform_that_never_finishes_its_answers_is_not_waited_for():
@@ -566,12 +543,6 @@ def test_reconcile_after_a_restart_knows_the_history_and_asks_for_it_once(gatewa
         assert len(bench.source.spans) == 1
 
 
-def test_reconcile_without_a_history_goes_on(gateway):
-    with Bench(gateway, {A: BUSY}, past=SourceError("no")) as bench:
-        assert bench.reconcile() is True
-        assert gateway.functions["a"].replicas == 4
-
-
 class Stop(threading.Event):
     """Ends the loop after some waits, in virtual time."""
 
@@ -675,14 +646,6 @@ def test_reconcile_replicas_that_keep_changing_are_a_conflict_while_it_leads(
         assert caplog.text.count("ConflictingScaler") == conflict
         del gateway.functions["b"]
         bench.reconcile()
-        assert bench.value("slo_autoscaler_conflicting_scaler") == 0
-
-
-def test_reconcile_own_changes_are_no_conflict(gateway):
-    loads = [{A: seen(rate=rate, up_replicas=2.0)} for rate in (300.0, 500.0, 800.0, 900.0)]
-    with Bench(gateway, *loads, **{"defaults.max_replicas": 20}) as bench:
-        bench.times(4)
-        assert len(gateway.posted) > 1
         assert bench.value("slo_autoscaler_conflicting_scaler") == 0
 
 

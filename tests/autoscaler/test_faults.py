@@ -215,19 +215,6 @@ def test_of_two_autoscalers_one_acts_and_the_other_takes_over_without_a_dip(worl
     assert "holds the lock" in (tmp_path / "second").read_text()
 
 
-def test_a_restart_in_mid_peak_makes_no_dip(world, gateway, tmp_path):
-    _, _, proxy = world
-    config = tmp_path / "as.yaml"
-    config.write_text(FAST.format(gateway=gateway.url, prometheus=proxy.url))
-    for number in range(2):
-        with a_process(config, tmp_path / f"log{number}") as (process, decisions):
-            until(lambda: reason(decisions()) not in (None, "NoData"), "it decides")
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-    counts = [post["replicas"] for post in gateway.posted if post["serviceName"] == "a"]
-    assert min(counts, default=PEAK) >= 3
-
-
 def test_a_stop_in_mid_reconcile_is_clean(gateway, tmp_path):
     config = tmp_path / "as.yaml"
     config.write_text(FAST.format(gateway=gateway.url, prometheus="http://127.0.0.1:1"))

@@ -1,24 +1,16 @@
 """The page's addresses over real sockets: statuses, headers, hosts, the same rows as HTML and JSON."""
 
-import http.client
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from urllib.parse import unquote
 
 import pytest
 
-from slo_autoscaler.config import Config
-from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.web import views
-from slo_autoscaler.web.page import Page
 from support.doubles import a_gateway, status
-from support.ports import free_port
 from support.serving import INPUTS, NAME, SCORE, Told, a_decision, a_fleet, a_hold, a_page, get, get_json
-from support.waits import until
 
-CONFIG = "platform: {gateway_url: 'http://g'}\nprometheus: {url: 'http://p'}\nweb: {page_port: %s}"
 ODD, SHADOW = "odd<b>&.openfaas-fn", "shadow.openfaas-fn"
 
 
@@ -192,39 +184,3 @@ def test_a_function_that_cannot_be_read_has_the_reason_on_its_page(path, name):
     with a_page(told) as page:
         _, _, body = get(page + path + name)
     assert told.problems[name] in body.decode()
-
-
-def test_a_bug_is_500_and_logged_and_the_next_request_is_answered(caplog):
-    told = Told(a_hold())
-    with a_page(told) as url:
-        told.kept[NAME][0] = {"function_name": NAME}
-        assert [get(url + path)[0] for path in (f"/functions/{NAME}", f"/api/functions/{NAME}")] == [500, 500]
-        assert get(url + "/api")[0] == 200
-    assert "Traceback" in caplog.text
-
-
-def test_a_taken_port_is_named_and_comes_back():
-    taken = Config.parse(CONFIG % free_port(), "test")
-    page = Page(taken, Told(), lambda: True)
-    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{page.url.rpartition(':')[2]}: .*in use"):
-        Page(taken, Told(), lambda: True)
-    page.stop()
-    Page(taken, Told(), lambda: True).stop()
-
-
-def test_a_page_that_stops_ends_every_connection_and_gives_its_port_back(told):
-    for _ in range(4):
-        with ThreadPoolExecutor(3) as askers, a_page(told) as url:
-            asked = [askers.submit(keep_asking, url + "/api/functions") for _ in range(3)]
-            until(lambda url=url: get(url + "/api")[0] == 200, "it answers")
-        assert all(each.result() for each in asked)
-        assert keep_asking(url + "/api") == "refused"
-
-
-def keep_asking(url):
-    """Ask until there is no answer any more; return what there was instead."""
-    while True:
-        try:
-            get(url)
-        except (OSError, http.client.HTTPException) as error:
-            return "refused" if isinstance(getattr(error, "reason", None), ConnectionRefusedError) else "lost"

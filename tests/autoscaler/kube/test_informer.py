@@ -135,15 +135,6 @@ def test_wrote_newer_than_the_watch_counts_until_the_object_is_gone(shop):
     shop.knows(each, web=6, new=7)
 
 
-@on_double
-def test_wrote_is_dropped_when_the_watch_has_its_version(shop, api):
-    each = shop.informer()
-    each.wrote(shop.key("web"), "2000", 5)
-    api.version = 1998
-    shop.scale("web", 3)  # 1999, and 2000 when its pods are ready
-    until(lambda: each.get(shop.key("web")) == 3, "the watch has the version of the write")
-
-
 # Faults
 
 
@@ -161,16 +152,6 @@ def test_a_watch_that_breaks_off_is_resumed_after_its_last_event_without_a_list(
     shop.scale("web", 5)
     shop.knows(each, web=5)
     assert shop.asked("limit=") == 1
-
-
-@on_double
-def test_a_watch_that_ends_is_followed_by_the_next_and_now_and_then_by_a_list(shop, api):
-    api.longest_watch = 0.1
-    each = shop.informer(resync=0.0)
-    until(lambda: shop.asked("limit=") > 2, "further lists")
-    assert each.told == [shop.key("web")], "what has not changed is not reported again"
-    shop.scale("web", 3)
-    shop.knows(each, web=3)
 
 
 @on_double

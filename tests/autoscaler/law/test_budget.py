@@ -52,21 +52,9 @@ def test_what_was_overspent_is_paid_back_however_much_it_was():
     assert minutes > 60, "five minutes of outage are the budget of eight hours"
 
 
-def test_time_alone_counts_not_how_often_it_is_read():
-    often, seldom = (account([(each, 100.0, 0.03)] * int(600.0 / each), 0.99) for each in (1.0, 20.0))
-    assert often.remaining(PERIOD) == pytest.approx(seldom.remaining(PERIOD), rel=0.05)
-
-
 def test_requests_that_hang_are_late_ones():
     assert steady(0.0).with_late(60.0 * 100.0 * 10.0, 0.99).remaining(PERIOD) < 0.0
     assert steady(0.01).with_late(-5.0, 0.99) == steady(0.01)
-
-
-def test_an_account_that_has_just_begun_gives_no_extremes():
-    """Its debt is one of a whole period."""
-    overspent = 1000.0 / (0.01 * (1.0 - RESERVE)) - 1000.0
-    left = -overspent / (100.0 * PERIOD)
-    assert steady(1.0, 10.0).remaining(PERIOD) == pytest.approx(left, rel=0.02)
 
 
 @given(reconciles, OBJECTIVES)

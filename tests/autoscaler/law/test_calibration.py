@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.calibration import FACTORS, Calibration
@@ -27,6 +27,7 @@ def seen(
     return calibration
 
 
+@settings(max_examples=20)
 @given(SLOS, st.floats(0.3, 1.0), st.floats(1.0, 1.2))
 def test_a_capacity_that_is_too_high_is_found(slo, factor, load):
     claimed = curve(CLAIMED, slo, 0.99)
@@ -34,6 +35,7 @@ def test_a_capacity_that_is_too_high_is_found(slo, factor, load):
     assert found.factor == pytest.approx(factor, rel=0.1)
 
 
+@settings(max_examples=20)
 @given(SLOS, st.floats(1.0, 3.0))
 def test_a_capacity_that_is_too_low_is_raised_to_the_goodput_at_most(slo, factor):
     claimed = curve(CLAIMED, slo, 0.99)

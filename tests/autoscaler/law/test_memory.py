@@ -71,12 +71,6 @@ def test_a_read_after_an_ask_is_stale_the_platforms_word_or_somebody_elses(
     assert (memory.refusal and memory.refusal.granted) == granted
 
 
-def test_a_refusal_is_believed_for_a_while():
-    memory, _ = read(asking(4, 8), 4, 4, 4)
-    assert read(memory, 4, now=3 * STEP + 290.0)[0].refusal is not None
-    assert read(memory, 4, now=3 * STEP + 300.0)[0].refusal is None
-
-
 def starts(*reads):
     """Return the start-up time learned from reads at (desired, available), one a step."""
     memory = Memory.initial(Scale(*reads[0]), 0.0)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.decide import decide
@@ -23,6 +23,7 @@ def ask(policy, observation, scale=TWO, spec=SPEC, **memory):
     return found.replicas, found.reason
 
 
+@settings(max_examples=50)
 @given(specs, observations, scales, st.floats(1, 10), st.floats(1, 10))
 def test_every_policy_gives_a_count_and_none_less_for_more_load(spec, observation, scale, more, slower):
     """Load is rate, what is in flight, and latency: each may only push upwards.

@@ -24,8 +24,8 @@ def peaks(every: float, length: float, high: float, base: float = 100.0):
 HOUR = 3600.0
 
 
-@pytest.mark.parametrize("objective", [0.9, 0.99, 0.9999])
-@pytest.mark.parametrize("load", [1.04, 1.08, 2.12, 12.6])
+@pytest.mark.parametrize("objective", [0.9, 0.9999])
+@pytest.mark.parametrize("load", [1.04, 2.12, 12.6])
 @pytest.mark.parametrize("capacity", [2.0, 100.0])
 def test_a_steady_load_is_on_time_with_few_replicas_and_without_flapping(capacity, load, objective):
     function = Function(a_spec(max_replicas=100), int(load), capacity, objective=objective)

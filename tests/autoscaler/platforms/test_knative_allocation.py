@@ -13,7 +13,6 @@ from slo_autoscaler.platforms.knative.allocation import (
     Revision,
     Share,
     class_of,
-    defaults_of,
     initial_scale,
     main_of,
     max_scale,
@@ -21,7 +20,6 @@ from slo_autoscaler.platforms.knative.allocation import (
     newest,
     plan,
     replicas_for_share,
-    service_of,
     shares,
 )
 
@@ -86,41 +84,6 @@ def test_class_and_bounds_are_those_of_the_annotations_else_the_clusters(it, def
     assert (min_scale(it, defaults), max_scale(it, defaults), initial_scale(it, defaults)) == found
     own = it["metadata"]["annotations"].get("autoscaling.knative.dev/class")
     assert class_of(it, defaults) == (own or defaults.class_name)
-
-
-FULL = {
-    "_example": "min-scale: 9",
-    "pod-autoscaler-class": "slo.tailbound.dev",
-    "min-scale": "1",
-    "max-scale": "20",
-    "initial-scale": "2",
-    "enable-scale-to-zero": "false",
-    "scale-to-zero-grace-period": "1m30s",
-}
-
-
-@pytest.mark.parametrize(
-    ("data", "found"),
-    [
-        (FULL, Defaults("slo.tailbound.dev", 1, 20, 2, scale_to_zero=False, grace_period=90.0)),
-        (None, Defaults()),
-        ({"min-scale": "x", "scale-to-zero-grace-period": "soon"}, Defaults()),
-    ],
-)
-def test_missing_or_invalid_config_map_key_is_knatives_default(data, found):
-    assert defaults_of({"data": data}) == found
-
-
-@pytest.mark.parametrize(
-    ("labels", "service"),
-    [
-        ({f"{SERVING}service": "shop", f"{SERVING}configuration": "c"}, "shop"),
-        ({f"{SERVING}configuration": "c"}, "c"),
-        ({f"{SERVING}service": ""}, "tabular-00001"),
-    ],
-)
-def test_a_function_is_the_service_else_the_configuration_else_the_revision_itself(labels, service):
-    assert service_of(an_object(labels=labels)) == service
 
 
 # What routes say

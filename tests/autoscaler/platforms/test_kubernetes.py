@@ -1,13 +1,11 @@
 """The platform kubernetes on an API server: which Deployments it finds, and what it writes."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreachableError
 from slo_autoscaler.kube.client import Resource
-from slo_autoscaler.kube.pods import PODS
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE
@@ -160,13 +158,6 @@ def test_without_the_right_to_see_other_autoscalers_there_are_none(api, connect,
     api.faults["GET /apis/autoscaling"] = doubles.status(403)
     assert connect().scales() == {shop.web: shop.scale}
     assert "horizontalpodautoscalers: status 403" in caplog.text
-
-
-@on_double
-def test_without_the_right_to_list_pods_it_is_not_known_whether_they_have_a_node(api, connect, shop):
-    api.faults[f"GET {PODS.path(shop.namespace)}"] = doubles.status(403)
-    platform = connect()
-    assert platform.scales() == {shop.web: replace(shop.scale, unschedulable=None)}
 
 
 # Writes

@@ -77,7 +77,7 @@ def test_arrivals_of_a_function_that_appears_count_from_zero():
     assert page.arrivals(SPANS[0]) == {"a.fn": (0.0, 1.0), "b.fn": (30.0, 1.0)}
 
 
-@pytest.mark.parametrize("rate", [2.0, 30.0, 500.0])
+@pytest.mark.parametrize("rate", [2.0, 30.0])
 def test_surely_exceeds_the_rate_of_a_poisson_process_less_than_once_in_a_hundred_looks(rate):
     draws, reads, above = random.Random(3), 2000, 0
     for _ in range(reads):

@@ -148,17 +148,6 @@ def test_look_goes_on_where_pages_were_while_prometheus_is_away():
             assert rates[A] > 400.0
 
 
-def test_page_at_two_addresses_counts_once():
-    with a_fleet() as fleet:
-        fleet.identity = 0.25
-        other = fleet.address.replace("127.0.0.1", "localhost")
-        with looking(Listed(watchdogs={fleet.address: A, other: A}), A) as eye:
-            fleet.counts[0] = 0.0
-            eye.poll()
-            fleet.counts[0] = 10_000.0
-            assert 0.0 < eye.poll()[A] < 10_000.0
-
-
 def test_rates_that_were_not_read_for_long_are_none():
     with counting() as page:
         page.counts = {A: 0}
