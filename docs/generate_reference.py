@@ -155,8 +155,7 @@ def _meanings(kind: Any, prefix: str) -> Iterator[tuple[str, str]]:
 def _variables() -> str:
     rows = []
     for each in watchdog_config.VARIABLES.values():
-        others = [f"{_code(name)} is another name and wins" for name in each.before]
-        others += [f"{_code(name)} is another name and loses" for name in each.after]
+        others = [f"{_code(name)} is another name and loses" for name in each.after]
         default = _code(each.shown) if each.shown else ""
         # The page says once what a duration is.
         rule = each.rule.words.removesuffix(f", {watchdog_config.DURATION_SYNTAX}")

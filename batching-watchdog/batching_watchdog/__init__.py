@@ -9,7 +9,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``front``           HTTP towards clients: ``protocol``, ``head`` [P], ``loop_lag``, ``routes``
 - ``shell``           connects requests, clock and workers: executes the engine's effects
 - ``engine`` [P]      every rule about a request: the queue, policies, service times, capacity
-- ``pool``            the watchdog's side of the workers: under gunicorn, or at ``upstream_url``
+- ``pool``            the watchdog's side of the workers, under gunicorn
 - ``function``        imports the function's own files; the event that they receive
 - ``wire`` [P]        a batch <-> one frame
 - ``worker``          the model processes: serve frames with the function's handler

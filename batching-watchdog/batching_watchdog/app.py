@@ -15,7 +15,7 @@ import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -37,7 +37,6 @@ from batching_watchdog.machine import available_cpus, cuda_devices, open_files
 from batching_watchdog.messages import Failure
 from batching_watchdog.metrics import Exposition, Gauges, Metrics
 from batching_watchdog.pool.child import reap_orphans
-from batching_watchdog.pool.remote import RemotePool
 from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.shell import Shell
 from batching_watchdog.spans import Tracer
@@ -83,7 +82,7 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     for line in ignored(environ):
         log.warning("%s", line)
     folder = Path(config.function_path)
-    if config.upstream_url is None and not (folder / "handler.py").is_file():
+    if not (folder / "handler.py").is_file():
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
     try:
         cost = load_cost(folder)
@@ -110,7 +109,7 @@ class Watchdog:
     """The parts of a watchdog that is built and not started."""
 
     shell: Shell
-    pool: WorkerPool | RemotePool
+    pool: WorkerPool
     front: Front
     requests: Connections
     """Of the function's port, which nothing listens on yet."""
@@ -147,21 +146,14 @@ def build(
         cost,
         max_inflight=config.max_inflight,
         workers=config.workers,
-        one_server=config.upstream_url is not None,
         shed_late=config.shed_late,
-        lead=LEAD if config.upstream_url is None else 0.0,
+        lead=LEAD,
         cpus=cpus,
     )
     shell = Shell(clock, engine, cost, metrics, telemetry)
-    pool = (
-        WorkerPool(config, environ, shell, cost.overall)
-        if config.upstream_url is None
-        else RemotePool(config, config.upstream_url, environ, shell)
-    )
-    # An upstream serves ready_path as a plain GET, not in a batch: the pool asks for it.
-    front_config = replace(config, ready_path="") if config.upstream_url else config
+    pool = WorkerPool(config, environ, shell, cost.overall)
     front = Front(
-        front_config,
+        config,
         shell,
         metrics,
         clock,

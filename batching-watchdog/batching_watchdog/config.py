@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
@@ -71,33 +70,6 @@ def parse_bytes(text: str) -> int:
     if match is None:
         raise ValueError(text)
     return int(match[1]) * _FACTORS[match[2]]
-
-
-@dataclass(frozen=True, slots=True)
-class HttpUrl:
-    """An http:// URL in parts: the address to connect to, and the target of requests."""
-
-    host: str
-    port: int
-    target: str
-    """Path and query."""
-    authority: str
-    """The Host header."""
-
-    def __str__(self) -> str:
-        return f"http://{self.authority}{self.target}"
-
-
-def parse_http_url(text: str) -> HttpUrl:
-    """Return ``text`` as an http:// URL without user and fragment. Raises ``ValueError``."""
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError(text)
-    parts = urlsplit(text)
-    port = 80 if parts.port is None else parts.port
-    if parts.scheme != "http" or not parts.hostname or "@" in parts.netloc or parts.fragment or not port:
-        raise ValueError(text)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return HttpUrl(parts.hostname, port, target, parts.netloc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +149,6 @@ def parse_slo_classes(text: str) -> dict[str, tuple[float, float | None]]:
 
 DURATION_SYNTAX: Final = "such as 250ms, 30s, 1m30s or whole seconds"
 TEXT: Final = Rule("any text", str)
-WORDS: Final = Rule("words", lambda text: tuple(text.split()))
 DURATION: Final = Rule(f"a duration, {DURATION_SYNTAX}", parse_duration)
 POSITIVE: Final = _where(bool, parse_duration, f"a duration above zero, {DURATION_SYNTAX}")
 SHARE: Final = _where(lambda share: 0.0 < share < 1.0, float, "a number above 0 and below 1, such as 0.99")
@@ -200,7 +171,6 @@ QUEUE_BYTES: Final = _or_unset(
 )
 TRUTH: Final = _choice({"true": True, "1": True, "false": False, "0": False}, "true or false")
 PATH: Final = _where(lambda path: not path or path.startswith("/"), str, "a path that begins with /")
-URL: Final = _or_unset(Rule("a URL such as http://127.0.0.1:5000/", parse_http_url))
 EXPORTERS: Final = Rule("otlp, or any other text for none", _traces)
 LOGGED: Final = Rule("true, missed, false, or a share above 0 and below 1, such as 0.01", _access_log)
 
@@ -213,8 +183,6 @@ class Variable:
     rule: Rule
     meaning: str
     name: str
-    before: tuple[str, ...]
-    """Other names that take precedence."""
     after: tuple[str, ...]
     """Other names over which it takes precedence."""
     shown: str
@@ -223,7 +191,7 @@ class Variable:
     @property
     def names(self) -> tuple[str, ...]:
         """Return all of its names; the first one that is set counts."""
-        return (*self.before, self.name, *self.after)
+        return (self.name, *self.after)
 
     def read(self, environ: Mapping[str, str]) -> Any:
         """Return its value; an empty text counts as unset. Raises ``ConfigError``."""
@@ -245,13 +213,12 @@ def variable(
     meaning: str,
     *,
     name: str = "",
-    before: tuple[str, ...] = (),
     after: tuple[str, ...] = (),
     shown: str | None = None,
 ) -> Any:
     """Return a field of ``Config`` and its variable, which has the same name unless ``name`` is given."""
     shown = default if shown is None else shown
-    return field(metadata={"variable": Variable(default, rule, meaning, name, before, after, shown)})
+    return field(metadata={"variable": Variable(default, rule, meaning, name, after, shown)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,18 +324,6 @@ class Config:
         name="OTEL_TRACES_EXPORTER",
         shown="otlp if OTEL_EXPORTER_OTLP_ENDPOINT is set",
     )
-    upstream_url: HttpUrl | None = variable(  # noqa: RUF009 - a field, as the others are
-        "",
-        URL,
-        "server that takes batches as POSTs of JSON lines, in place of Python workers",
-        before=("http_upstream_url",),
-    )
-    fprocess: tuple[str, ...] = variable(
-        "",
-        WORDS,
-        "with upstream_url: command that starts that server, split on spaces; ignored otherwise",
-        before=("function_process",),
-    )
     jwt_auth: bool = variable(
         "false",
         _choice({"false": False, "0": False}, "false: callers' tokens are not checked here"),
@@ -464,18 +419,13 @@ def ignored(environ: Mapping[str, str]) -> list[str]:
     A near name may be the handler's own, so it is no error.
     """
     names = [name for each in VARIABLES.values() for name in each.names]
-    lines = [
+    return [
         f"{name} is not a setting of the watchdog; did you mean {near}?"
         for name, text in environ.items()
         if name not in names and text.strip() and not _SERVICE_LINK.match(text)
         for near in names
         if len(near) >= LEAST_NAME and _within_one_edit(name.lower(), near.lower())
     ]
-    process, url = VARIABLES["fprocess"], VARIABLES["upstream_url"]
-    if process.read(environ) and url.read(environ) is None:
-        name = next(name for name in process.names if environ.get(name, "").strip())
-        lines.append(f"{name} has no effect without upstream_url: the watchdog runs handler.py itself")
-    return lines
 
 
 def _within_one_edit(one: str, other: str) -> bool:
@@ -491,7 +441,6 @@ def _descriptions() -> dict[str, str]:
     lines = {}
     for each in VARIABLES.values():
         lines[each.name] = f"{each.meaning} ({each.rule.words}) [{each.shown or 'none'}]"
-        lines |= dict.fromkeys(each.before, f"other name of {each.name}, and wins over it")
         lines |= dict.fromkeys(each.after, f"other name of {each.name}, which wins over it")
     return lines
 

@@ -7,7 +7,7 @@ By the place on a request's path::
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
     admission     QueueFull, TooManyConnections, ShuttingDown, PredictedLate
     queue         PredictedLate, Expired, QueueFull (a late one made room), Abandoned (never sent)
-    worker        WorkerDied, UpstreamFailed  (a handler's own failure is a Reply, made in the worker)
+    worker        WorkerDied  (a handler's own failure is a Reply, made in the worker)
 
 ``front.routes`` turns them into answers; no other module uses the statuses.
 """
@@ -58,7 +58,7 @@ class TrialFailed(WatchdogError):
 
 
 class StartFailed(WatchdogError):
-    """A port is taken, or gunicorn or fprocess cannot be started."""
+    """A port is taken, or gunicorn cannot be started."""
 
 
 class FrameError(WatchdogError):
@@ -162,13 +162,6 @@ class WorkerDied(WatchdogError):
 
     status = 502
     reason = "worker_died"
-
-
-class UpstreamFailed(WatchdogError):
-    """The HTTP upstream failed on this request, and on its retry alone."""
-
-    status = 502
-    reason = "upstream_failed"
 
 
 REFUSALS: Final = (QueueFull, TooManyConnections, PredictedLate, Expired, BodyTooLarge, ShuttingDown)

@@ -1,8 +1,4 @@
-"""Ends a child process together with the watchdog, and words the end of a child.
-
-Owns ``die_with_parent`` and, run as a module, executes any other program with it:
-``python -m batching_watchdog.launch PARENT COMMAND...``. Next step: the program itself.
-"""
+"""Ends a child process together with the watchdog, and words the end of a child."""
 
 import ctypes
 import os
@@ -32,18 +28,3 @@ def die_with_parent(signum: int, parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
         os.kill(os.getpid(), signum)
-
-
-def main() -> None:
-    """Execute the command in the arguments; the first argument is the parent's process id."""
-    command = sys.argv[2:]
-    die_with_parent(signal.SIGTERM, int(sys.argv[1]))
-    try:
-        # The kernel keeps the parent-death signal across exec.
-        os.execvp(command[0], command)  # noqa: S606 - fprocess is the operator's own command
-    except OSError as error:
-        sys.exit(f"{command[0]}: {os.strerror(error.errno or 0)}")
-
-
-if __name__ == "__main__":
-    main()

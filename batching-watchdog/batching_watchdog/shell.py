@@ -74,11 +74,6 @@ class Shell:
         return self._engine.admitted
 
     @property
-    def suspects(self) -> int:
-        """Number of requests that wait for a retry."""
-        return self._engine.suspects
-
-    @property
     def at_limit(self) -> bool:
         """Whether ``max_inflight`` requests are admitted, late ones included."""
         return self._engine.at_limit
@@ -121,10 +116,6 @@ class Shell:
         else:
             self._wake()
 
-    def worker_gone(self, worker: Worker) -> None:
-        """Remove an idle worker that has ended."""
-        self._engine.worker_gone(worker)
-
     def mix_paths(self) -> None:
         """Allow requests of different paths in one batch, as the handler does."""
         self._cost.mix_paths()
@@ -163,12 +154,11 @@ class Shell:
             self.worker_ready(worker)
         self._carry_out(answers)
 
-    def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> None:
-        """Handle the death of a worker, idle or under a batch; requests without a retry get ``error``."""
+    def worker_lost(self, worker: Worker) -> None:
+        """Handle the death of a worker, idle or under a batch."""
         for batch in [batch for batch, has in self._traced.items() if has is worker]:
             self._end_batch(batch, self._clock(), error="worker_died")
-        answers = self._engine.worker_lost(worker, error)
-        self._carry_out(answers)
+        self._carry_out(self._engine.worker_lost(worker))
         self._wake()
 
     def _wake(self) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from e2e.otlp import Received, Receiver, a_receiver
 from e2e.processes import ECHO, wait_until, watchdog
-from e2e.test_upstream import upstream
 from support.doubles import a_prometheus
 from support.pages import ROOT, blocks
 
@@ -132,13 +131,6 @@ def test_opentelemetry_is_loaded_if_it_is_asked_for_and_not_otherwise(asked):
         assert ("/google/" in Path(f"/proc/{dog.process.pid}/maps").read_text()) == asked
         text = dog.call("GET", "/metrics", port=dog.metrics_port).body.decode()
         assert ("watchdog_spans_total{" in text) == asked
-
-
-def test_upstream_gets_the_span_that_its_own_are_children_of():
-    with a_receiver() as receiver, upstream(**exporting(receiver)) as dog:
-        given = dog.call(body=b"x", headers=SAMPLED).headers["X-Traceparent"]
-        execution = came(receiver, "POST", "execution")["execution"]
-        assert given == f"00-{TRACE}-{execution.span_id}-01"
 
 
 def exemplars(prometheus: str) -> list[dict[str, Any]]:

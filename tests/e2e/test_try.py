@@ -137,7 +137,6 @@ def test_error_of_the_handler_is_a_json_object_for_machines(tmp_path):
         (("no/such/folder",), {}),
         ((".", "--slo-latency", "soon"), {}),
         ((".", "--workers", "0"), {}),
-        ((".",), {"upstream_url": "http://127.0.0.1:5000/"}),
     ],
 )
 def test_command_that_is_not_understood_has_exit_status_2(tmp_path, arguments, environment):

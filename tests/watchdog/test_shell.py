@@ -220,10 +220,9 @@ async def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_a
 
 
 @scenario()
-async def test_idle_worker_that_goes_is_sent_nothing(bench):
+async def test_idle_worker_that_dies_is_sent_nothing(bench):
     bench.shell.worker_ready(bench.worker)
-    bench.shell.worker_gone(bench.worker)
-    bench.shell.worker_gone(bench.worker)
+    bench.shell.worker_lost(bench.worker)
     bench.offer(0)
     await turn()
     assert bench.worker.batches == []

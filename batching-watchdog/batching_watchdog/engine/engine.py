@@ -85,9 +85,8 @@ class Engine:
         shed_late: bool = False,
         lead: float = 0.0,
         cpus: float = inf,
-        one_server: bool = False,
     ) -> None:
-        """``lead`` and ``cpus``: see ``Prefetch``. ``one_server``: all workers are connections to one."""
+        """``lead`` and ``cpus``: see ``Prefetch``."""
         self._policy = policy
         self._cost = cost
         self._max_inflight = max_inflight
@@ -111,7 +110,6 @@ class Engine:
         """Parts of batches whose worker died, by deadline."""
         self._suspect_out: Worker | None = None
         """The one worker that may run suspects now."""
-        self._one_server = one_server
         self._killed_at = -inf
         """When the last part that killed its worker was sent."""
         self._counts = [0, 0, 0, 0]
@@ -272,12 +270,12 @@ class Engine:
         self._cost.learn_any(size, seconds)
         self._policy.observe(size, seconds)
 
-    def worker_lost(self, worker: Worker, error: WatchdogError | None = None) -> list[Effect]:
+    def worker_lost(self, worker: Worker) -> list[Effect]:
         """Handle the death of a worker: retry its running batch in parts.
 
         A batch of n is retried in about sqrt(n) parts, and so is each part: a request that kills its worker
         kills three workers, four from a batch of 16 or more, five from one of 256. A request that was alone
-        fails, with ``error`` if given. A batch that the worker had not begun is no suspect: its requests wait
+        fails. A batch that the worker had not begun is no suspect: its requests wait
         as before.
         """
         self.worker_gone(worker)
@@ -293,7 +291,7 @@ class Engine:
         if len(left) == 1 and left[0].attempts > 1:
             self._leave(left[0])
             died = "the worker died under this request, and again when it was tried alone"
-            return [Answer(left[0], error or WorkerDied(died), batch)]
+            return [Answer(left[0], WorkerDied(died), batch)]
         part = max(1, isqrt(len(left)))
         for request in left:
             request.place = _SUSPECT
@@ -386,7 +384,7 @@ class Engine:
         """
         if self._suspect_out is not None:
             return False
-        if now < self._killed_at + LATELY and not self._one_server:
+        if now < self._killed_at + LATELY:
             missing = self._workers - len({*self._idle, *self._running})
             if missing >= MISSING * self._workers:
                 return False

@@ -3,8 +3,6 @@
 - ``supervisor``     the gunicorn child: start, ready, recycle, stop
 - ``profile``        measures example() on a worker before it serves
 - ``connection``     the kept connection to one worker: batch out, replies in
-- ``remote``         with ``upstream_url`` instead: one POST per batch, and the child of ``fprocess``
-- ``jsonlines`` [P]  a batch <-> JSON lines
 - ``child``          starts a process, relays its output, restarts it with backoff
 
 Makes no decisions about requests. The other end of a connection is ``worker.serve``.

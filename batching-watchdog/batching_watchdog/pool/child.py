@@ -1,8 +1,7 @@
-"""Runs a child process and background tasks, for both kinds of workers.
+"""Runs a child process and background tasks.
 
 Owns the child's start, output and restarts, its stop together with its descendants, and the detection of
-failed background tasks. It does not know the command: ``supervisor`` runs gunicorn, ``remote`` the
-operator's command.
+failed background tasks. It does not know the command: ``supervisor`` runs gunicorn.
 """
 
 import asyncio
@@ -103,19 +102,17 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._starting = False
         self._stopping = False
-        self.started = 0.0
-        """Time of its last start (``time.monotonic``)."""
 
     async def keep_running(self, ended: Callable[[str], None]) -> None:
         """Run the command until it is stopped; pass the text of each end to ``ended``, which may raise."""
         backoff = Backoff()
         while True:
-            self.started = time.monotonic()
+            started = time.monotonic()
             how = how_it_ended(await self._run())
             if self._stopping:
                 return
             ended(how)
-            wait = backoff.after(time.monotonic() - self.started)
+            wait = backoff.after(time.monotonic() - started)
             log.error("%s %s; it is started again in %g s", self._name, how, wait)
             await asyncio.sleep(wait)
 
@@ -126,7 +123,7 @@ class Child:
         if process is None or process.returncode is not None:
             return
         if at_once:
-            self.kill()
+            self._kill()
         else:
             with suppress(ProcessLookupError):
                 process.terminate()
@@ -134,7 +131,7 @@ class Child:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
             log.warning("%s did not stop within %g s and is killed", self._name, STOP_SECONDS)
-            self.kill()
+            self._kill()
             await process.wait()
 
     @property
@@ -147,7 +144,7 @@ class Child:
         process = self._process
         return self._starting or (process is not None and process.returncode is None and process.pid == pid)
 
-    def kill(self) -> None:
+    def _kill(self) -> None:
         """Kill the command and its descendants."""
         if self._process is not None:
             with suppress(ProcessLookupError):
@@ -175,7 +172,7 @@ class Child:
         finally:
             self._starting = False
         if self._stopping:
-            self.kill()  # a stop during the start had no process to kill
+            self._kill()  # a stop during the start had no process to kill
         if config.low_priority and hasattr(os, "SCHED_IDLE"):
             # Else we wait for a model to have had its turn whenever we wake to read a request, even while
             # another CPU is idle: measured, the highest rate within the SLO was a fifth lower. It matters
@@ -193,7 +190,7 @@ class Child:
         try:
             return await process.wait()
         finally:
-            self.kill()  # descendants that outlive it would hold its port
+            self._kill()  # descendants that outlive it would hold its port
             if relays:
                 await asyncio.wait(relays, timeout=FLUSH_SECONDS)
 

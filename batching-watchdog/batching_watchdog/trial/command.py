@@ -17,7 +17,7 @@ from typing import Final, TextIO
 import uvloop
 
 from batching_watchdog.config import Config
-from batching_watchdog.errors import ConfigError, HandlerNotLoaded, WatchdogError
+from batching_watchdog.errors import HandlerNotLoaded, WatchdogError
 from batching_watchdog.front.cost import load_cost
 from batching_watchdog.logs import TextFormatter, printable
 from batching_watchdog.machine import available_cpus, cuda_devices, open_files
@@ -154,10 +154,6 @@ def _try(function: Function, progress: Progress) -> report.Trial:
     config = Config.from_env(
         environ, cpus=available_cpus(), devices=cuda_devices(environ), files=open_files()
     )
-    if config.upstream_url is not None:
-        raise ConfigError(
-            "upstream_url", str(config.upstream_url), "must not be set: only handlers are tried"
-        )
     try:
         cost = load_cost(function.folder)
         return uvloop.run(

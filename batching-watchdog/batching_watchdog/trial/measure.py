@@ -58,7 +58,6 @@ async def measure(
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     watchdog = app.build(config, environ, own_cost=own_cost)
     pool = watchdog.pool
-    assert isinstance(pool, WorkerPool), "there is no upstream"  # noqa: S101 - for the type checker
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     server = await asyncio.get_running_loop().create_server(watchdog.requests.protocol, sock=listener)
