@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 from batching_watchdog import config as watchdog_config
 from batching_watchdog import messages
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import Slo
+from batching_watchdog.messages import Target
 from batching_watchdog.metrics import Gauges
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from batching_watchdog.trial import command as trial
@@ -287,7 +287,7 @@ def labels(family: Metric) -> dict[str, list[str]]:
 def _watchdog_families() -> Iterable[Metric]:
     learned = LatencyModel(4)
     learned.observe(1, 0.01)
-    classes = {"batch": Slo(2.0, 0.95)}
+    classes = {"batch": Target(2.0, 0.95)}
     metrics = WatchdogMetrics(
         slo_latency=0.1, slo_objective=0.99, workers=1, model=learned, slo_classes=classes
     )

@@ -11,6 +11,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``engine`` [P]      every rule about a request: the queue, policies, service times, capacity
 - ``pool``            the watchdog's side of the workers, under gunicorn
 - ``function``        imports the function's own files; the event that they receive
+- ``stacks``          the stacks that processes leave when they hang or crash
 - ``wire`` [P]        a batch <-> one frame
 - ``worker``          the model processes: serve frames with the function's handler
 - ``messages`` [P]    ``Request``, ``Reply``, ``Batch``

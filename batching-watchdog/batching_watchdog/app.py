@@ -137,7 +137,7 @@ def build(
         cpus=cpus,
         slo_classes=config.slo_classes,
     )
-    tightest = min(each.latency for each in metrics.slos.values())
+    tightest = min(target.latency for target in metrics.slos.values())
     policy = POLICIES[config.batch_policy](
         PolicySettings(config.max_batch_size, config.max_batch_delay, tightest)
     )

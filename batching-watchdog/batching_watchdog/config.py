@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
-from batching_watchdog.messages import DEFAULT_CLASS, Slo
+from batching_watchdog.messages import DEFAULT_CLASS, Target
 from batching_watchdog.wire import MAX_PART
 
 _T = TypeVar("_T")
@@ -136,12 +136,12 @@ def parse_slo_classes(text: str) -> dict[str, tuple[float, float | None]]:
     Raises ``ValueError`` for text that violates the rule ``SLO_CLASSES``.
     """
     classes: dict[str, tuple[float, float | None]] = {}
-    for each in text.split(",") if text else ():
-        name, _, target = (part.strip() for part in each.partition("="))
-        latency, at, objective = (part.strip() for part in target.partition("@"))
+    for declared in text.split(",") if text else ():
+        name, _, target = (part.strip() for part in declared.partition("="))
+        latency, separator, objective = (part.strip() for part in target.partition("@"))
         if name in classes or name == DEFAULT_CLASS or not _CLASS_NAME.fullmatch(name):
             raise ValueError(text)
-        classes[name] = POSITIVE.parse(latency), SHARE.parse(objective) if at else None
+        classes[name] = POSITIVE.parse(latency), SHARE.parse(objective) if separator else None
     if len(classes) > MAX_SLO_CLASSES:
         raise ValueError(text)
     return classes
@@ -228,7 +228,7 @@ class Config:
     function_path: str = variable("function", TEXT, "folder that holds handler.py")
     slo_latency: float = variable("500ms", POSITIVE, "latency target of a request")
     slo_objective: float = variable("0.99", SHARE, "share of requests that must meet it")
-    slo_classes: Mapping[str, Slo] = variable(
+    slo_classes: Mapping[str, Target] = variable(
         "",
         SLO_CLASSES,
         "SLO classes that requests may name in X-SLO-Class; OBJECTIVE defaults to slo_objective",
@@ -344,7 +344,7 @@ class Config:
         ``auto``.
         Raises ``ConfigError`` that names the variable, its value and the rule.
         """
-        values = {name: each.read(environ) for name, each in VARIABLES.items()}
+        values = {name: declared.read(environ) for name, declared in VARIABLES.items()}
         slo_latency, exec_timeout = values["slo_latency"], values["exec_timeout"]
         if slo_latency > exec_timeout:
             name, rule = "slo_latency", f"must be at most exec_timeout ({exec_timeout:g} s)"
@@ -353,11 +353,11 @@ class Config:
             raise ConfigError(name, environ[name].strip(), rule)
         _check_ports(environ, values["port"], values["metrics_port"])
         values["slo_classes"] = {
-            name: Slo(latency, values["slo_objective"] if objective is None else objective)
+            name: Target(latency, values["slo_objective"] if objective is None else objective)
             for name, (latency, objective) in values["slo_classes"].items()
         }
-        for name, slo in values["slo_classes"].items():
-            if slo.latency > exec_timeout:
+        for name, target in values["slo_classes"].items():
+            if target.latency > exec_timeout:
                 rule = f"must be latencies up to exec_timeout ({exec_timeout:g} s), and that of {name} is not"
                 raise ConfigError("slo_classes", environ["slo_classes"].strip(), rule)
         if values["workers"] is None:
@@ -399,9 +399,9 @@ def _check_ports(environ: Mapping[str, str], port: int, metrics_port: int) -> No
 
 
 VARIABLES: Final[Mapping[str, Variable]] = {
-    each.name: replace(each.metadata["variable"], name=each.metadata["variable"].name or each.name)
-    for each in fields(Config)
-    if each.metadata
+    item.name: replace(item.metadata["variable"], name=item.metadata["variable"].name or item.name)
+    for item in fields(Config)
+    if item.metadata
 }
 """Field of ``Config`` -> its variable."""
 
@@ -418,7 +418,7 @@ def ignored(environ: Mapping[str, str]) -> list[str]:
 
     A near name may be the handler's own, so it is no error.
     """
-    names = [name for each in VARIABLES.values() for name in each.names]
+    names = [name for declared in VARIABLES.values() for name in declared.names]
     return [
         f"{name} is not a setting of the watchdog; did you mean {near}?"
         for name, text in environ.items()
@@ -431,7 +431,7 @@ def ignored(environ: Mapping[str, str]) -> list[str]:
 def _within_one_edit(one: str, other: str) -> bool:
     """Return whether one letter more, less or else, or two in each other's place, is all that differs."""
     pairs = enumerate(zip(one, other, strict=False))
-    same = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+    same = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
     one, other = one[same:], other[same:]
     swapped = one[1::-1] + one[2:]
     return other in (one[1:], swapped) or one == other[1:] or one[1:] == other[1:]
@@ -439,9 +439,10 @@ def _within_one_edit(one: str, other: str) -> bool:
 
 def _descriptions() -> dict[str, str]:
     lines = {}
-    for each in VARIABLES.values():
-        lines[each.name] = f"{each.meaning} ({each.rule.words}) [{each.shown or 'none'}]"
-        lines |= dict.fromkeys(each.after, f"other name of {each.name}, which wins over it")
+    for declared in VARIABLES.values():
+        name = declared.name
+        lines[name] = f"{declared.meaning} ({declared.rule.words}) [{declared.shown or 'none'}]"
+        lines |= dict.fromkeys(declared.after, f"other name of {name}, which wins over it")
     return lines
 
 

@@ -6,7 +6,6 @@ made from a request's header block and body.
 
 import importlib.util
 import json
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,10 +25,6 @@ _NOT_THE_FUNCTIONS: Final = (
     "<frozen importlib",
 )
 """Prefixes of files whose frames precede the function's own."""
-
-STACK_FILE: Final = "stack-{}"
-"""Name of the file with the stack of a process that hung or crashed, by its id."""
-_DUMPED_FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 _Convert = Callable[[str], Any] | None
 
@@ -228,40 +223,6 @@ def trace_of(error: BaseException) -> str:
         return text
     half = MAX_TRACE // 2
     return f"{text[:half]}\n... {len(text) - 2 * half} characters are left out ...\n{text[-half:]}"
-
-
-def stack_of(dump: str) -> str:
-    """Return the dump of ``faulthandler`` in the form of a traceback.
-
-    Each thread begins at the function's first frame, the loading thread first; empty without such frames.
-    """
-    threads: list[list[traceback.FrameSummary]] = []
-    for line in dump.splitlines():
-        if line.startswith(("Thread ", "Current thread ")):
-            threads.append([])
-        elif threads and (found := _DUMPED_FRAME.fullmatch(line)):
-            threads[-1].insert(0, traceback.FrameSummary(found[1], int(found[2]), found[3]))
-    loading: list[str] = []
-    others: list[str] = []
-    for frames in threads:
-        ours = [at for at, frame in enumerate(frames) if frame.filename.startswith(_NOT_THE_FUNCTIONS[0])]
-        own = [
-            each for each in frames[ours[-1] + 1 if ours else 0 :] if not each.filename.startswith("<frozen")
-        ]
-        if own:
-            (loading if ours else others).append("".join(traceback.format_list(own)))
-    return "\n".join(f"Stack (most recent call last):\n{stack}" for stack in (*loading, *others)).rstrip()
-
-
-def left_stack(folder: Path, pid: int) -> str:
-    """Return the stack that process ``pid`` has left, and remove it; empty if there is none."""
-    file = folder / STACK_FILE.format(pid)
-    try:
-        dump = file.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-    file.unlink(missing_ok=True)
-    return stack_of(dump)
 
 
 def _from_the_function(frames: TracebackType | None) -> TracebackType | None:

@@ -117,9 +117,9 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
     mounts = ("", "unified") if not controller else ("cpu", "cpu,cpuacct", "cpuacct,cpu")
     for mount in mounts:
         top = root / "sys/fs/cgroup" / mount
-        for each in (path, *path.parents):
-            if ".." not in each.parts:  # above the root of our cgroup namespace
-                yield top / each.relative_to("/")
+        for group in (path, *path.parents):
+            if ".." not in group.parts:  # above the root of our cgroup namespace
+                yield top / group.relative_to("/")
 
 
 def _quota_v2(folder: Path) -> list[float]:

@@ -43,7 +43,7 @@ DEFAULT_CLASS: Final = "default"
 """SLO class of requests without a class: the function's own slo_latency and slo_objective."""
 
 
-class Slo(NamedTuple):
+class Target(NamedTuple):
     """A latency target in seconds, and the share of requests that must meet it."""
 
     latency: float

@@ -24,7 +24,7 @@ from prometheus_client.utils import floatToGoString
 from batching_watchdog.engine.capacity import CpuCost, Reading, search
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import REFUSALS
-from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason, Slo
+from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason, Target
 
 DEFAULT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """of-watchdog's and the gateway's."""
@@ -116,10 +116,10 @@ class Metrics(Collector):
         workers: int,
         model: LatencyModel,
         cpus: float = math.inf,
-        slo_classes: Mapping[str, Slo] = MappingProxyType({}),
+        slo_classes: Mapping[str, Target] = MappingProxyType({}),
     ) -> None:
         self.slo_latency = slo_latency
-        self.slos = {DEFAULT_CLASS: Slo(slo_latency, slo_objective), **slo_classes}
+        self.slos = {DEFAULT_CLASS: Target(slo_latency, slo_objective), **slo_classes}
         """By class; what the operator has declared is behind the function's own."""
         self.model = model
         self.identity = float(secrets.randbits(53))
@@ -139,8 +139,8 @@ class Metrics(Collector):
         self._durations: dict[tuple[int, bytes], Histogram] = {}
         self.outcomes = {(name, outcome): 0 for name in self.slos for outcome in OUTCOMES}
         self.class_durations = {
-            name: Histogram(tuple(round(slo.latency * f, 9) for f in SLO_FRACTIONS))
-            for name, slo in (self.slos.items() if slo_classes else ())
+            name: Histogram(tuple(round(target.latency * f, 9) for f in SLO_FRACTIONS))
+            for name, target in (self.slos.items() if slo_classes else ())
         }
         self.abandoned = 0
         self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
@@ -228,8 +228,8 @@ class Row:
         """The metric now."""
         unit = self.name.rpartition("_")[2]
         family: Any = self.kind(self.name, self.help, labels=self.labels, unit=unit if unit in UNITS else "")
-        found = self.read(metrics)
-        for labels, value in found.items() if self.labels else (((), found),):
+        samples = self.read(metrics)
+        for labels, value in samples.items() if self.labels else (((), samples),):
             names = labels if isinstance(labels, tuple) else (str(labels),)
             parts = (value.cumulative(), value.total) if isinstance(value, Histogram) else (value,)
             family.add_metric(names, *parts)
@@ -244,7 +244,7 @@ ROWS: Final = (
         "http_requests",
         COUNTER,
         "Requests answered.",
-        lambda m: {key: sum(each.counts) for key, each in m.durations.items()},
+        lambda m: {key: sum(histogram.counts) for key, histogram in m.durations.items()},
         ("code", "method"),
     ),
     Row(
@@ -259,14 +259,14 @@ ROWS: Final = (
         "slo_latency_seconds",
         GAUGE,
         "The latency target of this function, and of each of its SLO classes.",
-        lambda m: {name: slo.latency for name, slo in m.slos.items()},
+        lambda m: {name: target.latency for name, target in m.slos.items()},
         ("slo_class",),
     ),
     Row(
         "slo_objective_ratio",
         GAUGE,
         "The share of requests that must meet the target.",
-        lambda m: {name: slo.objective for name, slo in m.slos.items()},
+        lambda m: {name: target.objective for name, target in m.slos.items()},
         ("slo_class",),
     ),
     Row(
@@ -384,7 +384,7 @@ ROWS: Final = (
     Row(
         "watchdog_worker_resident_bytes",
         GAUGE,
-        "Resident memory of the worker in this slot; shared memory counts in each.",
+        "Resident memory of the worker with this index; shared memory counts in each.",
         lambda m: m.gauges.resident_bytes(),
         ("worker",),
     ),

@@ -186,7 +186,7 @@ class OpenTelemetry:
             parent=None if parent is None else _otel_context(parent, state, remote=span.server),
             resource=self._resource,
             attributes=span.attributes,
-            links=[Link(_otel_context(each, _NO_STATE)) for each in span.links[: self._max_links]],
+            links=[Link(_otel_context(linked, _NO_STATE)) for linked in span.links[: self._max_links]],
             kind=SpanKind.SERVER if span.server else SpanKind.INTERNAL,
             status=_FAILED if span.failed else _UNSET,
             start_time=round(span.start * 1e9) + offset,

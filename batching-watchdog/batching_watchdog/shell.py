@@ -166,15 +166,15 @@ class Shell:
             self._woken = True
             self._loop.call_soon(self._tick)
 
-    def _wake_at(self, at: float, now: float) -> None:
+    def _wake_at(self, moment: float, now: float) -> None:
         # An earlier timer may fire in vain: cheaper than a new timer per iteration.
         if self._timer is not None:
-            if self._timer_at <= at:
+            if self._timer_at <= moment:
                 return
             self._timer.cancel()
-        self._timer_at = at
+        self._timer_at = moment
         # Rounded up, since uvloop rounds to the nearest millisecond: an early timer would be set repeatedly.
-        self._timer = self._loop.call_later(ceil((at - now) * 1e3) * 1e-3, self._timer_fired)
+        self._timer = self._loop.call_later(ceil((moment - now) * 1e3) * 1e-3, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None

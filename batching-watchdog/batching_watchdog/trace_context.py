@@ -83,10 +83,10 @@ def with_context(header_block: bytes, context: SpanContext, *, restarted: bool) 
 
 def tracestate(header_block: bytes) -> str:
     """Return the request's ``tracestate``, its lines joined by commas; empty without, or for a long one."""
-    lower, values, at = header_block.lower(), [], 0
-    while (at := lower.find(_STATE_LINE, at)) >= 0:
-        start, at = at + len(_STATE_LINE), lower.index(b"\n", at + 1)
-        values.append(header_block[start:at].rstrip())
+    lower, values, place = header_block.lower(), [], 0
+    while (place := lower.find(_STATE_LINE, place)) >= 0:
+        start, place = place + len(_STATE_LINE), lower.index(b"\n", place + 1)
+        values.append(header_block[start:place].rstrip())
     joined = b",".join(values)
     return joined.decode("latin-1") if len(joined) <= MAX_STATE else ""
 
@@ -94,7 +94,7 @@ def tracestate(header_block: bytes) -> str:
 def _without(header_block: bytes, line: bytes) -> bytes:
     """Return the headers without those of one name; ``line`` is their beginning in lower case."""
     lower = header_block.lower()
-    while (at := lower.find(line)) >= 0:
-        end = lower.index(b"\n", at + 1)
-        header_block, lower = (block[:at] + block[end:] for block in (header_block, lower))
+    while (place := lower.find(line)) >= 0:
+        end = lower.index(b"\n", place + 1)
+        header_block, lower = (block[:place] + block[end:] for block in (header_block, lower))
     return header_block

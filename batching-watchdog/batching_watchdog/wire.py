@@ -107,8 +107,8 @@ class Handshake:
     """Traceback of ``error``, if the function's code raised it."""
     example: bytes | None = None
     """Result of the handler's example(): a typical body to measure l(b)."""
-    slot: int = 0
-    """Slot of the worker in the pool; a replacement gets the slot of its predecessor."""
+    index: int = 0
+    """Number of the worker in the pool, from 0; a replacement gets that of its predecessor."""
     mix_paths: bool = True
     """Whether a batch may hold requests of several methods and paths."""
     import_seconds: float = 0.0
@@ -182,7 +182,7 @@ def encode_handshake(handshake: Handshake) -> list[bytes]:
         "pid": handshake.pid,
         "error": handshake.error,
         "trace": handshake.trace,
-        "slot": handshake.slot,
+        "index": handshake.index,
         "mix_paths": handshake.mix_paths,
         "import_seconds": handshake.import_seconds,
         "load_seconds": handshake.load_seconds,
@@ -256,7 +256,7 @@ def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:
         "pid": int,
         "error": str | None,
         "trace": str,
-        "slot": int,
+        "index": int,
         "mix_paths": bool,
         "import_seconds": float,
         "load_seconds": float,
@@ -306,18 +306,18 @@ def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds:
 def _decode(header: FrameHeader, data: memoryview, kind: Kind) -> list[tuple[int, int, bytes, bytes]]:
     if header.kind is not kind:
         raise FrameError(f"expected a frame of {kind.name}, got {header.kind.name}")
-    at = header.count * _ITEM.size
-    table = list(_ITEM.iter_unpack(data[:at])) if at <= len(data) == header.size else []
-    if len(table) != header.count or at + sum(item[2] + item[3] for item in table) != header.size:
+    offset = header.count * _ITEM.size
+    table = list(_ITEM.iter_unpack(data[:offset])) if offset <= len(data) == header.size else []
+    if len(table) != header.count or offset + sum(item[2] + item[3] for item in table) != header.size:
         raise FrameError(
             f"the lengths in a frame of {header.count} items do not add up to {header.size} bytes"
         )
-    body_at = at + sum(item[2] for item in table)
+    body_offset = offset + sum(item[2] for item in table)
     items = []
     for status, flags, head_length, body_length in table:
-        head = bytes(data[at : at + head_length])
-        body = bytes(data[body_at : body_at + body_length])
-        at += head_length
-        body_at += body_length
+        head = bytes(data[offset : offset + head_length])
+        body = bytes(data[body_offset : body_offset + body_length])
+        offset += head_length
+        body_offset += body_length
         items.append((status, flags, head, body))
     return items

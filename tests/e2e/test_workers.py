@@ -92,7 +92,7 @@ def load():
         assert (dog.folder / "loads").read_text() == "x"
 
 
-def test_replaced_worker_keeps_its_slot_with_its_memory_and_its_share_of_the_devices():
+def test_replaced_worker_keeps_its_index_with_its_memory_and_its_share_of_the_devices():
     # No GPU is needed to see what a worker would give CUDA.
     handler = (
         LEAKING
@@ -103,7 +103,7 @@ def load():
     )
     with watchdog(handler, workers="2", CUDA_VISIBLE_DEVICES="GPU-aa,GPU-bb") as dog:
         dog.wait_idle(2)
-        names = [f'watchdog_worker_resident_bytes{{worker="{slot}"}}' for slot in (0, 1)]
+        names = [f'watchdog_worker_resident_bytes{{worker="{index}"}}' for index in (0, 1)]
         before = sum(map(dog.metric, names))
         for _ in range(64):
             dog.call()

@@ -15,7 +15,7 @@ from batching_watchdog.config import (
     parse_duration,
 )
 from batching_watchdog.errors import ConfigError
-from batching_watchdog.messages import Slo
+from batching_watchdog.messages import Target
 
 TOO_LONG = "9" * 5000
 """Beyond what int() converts (sys.set_int_max_str_digits)."""
@@ -66,7 +66,7 @@ VALID: dict[str, tuple[str, str, object]] = {
     "slo_classes": (
         "interactive=100ms, batch-2_x = 2s@0.95",
         "slo_classes",
-        {"interactive": Slo(0.1, 0.99), "batch-2_x": Slo(2.0, 0.95)},
+        {"interactive": Target(0.1, 0.99), "batch-2_x": Target(2.0, 0.95)},
     ),
     "batch_policy": ("fixed", "batch_policy", "fixed"),
     "max_batch_size": ("65536", "max_batch_size", 65536),

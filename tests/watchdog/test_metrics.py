@@ -6,11 +6,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import DispatchReason, Slo
+from batching_watchdog.messages import DispatchReason, Target
 from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Gauges, Metrics, Traced
 
 
-def make(slo_latency: float = 0.2, **classes: Slo) -> tuple[Metrics, LatencyModel]:
+def make(slo_latency: float = 0.2, **classes: Target) -> tuple[Metrics, LatencyModel]:
     model = LatencyModel(8)
     metrics = Metrics(
         slo_latency=slo_latency, slo_objective=0.95, workers=1, model=model, slo_classes=classes
@@ -82,7 +82,7 @@ def test_unusual_methods_share_one_label_so_that_clients_can_not_make_series():
 
 
 def test_classes_have_targets_outcomes_and_latencies_of_their_own():
-    metrics, _ = make(fast=Slo(0.1, 0.999), batch=Slo(2.0, 0.9))
+    metrics, _ = make(fast=Target(0.1, 0.999), batch=Target(2.0, 0.9))
     metrics.request_finished(200, b"post", 0.05, "good", "fast")
     metrics.request_finished(200, b"post", 0.15, "slow", "fast")
     metrics.request_finished(503, b"post", 0.0, "shed", "fast")
@@ -148,7 +148,7 @@ OPENMETRICS = (
 
 
 def test_scraper_that_asks_for_openmetrics_gets_it_whole_with_units():
-    metrics, model = make(fast=Slo(0.1, 0.999))
+    metrics, model = make(fast=Target(0.1, 0.999))
     model.observe(1, 0.05)
     metrics.request_finished(200, b"post", 0.05, "good", "fast")
     metrics.gauges = Gauges(resident_bytes=lambda: {0: 4096}, spans=lambda: {"exported": 3})

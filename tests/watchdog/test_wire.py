@@ -180,9 +180,9 @@ def test_bad_frame_header_is_a_frame_error(data):
         wire.decode_header(data)
 
 
-SAID = {"pid": 1, "error": None, "trace": "", "slot": 0, "mix_paths": True}
+SAID = {"pid": 1, "error": None, "trace": "", "index": 0, "mix_paths": True}
 SAID |= {"import_seconds": 0.5, "load_seconds": 0.5}
-WRONG = {"pid": "1", "error": 5, "trace": 1, "slot": "0", "mix_paths": 0, "load_seconds": "1"}
+WRONG = {"pid": "1", "error": 5, "trace": 1, "index": "0", "mix_paths": 0, "load_seconds": "1"}
 
 
 @pytest.mark.parametrize(

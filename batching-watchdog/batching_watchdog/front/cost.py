@@ -37,15 +37,15 @@ class CostFunction:
             cost = float(self._cost(Event(header_block, body)))
             if not 0.0 < cost < inf:
                 raise ValueError(f"cost(event) returned {cost!r}, which is no positive, finite number")
-            found = frexp(cost)[1] + OWN_BUCKETS
+            bucket = frexp(cost)[1] + OWN_BUCKETS
         except BaseException as error:  # the function's code may raise anything
-            found = len(body).bit_length()
+            bucket = len(body).bit_length()
             if not metrics.cost_failures:
                 text = "cost.py: cost(event) failed; using the length of the body. Logged once."
                 log.error(Failure(text, trace_of(error)))
             metrics.cost_failures += 1
         metrics.cost_seconds.observe(self._clock() - began)
-        return found
+        return bucket
 
 
 def load_cost(folder: Path) -> Callable[[Event], Any] | None:

@@ -446,25 +446,25 @@ class HttpProtocol(asyncio.Protocol):
 
         The parser cannot stop within its input, so it gets pieces.
         """
-        at, size, view = 0, len(data), memoryview(data)
-        while at < size and not self._closing:
+        start, size, view = 0, len(data), memoryview(data)
+        while start < size and not self._closing:
             if not self._reading:
-                self._unparsed = data[at:]
-                self._connections.queued_bytes += size - at
+                self._unparsed = data[start:]
+                self._connections.queued_bytes += size - start
                 self._check_room()
                 return
-            end = self._piece_end(data, at)
-            self._parse(view[at:end])
-            at = end
+            end = self._piece_end(data, start)
+            self._parse(view[start:end])
+            start = end
 
-    def _piece_end(self, data: bytes, at: int) -> int:
-        """Return the end of the piece of ``data`` from ``at`` that holds at most one complete header."""
+    def _piece_end(self, data: bytes, start: int) -> int:
+        """Return the end of the piece of ``data`` from ``start`` that holds at most one complete header."""
         current = self._current
         if current is not None and current.head_complete and current.length is not None:
-            at += current.length - current.size
+            start += current.length - current.size
         end = -1
-        if len(data) - at > SHORTEST_REQUEST * (MAX_PIPELINED - len(self._pending)):
-            end = data.find(HEAD_END, at)
+        if len(data) - start > SHORTEST_REQUEST * (MAX_PIPELINED - len(self._pending)):
+            end = data.find(HEAD_END, start)
         return len(data) if end < 0 else end + len(HEAD_END)
 
     def _parse(self, data: bytes | memoryview) -> None:

@@ -9,19 +9,20 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.engine.effects import Answer
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.cost import CostFunction
+from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.logs import AccessLog, RequestLine
-from batching_watchdog.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import DEFAULT_CLASS, PROBE, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics, Traced
 from batching_watchdog.shell import Shell
-from batching_watchdog.spans import Tracer
+from batching_watchdog.spans import RequestTrace, Tracer
 from batching_watchdog.trace_context import TRACEPARENT, SpanContext, may_be_sampled
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
@@ -50,6 +51,17 @@ _ABANDONED: Final = Abandoned("the client closed the connection before its answe
 _SHED: Final = frozenset(("queue_full", "too_many_connections", "predicted_late", "shutting_down"))
 
 log = logging.getLogger(__name__)
+
+
+class Terms(NamedTuple):
+    """What a request's header asks for; times as in ``Request``."""
+
+    deadline: float
+    expires: float
+    group: tuple[bytes, bytes]
+    """Batch key, and method and path."""
+    slo_class: str
+    slot: float
 
 
 class Front:
@@ -106,7 +118,7 @@ class Front:
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
         if self._shell.at_limit or self._config.shed_late:
-            return self._shell.refusal(self._terms(exchange)[4])
+            return self._shell.refusal(self._terms(exchange).slot)
         return None
 
     def handle(self, exchange: Exchange) -> None:
@@ -126,10 +138,10 @@ class Front:
             slo_class = self._refuse(exchange, error, meaning)
         else:
             slo_class = self._slo_class(exchange)
-            self._finish(exchange, error, None, 0.0, meaning, self._clock(), slo_class)
+            self._finish(exchange, Ended(error, self._clock(), meaning, slo_class))
         if self._tracing is not None:
-            trace, told = self._tracing.sample(exchange), self._told_class(slo_class)
-            self._tracing.end(exchange, trace, error, self._clock(), meaning, told)
+            ended = Ended(error, self._clock(), meaning, slo_class)
+            self._trace(exchange, self._tracing.sample(exchange), ended)
 
     def _refuse(self, exchange: Exchange, error: WatchdogError, meaning: str | None) -> str:
         """Respond to a request that is refused at its header, without times; return its SLO class.
@@ -147,8 +159,8 @@ class Front:
         self._metrics.request_finished(error.status, exchange.method, 0.0, meaning, slo_class)
         exchange.respond(error.status, head, body)
         if self._access_log.on or error.status >= 500:
-            seconds, context = self._clock() - exchange.arrived, caller(exchange)
-            self._log(exchange, error, None, 0.0, seconds, len(body), meaning, slo_class, context)
+            ended = Ended(error, self._clock(), meaning, slo_class)
+            self._log(exchange, ended, len(body), caller(exchange))
         return slo_class
 
     def _health(self, exchange: Exchange) -> None:
@@ -181,30 +193,29 @@ class Front:
             next(self._ids),
             b"GET %b\r\n%b" % (target, exchange.header_block.partition(b"\r\n")[2]),
             b"",
-            now,
-            now + self._config.slo_latency,
-            now + self._config.exec_timeout,
-            PROBE,
+            arrived=now,
+            deadline=now + self._config.slo_latency,
+            expires=now + self._config.exec_timeout,
+            cost_class=PROBE,
             client=_Probe(exchange),
         )
         exchange.on_disconnect = lambda: self._shell.withdraw(request)
         self._shell.offer(request)
 
     def _call(self, exchange: Exchange) -> None:
-        deadline, expires, group, slo_class, slot = self._terms(exchange)
+        terms = self._terms(exchange)
         header_block, body = exchange.header_block, exchange.body
         bucket = len(body).bit_length() if self._cost is None else self._cost.bucket(header_block, body)
         request = Request(
             next(self._ids),
             header_block,
             body,
-            exchange.arrived,
-            deadline,
-            expires,
-            (*group, bucket),
-            None,
-            slo_class,
-            slot,
+            arrived=exchange.arrived,
+            deadline=terms.deadline,
+            expires=terms.expires,
+            cost_class=(*terms.group, bucket),
+            slo_class=terms.slo_class,
+            slot=terms.slot,
         )
         self._metrics.upload_seconds.observe(exchange.arrived - exchange.began)
         request.client = call = _Call(self, exchange, request)
@@ -233,12 +244,9 @@ class Front:
             meaning = "good" if now <= request.deadline else "slow"
         batch = answer.batch
         waited = (now if batch is None else batch.dispatched) - request.arrived
-        self._finish(exchange, outcome, batch, waited, meaning, now, request.slo_class)
-        if self._tracing is not None:
-            told = self._told_class(request.slo_class)
-            self._tracing.end(
-                exchange, request.trace, outcome, now, meaning, told, admitted=True, batch=batch
-            )
+        ended = Ended(outcome, now, meaning, request.slo_class, batch, waited)
+        self._finish(exchange, ended)
+        self._trace(exchange, request.trace, ended, admitted=True)
 
     def withdraw(self, exchange: Exchange, request: Request) -> None:
         """Remove a request whose client left: a miss if its deadline has passed, else counted separately."""
@@ -250,19 +258,25 @@ class Front:
             metrics.abandoned += 1
         else:
             metrics.outcomes[request.slo_class, meaning] += 1
+        ended = Ended(_ABANDONED, now, meaning, request.slo_class)
         if self._access_log.on:
-            seconds, context = now - request.arrived, caller(exchange)
-            self._log(exchange, _ABANDONED, None, 0.0, seconds, 0, meaning, request.slo_class, context)
-        if self._tracing is not None:
-            told = self._told_class(request.slo_class)
-            self._tracing.end(exchange, request.trace, _ABANDONED, now, meaning, told)
+            self._log(exchange, ended, 0, caller(exchange))
+        self._trace(exchange, request.trace, ended)
 
-    def _told_class(self, slo_class: str) -> str | None:
+    def _trace(
+        self, exchange: Exchange, trace: RequestTrace | None, ended: Ended, *, admitted: bool = False
+    ) -> None:
+        """Record a request, if it was sampled; ``admitted``: with the spans of its stages."""
+        if self._tracing is not None and trace is not None:
+            shown = self._shown_class(ended.slo_class)
+            self._tracing.end(exchange, trace, ended, slo_class=shown, admitted=admitted)
+
+    def _shown_class(self, slo_class: str) -> str | None:
         """The class as logs and spans tell it: not at all if none are declared."""
         return slo_class if self._class_names else None
 
-    def _terms(self, exchange: Exchange) -> tuple[float, float, tuple[bytes, bytes], str, float]:
-        """Return from the header: deadline, expiry, (batch key, method and path), SLO class and slot."""
+    def _terms(self, exchange: Exchange) -> Terms:
+        """Return what the header asks for."""
         budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
         arrived, captured = exchange.arrived, exchange.captured_headers
         group, slo_class = self._group(exchange), DEFAULT_CLASS
@@ -284,12 +298,8 @@ class Front:
             if BATCH_KEY in captured:
                 group = (captured[BATCH_KEY], group[1])
         arrived_upstream = arrived - spent
-        return (
-            arrived_upstream + budget,
-            arrived + timeout,
-            group,
-            slo_class,
-            arrived_upstream + class_budget,
+        return Terms(
+            arrived_upstream + budget, arrived + timeout, group, slo_class, arrived_upstream + class_budget
         )
 
     def _slo_class(self, exchange: Exchange) -> str:
@@ -301,19 +311,19 @@ class Front:
         name = exchange.captured_headers.get(SLO_CLASS)
         if name is None:
             return DEFAULT_CLASS
-        found = self._class_names.get(name)
-        if found is None:
+        declared = self._class_names.get(name)
+        if declared is None:
             if not self._undeclared_class_seen:
                 self._undeclared_class_seen = True
-                declared = ", ".join(self._class_names.values())
+                names = ", ".join(self._class_names.values())
                 log.warning(
                     "X-SLO-Class: %.64r is not declared (%s are); such requests get class %s. Logged once.",
                     name.decode("latin-1"),
-                    declared,
+                    names,
                     DEFAULT_CLASS,
                 )
             return DEFAULT_CLASS
-        return found
+        return declared
 
     def _group(self, exchange: Exchange) -> tuple[bytes, bytes]:
         """Return (b"", method and path), cached because most requests repeat the previous one."""
@@ -322,17 +332,9 @@ class Front:
             self._grouped, self._last_group = key, (b"", b"%b %b" % (exchange.method, exchange.path))
         return self._last_group
 
-    def _finish(
-        self,
-        exchange: Exchange,
-        outcome: Reply | WatchdogError,
-        batch: Batch | None,
-        waited: float,
-        meaning: str | None,
-        now: float,
-        slo_class: str,
-    ) -> None:
-        seconds = now - exchange.arrived
+    def _finish(self, exchange: Exchange, ended: Ended) -> None:
+        outcome, batch, slo_class = ended.outcome, ended.batch, ended.slo_class
+        seconds = ended.now - exchange.arrived
         context = self._caller(exchange, outcome) if TRACEPARENT in exchange.captured_headers else None
         if isinstance(outcome, Reply):
             head, body = outcome.header_block, outcome.body
@@ -342,41 +344,32 @@ class Front:
         measured = b"X-Duration-Seconds: %.6f\r\nX-Batch-Size: %d\r\nX-Queue-Seconds: %.6f\r\n" % (
             seconds,
             0 if batch is None else len(batch.requests),
-            waited,
+            ended.waited,
         )
         if batch is not None:
             measured += _BATCH_REASONS[batch.reason]
         if self._class_names:
             measured += self._class_lines[slo_class]
-        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning, slo_class)
+        self._metrics.request_finished(outcome.status, exchange.method, seconds, ended.meaning, slo_class)
         if context is not None and context.sampled:
             traced = Traced(context.trace_id, time.time())
             self._metrics.request_traced(outcome.status, exchange.method, seconds, traced)
         exchange.respond(outcome.status, head + measured, body)
         if self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply)):
-            self._log(exchange, outcome, batch, waited, seconds, len(body), meaning, slo_class, context)
+            self._log(exchange, ended, len(body), context)
 
     def _caller(self, exchange: Exchange, outcome: Reply | WatchdogError) -> SpanContext | None:
         """Return the calling span if a line of the log or an exemplar needs it."""
-        told = self._access_log.on or not isinstance(outcome, Reply)
-        if told or may_be_sampled(exchange.captured_headers[TRACEPARENT]):
+        logged = self._access_log.on or not isinstance(outcome, Reply)
+        if logged or may_be_sampled(exchange.captured_headers[TRACEPARENT]):
             return caller(exchange)
         return None
 
-    def _log(
-        self,
-        exchange: Exchange,
-        outcome: Reply | WatchdogError,
-        batch: Batch | None,
-        waited: float,
-        seconds: float,
-        size: int,
-        meaning: str | None,
-        slo_class: str,
-        context: SpanContext | None,
-    ) -> None:
-        """Write the request's line to the log, unless it is left out."""
-        left_out = self._access_log.admit(missed=meaning not in (None, "good") or outcome.status >= 500)
+    def _log(self, exchange: Exchange, ended: Ended, size: int, context: SpanContext | None) -> None:
+        """Write the request's line to the log, unless it is left out. ``size``: bytes of the answer."""
+        outcome, batch = ended.outcome, ended.batch
+        missed = ended.meaning not in (None, "good") or outcome.status >= 500
+        left_out = self._access_log.admit(missed=missed)
         if left_out is None:
             return
         error = outcome if isinstance(outcome, WatchdogError) else None
@@ -385,14 +378,14 @@ class Front:
             target=exchange.target,
             status=outcome.status,
             size=size,
-            seconds=seconds,
+            seconds=ended.now - exchange.arrived,
             call_id=exchange.captured_headers.get(CALL_ID),
-            outcome=meaning,
-            slo_class=self._told_class(slo_class),
+            outcome=ended.meaning,
+            slo_class=self._shown_class(ended.slo_class),
             batch=-1 if batch is None else batch.number,
             batch_size=0 if batch is None else len(batch.requests),
             batch_reason=None if batch is None else batch.reason,
-            queue_seconds=waited,
+            queue_seconds=ended.waited,
             reason=error.reason if error else None,
             error=str(error or ""),
             trace_id=None if context is None else context.trace_id,

@@ -5,8 +5,9 @@ Owns HTTP's part of tracing; ``spans`` has the rules, and a ``Tracer`` samples a
 """
 
 from batching_watchdog.errors import Abandoned, WatchdogError
+from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.protocol import Exchange
-from batching_watchdog.messages import Batch, Reply, Request
+from batching_watchdog.messages import Request
 from batching_watchdog.spans import RequestTrace, Tracer, request_attributes, request_spans, server_name
 from batching_watchdog.trace_context import (
     TRACEPARENT,
@@ -45,22 +46,17 @@ class RequestTracing:
     def end(
         self,
         exchange: Exchange,
-        trace: RequestTrace | None,
-        outcome: Reply | WatchdogError,
-        now: float,
-        meaning: str | None,
-        slo_class: str | None,
+        trace: RequestTrace,
+        ended: Ended,
         *,
-        admitted: bool = False,
-        batch: Batch | None = None,
+        slo_class: str | None,
+        admitted: bool,
     ) -> None:
-        """Record a request that ends ``now``, if it was sampled.
+        """Record a sampled request that has ended; ``admitted``: with the spans of its stages.
 
-        ``admitted``: with the spans of its stages, the last in ``batch``.
+        ``slo_class``: None if none is declared.
         """
-        if trace is None:
-            return
-        error = None
+        outcome, error = ended.outcome, None
         if isinstance(outcome, WatchdogError):
             error = outcome.reason
         elif outcome.failed:
@@ -68,13 +64,13 @@ class RequestTracing:
         spans = request_spans(
             trace,
             arrived=exchange.arrived,
-            now=now,
+            now=ended.now,
             status=None if isinstance(outcome, Abandoned) else outcome.status,
             error=error,
-            outcome=meaning,
+            outcome=ended.meaning,
             slo_class=slo_class,
             queued=admitted,
-            batch=batch,
+            batch=ended.batch,
         )
         self._tracer.record(spans)
 

@@ -24,13 +24,13 @@ from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
-from batching_watchdog.function import left_stack
 from batching_watchdog.launch import how_it_ended
 from batching_watchdog.messages import Batch, DispatchReason, Failure, Reply
 from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.profile import Profiler
 from batching_watchdog.shell import Shell
+from batching_watchdog.stacks import left_stack
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +107,12 @@ class WorkerPool:
     @property
     def handshakes(self) -> list[wire.Handshake]:
         """What the workers that can serve have said of themselves."""
-        return [each.handshake for each in self._loaded if each.handshake is not None]
+        return [worker.handshake for worker in self._loaded if worker.handshake is not None]
 
     def resident_bytes(self) -> dict[int, int]:
-        """Resident memory per slot, of the workers that have loaded; read from the kernel now."""
-        sizes = {handshake.slot: resident_bytes(handshake.pid) for handshake in self.handshakes}
-        return {slot: size for slot, size in sizes.items() if size is not None}
+        """Resident memory by index, of the workers that have loaded; read from the kernel now."""
+        sizes = {handshake.index: resident_bytes(handshake.pid) for handshake in self.handshakes}
+        return {index: size for index, size in sizes.items() if size is not None}
 
     def owns(self, pid: int) -> bool:
         """Return whether ``pid`` may be a child that this pool waits for."""

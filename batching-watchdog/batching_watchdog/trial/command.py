@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"FOLDER: {options.folder} is not a folder")
-    told = _own_stdout()
+    output = _own_stdout()
     progress = Progress(sys.stderr)
     try:
         function = find_function(options.folder, _flags(options), os.environ)
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
         more = f"\nnext: {step}" if step else ""
         sys.stderr.write(f"batching-watchdog try: {printable(str(error))}{more}\n")
         if options.json:
-            told.write(json.dumps({"error": str(error)}) + "\n")
+            output.write(json.dumps({"error": str(error)}) + "\n")
         return error.exit_status
     except KeyboardInterrupt:
         progress.clear()
@@ -117,11 +117,11 @@ def main(arguments: Sequence[str]) -> int:
             sys.stderr.write("next: load_timeout=10s in the environment shows where it is by then\n")
         return INTERRUPTED
     finally:
-        told.flush()
+        output.flush()
     progress.clear()
     text = json.dumps(report.document(trial), indent=2) if options.json else "\n".join(report.lines(trial))
-    told.write(f"{text}\n")
-    told.flush()
+    output.write(f"{text}\n")
+    output.flush()
     return 1 if trial.split else 0
 
 
@@ -131,8 +131,8 @@ def find_function(folder: Path, flags: Mapping[str, str], environ: Mapping[str, 
     Raises ``HandlerNotLoaded`` if there is no handler.py.
     """
     places = [folder, folder / "function"]
-    found = next((place for place in places if (place / "handler.py").is_file()), None)
-    if found is None:
+    source = next((place for place in places if (place / "handler.py").is_file()), None)
+    if source is None:
         raise HandlerNotLoaded(
             f"{folder} has no handler.py, nor has {folder / 'function'}: name the folder that has it, "
             "or begin one with: faas-cli new --lang python3-inference NAME"
@@ -140,8 +140,8 @@ def find_function(folder: Path, flags: Mapping[str, str], environ: Mapping[str, 
     declared, stack_file = _stack_environment(folder.resolve(), environ)
     sources = {"--slo-latency": flags, "the environment": environ, stack_file: declared}
     slo_from = next((name for name, source in sources.items() if source.get("slo_latency", "").strip()), "")
-    merged = {**declared, **environ, **flags, **OWN, "function_path": str(found.resolve())}
-    return Function(found, merged, slo_from)
+    merged = {**declared, **environ, **flags, **OWN, "function_path": str(source.resolve())}
+    return Function(source, merged, slo_from)
 
 
 def _try(function: Function, progress: Progress) -> report.Trial:
@@ -175,9 +175,9 @@ def _stack_environment(folder: Path, environ: Mapping[str, str]) -> tuple[Mappin
     """
     for above in folder.parents:
         for file in (above / name for name in STACK_FILES if (above / name).is_file()):
-            for each in functions(file.read_text(errors="replace"), environ).values():
-                if (above / each.handler).resolve() == folder:
-                    return each.environment, _short(file)
+            for declared in functions(file.read_text(errors="replace"), environ).values():
+                if (above / declared.handler).resolve() == folder:
+                    return declared.environment, _short(file)
     return {}, ""
 
 

@@ -287,7 +287,7 @@ def duration(seconds: float) -> str:
 def shown(body: bytes, limit: int = SHOWN_BYTES) -> str:
     """Return the beginning of an answer, printable on one line."""
     text = body[:limit].decode("utf-8", "backslashreplace").rstrip()
-    printable = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    printable = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return printable + (" ..." if len(body) > limit else "")
 
 

@@ -28,7 +28,7 @@ def functions(text: str, environ: Mapping[str, str]) -> dict[str, StackFunction]
     """Return the functions in the ``text`` of a stack file by name; ``environ`` fills its expressions."""
     handlers: dict[str, str] = {}
     environments: dict[str, dict[str, str]] = {}
-    filled = _EXPRESSION.sub(lambda found: environ.get(found[1]) or found[2] or "", text)
+    filled = _EXPRESSION.sub(lambda named: environ.get(named[1]) or named[2] or "", text)
     for path, value in _values(filled):
         match path:
             case ("functions", name, "handler"):
@@ -56,8 +56,8 @@ def _values(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _without_comment(line: str) -> str:
-    found = _COMMENT.match(line)
-    return (found[1] if found else line).rstrip()
+    kept = _COMMENT.match(line)
+    return (kept[1] if kept else line).rstrip()
 
 
 def _flow(value: str) -> dict[str, str]:

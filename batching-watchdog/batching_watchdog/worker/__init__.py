@@ -1,6 +1,6 @@
 """Runs the function's handler in the model processes, under gunicorn.
 
-- ``arbiter``  gunicorn's arbiter: slots, deaths while loading, preload
+- ``arbiter``  gunicorn's arbiter: indexes, deaths while loading, preload
 - ``serve``    ``BatchWorker``: one connection, batch frames until it closes
 - ``wsgi``     the handler as a Flask application under any WSGI server, in place of ``serve``
 - ``handler``  loads and calls the function's code, and turns results into replies

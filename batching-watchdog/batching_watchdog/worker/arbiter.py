@@ -1,4 +1,4 @@
-"""Extends gunicorn's arbiter: gives workers their slots, delays or stops restarts, preloads the function.
+"""Extends gunicorn's arbiter: gives workers their indexes, delays or stops restarts, preloads the function.
 
 gunicorn owns the processes; this module only observes their ends. It runs in the arbiter process, started by
 ``pool.supervisor`` as ``python -m batching_watchdog.worker.arbiter``. With ``preload`` it loads the function
@@ -24,17 +24,17 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut
-from batching_watchdog.function import left_stack
 from batching_watchdog.launch import die_with_parent, how_it_ended
+from batching_watchdog.stacks import left_stack, stack_folder
 from batching_watchdog.worker.devices import one_thread
-from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler, stack_folder
+from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
-"""Seconds that a worker waits before it loads, by the number of earlier workers in its slot that died while
+"""Seconds that a worker waits before it loads, by the number of earlier workers of its index that died while
 loading. After one more death the next worker does not load."""
 SHORT_LIFE_SECONDS: Final = 5.0
 SHORT_LIVES_SECONDS: Final = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
-"""Seconds that a worker waits before it loads, by the number of earlier workers in its slot that died within
+"""Seconds that a worker waits before it loads, by the number of earlier workers of its index that died within
 ``SHORT_LIFE_SECONDS`` of loading and had served nothing. The first three do not wait, because one input can
 kill up to three workers."""
 VAIN_FORKS: Final = 8
@@ -49,8 +49,8 @@ _HARMLESS: Final = frozenset(("/dev/null", "/dev/zero", "/dev/random", "/dev/ura
 """Files that processes may share."""
 
 
-class Slot:
-    """History of the workers in one slot, which gives the wait of the next one."""
+class Restarts:
+    """How the workers of one index ended, which gives the wait of the next one."""
 
     __slots__ = ("deaths", "short_lives")
 
@@ -91,7 +91,7 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
     WORKER_BOOT_ERROR = APP_LOAD_ERROR = -1
 
     def __init__(self, app: Application) -> None:
-        self._slots: defaultdict[int, Slot] = defaultdict(Slot)
+        self._restarts: defaultdict[int, Restarts] = defaultdict(Restarts)
         self._report: HandlerNotLoaded | None = None
         """Reason for which workers no longer load."""
         self._stack = ""
@@ -102,15 +102,15 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         super().__init__(app)
 
     def prepare(self, worker: BatchWorker) -> None:
-        """Give ``worker``, which is about to be forked, the lowest free slot with its wait or its report."""
+        """Give ``worker``, which is about to be forked, the lowest free index with its wait or its report."""
         worker.tmp.notify()  # gunicorn never kills one that hangs before its first heartbeat
-        taken = {each.slot for each in self.WORKERS.values()}
-        worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
-        slot = self._slots[worker.slot]
-        if slot.wait is None:
+        taken = {other.index for other in self.WORKERS.values()}
+        worker.index = next(index for index in range(len(taken) + 1) if index not in taken)
+        restarts = self._restarts[worker.index]
+        if restarts.wait is None:
             worker.report = self._report
         else:
-            worker.load_after = slot.wait
+            worker.load_after = restarts.wait
 
     def spawn_workers(self) -> None:
         """Spawn missing workers without gunicorn's sleep after each, which would delay a second restart."""
@@ -144,13 +144,13 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
             last = f"the last one {how_it_ended(status)}{hint}"
             self._died_in_vain += not ended_well(end)
             lived = time.monotonic() - worker.loaded_at if worker.loaded_at else None
-            slot = self._slots[worker.slot]
-            slot.ended(lived, useful=worker.has_served or ended_well(end))
+            restarts = self._restarts[worker.index]
+            restarts.ended(lived, useful=worker.has_served or ended_well(end))
             if timed_out:
-                slot.give_up()
+                restarts.give_up()
                 self._report = LoadTimedOut(float(os.environ["load_timeout"]), stack)
             elif lived is None:
-                problem = f"{slot.deaths} workers in a row died while loading the handler; {last}"
+                problem = f"{restarts.deaths} workers in a row died while loading the handler; {last}"
                 self._report = HandlerNotLoaded(problem)
         super().reap_workers()
         preloaded = self.app.callable
@@ -269,11 +269,11 @@ def shared_by_fork(before: Mapping[int, str]) -> str | None:
 def open_files() -> dict[int, str]:
     """Return the names of this process's open files by descriptor; {} where there is no /proc."""
     folder = Path("/proc/self/fd")
-    found = {}
+    names = {}
     for entry in folder.iterdir() if folder.is_dir() else ():
         with suppress(OSError):  # it has just been closed: the one for this folder
-            found[int(entry.name)] = str(entry.readlink())
-    return found
+            names[int(entry.name)] = str(entry.readlink())
+    return names
 
 
 def other_threads() -> list[str]:

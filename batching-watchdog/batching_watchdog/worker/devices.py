@@ -28,19 +28,19 @@ _SETTERS: Final = (
 functions that change the number of threads later, by the names of different builds."""
 
 
-def take_devices(slot: int, workers: int) -> None:
+def take_devices(index: int, workers: int) -> None:
     """Reduce ``CUDA_VISIBLE_DEVICES`` to this worker's share, if it names several.
 
     CUDA reads the variable later, when it is initialized.
     """
     devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if len(devices) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share(devices, slot, workers))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share(devices, index, workers))
 
 
-def share(devices: Sequence[str], slot: int, workers: int) -> Sequence[str]:
-    """Return the devices of the worker in ``slot``: disjoint shares, or one each in turn if too few exist."""
-    return devices[slot::workers] or (devices[slot % len(devices)],)
+def share(devices: Sequence[str], index: int, workers: int) -> Sequence[str]:
+    """Return the devices of worker ``index``: disjoint shares, or one each in turn if too few exist."""
+    return devices[index::workers] or (devices[index % len(devices)],)
 
 
 @contextmanager

@@ -16,14 +16,12 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
@@ -31,9 +29,10 @@ from gunicorn.workers.base import Worker
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import STACK_FILE, Event
+from batching_watchdog.function import Event
 from batching_watchdog.launch import die_with_parent
 from batching_watchdog.messages import DROPPED, Reply
+from batching_watchdog.stacks import stack_file, stack_folder
 from batching_watchdog.worker.devices import take_devices, take_threads
 from batching_watchdog.worker.handler import Handler
 
@@ -62,8 +61,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
     def __init__(self, *args: Any) -> None:
         """Set defaults in the arbiter, which sets the attributes before it forks."""
         super().__init__(*args)
-        self.slot = 0
-        """Slot in the pool, from 0."""
+        self.index = 0
+        """Number in the pool, from 0."""
         self.load_after = 0.0
         """Seconds to wait before loading, because earlier workers died while loading."""
         self.report: HandlerNotLoaded | None = None
@@ -73,8 +72,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
     @property
     def loaded_at(self) -> float:
         """Time at which the worker had loaded (``time.monotonic``), also in the arbiter; 0: it has not."""
-        at: float = _LIFE.unpack_from(self._life)[0]
-        return at
+        seconds: float = _LIFE.unpack_from(self._life)[0]
+        return seconds
 
     @property
     def has_served(self) -> bool:
@@ -109,7 +108,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         """Load the function in place of a WSGI application; gunicorn calls this before ``run``."""
         self._problem = self.report
         self._handler: Handler | None = None
-        take_devices(self.slot, self.cfg.workers)
+        take_devices(self.index, self.cfg.workers)
         if self._problem is None:
             self._wait(self.load_after)
             self._load()
@@ -161,7 +160,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         faulthandler.disable()
         signal.signal(signal.SIGABRT, self.handle_abort)
         with suppress(OSError):  # no reason not to serve
-            self._stack = _stack_file().open("w")
+            self._stack = stack_file(stack_folder(), os.getpid()).open("w")
             faulthandler.enable(self._stack)
 
     def _wait(self, seconds: float) -> None:
@@ -175,7 +174,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(HEARTBEAT_SECONDS)
-        handshake = wire.Handshake(os.getpid(), slot=self.slot)
+        handshake = wire.Handshake(os.getpid(), index=self.index)
         if self._handler is None:
             if self._problem is not None:
                 handshake = replace(handshake, error=str(self._problem), trace=self._problem.trace)
@@ -294,23 +293,14 @@ def leave_at_once(status: int) -> NoReturn:
     os._exit(status)
 
 
-def stack_folder() -> Path:
-    """Return the folder in which processes that hang or crash leave their stacks."""
-    return Path(os.environ.get("load_stacks") or tempfile.gettempdir())
-
-
-def _stack_file() -> Path:
-    return stack_folder() / STACK_FILE.format(os.getpid())
-
-
 def load_handler() -> Handler:
     """Load the function; end this process by SIGALRM after ``load_timeout``.
 
-    A thread could not end it, because a load() that hangs may hold the GIL. ``function.left_stack`` reads the
+    A thread could not end it, because a load() that hangs may hold the GIL. ``stacks.left_stack`` reads the
     stack of that moment, or of a crash. Raises ``HandlerNotLoaded``.
     """
     seconds = float(os.environ["load_timeout"])
-    file = _stack_file()
+    file = stack_file(stack_folder(), os.getpid())
     with file.open("w") as stack:
         faulthandler.enable(stack)
         faulthandler.dump_traceback_later(seconds, file=stack)

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from batching_watchdog.worker.arbiter import Slot, other_threads
+from batching_watchdog.worker.arbiter import Restarts, other_threads
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,11 @@ from batching_watchdog.worker.arbiter import Slot, other_threads
         pytest.param([(None, False), (None, False), (9.0, False)], [0.5, 1.0, 0.0], id="loading ends it"),
     ],
 )
-def test_next_worker_of_a_slot_waits_for_how_those_before_it_ended(ends, waits):
-    slot, waited = Slot(), []
+def test_next_worker_of_an_index_waits_for_how_those_before_it_ended(ends, waits):
+    restarts, waited = Restarts(), []
     for lived, useful in ends:
-        slot.ended(lived, useful=useful)
-        waited.append(slot.wait)
+        restarts.ended(lived, useful=useful)
+        waited.append(restarts.wait)
     assert waited == waits
 
 

@@ -18,7 +18,7 @@ from batching_watchdog.worker.devices import share, take_devices
     ],
 )
 def test_each_worker_has_its_share_of_the_devices(devices, workers, shares):
-    assert ["".join(share(list(devices), slot, workers)) for slot in range(workers)] == shares
+    assert ["".join(share(list(devices), index, workers)) for index in range(workers)] == shares
 
 
 @pytest.mark.parametrize(("given", "seen"), [("0,1,2", "1"), ("7", "7"), ("", "")])

@@ -9,9 +9,8 @@ import pytest
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import Event, stack_of
+from batching_watchdog.function import Event
 from batching_watchdog.messages import Failure, Reply
-from batching_watchdog.worker import handler as handler_module
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.wsgi import create_app
 
@@ -359,25 +358,6 @@ def test_handler_that_does_not_load_is_told_in_one_line_with_a_trace_of_its_own_
 def test_folder_without_a_handler_is_an_error_that_names_it(tmp_path):
     with pytest.raises(HandlerNotLoaded, match=str(tmp_path)):
         Handler(str(tmp_path))
-
-
-def test_stack_of_a_load_that_hangs_begins_with_the_functions_frame_and_has_its_other_threads():
-    package = Path(handler_module.__file__).parent
-    dump = f"""Timeout (0:00:05)!
-Thread 0x00007f01 (most recent call first):
-  File "/function/fetch.py", line 9 in fetch
-  File "/usr/lib/python3.11/threading.py", line 982 in run
-
-Thread 0x00007f02 (most recent call first):
-  File "/usr/lib/python3.11/threading.py", line 327 in wait
-  File "<frozen importlib._bootstrap>", line 241 in _call_with_frames_removed
-  File "/function/handler.py", line 3 in load
-  File "{package}/handler.py", line 65 in __init__
-  File "<frozen runpy>", line 88 in _run_code
-"""
-    shown = [line for line in stack_of(dump).splitlines() if line.startswith("  File ")]
-    assert [line.rpartition(" in ")[2] for line in shown] == ["load", "wait", "run", "fetch"]
-    assert stack_of("") == ""
 
 
 def test_same_handler_is_a_flask_application(load, tmp_path):
