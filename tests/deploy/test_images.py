@@ -16,11 +16,11 @@ import pytest
 from deploy import containers
 from deploy.containers import Container, inspect, podman, running
 from deploy.package_index import an_index, make_wheel
-from e2e.otlp import a_receiver
 from slo_autoscaler import __version__
 from support.certificates import Authority, needs_openssl
+from support.faas_cli import pull_template, shrinkwrap
+from support.otlp import a_receiver
 from support.ports import free_ports
-from template.faas_cli import pull_template, shrinkwrap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.container, pytest.mark.timeout(900)]
 

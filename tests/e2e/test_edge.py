@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.processes import ECHO, GATED, Watchdog, wait_until, watchdog
+from support.processes import ECHO, GATED, Watchdog, watchdog
+from support.waits import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -55,7 +56,7 @@ def test_slow_senders_and_slow_readers_are_cut_and_others_are_served_meanwhile_i
         readers = [stack.enter_context(dog.connect()) for _ in range(8)]
         for reader in readers:
             reader.sendall(large)
-        wait_until(
+        until(
             lambda: dog.metric('slo_requests_total{outcome="good",slo_class="default"}') >= 9,
             "all are answered",
         )
@@ -67,7 +68,7 @@ def test_slow_senders_and_slow_readers_are_cut_and_others_are_served_meanwhile_i
         assert dog.memory() - before < 100_000_000
         for sender in senders:
             assert sender.recv(100).startswith(b"HTTP/1.1 408")
-        wait_until(lambda: _connections(dog) == 0, "all of them are cut")
+        until(lambda: _connections(dog) == 0, "all of them are cut")
         assert dog.call("GET", "/_/health").status == 200
 
 
@@ -75,7 +76,7 @@ def test_connections_beyond_the_bound_are_refused_but_the_health_check_is_answer
     with watchdog(GATED, max_connections="3") as dog, ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(dog.connect()).sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        wait_until(lambda: dog.metric("http_requests_in_flight") == 3, "all are busy")
+        until(lambda: dog.metric("http_requests_in_flight") == 3, "all are busy")
         assert dog.call("GET", "/_/health").status == 200
         refused = dog.call()
         assert (refused.status, refused.headers["X-Watchdog-Reason"]) == (503, "too_many_connections")

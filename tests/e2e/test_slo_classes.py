@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2e.processes import GATED, wait_until, watchdog
+from support.processes import GATED, watchdog
+from support.waits import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -27,12 +28,12 @@ def test_classes_are_served_by_their_deadlines_and_counted_apart():
         ThreadPoolExecutor(len(queued) + 1) as pool,
     ):
         calls = [pool.submit(dog.call, body=b"none")]
-        wait_until(lambda: dog.metric('watchdog_workers{state="busy"}') == 1, "the worker is held")
+        until(lambda: dog.metric('watchdog_workers{state="busy"}') == 1, "the worker is held")
         for number, name in enumerate(queued, 1):
             own = {"X-Deadline-Ms": "90000"} if number == len(queued) else {}
             body = name.encode() + b"!" * len(own)
             calls.append(pool.submit(dog.call, "POST", "/", body, {"X-SLO-Class": name, **own}))
-            wait_until(lambda number=number: dog.metric("watchdog_queue_length") == number, "it is queued")
+            until(lambda number=number: dog.metric("watchdog_queue_length") == number, "it is queued")
         dog.open_gate()
         answers = [call.result() for call in calls]
         order = (dog.folder / "order").read_text().split()

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from e2e.otlp import Received, Receiver, a_receiver
-from e2e.processes import ECHO, wait_until, watchdog
 from support.doubles import a_prometheus
+from support.otlp import Received, Receiver, a_receiver
 from support.pages import ROOT, blocks
+from support.processes import ECHO, watchdog
+from support.waits import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -36,7 +37,7 @@ def exporting(receiver: Receiver, **environ: str) -> dict[str, str]:
 
 def came(receiver: Receiver, *names: str) -> dict[str, Received]:
     """The spans of a trace, by their names, once these have come."""
-    wait_until(lambda: set(names) <= receiver.of_trace(TRACE).keys(), f"{names} have come")
+    until(lambda: set(names) <= receiver.of_trace(TRACE).keys(), f"{names} have come")
     return receiver.of_trace(TRACE)
 
 
@@ -45,7 +46,7 @@ def test_collector_sees_a_request_wait_and_run_in_a_batch_that_links_to_it_and_t
         headers = SAMPLED | {"X-Call-Id": "2a7b"}
         assert dog.call("PUT", "/p?a=1", b"body", headers).body == b"body"
         spans = came(receiver, "PUT", "queue", "execution", "tokenize")
-        wait_until(lambda: receiver.named("batch"), "the batch has come")
+        until(lambda: receiver.named("batch"), "the batch has come")
         (batch,) = receiver.named("batch")
         server, queue, execution = spans["PUT"], spans["queue"], spans["execution"]
         assert (server.kind, server.parent_id, server.error) == ("SERVER", "00f067aa0ba902b7", False)
@@ -85,10 +86,10 @@ def test_collector_that_is_away_costs_no_request_and_its_spans_are_counted():
     full = dict.fromkeys(("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"), "4")
     with a_receiver(status=400) as receiver, watchdog(ECHO, **exporting(receiver, **full)) as dog:
         assert dog.call(body=b"x", headers=SAMPLED).status == 200
-        wait_until(lambda: dog.metric('watchdog_spans_total{result="failed"}') == 4, "they were sent")
+        until(lambda: dog.metric('watchdog_spans_total{result="failed"}') == 4, "they were sent")
         assert dog.metric('watchdog_spans_total{result="exported"}') == 0
         assert dog.call(body=b"x", headers=SAMPLED).status == 200
-        wait_until(lambda: dog.metric('watchdog_spans_total{result="failed"}') == 8, "so were these")
+        until(lambda: dog.metric('watchdog_spans_total{result="failed"}') == 8, "so were these")
         assert dog.stop() == 0
         assert dog.log.count("spans batch") == 1, "it is not said again and again"
 
@@ -105,7 +106,7 @@ def test_watchdog_without_the_extra_serves_and_says_once_that_it_sends_no_spans(
         assert dog.call(body=b"x", headers=SAMPLED).body == b"x"
         (line,) = [line for line in dog.log.splitlines() if "OTEL" in line]
         assert "batching-watchdog[otel]" in line
-        wait_until(lambda: f"trace {TRACE}" in dog.log, "the log needs no extra")
+        until(lambda: f"trace {TRACE}" in dog.log, "the log needs no extra")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,6 @@ def test_prometheus_stores_the_trace_of_a_request_beside_its_latency(tmp_path):
         )
         assert dog.call(body=b"x", headers=SAMPLED).status == 200
         with a_prometheus(tmp_path, {"my-model": [f"127.0.0.1:{dog.metrics_port}"]}) as prometheus:
-            found = wait_until(lambda: exemplars(prometheus.url), "Prometheus has an exemplar")
+            found = until(lambda: exemplars(prometheus.url), "Prometheus has an exemplar")
     assert [each["labels"] for each in found] == [{"trace_id": TRACE}]
     assert 0 < float(found[0]["value"]) < 100

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from e2e.processes import PATIENCE, processes_of, wait_until
 from support.pages import ROOT, blocks
+from support.processes import processes_of
+from support.waits import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -42,7 +43,7 @@ def tried(folder: Path, handler: str, *options: str, **environment: str) -> subp
         text=True,
         check=False,
     )
-    wait_until(lambda: not processes_of(folder), "no process is left")
+    until(lambda: not processes_of(folder), "no process is left")
     return done
 
 
@@ -115,13 +116,13 @@ def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tm
         text=True,
     )
     signal.signal(signal.SIGINT, handler)
-    wait_until((tmp_path / "loads").exists, "it loads")
+    until((tmp_path / "loads").exists, "it loads")
     command.send_signal(signal.SIGINT)
     _, said = command.communicate(timeout=PATIENCE)
     assert command.returncode == 130
     assert "interrupted while loading the handler" in said
     assert "Traceback" not in said
-    wait_until(lambda: not processes_of(tmp_path), "no process is left")
+    until(lambda: not processes_of(tmp_path), "no process is left")
 
 
 def test_error_of_the_handler_is_a_json_object_for_machines(tmp_path):

@@ -15,7 +15,8 @@ from contextlib import suppress
 import pytest
 
 from batching_watchdog.speedups import compiled
-from e2e.processes import ECHO, GATED, PATIENCE, Watchdog, read_all, starting_watchdog, wait_until, watchdog
+from support.processes import ECHO, GATED, Watchdog, read_all, starting_watchdog, watchdog
+from support.waits import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -69,7 +70,7 @@ def test_requests_of_one_length_are_told_apart_by_the_functions_own_cost_and_by_
     with watchdog(BATCHES, cost=COST) as dog:
         bodies = [b"short", b"large"] * 8
         alone = 'watchdog_dispatch_total{reason="alone"}'
-        wait_until(lambda: dog.call_all(bodies) and dog.metric(alone), "a batch of one cost class alone")
+        until(lambda: dog.call_all(bodies) and dog.metric(alone), "a batch of one cost class alone")
         assert dog.metric("watchdog_cost_failures_total") == 0
         assert {answer.status for answer in dog.call_all([b"?"] * 3)} == {201}
         assert dog.metric("watchdog_cost_failures_total") == 3
@@ -81,10 +82,10 @@ def test_hung_worker_is_killed_logs_where_it_hung_and_its_request_is_answered_50
     with watchdog(GATED, slo_latency="2s", exec_timeout="2s") as dog:
         answer = dog.call()
         assert (answer.status, answer.headers["X-Watchdog-Reason"]) == (504, "expired")
-        wait_until(lambda: dog.metric("watchdog_worker_restarts_total") == 1, "it is killed")
-        wait_until(lambda: f'"{dog.folder}/handler.py", line' in dog.log, "its stack is in the log")
+        until(lambda: dog.metric("watchdog_worker_restarts_total") == 1, "it is killed")
+        until(lambda: f'"{dog.folder}/handler.py", line' in dog.log, "its stack is in the log")
         dog.open_gate()
-        wait_until(lambda: dog.call(body=b"fine").status == 200, "a new worker serves")
+        until(lambda: dog.call(body=b"fine").status == 200, "a new worker serves")
 
 
 @pytest.mark.parametrize("preload", ["auto", "false"])
@@ -98,7 +99,7 @@ def test_handler_that_crashes_in_native_code_logs_where(preload):
     """
     with watchdog(handler, preload=preload) as dog:
         dog.call()
-        wait_until(lambda: " in read_weights" in dog.log, "its stack is in the log")
+        until(lambda: " in read_weights" in dog.log, "its stack is in the log")
 
 
 def test_function_serves_where_the_path_of_temporary_files_is_too_long_for_a_socket(tmp_path):
@@ -142,13 +143,13 @@ def test_health_is_good_at_once_and_ready_only_when_the_model_is_loaded(tmp_path
         return "ok"
     """
     with starting_watchdog(handler) as dog, ThreadPoolExecutor(1) as pool:
-        wait_until(lambda: dog.call("GET", "/_/health").status == 200, "healthy")
+        until(lambda: dog.call("GET", "/_/health").status == 200, "healthy")
         assert (dog.folder / ".lock").exists()
         assert dog.call("GET", "/_/ready").status == 503
-        wait_until(lambda: dog.metric('watchdog_workers{state="starting"}') == 1, "one starting")
+        until(lambda: dog.metric('watchdog_workers{state="starting"}') == 1, "one starting")
         # A request that comes before the model is loaded is queued, not refused.
         early = pool.submit(dog.call)
-        wait_until(lambda: dog.metric("watchdog_queue_length") == 1, "it is queued")
+        until(lambda: dog.metric("watchdog_queue_length") == 1, "it is queued")
         assert math.isnan(dog.metric("watchdog_start_up_seconds"))
         gate.touch()
         assert early.result().status == 200
@@ -177,11 +178,11 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted():
         ThreadPoolExecutor(17) as pool,
     ):
         accepted = [pool.submit(dog.call, body=b"x") for _ in range(16)]
-        wait_until(lambda: dog.metric("http_requests_in_flight") == 16, "the load is there")
+        until(lambda: dog.metric("http_requests_in_flight") == 16, "the load is there")
         dog.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: not (dog.folder / ".lock").exists(), "the lock file goes")
+        until(lambda: not (dog.folder / ".lock").exists(), "the lock file goes")
         # Health fails first; requests are taken in until the listener closes.
-        wait_until(lambda: dog.call("GET", "/_/health").status == 503, "health fails")
+        until(lambda: dog.call("GET", "/_/health").status == 503, "health fails")
         dog.open_gate()
         assert {call.result().status for call in accepted} == {200}
         assert dog.ended() == 0
@@ -199,13 +200,13 @@ def begin_to_drain(dog: Watchdog) -> None:
         return True
 
     dog.process.send_signal(signal.SIGTERM)
-    wait_until(refused, "the listener is closed")
+    until(refused, "the listener is closed")
 
 
 def test_an_answer_is_sent_whole_though_its_client_reads_it_late_in_the_drain():
     with watchdog(LARGE, write_timeout=f"{PATIENCE:.0f}s") as dog, dog.connect() as client:
         client.sendall(ASK + b"\r\nx")
-        wait_until(
+        until(
             lambda: dog.metric('slo_requests_total{outcome="good",slo_class="default"}') == 1,
             "it is answered",
         )
@@ -232,7 +233,7 @@ def test_a_body_that_is_complete_after_the_drain_began_is_served():
 def test_request_not_served_within_the_drain_limit_is_refused():
     with watchdog(GATED, write_timeout="1s") as dog, dog.connect() as client:
         client.sendall(ASK + b"\r\nx")
-        wait_until(lambda: dog.metric("http_requests_in_flight") == 1, "it is busy")
+        until(lambda: dog.metric("http_requests_in_flight") == 1, "it is busy")
         begin_to_drain(dog)
         assert read_all(client).startswith(b"HTTP/1.1 503")
         assert dog.ended() == 1
@@ -241,9 +242,9 @@ def test_request_not_served_within_the_drain_limit_is_refused():
 def test_a_second_sigterm_ends_at_once():
     with watchdog(GATED, healthcheck_interval="200s") as dog, ThreadPoolExecutor(1) as pool:
         stuck = pool.submit(dog.call)
-        wait_until(lambda: dog.metric("http_requests_in_flight") == 1, "it is busy")
+        until(lambda: dog.metric("http_requests_in_flight") == 1, "it is busy")
         dog.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: dog.call("GET", "/_/health").status == 503, "draining")
+        until(lambda: dog.call("GET", "/_/health").status == 503, "draining")
         dog.process.send_signal(signal.SIGTERM)
         assert dog.ended() == 1
         assert isinstance(stuck.exception(), OSError)
@@ -267,7 +268,7 @@ def test_requests_are_answered_and_sigterm_drains_while_no_process_reads_the_log
 
 def test_a_killed_watchdog_leaves_no_process_behind():
     with watchdog(ECHO, workers="2") as dog:
-        wait_until(lambda: len(dog.workers()) == 2, "both workers run")
+        until(lambda: len(dog.workers()) == 2, "both workers run")
         dog.process.kill()
         dog.ended()
 
@@ -304,7 +305,7 @@ def model():
 def test_failure_of_the_handler_is_one_record_that_begins_with_its_own_frame_and_names_its_request():
     with watchdog(RAISING, log_format="json", access_log="missed") as dog:
         assert dog.call(headers={"X-Call-Id": "2a7b9d50"}).status == 500
-        wait_until(lambda: dog.log.count("2a7b9d50") >= 3, "the request and its failure are logged")
+        until(lambda: dog.log.count("2a7b9d50") >= 3, "the request and its failure are logged")
         documents = [json.loads(line) for line in dog.log.splitlines()]
     (line,) = [each for each in documents if each["event"] == "request"]
     assert (line["call_id"], line["outcome"], line["batch_size"]) == ("2a7b9d50", "error", 1)

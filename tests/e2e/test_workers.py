@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.processes import GATED, starting_watchdog, wait_until, watchdog
+from support.processes import GATED, starting_watchdog, watchdog
+from support.waits import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -83,9 +84,9 @@ def load():
     )
     with watchdog(handler, max_requests="20", max_batch_size="1") as dog, ThreadPoolExecutor(40) as pool:
         calls = [pool.submit(dog.call, body=b"x") for _ in range(40)]
-        wait_until(lambda: dog.metric("http_requests_in_flight") == 40, "the load is there")
+        until(lambda: dog.metric("http_requests_in_flight") == 40, "the load is there")
         dog.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "stopping" in dog.log, "it drains")
+        until(lambda: "stopping" in dog.log, "it drains")
         dog.open_gate()
         assert {call.result().status for call in calls} == {200}
         assert dog.ended() == 0
@@ -111,7 +112,7 @@ def load():
         dog.kill_workers()
         text = dog.call("GET", "/metrics", port=dog.metrics_port).body.decode()
         assert text.count("\nwatchdog_worker_resident_bytes{") == 2
-        wait_until(lambda: dog.log.count("sees ") == 4, "all that has loaded has said what it sees")
+        until(lambda: dog.log.count("sees ") == 4, "all that has loaded has said what it sees")
         assert [dog.log.count(f"sees {device}\n") for device in ("GPU-aa", "GPU-bb")] == [2, 2]
 
 
@@ -127,7 +128,7 @@ def test_workers_that_die_soon_after_they_have_loaded_come_back_ever_more_slowly
         return "ok"
     """
     with starting_watchdog(handler, preload="false"):
-        wait_until(lambda: starts.exists() and len(starts.read_text().split()) >= 5, "5 have loaded")
+        until(lambda: starts.exists() and len(starts.read_text().split()) >= 5, "5 have loaded")
     times = [float(line) for line in starts.read_text().split()]
     # The fifth had four such before it, so it waited for a second, after the fourth had lived for one: long
     # enough to have loaded on a busy machine too, or its death would be one of those while loading.
@@ -148,7 +149,7 @@ def test_worker_that_cannot_load_later_is_told_by_ready_and_log_and_the_function
     with watchdog(loading(f"if BROKEN.exists(): {more}"), preload="false", load_timeout=limit) as dog:
         (dog.folder / "broken").touch()
         os.kill(dog.workers()[0], signal.SIGKILL)
-        wait_until(lambda: words in dog.log, "the log has it")
+        until(lambda: words in dog.log, "the log has it")
         assert dog.call("GET", "/_/ready").status == 503
         assert dog.process.poll() is None
         (dog.folder / "broken").unlink()
@@ -350,7 +351,7 @@ def test_handler_that_fails_to_preload_later_is_preloaded_anew_by_a_new_gunicorn
     with watchdog(loading("assert not BROKEN.exists(), 'weights are away'"), preload=preload) as dog:
         (dog.folder / "broken").touch()
         os.kill(dog.gunicorn(), signal.SIGKILL)
-        wait_until(lambda: "weights are away" in dog.log, "the failure is logged")
+        until(lambda: "weights are away" in dog.log, "the failure is logged")
         (dog.folder / "broken").unlink()
         assert dog.call().status == 200
         assert int((dog.folder / "trace").read_text().split()[-1]) == dog.gunicorn()
@@ -389,10 +390,8 @@ def test_first_process_of_a_container_reaps_orphans_and_still_sees_how_gunicorn_
         for deaths in (1, 2):
             orphans = [Path("/proc", dog.call().body.decode().strip()) for _ in range(3)]
             for orphan in orphans:
-                wait_until(lambda orphan=orphan: not orphan.exists(), "it is reaped")
+                until(lambda orphan=orphan: not orphan.exists(), "it is reaped")
             os.kill(dog.gunicorn(), signal.SIGKILL)
-            wait_until(
-                lambda deaths=deaths: dog.metric("watchdog_worker_restarts_total") == deaths, "it died"
-            )
+            until(lambda deaths=deaths: dog.metric("watchdog_worker_restarts_total") == deaths, "it died")
             dog.wait_ready()
         assert dog.log.count("gunicorn was killed by SIGKILL") == 2

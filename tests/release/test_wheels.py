@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name
 
 from batching_watchdog import __version__ as watchdog_version
 from contract.test_locks import pins
-from e2e.processes import ECHO, Watchdog
 from slo_autoscaler import __version__ as autoscaler_version
+from support.processes import ECHO, Watchdog
 
 pytestmark = [pytest.mark.e2e, pytest.mark.release, pytest.mark.timeout(600)]
 

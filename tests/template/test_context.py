@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from template.faas_cli import pull_template, send_to_builder, shrinkwrap
+from support.faas_cli import pull_template, send_to_builder, shrinkwrap
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "template/python3-inference"

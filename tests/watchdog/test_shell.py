@@ -17,9 +17,9 @@ from batching_watchdog.errors import Expired, ShuttingDown
 from batching_watchdog.messages import DROPPED, Batch, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
-from watchdog.front.connection import Clock
-from watchdog.loops import within
-from watchdog.tracer import KeepsSpans
+from support.connection import Clock
+from support.loops import within
+from support.tracer import KeepsSpans
 
 OK = Reply(200, b"", b"")
 

@@ -22,9 +22,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from support.loops import within
 from tailbound_lab.local.functions import Function
 from tailbound_lab.local.platform import Platform, Settings, open_platform
-from watchdog.loops import within
 
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin.py")))
 UP = (sys.executable, "-m", "tailbound_lab.local", "up", "--port", "0")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from batching_watchdog.speedups import compiled
-from watchdog.front.connection import without_c
+from support.connection import without_c
 
 
 @pytest.fixture(params=["C", "Python"], scope="module")

@@ -13,7 +13,7 @@ from batching_watchdog.front.protocol import (
     SURPLUS_CONNECTIONS,
     SURPLUS_SECONDS,
 )
-from watchdog.front.connection import (
+from support.connection import (
     CHUNKED,
     GET,
     LAST,

@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batching_watchdog.wire import request_header_block
+from support.connection import Message, Reading, read_twice
 from support.fuzzing import fuzzed
-from watchdog.front.connection import Message, Reading, read_twice
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -20,8 +20,8 @@ from batching_watchdog.front.protocol import (
     Exchange,
 )
 from batching_watchdog.speedups import compiled
+from support.connection import CHUNKED, GET, LAST, LIMITS, POST, Clock, Echo, Wire, post, split_answers
 from support.fuzzing import fuzzed
-from watchdog.front.connection import CHUNKED, GET, LAST, LIMITS, POST, Clock, Echo, Wire, post, split_answers
 
 FEW = replace(LIMITS, max_body_bytes=5000, max_queued_bytes=120_000, max_connections=4)
 MANY = 20

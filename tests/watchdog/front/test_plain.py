@@ -4,7 +4,7 @@ import pytest
 
 from batching_watchdog.front.protocol import MAX_HEADER_BYTES
 from batching_watchdog.speedups import compiled
-from watchdog.front.connection import Echo
+from support.connection import Echo
 
 pytestmark = pytest.mark.skipif(compiled is None, reason="built without a C compiler")
 

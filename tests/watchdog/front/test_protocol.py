@@ -17,7 +17,7 @@ from batching_watchdog.front.protocol import (
     SMALL_BYTES,
     Connections,
 )
-from watchdog.front.connection import (
+from support.connection import (
     CHUNKED,
     GET,
     LAST,
@@ -30,7 +30,7 @@ from watchdog.front.connection import (
     post,
     statuses,
 )
-from watchdog.loops import within
+from support.loops import within
 
 pytestmark = pytest.mark.usefixtures("speedups")
 

@@ -23,9 +23,9 @@ from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 from batching_watchdog.trace_context import format_traceparent
 from batching_watchdog.wire import parse_header_block
-from watchdog.front.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector, statuses
-from watchdog.loops import within
-from watchdog.tracer import KeepsSpans
+from support.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector, statuses
+from support.loops import within
+from support.tracer import KeepsSpans
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 OK = Reply(200, b"", b"ok")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from watchdog.front.connection import CHUNKED, GET, POST, Connection
+from support.connection import CHUNKED, GET, POST, Connection
 
 pytestmark = pytest.mark.usefixtures("speedups")
 

@@ -17,8 +17,8 @@ from batching_watchdog import wire
 from batching_watchdog.messages import Failure, Reply
 from batching_watchdog.pool.connection import MAX_OUT, Connection, connect
 from support.fuzzing import fuzzed
-from watchdog.heard import Heard, batch
-from watchdog.loops import within
+from support.heard import Heard, batch
+from support.loops import within
 
 Worker = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

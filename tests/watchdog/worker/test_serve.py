@@ -15,8 +15,8 @@ from batching_watchdog.messages import DROPPED
 from batching_watchdog.pool.child import worker_environment
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.supervisor import gunicorn_command
-from watchdog.heard import Heard, batch
-from watchdog.loops import within
+from support.heard import Heard, batch
+from support.loops import within
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

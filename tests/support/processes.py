@@ -23,10 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from support.ports import free_ports
-from support.waits import PATIENCE
-from support.waits import until as wait_until
+from support.waits import PATIENCE, until
 
-__all__ = ["PATIENCE", "wait_until"]
 ECHO = "def handle(event, context):\n    return event.body\n"
 GATED = """
 import pathlib, time
@@ -109,11 +107,11 @@ class Watchdog:
         (self.folder / "gate").touch()
 
     def wait_ready(self) -> None:
-        wait_until(lambda: self.process.poll() is not None or self.ready(), f"ready\n{self.log}")
+        until(lambda: self.process.poll() is not None or self.ready(), f"ready\n{self.log}")
         assert self.process.poll() is None, self.log
 
     def wait_idle(self, workers: int) -> None:
-        wait_until(lambda: self.metric('watchdog_workers{state="idle"}') == workers, f"{workers} idle")
+        until(lambda: self.metric('watchdog_workers{state="idle"}') == workers, f"{workers} idle")
 
     def ready(self) -> bool:
         return self.call("GET", "/_/ready").status == 200
@@ -182,7 +180,7 @@ class Watchdog:
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
         after = before + len(workers)
-        wait_until(lambda: self.metric("watchdog_worker_restarts_total") == after, "all have died")
+        until(lambda: self.metric("watchdog_worker_restarts_total") == after, "all have died")
         self.wait_idle(len(workers))
 
     def stop(self) -> int:
@@ -193,7 +191,7 @@ class Watchdog:
     def ended(self) -> int:
         """The exit status, once it has ended and left no process behind."""
         status = self.process.wait(timeout=PATIENCE)
-        wait_until(lambda: not self.processes(), "no process is left")
+        until(lambda: not self.processes(), "no process is left")
         return status
 
     def clean_up(self) -> None:
