@@ -4,7 +4,6 @@ Every handler is the module ``function.handler``, so no two can be loaded in one
 """
 
 import ast
-import json
 import os
 import re
 import subprocess
@@ -21,20 +20,8 @@ NAMES = (
     "template/python3-inference/function",
 )
 
+
 # Prints [status, body] of each of: the batch of three bodies, then each body alone; and what was imported.
-SCRIPT = """
-import json, sys
-from batching_watchdog.function import Event
-from batching_watchdog.worker.handler import Handler
-
-handler = Handler(sys.argv[1])
-bodies = [handler.example, bytes(reversed(handler.example)), handler.example[:-1]]
-events = [Event(b"POST / HTTP/1.1\\r\\n\\r\\n", body) for body in bodies]
-answers = [*handler.serve(events), *(handler.serve([event])[0] for event in events)]
-json.dump([[answer.status, answer.body.decode()] for answer in answers], sys.stdout)
-"""
-
-
 def environment() -> dict[str, str]:
     """Ours, without bytecode left in the handlers' folders, and one thread as a worker has by default."""
     return os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
@@ -61,18 +48,3 @@ def test_its_own_tests_pass(name):
         command, cwd=ROOT / name, env=environment(), capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_batch_is_answered_as_its_requests_are_one_by_one(name):
-    output = subprocess.check_output(
-        [sys.executable, "-c", SCRIPT, str(ROOT / name)], env=environment(), text=True
-    )
-    answers = json.loads(output)
-    together, alone = answers[:3], answers[3:]
-    assert [status for status, _ in together] == [status for status, _ in alone]
-    assert together[0][0] == 200
-    assert together[2][0] == (200 if name.endswith("accelerator") else 400)
-    for (status, one), (_, other) in zip(together, alone, strict=True):
-        expected = json.loads(other) if status == 400 else pytest.approx(json.loads(other), rel=1e-4)
-        assert json.loads(one) == expected

@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 
 import pytest
@@ -10,21 +9,6 @@ ROOT = Path(__file__).parents[2]
 FUNCTIONS = yaml.safe_load((ROOT / "stack.yml").read_text())["functions"]
 
 pytestmark = pytest.mark.parametrize("name", sorted(FUNCTIONS))
-
-
-def test_function_has_the_template_and_a_handler_folder_of_its_name(name):
-    function = FUNCTIONS[name]
-    assert function["lang"] == "python3-inference"
-    assert (ROOT / "template" / function["lang"] / "template.yml").is_file()
-    assert function["handler"] == f"./functions/{name}"
-    for file in ("handler.py", "handler_test.py", "requirements.txt"):
-        assert (ROOT / function["handler"] / file).is_file()
-
-
-def test_its_name_is_a_dns_label_and_its_image_can_be_pushed(name):
-    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name)
-    image = FUNCTIONS[name]["image"]
-    assert re.fullmatch(r"\$\{OPENFAAS_PREFIX:-[^}]+\}/" + name + ":latest", image)
 
 
 def test_its_labels_are_those_that_openfaas_ce_deploys(name):

@@ -218,10 +218,6 @@ def test_auto_follows_the_cpu_quota_and_the_devices(
     assert (config.workers, config.worker_threads) == (workers, threads)
 
 
-def test_connections_leave_half_of_the_bytes_and_that_is_enough_for_the_longest_body():
-    assert read(max_body_bytes="1Gi").max_queued_bytes == 2**31
-
-
 @pytest.mark.parametrize(
     ("environ", "named"),
     [
@@ -245,13 +241,6 @@ def test_too_few_open_files_end_the_start_with_the_limit():
 def test_connections_leave_files_to_the_workers_and_the_watchdog(files: int, connections: int):
     config = Config.from_env({"workers": "3"}, cpus=2.0, files=files)
     assert config.max_connections == connections
-
-
-@pytest.mark.parametrize(
-    ("text", "share"), [("true", 1.0), ("1", 1.0), ("missed", 0.0), ("false", None), ("0", None)]
-)
-def test_access_log_is_a_share_of_the_good_requests_or_nothing(text: str, share: float | None):
-    assert read(access_log=text).access_log == share
 
 
 def test_write_timeout_is_the_drain_limit_only_if_it_was_set():

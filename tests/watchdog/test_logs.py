@@ -17,9 +17,7 @@ from batching_watchdog.logs import (
     LineLimit,
     RequestLine,
     TextFormatter,
-    human_size,
     line_maker,
-    missing_line,
 )
 from batching_watchdog.messages import Failure
 
@@ -63,28 +61,6 @@ def test_line_has_what_of_watchdogs_has_and_batch_and_wait_or_why_it_was_refused
     text = str(line)
     assert text.startswith("POST /predict?x=1 - ")
     assert [word for word in words if word not in text] == []
-
-
-def test_line_in_json_has_the_same_and_nothing_that_does_not_apply():
-    served, shed = SERVED.document(), SHED.document()
-    assert dict(served.items() - shed.items()) == {
-        "status": 200,
-        "call_id": "4e0e3ab2",
-        "outcome": "good",
-        "batch": 17,
-        "batch_size": 4,
-        "batch_reason": "best_size",
-        "queue_seconds": 0.004,
-    }
-    assert dict(shed.items() - served.items()) == {
-        "status": 503,
-        "outcome": "shed",
-        "reason": "predicted_late",
-        "error": "the queue is too long",
-        "slo_class": "interactive",
-        "trace_id": "4bf92f3577b34da6",
-        "left_out": 3,
-    }
 
 
 @pytest.mark.parametrize(
@@ -137,29 +113,10 @@ def test_failure_is_one_record_in_both_formats_with_its_trace_whole(call_id, tra
     assert (document.get("call_id", ""), document.get("trace_id", "")) == (call_id, trace_id)
 
 
-def test_text_of_a_handler_cannot_move_the_cursor():
-    assert TextFormatter("%(message)s").format(record("%s", "a\n\t\x1b[31m")) == "a\n\t\\x1b[31m"
-
-
 def test_line_of_a_worker_keeps_its_stream_in_both_formats():
     assert line_maker("text", "stderr")("gone").endswith(" stderr: gone")
     document = json.loads(line_maker("json", "stdout")('{"own": 1}'))
     assert (document["event"], document["stream"], document["text"]) == ("output", "stdout", '{"own": 1}')
-
-
-def test_line_about_missing_lines_has_the_logs_format(monkeypatch):
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
-    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-    document = json.loads(missing_line("stdout", 3))
-    assert (document["level"], document["event"]) == ("warning", "log")
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(0, "0B"), (999, "999B"), (1234, "1.234kB"), (16_000_000, "16MB"), (5 * 10**9, "5GB")]
-)
-def test_size_is_written_as_of_watchdog_writes_it(size, text):
-    assert human_size(size) == text
 
 
 def test_so_many_lines_are_written_per_second_and_the_next_has_the_number_left_out():

@@ -1,6 +1,5 @@
 """OpenTelemetry's real SDK; what goes over the wire is in e2e/test_traces.py."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from batching_watchdog.otel import OpenTelemetry
 from batching_watchdog.spans import Span
-from batching_watchdog.trace_context import RANDOM, SAMPLED, SpanContext
+from batching_watchdog.trace_context import SAMPLED, SpanContext
 
 PARENT = SpanContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", SAMPLED)
 UNSAMPLED = PARENT._replace(flags=0)
@@ -54,20 +53,6 @@ def a_span(number: int = 1, *, failed: bool = False) -> Span:
     return Span("POST", own, PARENT, 1.0, 2.5, {"a": 1}, LINKS, failed, "x=1", server=True)
 
 
-def test_request_of_a_recorded_trace_is_recorded_and_continues_it(started):
-    trace = started().begin(PARENT._replace(flags=SAMPLED | RANDOM), "x=1,y=2", "POST", {"a": 1})
-    assert trace is not None
-    assert (trace.parent, trace.tracestate, trace.attributes) == (
-        PARENT._replace(flags=SAMPLED | RANDOM),
-        "x=1,y=2",
-        {"a": 1},
-    )
-    own = (trace.server, trace.queue, trace.execution)
-    assert {(each.trace_id, each.flags) for each in own} == {(PARENT.trace_id, SAMPLED | RANDOM)}
-    assert len({PARENT.span_id, *(each.span_id for each in own)}) == 4
-    assert all(len(each.span_id) == 16 for each in own)
-
-
 @pytest.mark.parametrize(
     ("sampler", "parent", "recorded"),
     [
@@ -85,14 +70,6 @@ def test_sampler_of_the_environment_decides_about_what_its_caller_did_not_record
     assert (trace is not None and trace.server.sampled) == recorded
     if parent is not None:
         assert telemetry.ignores(parent) != recorded
-
-
-def test_state_that_is_not_well_formed_is_dropped_without_a_word(started, caplog):
-    with caplog.at_level(logging.WARNING):
-        trace = started().begin(PARENT, "no state at all", "POST", {})
-    assert trace is not None
-    assert trace.tracestate == ""
-    assert not caplog.records
 
 
 def test_span_is_exported_as_it_was_with_wall_clock_times(started):

@@ -18,11 +18,11 @@ def output(descriptor: int) -> Output:
 
 
 @pytest.fixture
-def pipe() -> Iterator[tuple[int, Output]]:
-    """The end to read, and an output that writes into the other."""
+def pipe() -> Iterator[tuple[int, Output, int]]:
+    """The end to read, and an output that writes into the other end, which is the third."""
     reader, writer = os.pipe()
     stream = output(writer)
-    yield reader, stream
+    yield reader, stream, writer
     os.close(reader)  # wakes the thread
     stream.close(50.0)
     os.close(writer)
@@ -36,7 +36,7 @@ def read_until(reader: int, end: bytes) -> list[str]:
 
 
 def test_reader_that_reads_nothing_stops_no_writer_and_is_told_what_it_missed(pipe):
-    reader, stream = pipe
+    reader, stream, _ = pipe
     texts = [f"{number:999d}" for number in range(3 * BUFFERED_CHARACTERS // 1000)] + ["end"]
     for text in texts:
         stream.write(f"{text}\n")
@@ -54,7 +54,7 @@ def test_reader_that_reads_nothing_stops_no_writer_and_is_told_what_it_missed(pi
 
 
 def test_line_longer_than_the_buffer_is_dropped_alone(pipe):
-    reader, stream = pipe
+    reader, stream, _ = pipe
     stream.write("x" * BUFFERED_CHARACTERS + "\n")
     assert read_until(reader, b"\n") == ["1 missing"]
     stream.write("next\n")
@@ -62,7 +62,7 @@ def test_line_longer_than_the_buffer_is_dropped_alone(pipe):
 
 
 def test_close_writes_buffered_lines_but_waits_only_so_long_for_a_reader(pipe):
-    reader, stream = pipe
+    reader, stream, _ = pipe
     lines = [f"{number:999d}" for number in range(200)]  # more than a pipe holds
     for line in lines:
         stream.write(f"{line}\n")
@@ -85,8 +85,8 @@ def test_stream_that_cannot_be_written_costs_lines_and_no_error(full):
 
 
 def test_pipe_that_another_process_made_non_blocking_loses_nothing(pipe):
-    reader, stream = pipe
-    os.set_blocking(stream._descriptor, False)
+    reader, stream, writer = pipe
+    os.set_blocking(writer, False)
     for _ in range(500):
         stream.write("x" * 999 + "\n")
     stream.write("end\n")

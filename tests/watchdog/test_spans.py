@@ -10,7 +10,6 @@ from batching_watchdog.spans import (
     Span,
     request_attributes,
     request_spans,
-    server_name,
 )
 from batching_watchdog.trace_context import SAMPLED, SpanContext
 
@@ -32,33 +31,6 @@ def a_batch(dispatched: float = 12.0, trace: BatchTrace | None = None) -> Batch:
 def spans(**given: Any) -> dict[str, Span]:
     known: dict[str, Any] = {"arrived": 10.0, "now": 13.0, "status": 200} | given
     return {span.name: span for span in request_spans(TRACE, **known)}
-
-
-def test_served_request_waits_and_is_executed_within_its_server_span():
-    batch = a_batch(trace=BatchTrace(context(9, trace=5), 11.0, ()))
-    found = spans(queued=True, batch=batch, outcome="slow", slo_class="fast")
-    assert {name: (span.start, span.end) for name, span in found.items()} == {
-        "POST": (10.0, 13.0),
-        "queue": (10.0, 12.0),
-        "execution": (12.0, 13.0),
-    }
-    server = found.pop("POST")
-    assert (server.server, server.parent, server.context, server.links) == (True, context(1), context(2), ())
-    assert {(span.server, span.parent) for span in found.values()} == {(False, context(2))}
-    assert (found["queue"].context, found["execution"].context) == (context(3), context(4))
-    assert found["execution"].links == (context(9, trace=5),)
-    assert {span.tracestate for span in (server, *found.values())} == {"a=1"}
-    assert server.attributes == {
-        "http.request.method": "POST",
-        "http.response.status_code": 200,
-        "tailbound.outcome": "slow",
-        "tailbound.slo_class": "fast",
-    }
-    assert found["execution"].attributes == {
-        "tailbound.batch.number": 7,
-        "tailbound.batch.size": 2,
-        "tailbound.batch.reason": "full",
-    }
 
 
 @pytest.mark.parametrize(
@@ -88,14 +60,6 @@ def test_request_that_no_worker_has_begun_waited_to_its_end(batch):
 
 def about(method: bytes = b"POST", target: bytes = b"/") -> dict[str, Any]:
     return request_attributes(method, target, http_1_0=False, call_id=None)
-
-
-def test_unknown_method_makes_no_name_of_its_own():
-    assert (
-        about(b"BREW").items()
-        >= {"http.request.method": "_OTHER", "http.request.method_original": "BREW"}.items()
-    )
-    assert server_name(b"BREW") == "HTTP"
 
 
 def test_query_shows_no_signature():

@@ -14,19 +14,6 @@ pytestmark = pytest.mark.skipif(compiled is None, reason="built without a C comp
 CAPTURED = (b"x-call-id", b"x-timeout")
 
 
-def test_only_tuples_of_bytes_are_encoded_and_only_tuples_are_made():
-    for item in ((b"a",), (b"a", "b"), [b"a", b"b"], None):
-        assert compiled.encode_requests((item,), 1 << 18) is None
-    for status, failed in ((True, False), (-1, False), (1 << 70, False), (200, 1)):
-        assert compiled.encode_replies(((status, b"", b"", failed),), 0.0, 1 << 18) is None
-    assert compiled.encode_requests(((b"a", b"b"),), wire.HEADER_SIZE + 14) is None
-    assert compiled.encode_requests(((b"a", b"b"),), wire.HEADER_SIZE + 15) is not None
-    with pytest.raises(TypeError):
-        compiled.decode_replies(0, memoryview(b""), list)
-    with pytest.raises(TypeError):
-        compiled.plain_request("text", CAPTURED, 1)
-
-
 def test_nothing_leaks():
     assert compiled is not None
     whole = b"POST /a HTTP/1.1\r\nHost: x\r\nX-Call-Id: a1\r\nX-Call-Id: a2\r\nContent-Length: 2\r\n\r\nab"

@@ -1,6 +1,5 @@
 import json
 import math
-import random
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -131,27 +130,6 @@ def test_any_bytes_as_a_frame_body_decode_or_are_a_frame_error(
     said = FrameHeader(kind, count, len(data) if size is None else size, 0.0)
     if not isinstance(both_ways(lambda: DECODERS[read_as](said, memoryview(data))), str):
         assert kind is read_as
-
-
-@fuzzed(300)
-@given(st.lists(REPLIES, max_size=20), st.integers(0, 1 << 32))
-def test_frame_that_is_damaged_has_the_same_fate_with_the_compiled_part(replies: list[Reply], seed: int):
-    draw = random.Random(seed)
-    frame = bytearray(b"".join(wire.encode_replies(replies, 0.0)))
-    for _ in range(draw.randrange(1, 4)):
-        frame[draw.randrange(len(frame))] = draw.choice((0, 1, 2, 12, 127, 255))
-    data = bytes(frame[: draw.randrange(HEADER_SIZE, len(frame) + 1)])
-    for decode in (wire.decode_replies, wire.decode_requests):
-        both_ways(lambda decode=decode: decode(wire.decode_header(data), memoryview(data)[HEADER_SIZE:]))
-
-
-@given(st.binary(max_size=80))
-def test_any_bytes_as_a_request_head_parse_or_are_a_frame_error(data):
-    for candidate in (data, data + b"\r\n"):
-        try:
-            wire.parse_header_block(candidate)
-        except FrameError:
-            assert not candidate.endswith(b"\r\n")
 
 
 @given(st.lists(REPLIES, min_size=1, max_size=5), st.data())

@@ -233,14 +233,14 @@ def split(data: bytes, cuts: set[int]) -> list[bytes]:
 CUTS = st.sets(st.integers(1, 600), max_size=6)
 
 
-@fuzzed(200)
+@fuzzed(100)
 @given(st.lists(messages(), min_size=1, max_size=4), CUTS)
 def test_requests_are_read_as_h11_reads_them(parts: list[bytes], cuts: set[int]):
     data = b"".join(parts)
     compare(data, split(data, cuts))
 
 
-@fuzzed(500)
+@fuzzed(150)
 @given(mutants(), CUTS)
 @example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", set())
 def test_broken_requests_are_refused_as_h11_refuses_them_but_for_listed_differences(
@@ -249,7 +249,7 @@ def test_broken_requests_are_refused_as_h11_refuses_them_but_for_listed_differen
     compare(data, split(data, cuts))
 
 
-@fuzzed(200)
+@fuzzed(50)
 @given(mutants(), CUTS)
 def test_split_of_the_reads_makes_no_difference(data: bytes, cuts: set[int]):
     whole = read_twice([data])

@@ -59,17 +59,6 @@ def test_cost_that_raises_is_counted_each_time_and_logged_once(error, caplog):
     assert [type(error).__name__ in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_time_of_each_cost_is_measured():
-    cost, metrics = costing(lambda event: 1.0, times=(1.0, 1.25))
-    cost.bucket(HEADER_BLOCK, b"")
-    cost.bucket(HEADER_BLOCK, b"")
-    assert (metrics.cost_seconds.total, sum(metrics.cost_seconds.counts)) == (0.5, 2)
-
-
-def test_load_without_a_cost_file_is_none(tmp_path):
-    assert load_cost(tmp_path) is None
-
-
 @pytest.mark.parametrize("siblings", ["import sizes", "from function import sizes", "from . import sizes"])
 def test_load_lets_cost_import_its_siblings_and_leaves_the_path_as_it_was(tmp_path, siblings):
     (tmp_path / "sizes.py").write_text("LARGE = 9.0\n")

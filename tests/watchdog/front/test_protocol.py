@@ -115,13 +115,6 @@ def test_pipelined_requests_are_answered_in_order_whatever_order_they_finish_in(
     assert [answer.body for answer in client.release(0)] == [b"GET /0 ", b"GET /1 ", b"GET /2 "]
 
 
-def test_second_answer_to_the_same_request_is_ignored():
-    client = Connection()
-    client.send(GET)
-    assert client.release(0) == []
-    assert [answer.body for answer in client.send(GET)] == [b"GET /a?b=c "]
-
-
 REFUSED_AT_THE_HEADER = {
     "no body": (GET, b"", False),
     "a body to be dropped": (post(3), b"abc", False),

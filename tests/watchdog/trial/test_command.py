@@ -1,13 +1,10 @@
 """Which settings a tried function runs with; tests/e2e/test_try.py runs the command."""
 
-import logging
 from pathlib import Path
 
 import pytest
 
-from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.messages import Failure
-from batching_watchdog.trial.command import Traces, find_function
+from batching_watchdog.trial.command import find_function
 
 STACK = """
 functions:
@@ -50,34 +47,7 @@ def test_settings_come_from_the_options_then_the_environment_then_the_stack_file
     assert found.environ["function_path"] == str(folder)
 
 
-def test_folder_that_no_stack_file_names_runs_with_the_defaults(folder):
-    (folder.parent / "stack.yml").write_text(STACK.replace("./mine", "./elsewhere"))
-    found = find_function(folder, {}, {})
-    assert "slo_latency" not in found.environ
-    assert found.slo_from == ""
-
-
 def test_folder_that_faas_cli_has_built_is_tried_by_its_function(tmp_path):
     (tmp_path / "function").mkdir()
     (tmp_path / "function" / "handler.py").touch()
     assert find_function(tmp_path, {}, {}).folder == tmp_path / "function"
-
-
-def test_folder_without_a_handler_is_named(tmp_path):
-    with pytest.raises(HandlerNotLoaded, match=str(tmp_path)):
-        find_function(tmp_path, {}, {})
-
-
-def test_traceback_is_shown_once_and_before_our_words_however_many_workers_had_it():
-    traces = Traces()
-
-    def record(message: object) -> logging.LogRecord:
-        return logging.LogRecord("x", logging.ERROR, "", 0, message, (), None)
-
-    first, again = (record(Failure("handler error: POST /", "Traceback ...")) for _ in range(2))
-    other, words = (
-        record(Failure("handler error: POST /", "Traceback of another ...")),
-        record("a worker died"),
-    )
-    assert [traces(each) for each in (first, again, other, words)] == [True, False, True, True]
-    assert first.getMessage().startswith("Traceback ...\nhandler error")

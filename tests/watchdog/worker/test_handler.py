@@ -243,11 +243,6 @@ def test_batch_whose_result_is_no_list_of_its_length_fails(load, result):
     assert "handle_batch returned" in function.failures[0].trace
 
 
-def test_batch_whose_result_is_an_array_is_answered_row_by_row(load):
-    function = load("import numpy\ndef handle_batch(events, context):\n    return numpy.eye(2)\n")
-    assert [reply.body for reply in function.serve(b"", b"")] == [b"[1.0,0.0]", b"[0.0,1.0]"]
-
-
 @pytest.mark.parametrize(
     "source",
     [
@@ -295,38 +290,6 @@ def test_failure_of_a_request_names_its_path_call_id_and_trace_printably(load, h
     )
 
 
-def test_failure_is_printed_without_control_characters_where_nothing_takes_it(load, capsys, tmp_path):
-    load("def handle(event, context):\n    raise RuntimeError(event.body.decode())\n")
-    Handler(str(tmp_path)).serve([event(b"red \x1b[31m")])
-    assert r"red \x1b[31m" in capsys.readouterr().err
-
-
-def test_trace_that_quotes_a_whole_tensor_keeps_its_beginning_and_its_end(load):
-    function = load("def handle(event, context):\n    raise ValueError('x' * 10**7 + 'the end')\n")
-    function.one()
-    trace = function.failures[0].trace
-    assert len(trace) < 10**5
-    assert trace.startswith("Traceback")
-    assert trace.endswith("the end")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "class Odd(Exception):\n    def get_response(self):\n        raise self\n"
-        "def handle(event, context):\n    raise Odd('odd')\n",
-        "class Odd(Exception):\n    def __str__(self):\n        raise self\n"
-        "class Result:\n    def tolist(self):\n        raise Odd\n"
-        "def handle(event, context):\n    return [Result()]\n",
-    ],
-    ids=["no response", "no words"],
-)
-def test_error_that_raises_when_it_is_looked_at_fails_that_request(load, source):
-    function = load(source)
-    assert function.one().failed
-    assert "Odd" in function.failures[0].trace
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -355,11 +318,6 @@ def test_handler_that_does_not_load_is_told_in_one_line_with_a_trace_of_its_own_
     assert all('handler.py", line ' in frame for frame in frames)
 
 
-def test_folder_without_a_handler_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(HandlerNotLoaded, match=str(tmp_path)):
-        Handler(str(tmp_path))
-
-
 def test_same_handler_is_a_flask_application(load, tmp_path):
     load("""
         def handle(event, context):
@@ -371,3 +329,23 @@ def test_same_handler_is_a_flask_application(load, tmp_path):
     answer = client.put("/p/q?a=1", data=b"body", headers={"X-B": "2"})
     assert (answer.status_code, answer.headers["X-B"]) == (201, "2")
     assert json.loads(answer.data) == ["PUT", "/p/q", "body", "1"]
+
+
+def test_batch_whose_result_is_an_array_is_answered_row_by_row(load):
+    function = load("import numpy\ndef handle_batch(events, context):\n    return numpy.eye(2)\n")
+    assert [reply.body for reply in function.serve(b"", b"")] == [b"[1.0,0.0]", b"[0.0,1.0]"]
+
+
+def test_failure_is_printed_without_control_characters_where_nothing_takes_it(load, capsys, tmp_path):
+    load("def handle(event, context):\n    raise RuntimeError(event.body.decode())\n")
+    Handler(str(tmp_path)).serve([event(b"red \x1b[31m")])
+    assert r"red \x1b[31m" in capsys.readouterr().err
+
+
+def test_trace_that_quotes_a_whole_tensor_keeps_its_beginning_and_its_end(load):
+    function = load("def handle(event, context):\n    raise ValueError('x' * 10**7 + 'the end')\n")
+    function.one()
+    trace = function.failures[0].trace
+    assert len(trace) < 10**5
+    assert trace.startswith("Traceback")
+    assert trace.endswith("the end")
