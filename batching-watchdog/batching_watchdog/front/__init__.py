@@ -5,7 +5,7 @@
 - ``loop_lag``  measures event-loop lag
 - ``cost``      the function's own cost(event)
 - ``tracing``   which trace a request belongs to, and its spans
-- ``ended`` [P]   the end of a request, for answer, metrics, log and spans
+- ``ended`` [P]   the end of a request, for log and spans
 - ``routes``    function path, health, readiness; errors to statuses
 
 Knows no worker. Next step: ``shell``, which passes a request to the engine.

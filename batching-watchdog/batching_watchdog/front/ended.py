@@ -1,4 +1,4 @@
-"""Defines the end of a request, as answers, metrics, log and spans need it. [P]"""
+"""Defines the end of a request, as log and spans need it. [P]"""
 
 from typing import NamedTuple
 

@@ -9,7 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.engine.effects import Answer
@@ -19,7 +19,7 @@ from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.logs import AccessLog, RequestLine
-from batching_watchdog.messages import DEFAULT_CLASS, PROBE, DispatchReason, Reply, Request
+from batching_watchdog.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics, Traced
 from batching_watchdog.shell import Shell
 from batching_watchdog.spans import RequestTrace, Tracer
@@ -51,17 +51,6 @@ _ABANDONED: Final = Abandoned("the client closed the connection before its answe
 _SHED: Final = frozenset(("queue_full", "too_many_connections", "predicted_late", "shutting_down"))
 
 log = logging.getLogger(__name__)
-
-
-class Terms(NamedTuple):
-    """What a request's header asks for; times as in ``Request``."""
-
-    deadline: float
-    expires: float
-    group: tuple[bytes, bytes]
-    """Batch key, and method and path."""
-    slo_class: str
-    slot: float
 
 
 class Front:
@@ -118,7 +107,8 @@ class Front:
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
         if self._shell.at_limit or self._config.shed_late:
-            return self._shell.refusal(self._terms(exchange).slot)
+            _, _, slot = self._times(exchange, self._slo_class(exchange))
+            return self._shell.refusal(slot)
         return None
 
     def handle(self, exchange: Exchange) -> None:
@@ -138,7 +128,7 @@ class Front:
             slo_class = self._refuse(exchange, error, meaning)
         else:
             slo_class = self._slo_class(exchange)
-            self._finish(exchange, Ended(error, self._clock(), meaning, slo_class))
+            self._finish(exchange, error, now=self._clock(), meaning=meaning, slo_class=slo_class)
         if self._tracing is not None:
             ended = Ended(error, self._clock(), meaning, slo_class)
             self._trace(exchange, self._tracing.sample(exchange), ended)
@@ -203,7 +193,8 @@ class Front:
         self._shell.offer(request)
 
     def _call(self, exchange: Exchange) -> None:
-        terms = self._terms(exchange)
+        slo_class = self._slo_class(exchange)
+        deadline, expires, slot = self._times(exchange, slo_class)
         header_block, body = exchange.header_block, exchange.body
         bucket = len(body).bit_length() if self._cost is None else self._cost.bucket(header_block, body)
         request = Request(
@@ -211,11 +202,11 @@ class Front:
             header_block,
             body,
             arrived=exchange.arrived,
-            deadline=terms.deadline,
-            expires=terms.expires,
-            cost_class=(*terms.group, bucket),
-            slo_class=terms.slo_class,
-            slot=terms.slot,
+            deadline=deadline,
+            expires=expires,
+            cost_class=(*self._group(exchange), bucket),
+            slo_class=slo_class,
+            slot=slot,
         )
         self._metrics.upload_seconds.observe(exchange.arrived - exchange.began)
         request.client = call = _Call(self, exchange, request)
@@ -244,9 +235,13 @@ class Front:
             meaning = "good" if now <= request.deadline else "slow"
         batch = answer.batch
         waited = (now if batch is None else batch.dispatched) - request.arrived
-        ended = Ended(outcome, now, meaning, request.slo_class, batch, waited)
-        self._finish(exchange, ended)
-        self._trace(exchange, request.trace, ended, admitted=True)
+        slo_class = request.slo_class
+        self._finish(
+            exchange, outcome, now=now, meaning=meaning, slo_class=slo_class, batch=batch, waited=waited
+        )
+        if request.trace is not None:
+            ended = Ended(outcome, now, meaning, slo_class, batch)
+            self._trace(exchange, request.trace, ended, admitted=True)
 
     def withdraw(self, exchange: Exchange, request: Request) -> None:
         """Remove a request whose client left: a miss if its deadline has passed, else counted separately."""
@@ -275,17 +270,13 @@ class Front:
         """The class as logs and spans tell it: not at all if none are declared."""
         return slo_class if self._class_names else None
 
-    def _terms(self, exchange: Exchange) -> Terms:
-        """Return what the header asks for."""
+    def _times(self, exchange: Exchange, slo_class: str) -> tuple[float, float, float]:
+        """Return from the header: deadline, expiry, and the slot, which is the end of the class's budget."""
         budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
-        arrived, captured = exchange.arrived, exchange.captured_headers
-        group, slo_class = self._group(exchange), DEFAULT_CLASS
-        class_budget = budget
+        if slo_class is not DEFAULT_CLASS:
+            budget = self._config.slo_classes[slo_class].latency
+        arrived, captured, class_budget = exchange.arrived, exchange.captured_headers, budget
         if captured:
-            if SLO_CLASS in captured:
-                slo_class = self._slo_class(exchange)
-                if slo_class is not DEFAULT_CLASS:
-                    class_budget = budget = self._config.slo_classes[slo_class].latency
             if DEADLINE_MS in captured:
                 budget = _tighter(captured[DEADLINE_MS], budget)
             if TIMEOUT in captured:
@@ -295,12 +286,8 @@ class Front:
                 # Time before the first byte arrived; the transfer after it does not count.
                 began = time.time() - (self._clock() - exchange.began)
                 spent = _spent(captured[START_TIME], began, timeout)
-            if BATCH_KEY in captured:
-                group = (captured[BATCH_KEY], group[1])
         arrived_upstream = arrived - spent
-        return Terms(
-            arrived_upstream + budget, arrived + timeout, group, slo_class, arrived_upstream + class_budget
-        )
+        return arrived_upstream + budget, arrived + timeout, arrived_upstream + class_budget
 
     def _slo_class(self, exchange: Exchange) -> str:
         """Return the class that a request names; ``DEFAULT_CLASS`` without one, or for an undeclared name.
@@ -326,15 +313,26 @@ class Front:
         return declared
 
     def _group(self, exchange: Exchange) -> tuple[bytes, bytes]:
-        """Return (b"", method and path), cached because most requests repeat the previous one."""
+        """Return (batch key, method and path), cached because most requests repeat the previous one."""
         key = (exchange.method, exchange.target)
         if key != self._grouped:
             self._grouped, self._last_group = key, (b"", b"%b %b" % (exchange.method, exchange.path))
+        if BATCH_KEY in exchange.captured_headers:
+            return exchange.captured_headers[BATCH_KEY], self._last_group[1]
         return self._last_group
 
-    def _finish(self, exchange: Exchange, ended: Ended) -> None:
-        outcome, batch, slo_class = ended.outcome, ended.batch, ended.slo_class
-        seconds = ended.now - exchange.arrived
+    def _finish(
+        self,
+        exchange: Exchange,
+        outcome: Reply | WatchdogError,
+        *,
+        now: float,
+        meaning: str | None,
+        slo_class: str,
+        batch: Batch | None = None,
+        waited: float = 0.0,
+    ) -> None:
+        seconds = now - exchange.arrived
         context = self._caller(exchange, outcome) if TRACEPARENT in exchange.captured_headers else None
         if isinstance(outcome, Reply):
             head, body = outcome.header_block, outcome.body
@@ -344,18 +342,19 @@ class Front:
         measured = b"X-Duration-Seconds: %.6f\r\nX-Batch-Size: %d\r\nX-Queue-Seconds: %.6f\r\n" % (
             seconds,
             0 if batch is None else len(batch.requests),
-            ended.waited,
+            waited,
         )
         if batch is not None:
             measured += _BATCH_REASONS[batch.reason]
         if self._class_names:
             measured += self._class_lines[slo_class]
-        self._metrics.request_finished(outcome.status, exchange.method, seconds, ended.meaning, slo_class)
+        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning, slo_class)
         if context is not None and context.sampled:
             traced = Traced(context.trace_id, time.time())
             self._metrics.request_traced(outcome.status, exchange.method, seconds, traced)
         exchange.respond(outcome.status, head + measured, body)
         if self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply)):
+            ended = Ended(outcome, now, meaning, slo_class, batch, waited)
             self._log(exchange, ended, len(body), context)
 
     def _caller(self, exchange: Exchange, outcome: Reply | WatchdogError) -> SpanContext | None:
