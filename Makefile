@@ -96,7 +96,6 @@ $(MKDOCS): pyproject.toml
 reference: $(INSTALLED) ## Write the tables of docs/reference/ and the figures anew
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/python -m docs.figures.draw
-	$(BIN)/python -m docs.figures.diagrams
 
 tutorial: install ## Follow docs/tutorial.md, command by command: two minutes
 	@command -v curl >/dev/null || sh lab/install-from-debian.sh curl

@@ -38,6 +38,13 @@ def test_every_link_of_a_page_leads_somewhere(name):
             assert heading in anchors(target.read_text()), f"{name}: {link}"
 
 
+@pytest.mark.parametrize("name", ["autoscaler", "batching-watchdog"])
+def test_links_of_a_readme_that_ships_in_a_wheel_work_outside_of_the_repository(name):
+    targets = links((ROOT / name / "README.md").read_text())
+    assert targets
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+
+
 def site_page(source: str) -> Any:
     """What mkdocs tells of a page."""
     return SimpleNamespace(file=SimpleNamespace(src_uri=source))
