@@ -1,7 +1,7 @@
 """Answers the status page's addresses: HTML, and for every view the same as JSON under /api.
 
 Owns the addresses, statuses, headers, and the allowed host names. Everything is read-only. ``rows`` and
-``charts`` compute the content. docs/reference/status-api.md documents the JSON.
+``charts`` compute the content. docs/status-page.md names the JSON.
 """
 
 import gzip
