@@ -10,7 +10,7 @@ import inspect
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -108,19 +108,12 @@ def help_of(run: Callable[[Sequence[str]], object], *words: str) -> str:
     return "\n".join(line.rstrip() for line in told.getvalue().splitlines()) + "\n"
 
 
-def shipped() -> dict[str, str]:
-    """The help text of every command that is shipped; those of the laboratory show their own."""
+def helps() -> dict[str, str]:
+    """The help text of every command that is installed."""
     return {
         "batching-watchdog try": help_of(trial.main),
         "slo-autoscaler": help_of(autoscaler, "run"),
         **{f"slo-autoscaler {word}": help_of(autoscaler, word) for word in COMMANDS if word != "run"},
-    }
-
-
-def helps() -> dict[str, str]:
-    """The help text of every command that is installed."""
-    return {
-        **shipped(),
         "tailbound-simulate": help_of(simulate.main),
         "local-openfaas": help_of(local.main),
         "local-openfaas up": help_of(local.main, "up"),
@@ -132,24 +125,6 @@ def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> set[str]:
     own = {prefix + name for name in fields.keys(kind)}
     below = [keys(each, f"{prefix}{name}.") for name in fields.keys(kind) for each in _kinds(kind, name)]
     return own.union(*below)
-
-
-def meanings() -> Iterator[tuple[str, str]]:
-    """What the reference says of each key of the configuration, each input of a decision, and each reason."""
-    yield from _meanings(autoscaler_config.Config, "")
-    yield from ((name, each.meaning) for name, each in INPUTS.items())
-    for closed in (Reason, messages.DispatchReason):
-        yield from ((f"{closed.__name__}.{name}", text) for name, text in _attribute_docs(closed).items())
-
-
-def _meanings(kind: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    docs = _attribute_docs(kind)
-    for name in fields.keys(kind):
-        below = _kinds(kind, name)
-        if not below:
-            yield prefix + name, docs.get(name, "")
-        for each in below:
-            yield from _meanings(each, f"{prefix}{name}.")
 
 
 def _variables() -> str:
