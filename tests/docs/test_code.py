@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from batching_watchdog.config import DESCRIPTIONS
-from contract.exposed import exposed, recorded, rules
 from docs import generate_reference as reference
-from docs.pages import NAMES, ROOT, blocks, inline, lines_of_code
-from prometheus.promtool import complaints_about, needs_promtool
+from support.exposed import exposed, recorded, rules
+from support.pages import NAMES, ROOT, blocks, inline, lines_of_code
+from support.promtool import complaints_about, needs_promtool
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.demo import __main__ as demo
 
