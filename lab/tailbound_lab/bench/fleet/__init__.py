@@ -1,7 +1,6 @@
 """Questions about scaling: its cost, and its attainment of the objective.
 
 - ``scaling``: every scaler on every trace, simulated; ``held_out``: ours on cases that set no constant;
-  ``adversary``: a search for its worst traces; ``plays``: the kept outcomes of these.
 - ``faro``: a cluster that is too small, split among functions; beside published results.
 - ``live``: one real trace; ``validate``: the same in the simulator.
 - ``reconcile``: the CPU of one reconcile of many functions.
