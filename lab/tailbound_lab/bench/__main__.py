@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Final, NoReturn, Protocol
 
 from tailbound_lab.bench.fleet import faro, held_out, live, reconcile, scaling, validate
-from tailbound_lab.bench.replica import bound, compare, interleaved, mixed, promise, single, soak
+from tailbound_lab.bench.replica import compare, interleaved, mixed, promise, single, soak
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
 
@@ -35,7 +35,6 @@ COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
     "compare": (compare, "Tailbound and its peers on every workload"),
     "interleaved": (interleaved, "a few systems side by side, several times"),
     "mixed": (mixed, "several paths, text lengths and SLO classes in one traffic"),
-    "bound": (bound, "goodput against an upper bound for any batcher, simulated"),
     "soak": (soak, "half an hour while workers are killed"),
     "promise": (promise, "whether promised rates are kept, simulated"),
     "fleet": (reconcile, "CPU of one reconcile of up to 10,000 functions"),

@@ -14,7 +14,6 @@ import pytest
 from support.waits import until
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench.fleet import scaling
-from tailbound_lab.bench.replica import bound
 
 
 def test_scaling_of_one_short_trace_plays_nothing_twice(tmp_path, monkeypatch, capsys):
@@ -31,32 +30,6 @@ def test_scaling_of_one_short_trace_plays_nothing_twice(tmp_path, monkeypatch, c
     assert bench.main([*words, "steps"]) == 2
     assert (tmp_path / "scaling.png").exists()
     assert "| step |" in capsys.readouterr().out
-
-
-def test_bound_of_the_first_law_has_a_row_for_each_load_and_goodput_below_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bound, "SECONDS", 2.0)
-    assert bench.main(["bound", "--quick"]) in (0, 1)
-    rows = json.loads((tmp_path / "bound.json").read_text())["rows"]
-    assert [(row["traffic"], row["load"]) for row in rows] == [
-        (traffic, load) for traffic in bound.TRAFFIC for load in bound.LOADS
-    ]
-    assert all(0.0 < row["goodput"] <= row["bound"] for row in rows)
-    assert "x capacity" in capsys.readouterr().out
-
-
-def test_bound_is_published_as_the_worst_of_all_workers():
-    row = {"traffic": "one SLO", "law": "l", "attainment": {"all": 1.0}, "bound": 100.0}
-    loads = [
-        row | {"load": load, "rate": 50.0 * load, "workers": 1, "goodput": 99.0, "late_work": 0.01}
-        for load in bound.LOADS
-    ]
-    loads += [
-        each | {"workers": 2, "goodput": 95.0, "late_work": 0.03 if each["load"] == 2.0 else 0.0}
-        for each in loads
-    ]
-    (line,) = bound.worst(loads).splitlines()[2:]
-    cells = ["one SLO", "l", "1, 2", "50; 50", "0.950 (1.0%)", "0.950 (1.0%)", "**0.950 (3.0%)**"]
-    assert line == f"| {' | '.join(cells)} |"
 
 
 PAIR = ("--workload", "accelerator", "--systems", "slo,fixed:4:0")

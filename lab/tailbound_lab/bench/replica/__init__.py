@@ -3,5 +3,5 @@
 - ``single``: one function at one rate; ``compare``: every system on every workload.
 - ``interleaved``: how reliable a ratio of two systems is.
 - ``mixed``: many paths, lengths and SLO classes; ``soak``: dying workers.
-- ``bound``, ``promise``: goodput and exported capacity, simulated.
+- ``promise``: the exported capacity, simulated.
 """
