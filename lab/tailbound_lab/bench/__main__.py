@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from tailbound_lab.bench.fleet import faro, held_out, live, reconcile, scaling, validate
+from tailbound_lab.bench.fleet import faro, held_out, reconcile, scaling
 from tailbound_lab.bench.replica import compare, interleaved, mixed, promise, single, soak
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
@@ -41,8 +41,6 @@ COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
     "scaling": (scaling, "Tailbound's scaling beside tuned baselines on every trace, simulated"),
     "held-out": (held_out, "cases that set no constant of the scaling, simulated"),
     "faro": (faro, "a full cluster split among jobs, beside Faro's published results, simulated"),
-    "live": (live, "one bursty trace for real, under Tailbound and OpenFaaS CE"),
-    "validate": (validate, "the last live run in the simulator"),
 }
 
 

@@ -14,23 +14,23 @@ from tailbound_lab.load.records import BenchError
 def test_a_result_replaces_what_is_between_its_marks_and_nothing_else(tmp_path, monkeypatch, capsys):
     file = tmp_path / "page.md"
     monkeypatch.setattr(page, "PAGE", file)
-    file.write_text("before\n<!-- live: begin -->\nold\n<!-- live: end -->\nafter\n")
-    page.show(Namespace(publish=False), "live", "new\n")
+    file.write_text("before\n<!-- soak: begin -->\nold\n<!-- soak: end -->\nafter\n")
+    page.show(Namespace(publish=False), "soak", "new\n")
     assert (capsys.readouterr().out, "old" in file.read_text()) == ("new\n", True)
-    page.show(Namespace(publish=True), "live", "new\n", lambda folder: [folder / "a.png"])
+    page.show(Namespace(publish=True), "soak", "new\n", lambda folder: [folder / "a.png"])
     between = "new\n\n![a](page/a.png)"
-    assert file.read_text() == f"before\n<!-- live: begin -->\n{between}\n<!-- live: end -->\nafter\n"
+    assert file.read_text() == f"before\n<!-- soak: begin -->\n{between}\n<!-- soak: end -->\nafter\n"
     capsys.readouterr()
-    page.show(Namespace(publish=True), "live", "all rows\n", decisive="few rows\n")
+    page.show(Namespace(publish=True), "soak", "all rows\n", decisive="few rows\n")
     assert capsys.readouterr().out == "all rows\n"
-    assert file.read_text() == "before\n<!-- live: begin -->\nfew rows\n<!-- live: end -->\nafter\n"
+    assert file.read_text() == "before\n<!-- soak: begin -->\nfew rows\n<!-- soak: end -->\nafter\n"
     with pytest.raises(BenchError):
-        page.rewrite("soak", lambda _: pytest.fail("asked for the content"))
+        page.rewrite("none", lambda _: pytest.fail("asked for the content"))
 
 
 def test_every_section_that_a_command_publishes_has_its_marks():
-    simulated = ("fleet", "scaling", "held-out", "faro", "validation")
-    sections = ("results", "interleaved", "soak", "live", *simulated)
+    simulated = ("fleet", "scaling", "held-out", "faro")
+    sections = ("results", "interleaved", "soak", *simulated)
     text = page.PAGE.read_text()
     assert [name for name in sections if text.count(f"<!-- {name}: begin -->") != 1] == []
 

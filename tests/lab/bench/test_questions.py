@@ -1,7 +1,6 @@
 """What the questions conclude from measurements: best settings, ratios, growth, claims, agreement."""
 
 import json
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,18 +13,12 @@ from hypothesis import strategies as st
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench import page
 from tailbound_lab.bench.fleet import held_out, scaling
-from tailbound_lab.bench.fleet.live import COMMUNITY, OURS, Absence, Run, claims, described
 from tailbound_lab.bench.fleet.plays import Kept, missed_at_once, together
-from tailbound_lab.bench.fleet.validate import agree, function_of, replay
 from tailbound_lab.bench.replica import mixed
 from tailbound_lab.bench.replica.soak import growth
 from tailbound_lab.bench.rig import simulated
 from tailbound_lab.bench.rig.measure import alternate
 from tailbound_lab.bench.rig.search import Found
-from tailbound_lab.live.watch import Decision
-from tailbound_lab.load.arrivals import Profile
-from tailbound_lab.load.records import BenchError, Change, Ledger, Point, Record
-from tailbound_lab.simulate.function import Routing
 from tailbound_lab.simulate.traces import generate
 from tailbound_lab.simulate.world import Series
 
@@ -222,124 +215,6 @@ def test_reconcile_of_a_few_functions_is_measured_on_a_real_prometheus(tmp_path,
     held = "two need a replica more; one gets it, the other's budget has none"
     assert (row["scaled"], row["fleet_full"]) == (1, 1), held
     assert f"| 60 | {row['series']:,} |" in section("fleet")
-
-
-ENVIRONMENT = {"slo_latency": "200ms", "slo_objective": "0.99", "workers": "1", "max_batch_size": "2"}
-
-
-def live_run(misses=1, absence=None, changes=(), decisions=()):
-    records = [Record(at / 10, 0.02, 200) for at in range(100)]
-    return Run(
-        environment=ENVIRONMENT,
-        ledger=Ledger(0.2, records + [Record(at / 10, 3.0, 503) for at in range(misses)]),
-        points=[Point(-0.1, 1, 1), Point(5, 3, 1), Point(6.5, 3, 3), Point(30, 2, 2)],
-        changes=(Change(5, 1, 3), Change(30, 3, 2), *changes),
-        decisions=decisions,
-        service={"1": 0.010, "2": 0.014},
-        means={"mean_batch_size": 1.5, "mean_service": 0.009, "capacity": 200.0},
-        absence=absence,
-    )
-
-
-def document(*runs):
-    config = (ROOT / "lab" / "autoscaler.yaml").read_text()
-    profile = Profile(((0.0, 20.0), (40.0, 20.0)))
-    return described(profile, 1, dict(zip((OURS, COMMUNITY), runs, strict=False)), config, 3.0)
-
-
-def test_live_results_hold_cost_violations_and_start_ups():
-    found = document(live_run(changes=(Change(32, 2, 3),)), live_run(misses=20))
-    assert found["start_ups"] == [1.5, 1.5]
-    assert found[OURS]["reversals"] == 1, "within the configured 3 s, the longer of the two start-ups"
-    assert found[OURS]["replicas"] == [[0.0, 1], [5, 3], [30, 2]]
-    assert found[OURS]["replica_seconds"] == 5 + 25 * 3 + 10 * 2
-    assert (found[OURS]["attainment"], found[COMMUNITY]["violations"]) == (100 / 101, 20)
-
-
-def result(violations=0, cost=100.0, reversals=0):
-    values = {"attainment": 1 - violations / 1000, "violations": violations, "replica_seconds": cost}
-    return values | {"reversals": reversals, "prometheus_away": None}
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "full", "held"),
-    [
-        (result(20), result(46, 200), True, [True, True, True]),
-        (result(21), result(46, 200), True, [True, False, True]),
-        (result(20, cost=201), result(46, 200), True, [True, True, False]),
-        (result(20, reversals=1), result(46, 200), True, [False, True, True]),
-        (result(11), result(1, 200), True, [True, False, True]),
-        (result(500), result(), False, [True]),
-    ],
-)
-def test_live_run_is_judged_by_direction_violations_and_cost(ours, theirs, full, held):
-    found = claims({OURS: ours, COMMUNITY: theirs}, start_up=3.0, objective=0.99, full=full)
-    assert [claim["holds"] for claim in found] == held
-
-
-@pytest.mark.parametrize(
-    ("changes", "decided", "held"),
-    [
-        ((), (12, 3, 3), True),
-        ((Change(12, 3, 2),), (12, 3, 3), False),
-        ((), (12, 3, 2), False),
-        ((Change(25, 3, 2),), (25, 3, 2), True),
-    ],
-)
-def test_no_scale_down_may_be_decided_or_done_without_prometheus(changes, decided, held):
-    seconds, before, after = decided
-    decision = Decision(seconds, "accelerator.openfaas-fn", before, after, "NoData")
-    found = document(live_run(absence=Absence(10, 20), changes=changes, decisions=(decision,)))
-    (claim,) = [item for item in found["claims"] if "without Prometheus" in item["claim"]]
-    assert claim["holds"] is held
-
-
-def test_replay_scales_service_times_to_the_mean_that_was_measured():
-    found = document(live_run())
-    function = function_of(found, found[OURS])
-    # Between sizes 1 and 2 the quantile is 12 ms, and 9 ms were measured.
-    assert function.service.seconds == pytest.approx((0.0075, 0.0105))
-    assert (function.capacity, function.routing) == (200.0, Routing.LEAST_LOADED)
-    with pytest.raises(BenchError, match="no batch"):
-        function_of(found, found[OURS] | {"mean_service": None})
-
-
-def test_replay_serves_the_same_requests_and_agrees_within_its_tolerance():
-    found = document(live_run())
-    _, simulated = replay(found)[OURS]
-    assert (simulated.requests, simulated.attainment) == (len(found["arrivals"]), 1.0)
-    lived = {"attainment": 0.99, "replica_seconds": 100.0}
-    for attainment, seconds, near in ((0.971, 109, True), (0.969, 100, False), (0.99, 111, False)):
-        assert agree(lived, replace(simulated, attainment=attainment, replica_seconds=seconds)) is near
-
-
-def test_live_results_are_published_with_their_plots_and_validated(tmp_path, section):
-    decision = Decision(12, "accelerator.openfaas-fn", 3, 3, "NoData")
-    killed = document(live_run(absence=Absence(10, 20), decisions=(decision,)))
-    (tmp_path / "live.json").write_text(json.dumps(document(live_run(0), live_run(20)), allow_nan=False))
-    (tmp_path / "live-prometheus-killed.json").write_text(json.dumps(killed))
-    assert bench.main(["live", "--last", "--publish"]) == 0
-    assert bench.main(["validate", "--publish"]) in (0, 1)
-    live = section("live")
-    assert "| Tailbound | 100.00% | 0 |" in live, "never rounded up, so there was no violation"
-    assert "| OpenFaaS CE | 83.33% | 20 |" in live
-    assert "NoData (1)" in live
-    for name in ("live", "live-prometheus-killed"):
-        assert f"(benchmarks/{name}.svg)" in live
-        assert "<svg" in (page.PAGE.parent / "benchmarks" / f"{name}.svg").read_text()
-    assert "| Tailbound | 100.00% | 100.00% | +0.00 |" in section("validation")
-
-
-@pytest.mark.parametrize("other", [{"code": ""}, {"machine": ""}])
-def test_live_run_of_other_code_or_another_machine_is_not_published_beside_this_one(
-    tmp_path, section, capsys, other
-):
-    killed = document(live_run(absence=Absence(10, 20))) | other
-    (tmp_path / "live.json").write_text(json.dumps(document(live_run(0), live_run(20)), allow_nan=False))
-    (tmp_path / "live-prometheus-killed.json").write_text(json.dumps(killed))
-    assert bench.main(["live", "--last", "--publish"]) == 0
-    assert "Prometheus killed" not in section("live")
-    assert "live-prometheus-killed.json" in capsys.readouterr().err
 
 
 def test_held_out_cases_are_none_of_the_comparison_and_differ_by_draw():

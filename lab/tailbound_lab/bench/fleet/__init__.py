@@ -2,6 +2,5 @@
 
 - ``scaling``: every scaler on every trace, simulated; ``held_out``: ours on cases that set no constant;
 - ``faro``: a cluster that is too small, split among functions; beside published results.
-- ``live``: one real trace; ``validate``: the same in the simulator.
 - ``reconcile``: the CPU of one reconcile of many functions.
 """
