@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Final, NoReturn, Protocol
 
 from tailbound_lab.bench.fleet import faro, held_out, reconcile, scaling
-from tailbound_lab.bench.replica import compare, interleaved, mixed, promise, single, soak
+from tailbound_lab.bench.replica import compare, interleaved, promise, single, soak
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
 
@@ -34,7 +34,6 @@ COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
     "single": (single, "one function behind the watchdog at one rate"),
     "compare": (compare, "Tailbound and its peers on every workload"),
     "interleaved": (interleaved, "a few systems side by side, several times"),
-    "mixed": (mixed, "several paths, text lengths and SLO classes in one traffic"),
     "soak": (soak, "half an hour while workers are killed"),
     "promise": (promise, "whether promised rates are kept, simulated"),
     "fleet": (reconcile, "CPU of one reconcile of up to 10,000 functions"),

@@ -1,7 +1,6 @@
 """What the questions conclude from measurements: best settings, ratios, growth, claims, agreement."""
 
 import json
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench import page
 from tailbound_lab.bench.fleet import held_out, scaling
 from tailbound_lab.bench.fleet.plays import Kept, missed_at_once, together
-from tailbound_lab.bench.replica import mixed
 from tailbound_lab.bench.replica.soak import growth
-from tailbound_lab.bench.rig import simulated
 from tailbound_lab.bench.rig.measure import alternate
 from tailbound_lab.bench.rig.search import Found
 from tailbound_lab.simulate.traces import generate
@@ -50,64 +47,6 @@ def test_interleaved_ratio_is_within_a_round_and_cpu_of_the_median_round():
     slo, mosec, ray = (line.split(" | ") for line in page.maxima({"text": rounds}).splitlines()[2:])
     assert (slo[3], mosec[3], ray[3]) == ("", "1.40 (1.20 to 2.00)", "-")
     assert (slo[4], mosec[4]) == ("3 + 9 |", "20 + 9 |")
-
-
-def test_mixed_ratio_at_a_rate_is_within_a_round_and_a_lagged_run_counts_nowhere():
-    def run(goodput):
-        return {"goodput": goodput, "parts": {"": goodput / 1e3}, "simulated": {"parts": {"": 0.9}}}
-
-    rounds = [
-        {"1 path": {"1000": run(900.0)}, "4 paths": {"1000": run(450.0)}},
-        {"1 path": {"1000": run(500.0)}, "4 paths": {"1000": run(500.0)}},
-        {
-            "1 path": {"1000": run(800.0)},
-            "4 paths": {"1000": {"reason": "lagged", "simulated": {"parts": {"": 0.9}}}},
-        },
-    ]
-    one, four = mixed.at_rates(rounds)
-    assert one[2:4] == ("800", "")
-    assert four[2:] == ("475", "0.75 (0.50 to 1.00)", "47.50%", "90.00%")
-
-
-def test_seconds_beyond_the_law_are_those_of_a_batch_and_of_its_requests():
-    low = [(1, 0.00891), (2, 0.00942)]
-    high = [(80, 0.0492), (90, 0.0543), (85, 0.05175 * 1.4), (85, 0.05175 * 0.6)]
-    batch, item, deviations = simulated.fitted(low, high, lambda size: 0.008 + 0.0005 * size)
-    assert (batch, item) == pytest.approx((0.0004, 0.00001))
-    assert deviations == pytest.approx([1.0, 1.0, 1.4, 0.6])
-
-
-def test_batch_sent_before_the_last_one_has_ended_begins_at_that_end():
-    def line(batch, size, ended, seconds):
-        return json.dumps(
-            {
-                "time": f"2026-01-02T03:04:{ended:06.3f}Z",
-                "event": "request",
-                "batch": batch,
-                "batch_size": size,
-                "seconds": 1.0 + seconds,
-                "queue_seconds": 1.0,
-            }
-        )
-
-    started = json.dumps({"time": "2026-01-02T03:04:01.000Z", "event": "ready"})
-    lines = [started, line(1, 2, 10.0, 0.02), line(1, 2, 10.0, 0.021), line(2, 30, 10.05, 0.06)]
-    lines.append(line(3, 8, 12.0, 0.01))
-    sizes, seconds = zip(*simulated.batches(lines), strict=True)
-    assert sizes == (2, 30, 8)
-    assert seconds == pytest.approx((0.02, 0.05, 0.01), abs=1e-5)
-
-
-def test_lengths_without_settings_reach_what_keys_by_hand_do():
-    question = mixed.QUESTIONS["lengths"]
-    law = partial(question.law, simulated.service_seconds(question.workload))
-
-    def goodput(parts):
-        beyond = simulated.Beyond(0.0015)
-        slo = question.workload.slo
-        return simulated.simulate(parts, law, slo, 500.0, beyond, seconds=10.0)["goodput"]
-
-    assert goodput(mixed.of_lengths()) >= 0.95 * goodput(mixed.of_lengths(keys=True))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,6 @@ def test_bench_ended_by_sigterm_leaves_no_process(tmp_path, words, count, status
     [
         "interleaved --systems slo",
         *("interleaved --systems slo,slo", "interleaved --systems slo,mosec-grid", "interleaved --rounds 0"),
-        *("mixed --questions none", "mixed --rounds 0"),
         *("compare --workloads none", "compare --workers 0", "single --function none", "single --slo soon"),
         "compare --last",
     ],
@@ -95,7 +94,6 @@ def test_impossible_measurement_is_refused_before_any_start(tmp_path, capsys, wo
         (["single", "--function", "accelerator", "--rate", "50", "--seconds", "1", "--slo", "10s"], None),
         (["soak", "--minutes", "0.2", "--rate", "20", "--kill-every", "6"], "soak.json"),
         (["interleaved", "--smoke", "--rounds", "1", *PAIR], "interleaved.json"),
-        (["mixed", "--smoke", "--rounds", "1", "--questions", "paths,lengths"], "mixed.json"),
         (["compare", "--smoke", "--workloads", "accelerator", "--systems", "slo"], "results.json"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -117,8 +115,3 @@ def test_measurement_in_small_goes_from_the_server_to_results(tmp_path, capsys, 
     elif file == "interleaved.json":
         (found,) = json.loads((tmp_path / file).read_text())["workloads"]["accelerator"]
         assert all(found[label]["trials"] for label in ("slo", "fixed:4:0"))
-    elif file == "mixed.json":
-        found = json.loads((tmp_path / file).read_text())["questions"]
-        (paths,), (lengths,) = found["paths"], found["lengths"]
-        assert paths["rates"]["16 paths"]["2500"]["simulated"]["goodput"] > 0
-        assert set(lengths["maxima"]) == set(lengths["rates"])

@@ -2,6 +2,6 @@
 
 - ``single``: one function at one rate; ``compare``: every system on every workload.
 - ``interleaved``: how reliable a ratio of two systems is.
-- ``mixed``: many paths, lengths and SLO classes; ``soak``: dying workers.
+- ``soak``: dying workers.
 - ``promise``: the exported capacity, simulated.
 """
