@@ -1,6 +1,6 @@
 """Measurements: one module per question, one folder per kind of question.
 
-- ``replica``: one replica: ``single``, ``compare``, ``interleaved``,
+- ``replica``: one replica: ``compare``, ``interleaved``,
   ``bound``, ``promise``, ``soak``.
 - ``fleet``: scaling: ``scaling`` and ``held_out`` (simulated), ``live`` and ``validate``, ``reconcile``.
 - ``rig``: the systems that ``replica`` measures, and its tools; ``workloads`` and ``servers``: their

@@ -1,7 +1,7 @@
 """The command line: ``make bench``, or ``make bench BENCH_ARGS='compare --quick'``.
 
-Owns the list of commands; without one, ``--quick`` and ``--smoke`` mean ``compare``, other options
-``single``. Exit statuses: 0 the claim holds; 1 it does not; 2 it cannot be measured; 143 ended by SIGTERM.
+Owns the list of commands; without one, ``compare`` runs.
+Exit statuses: 0 the claim holds; 1 it does not; 2 it cannot be measured; 143 ended by SIGTERM.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Final, NoReturn, Protocol
 
 from tailbound_lab.bench.fleet import faro, held_out, reconcile, scaling
-from tailbound_lab.bench.replica import compare, interleaved, promise, single, soak
+from tailbound_lab.bench.replica import compare, interleaved, promise, soak
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
 
@@ -31,7 +31,6 @@ class Question(Protocol):
 
 
 COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
-    "single": (single, "one function behind the watchdog at one rate"),
     "compare": (compare, "Tailbound and its peers on every workload"),
     "interleaved": (interleaved, "a few systems side by side, several times"),
     "soak": (soak, "half an hour while workers are killed"),
@@ -74,7 +73,7 @@ def with_command(arguments: Sequence[str]) -> list[str]:
     words = list(arguments)
     if words and (words[0] in COMMANDS or words[0] in ("-h", "--help")):
         return words
-    return ["compare" if {"--quick", "--smoke"} & set(words) else "single", *words]
+    return ["compare", *words]
 
 
 if __name__ == "__main__":

@@ -117,11 +117,6 @@ def comparison(results: dict[str, Any]) -> str:
         rows = [found for found in results["measurements"] if found["workload"] == workload]
         measured = [row for row in rows if row["status"] == "measured"]
         facts = [f"**{workload}.**"]
-        if alone := results["offline"].get(workload):
-            facts.append(
-                f"The model alone, decode included: {alone['all_workers']:,.0f} items/s in {alone['workers']}"
-                f" processes, in batches of {alone['best_size']}."
-            )
         facts += [
             f"From a run at a third of its maximum `{row['system']}` predicted a capacity of"
             f" {row['capacity']:,.0f} requests/s, {row['capacity'] / row['max_rate']:.2f} times its maximum."

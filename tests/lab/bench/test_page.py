@@ -68,7 +68,7 @@ NOTHING_HELD = {"max_rate": 0.0, "at_max": None, "overload_1.5": None, "overload
 
 
 def results(*rows):
-    head = {"machine": "2 cores", "workers": 2, "effort": "quick", "date": "2026-01-01", "offline": {}}
+    head = {"machine": "2 cores", "workers": 2, "effort": "quick", "date": "2026-01-01"}
     return head | {"measurements": rows}
 
 
@@ -112,7 +112,7 @@ def test_plot_has_every_run_that_was_not_cut_short_and_none_of_what_held_nothing
 
 @pytest.mark.parametrize(
     ("words", "command"),
-    [([], "single"), (["--rate", "12"], "single"), (["--quick"], "compare"), (["soak"], "soak")],
+    [([], "compare"), (["--quick"], "compare"), (["soak"], "soak")],
 )
-def test_words_without_a_command_are_single_or_compare(words, command):
+def test_words_without_a_command_are_compare(words, command):
     assert with_command(words)[0] == command

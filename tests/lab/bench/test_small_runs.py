@@ -39,7 +39,7 @@ PAIR = ("--workload", "accelerator", "--systems", "slo,fixed:4:0")
     ("words", "count", "status"),
     [
         (
-            ["single", "--function", "accelerator", "--rate", "50", "--seconds", "100"],
+            ["soak", "--rate", "50"],
             3,
             128 + signal.SIGTERM,
         ),
@@ -76,7 +76,7 @@ def test_bench_ended_by_sigterm_leaves_no_process(tmp_path, words, count, status
     [
         "interleaved --systems slo",
         *("interleaved --systems slo,slo", "interleaved --systems slo,mosec-grid", "interleaved --rounds 0"),
-        *("compare --workloads none", "compare --workers 0", "single --function none", "single --slo soon"),
+        *("compare --workloads none", "compare --workers 0", ),
         "compare --last",
     ],
 )
@@ -91,7 +91,6 @@ def test_impossible_measurement_is_refused_before_any_start(tmp_path, capsys, wo
 @pytest.mark.parametrize(
     ("words", "file"),
     [
-        (["single", "--function", "accelerator", "--rate", "50", "--seconds", "1", "--slo", "10s"], None),
         (["soak", "--minutes", "0.2", "--rate", "20", "--kill-every", "6"], "soak.json"),
         (["interleaved", "--smoke", "--rounds", "1", *PAIR], "interleaved.json"),
         (["compare", "--smoke", "--workloads", "accelerator", "--systems", "slo"], "results.json"),

@@ -1,6 +1,6 @@
 """Questions about one replica: its throughput, and changes of it.
 
-- ``single``: one function at one rate; ``compare``: every system on every workload.
+- ``compare``: every system on every workload.
 - ``interleaved``: how reliable a ratio of two systems is.
 - ``soak``: dying workers.
 - ``promise``: the exported capacity, simulated.

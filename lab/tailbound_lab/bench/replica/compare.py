@@ -11,7 +11,6 @@ from typing import Any
 
 from tailbound_lab.bench import page
 from tailbound_lab.bench.rig.measure import FULL, QUICK, SMOKE, Rig, measure
-from tailbound_lab.bench.rig.offline import limits
 from tailbound_lab.bench.rig.server import example
 from tailbound_lab.bench.rig.systems import OTHER_POLICIES, Entry, listed, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS, Workload
@@ -63,13 +62,10 @@ def _measure_all(options: argparse.Namespace, output: Path, file: Path) -> dict[
     generator = build(output)
     results: dict[str, Any] = page.origin() | {"workers": options.workers, "effort": effort}
     last = page.earlier(file, **{name: results[name] for name in ("machine", "workers", "effort")})
-    results["offline"] = {name: each for name, each in last.get("offline", {}).items() if name not in names}
     results["measurements"] = [
         found for found in last.get("measurements", ()) if found["workload"] not in names
     ]
     for workload in (WORKLOADS[name] for name in names):
-        page.say(f"{workload.name}: the model alone")
-        results["offline"][workload.name] = limits(workload, options.workers, 0.2 if short else 1.0)
         body = example(workload)
         for entry in entries:
             title = f"{workload.name}, {entry.label}"

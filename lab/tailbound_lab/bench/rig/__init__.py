@@ -3,5 +3,4 @@
 - ``systems``: the registry with the start of each system; ``peers``: its virtual environment.
 - ``server``: starts, awaits and stops one system; ``processes``: the use of its processes.
 - ``search`` [P]: chooses the next rate; ``measure``: tries it, and makes all other measurements.
-- ``offline``: the model alone, without a server.
 """
