@@ -235,9 +235,7 @@ def _first_line(row: dict[str, Any]) -> str:
 
 
 def _row(row: dict[str, Any]) -> Sequence[str]:
-    top, settings, name = row["at_max"] or {}, row["settings"], row["system"]
-    if "grid" in row:
-        name += f" (size {settings['size']}, wait {settings['wait_ms']} ms)"
+    top, name = row["at_max"] or {}, row["system"]
     cpu = sum(used["us_per_request"] for used in top.get("cpu", ()))
     return (
         name,

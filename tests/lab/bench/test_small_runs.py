@@ -75,8 +75,11 @@ def test_bench_ended_by_sigterm_leaves_no_process(tmp_path, words, count, status
     "words",
     [
         "interleaved --systems slo",
-        *("interleaved --systems slo,slo", "interleaved --systems slo,mosec-grid", "interleaved --rounds 0"),
-        *("compare --workloads none", "compare --workers 0", ),
+        *("interleaved --systems slo,slo", "interleaved --rounds 0"),
+        *(
+            "compare --workloads none",
+            "compare --workers 0",
+        ),
         "compare --last",
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.peers import python_of
 from tailbound_lab.bench.rig.processes import Share, Usage, cpu_of, name_of, pss_of, shares
-from tailbound_lab.bench.rig.systems import SYSTEMS, Launch, Settings, grid_of, parse_entry
+from tailbound_lab.bench.rig.systems import SYSTEMS, Launch, Settings, parse_entry
 from tailbound_lab.bench.workloads import IMPORTS, WORKLOADS
 from tailbound_lab.load.records import BenchError, NotAvailable
 
@@ -24,17 +24,11 @@ def test_entry_has_the_named_settings_or_the_systems_own(text, settings):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mosek", "mosec:1", "mosec:0:1", "mosec:a:1", "mosec+speed", "slo-grid", "mosec-grid:1:2"]
+    "text", ["", "mosek", "mosec:1", "mosec:0:1", "mosec:a:1", "mosec+speed", "slo-grid"]
 )
 def test_entry_that_means_nothing_is_refused_by_its_text(text):
     with pytest.raises(BenchError, match=f"system '{text.replace('+', '.')}'"):
         parse_entry(text)
-
-
-def test_grid_has_every_size_of_the_workload_with_every_wait():
-    points = grid_of(parse_entry("mosec-grid+malloc"), WORKLOADS["vision"])
-    assert len(points) == len(set(points)) == len(WORKLOADS["vision"].sizes) * 3
-    assert all(point.malloc for point in points)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

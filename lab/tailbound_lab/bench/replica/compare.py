@@ -19,7 +19,7 @@ from tailbound_lab.load.records import BenchError, NotAvailable
 
 SECTION = "results"
 EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
-SYSTEMS_FULL = "slo,fixed-grid,aimd,unbatched,gunicorn,waitress,of-watchdog,mosec,mosec-grid,litserve,bentoml"
+SYSTEMS_FULL = "slo,fixed,aimd,unbatched,gunicorn,waitress,of-watchdog,mosec,litserve,bentoml"
 SYSTEMS_QUICK = "slo,mosec,gunicorn"
 WORKLOADS_QUICK = "tabular,accelerator"
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="two workloads, two peers, short runs: under 10 minutes")
     add("--smoke", action="store_true", help="as --quick, with runs of a second, to check that all works")
     add("--workloads", help=f"comma-separated, of {', '.join(WORKLOADS)} [all]")
-    add("--systems", help=f"comma-separated NAME[:SIZE:WAIT_MS][-grid][+malloc] [{SYSTEMS_FULL}]")
+    add("--systems", help=f"comma-separated NAME[:SIZE:WAIT_MS][+malloc] [{SYSTEMS_FULL}]")
     add("--workers", type=int, default=2, help="model processes of each system [2]")
     add("--last", action="store_true", help="show the last results again, without a run")
     page.add_publish(parser)

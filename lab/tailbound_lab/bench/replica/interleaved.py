@@ -42,8 +42,6 @@ def main(options: argparse.Namespace, output: Path) -> int:
     entries = [parse_entry(text) for text in listed(options.systems)]
     if len({entry.label for entry in entries}) != len(entries) or len(entries) < 2:
         raise BenchError(f"--systems {options.systems}: must name at least two, each once")
-    if tuned := [entry.label for entry in entries if entry.grid]:
-        raise BenchError(f"--systems {tuned[0]}: there is no grid here; name a size and a wait")
     for name in ("rounds", "workers"):
         if getattr(options, name) < 1:
             raise BenchError(f"--{name} {getattr(options, name)}: must be at least 1")

@@ -17,7 +17,7 @@ from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.peers import version_of
 from tailbound_lab.bench.rig.search import Found, Next, Plan, Trial, next_step
 from tailbound_lab.bench.rig.server import Server
-from tailbound_lab.bench.rig.systems import Entry, grid_of
+from tailbound_lab.bench.rig.systems import Entry
 from tailbound_lab.bench.workloads import Workload
 from tailbound_lab.load.generator import Endpoint, Generator, Part
 from tailbound_lab.load.records import BenchError, Lagged, Run
@@ -59,9 +59,6 @@ class Effort:
 FULL = Effort(12.0, 6.0, 1.5, 6.0, 0.03, 10, (0.5, 0.75, 2.0))
 QUICK = Effort(4.0, 4.0, 1.0, 4.0, 0.08, 5)
 SMOKE = Effort(1.0, 1.0, 0.5, 1.0, 0.3, 1)
-RACE_MARGIN = 0.02
-COARSE = Effort(0.0, 0.0, 1.0, 4.0, 0.10, 3)
-"""For each point of a grid; the best one is then measured like every other system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +79,6 @@ class Rig:
 def measure(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> dict[str, Any]:
     """Return all measures of one system on one workload, as data for JSON. Raises ``BenchError``."""
     found: dict[str, Any] = {"slo_ms": workload.slo * 1e3, "status": "measured"}
-    if entry.grid:
-        entry, found["grid"] = tune(entry, workload, body, rig)
     found["settings"] = asdict(entry.settings)
     with Server(entry, workload, rig.workers, body) as server:
         if entry.system.requirements:
@@ -123,32 +118,6 @@ def predicted(entry: Entry, workload: Workload, body: bytes, rig: Rig, maximum: 
         server.metric(CAPACITY)
         bench.counted(maximum / 3, rig.effort.low_seconds)
         return server.metric(CAPACITY)
-
-
-def tune(entry: Entry, workload: Workload, body: bytes, rig: Rig) -> tuple[Entry, list[dict[str, Any]]]:
-    """Return the entry with the best setting of its grid, and the results of all points.
-
-    A race: a point that does not hold slightly more than the best so far is out (``max_rate`` None). For any
-    other point the maximum is searched coarsely from there.
-    """
-    points: list[dict[str, Any]] = []
-    best, top = entry, 0.0
-    plan = (COARSE if rig.effort is not SMOKE else SMOKE).plan(workload)
-    candidates = grid_of(entry, workload)
-    for index, settings in enumerate(candidates, 1):
-        rig.say(f"grid {index}/{len(candidates)}: size {settings.size}, wait {settings.wait_ms} ms")
-        tried = replace(entry, settings=settings)
-        with Server(tried, workload, rig.workers, body) as server:
-            bench = Bench(server, rig)
-            bench.warm_up()
-            if top and not bench.holds(top * (1 + RACE_MARGIN), plan.confirm_seconds):
-                points.append({**asdict(settings), "max_rate": None})
-                continue
-            rate = bench.maximum(replace(plan, first_rate=max(plan.first_rate, top))).rate
-        points.append({**asdict(settings), "max_rate": rate})
-        if rate > top:
-            best, top = tried, rate
-    return best, points
 
 
 class Bench:

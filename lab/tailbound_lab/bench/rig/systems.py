@@ -77,18 +77,15 @@ class System:
     settings: Settings = Settings()
     predicts_capacity: bool = False
     """Whether it exports watchdog_capacity_requests_per_second."""
-    grid_waits_ms: tuple[int, ...] = ()
-    """Waits that a grid search tries with each of the workload's sizes; empty: no settings to tune."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A system as the command line names it: ``mosec``, ``mosec:64:10``, ``mosec-grid+malloc``."""
+    """A system as the command line names it: ``mosec``, ``mosec:64:10``, ``mosec:64:10+malloc``."""
 
     label: str
     system: System
     settings: Settings
-    grid: bool = False
 
 
 def listed(text: str) -> list[str]:
@@ -97,19 +94,14 @@ def listed(text: str) -> list[str]:
 
 
 def parse_entry(text: str) -> Entry:
-    """Read NAME[:SIZE:WAIT_MS][-grid][+malloc]. Raises ``BenchError`` that names the text and the rule."""
+    """Read NAME[:SIZE:WAIT_MS][+malloc]. Raises ``BenchError`` that names the text and the rule."""
     rest, plus, option = text.partition("+")
     if plus and option != "malloc":
         raise BenchError(f"system {text!r}: after + only malloc is known")
     name, *numbers = rest.split(":")
-    grid = name.endswith("-grid")
-    name = name.removesuffix("-grid")
     if name not in SYSTEMS:
         raise BenchError(f"system {text!r}: there is no {name!r}; there are {', '.join(SYSTEMS)}")
     system = SYSTEMS[name]
-    if grid and (numbers or not system.grid_waits_ms):
-        rule = "takes no numbers" if numbers else f"{name} has nothing to tune"
-        raise BenchError(f"system {text!r}: -grid {rule}")
     size, wait = system.settings.size, system.settings.wait_ms
     if numbers:
         if len(numbers) != 2 or not all(n.isdigit() for n in numbers) or int(numbers[0]) < 1:
@@ -117,16 +109,7 @@ def parse_entry(text: str) -> Entry:
                 f"system {text!r}: expected NAME:SIZE:WAIT_MS, two whole numbers, such as mosec:32:5"
             )
         size, wait = int(numbers[0]), int(numbers[1])
-    return Entry(text, system, Settings(size, wait, bool(plus)), grid)
-
-
-def grid_of(entry: Entry, workload: Workload) -> list[Settings]:
-    """Return every setting that the entry's grid search tries on a workload."""
-    return [
-        Settings(size, wait, entry.settings.malloc)
-        for size in workload.sizes
-        for wait in entry.system.grid_waits_ms
-    ]
+    return Entry(text, system, Settings(size, wait, bool(plus)))
 
 
 def _ours(policy: str) -> Callable[[Launch], Command]:
@@ -212,7 +195,7 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
         system.name: system
         for system in (
             System("slo", _ours("slo"), predicts_capacity=True),
-            System("fixed", _ours("fixed"), grid_waits_ms=(0, 2, 5, 10)),
+            System("fixed", _ours("fixed")),
             System("aimd", _ours("aimd")),
             System("unbatched", _ours("unbatched")),
             # Sync workers and Flask, no batches.
@@ -226,7 +209,6 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
                 ("mosec",),
                 path="/inference",
                 settings=Settings(4, 10),  # as in its README
-                grid_waits_ms=(1, 5, 10),
             ),
             System(
                 "litserve",
@@ -234,7 +216,6 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
                 ("litserve",),
                 path="/predict",
                 settings=Settings(32, 5),
-                grid_waits_ms=(1, 5, 10),
             ),
             # Adaptive batches; its max_latency_ms is 60,000 by default.
             System("bentoml", _bentoml, ("bentoml",), wrap=_bentoml_body, settings=Settings(32, 60_000)),

@@ -24,12 +24,11 @@ FOLDER: Final = Path(__file__).resolve().parent
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A handler folder, its latency target in seconds, and the batch sizes that a grid search tries."""
+    """A handler folder, its latency target in seconds."""
 
     name: str
     folder: Path
     slo: float
-    sizes: tuple[int, ...]
     first_rate: float
     """Requests per second at which the search for the maximum begins."""
 
@@ -38,10 +37,10 @@ WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
     {
         workload.name: workload
         for workload in (
-            Workload("tabular", ROOT / "functions" / "tabular", 0.100, (16, 32, 64, 128), 400.0),
-            Workload("text", FOLDER / "text", 0.050, (16, 32, 64), 400.0),
-            Workload("vision", ROOT / "functions" / "vision", 0.300, (1, 2, 4, 8), 40.0),
-            Workload("accelerator", ROOT / "functions" / "accelerator", 0.100, (32, 64, 128), 80.0),
+            Workload("tabular", ROOT / "functions" / "tabular", 0.100, 400.0),
+            Workload("text", FOLDER / "text", 0.050, 400.0),
+            Workload("vision", ROOT / "functions" / "vision", 0.300, 40.0),
+            Workload("accelerator", ROOT / "functions" / "accelerator", 0.100, 80.0),
         )
     }
 )
