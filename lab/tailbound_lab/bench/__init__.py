@@ -2,7 +2,7 @@
 
 - ``replica``: one replica: ``compare``, ``interleaved``,
   ``bound``, ``promise``, ``soak``.
-- ``fleet``: scaling: ``scaling`` and ``held_out`` (simulated), ``live`` and ``validate``, ``reconcile``.
+- ``fleet``: scaling: ``held_out`` (simulated), ``faro`` (simulated), ``reconcile``.
 - ``rig``: the systems that ``replica`` measures, and its tools; ``workloads`` and ``servers``: their
 programs.
 - ``page``: presentation of results; ``__main__``: the commands.

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from tailbound_lab.bench.fleet import faro, held_out, reconcile, scaling
+from tailbound_lab.bench.fleet import faro, held_out, reconcile
 from tailbound_lab.bench.replica import compare, interleaved, promise, soak
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError
@@ -36,7 +36,6 @@ COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
     "soak": (soak, "half an hour while workers are killed"),
     "promise": (promise, "whether promised rates are kept, simulated"),
     "fleet": (reconcile, "CPU of one reconcile of up to 10,000 functions"),
-    "scaling": (scaling, "Tailbound's scaling beside tuned baselines on every trace, simulated"),
     "held-out": (held_out, "cases that set no constant of the scaling, simulated"),
     "faro": (faro, "a full cluster split among jobs, beside Faro's published results, simulated"),
 }

@@ -29,7 +29,7 @@ def test_a_result_replaces_what_is_between_its_marks_and_nothing_else(tmp_path, 
 
 
 def test_every_section_that_a_command_publishes_has_its_marks():
-    simulated = ("fleet", "scaling", "held-out", "faro")
+    simulated = ("fleet", "held-out", "faro")
     sections = ("results", "interleaved", "soak", *simulated)
     text = page.PAGE.read_text()
     assert [name for name in sections if text.count(f"<!-- {name}: begin -->") != 1] == []

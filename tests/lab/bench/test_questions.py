@@ -1,17 +1,14 @@
 """What the questions conclude from measurements: best settings, ratios, growth, claims, agreement."""
 
 import json
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench import page
-from tailbound_lab.bench.fleet import held_out, scaling
+from tailbound_lab.bench.fleet import held_out
 from tailbound_lab.bench.fleet.plays import Kept, missed_at_once, together
 from tailbound_lab.bench.replica.soak import growth
 from tailbound_lab.bench.rig.measure import alternate
@@ -61,74 +58,6 @@ def test_growth_compares_the_end_with_the_time_after_the_start(sizes, grown):
 def record(system, attainment, cost, **more):
     rest = {"p99": 0.1, "max_replicas": 3, "changes": 2, "reversals": 0, "routings": 3}
     return {"system": system, "attainment": attainment, "replica_seconds": cost, **rest, **more}
-
-
-@pytest.mark.parametrize(
-    ("points", "cost"),
-    [([(0.999, 900), (0.991, 700), (0.98, 500)], 700), ([(0.97, 500), (0.98, 900)], 900)],
-    ids=["the cheapest that meets", "the fewest misses if none does"],
-)
-def test_chosen_takes_the_best_point_of_a_grid(points, cost):
-    found = [record("kpa", *point) for point in points] + [record("kpa", 1.0, 10, routings=1)]
-    assert scaling.chosen(found, 0.99)["kpa"]["replica_seconds"] == cost
-
-
-GRID = scaling.Grid(
-    "kpa", "{:g} and {:g}", tuple(range(1, 33)), (1, 8, 16, 32), lambda at, *_: at, axes=((0.0, 3.0),)
-)
-
-
-def searched(attainment, cost):
-    """Feed a search with outcomes; the records and how many plays they took."""
-    search, plays = scaling.Search(GRID, 0.99), 0
-    while wanted := search.wanted():
-        for values, seed in wanted:
-            found = record("kpa", attainment(*values, seed), cost(*values))
-            search.found[values][seed] = found
-            plays += 1
-    return scaling.chosen(list(search.records()), 0.99)["kpa"], plays
-
-
-@given(st.floats(0.95, 1.0), st.floats(0.0002, 0.004), st.floats(-0.0004, 0.0004))
-def test_search_finds_what_the_whole_grid_holds_with_fewer_plays(top, slope, noise):
-    def attainment(target, axis, seed):
-        return min(1.0, top - slope * (target + axis) + noise * (seed - 2))
-
-    def cost(target, axis):
-        return 1000.0 - 10.0 * target + axis
-
-    found, plays = searched(attainment, cost)
-    everything = []
-    for values in product(GRID.targets, *GRID.axes):
-        seen = together(
-            [record("kpa", attainment(*values, seed), cost(*values)) for seed in scaling.ROUTINGS]
-        )
-        everything.append(scaling.merit(seen["attainment"], seen["replica_seconds"], 0.99))
-    assert scaling.merit(found["attainment"], found["replica_seconds"], 0.99) == min(everything)
-    assert plays < len(everything)
-
-
-def test_setting_that_one_routing_lifts_over_the_objective_is_not_chosen():
-    found, _ = searched(lambda target, _, seed: 0.9905 if target < 9 or seed == 1 else 0.98, lambda *v: -v[0])
-    assert found["settings"].startswith("8 ")
-
-
-@pytest.mark.parametrize(
-    ("systems", "word"),
-    [
-        ({"slo": (0.995, 600), "kpa": (0.992, 700), "oracle": (1, 500)}, "won"),
-        ({"slo": (0.995, 695), "kpa": (0.992, 700), "oracle": (1, 500)}, "level"),
-        ({"slo": (0.995, 708), "kpa": (0.992, 700), "oracle": (1, 500)}, "lost"),
-        ({"slo": (0.985, 600), "kpa": (0.992, 700), "oracle": (1, 500)}, "lost"),
-        ({"slo": (0.995, 600), "kpa": (0.98, 700), "oracle": (1, 500)}, "won"),
-        ({"slo": (0.991, 600), "kpa": (0.98, 500), "oracle": (1, 500)}, "lost"),
-        ({"slo": (0.995, 701), "kpa": (0.98, 700), "oracle": (1, 500)}, "lost"),
-        ({"slo": (0.95, 600), "kpa": (0.94, 700), "oracle": (0.97, 500)}, "not to be met"),
-    ],
-)
-def test_verdict_is_by_cost_where_a_baseline_meets_the_objective_else_by_misses(systems, word):
-    best = {name: record(name, *value) for name, value in systems.items()}
-    assert scaling.verdict(best, 0.99)[0] == word
 
 
 def test_several_routings_count_by_their_mean_and_by_the_worst_of_what_is_rare():

@@ -12,24 +12,6 @@ import pytest
 
 from support.waits import until
 from tailbound_lab.bench import __main__ as bench
-from tailbound_lab.bench.fleet import scaling
-
-
-def test_scaling_of_one_short_trace_plays_nothing_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scaling, "GRIDS", scaling.GRIDS[:3])
-    monkeypatch.setattr(scaling, "QUICK_SECONDS", 30)
-    words = ["scaling", "--quick", "--processes", "1", "--only"]
-    assert bench.main([*words, "step"]) in (0, 1)
-    records, plays = ((tmp_path / name).read_text() for name in ("scaling.json", "plays.jsonl"))
-    found = json.loads(records)["records"]
-    assert {record["system"] for record in found} == {*scaling.OURS, "oracle", "openfaas-ce", "threshold"}
-    assert all(record["routings"] == 3 for record in found if record["system"] in scaling.OURS)
-    assert bench.main([*words, "step"]) in (0, 1)
-    assert [(tmp_path / name).read_text() for name in ("scaling.json", "plays.jsonl")] == [records, plays]
-    assert bench.main([*words, "steps"]) == 2
-    assert (tmp_path / "scaling.png").exists()
-    assert "| step |" in capsys.readouterr().out
-
 
 PAIR = ("--workload", "accelerator", "--systems", "slo,fixed:4:0")
 

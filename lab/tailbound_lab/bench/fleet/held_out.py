@@ -1,13 +1,12 @@
 """``bench held-out``: our scaling on cases that set none of its constants, without tuning.
 
-The constants are set on ``bursty``, ``diurnal``, ``step`` and ``spike`` as ``scaling`` plays them. This
-module has other traces, start-ups and objectives, and faults. Each case is played with two draws of arrivals
-and routing: by ours, by the oracle, and by the HPA on CPU in its usual setting, 70% with the default window.
+The constants are set on ``bursty``, ``diurnal``, ``step`` and ``spike``. This module has other traces,
+start-ups and objectives, and faults. Each case is played with two draws of arrivals and routing: by ours, by
+the oracle, and by the HPA on CPU in its usual setting, 70% with the default window.
 
 The oracle knows the trace, the true capacity and the start-up. If it would miss the objective, it keeps more
 reserve; no scaler can meet a case that it still misses. The blind oracle knows everything except peaks higher
-than any before: its misses are the cost of a first jump. It is played where ours misses. Simulated, like
-``scaling``.
+than any before: its misses are the cost of a first jump. It is played where ours misses. Simulated.
 """
 
 import argparse
@@ -19,30 +18,35 @@ from typing import Any, Final
 
 import numpy as np
 
+from slo_autoscaler.config import Config
 from tailbound_lab.bench import page
 from tailbound_lab.bench.fleet.plays import Kept, Make, Play, Workload, play_all, together
-from tailbound_lab.bench.fleet.scaling import (
-    BOUNDS,
-    ENCODER,
-    GENERATOR,
-    PLAYS,
-    QUICK_SECONDS,
-    RUN,
-    SECONDS,
-    ours,
-    recorded,
-)
 from tailbound_lab.simulate import traces
-from tailbound_lab.simulate.baselines import HpaSettings, hpa_cpu
-from tailbound_lab.simulate.function import Function
+from tailbound_lab.simulate.baselines import Bounds, HpaSettings, hpa_cpu
+from tailbound_lab.simulate.function import Function, Scaler, Service
 from tailbound_lab.simulate.oracle import Oracle
+from tailbound_lab.simulate.scalers import DecideScaler
 from tailbound_lab.simulate.traces import Floats, Trace
 from tailbound_lab.simulate.world import Settings
 
 SECTION: Final = "held-out"
 
+CONFIG: Final = "{{platform: {{gateway_url: http://none}}, prometheus: {{url: http://none}}, defaults: {}}}"
+BOUNDS: Final = Bounds(1, 30)
+"""Bounds of every scaler, for every trace."""
+RUN: Final = Settings(highest=BOUNDS.highest)
+ENCODER: Final = Function(Service.affine(0.030, 0.015, 32), slo_latency=0.2)
+"""Function for hundreds of requests per second: l(b) = 30 ms + 15 ms x b, 44/s per replica within the SLO."""
+GENERATOR: Final = Function(Service.affine(0.6, 0.2, 16), slo_latency=2.0)
+"""Function for the language models' traces: l(b) = 600 ms + 200 ms x b, 2/s per replica within 2 s."""
+SECONDS = 3600
+QUICK_SECONDS = 900
+"""Maximum seconds of each trace."""
+PLAYS: Final = "plays.jsonl"
+"""File of kept outcomes, in the bench's folder."""
+
 DRAWS: Final = (20, 21)
-"""Seeds of arrivals and routing; ``scaling`` draws its arrivals with 1."""
+"""Seeds of arrivals and routing."""
 OURS: Final = "slo"
 BLIND: Final = "oracle-blind"
 SYSTEMS: Final = {OURS: "`slo`", "oracle": "oracle", BLIND: "blind oracle", "hpa-cpu": "HPA on CPU, 70%"}
@@ -159,6 +163,26 @@ def jittered_on_off(rate: float, duration: int, seed: int) -> Floats:
     for begin in jittered(480, duration, seed):
         levels[begin : begin + 180] = 0.0
     return levels
+
+
+def ours(policy: str, *, direct: bool = True) -> Callable[[Workload], Scaler]:
+    """Return a factory of one of our policies for a workload: defaults with a higher maximum.
+
+    Without ``direct`` it acts as with ``direct_interval: null``.
+    """
+    text = CONFIG.format(f"{{policy: {policy}, max_replicas: {BOUNDS.highest}}}")
+    config = Config.parse(text, "bench")
+    spec, phase = config.target("function.openfaas-fn"), config.prometheus.scrape_interval // 2
+    return lambda _: DecideScaler(
+        spec, config.interval, phase, policy, direct_interval=config.direct_interval if direct else None
+    )
+
+
+def recorded(folder: Path | None) -> list[Path]:
+    """Return the trace files of ``folder``; none without one."""
+    if folder is None or not folder.is_dir():
+        return []
+    return sorted(folder.glob("*.txt")) + sorted(folder.glob("Azure*.csv"))
 
 
 def _oracle(utilization: float, *, blind: bool) -> Make:

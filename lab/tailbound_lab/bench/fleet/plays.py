@@ -2,7 +2,7 @@
 
 Owns the identity of a play and the file of outcomes: a play with the same code, trace, function, world and
 scaler is simulated once. A stopped comparison resumes, and a new scaling policy costs only its own plays.
-``scaling`` and ``held_out`` define the plays.
+``held_out`` defines the plays.
 """
 
 import functools
@@ -90,7 +90,7 @@ def code(*, ours: bool) -> str:
     if ours:
         autoscaler = Path(slo_autoscaler.__file__).parent
         files += sorted([*autoscaler.glob("*.py"), *autoscaler.glob("law/*.py")])
-        files.append(Path(__file__).with_name("scaling.py"))
+        files.append(Path(__file__).with_name("held_out.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
