@@ -1,9 +1,10 @@
-"""Measurements: one module per question, one folder per kind of question.
+"""Measures the watchdog beside its peers, and the autoscaler beside other scalers.
 
-- ``replica``: one replica: ``compare``, ``interleaved``,
-  ``bound``, ``promise``, ``soak``.
-- ``fleet``: scaling: ``held_out`` (simulated), ``faro`` (simulated), ``reconcile``.
-- ``rig``: the systems that ``replica`` measures, and its tools; ``workloads`` and ``servers``: their
-programs.
-- ``page``: presentation of results; ``__main__``: the commands.
+One module for each question: ``peers``, ``capacity`` and ``soak`` about one replica, ``scaling``, ``faro``
+and ``reconcile`` about many. Each has its options, its measurement, and the table of its rows.
+
+- ``rig``: what they share. ``servers``: a small program for each peer. ``workloads``: the models.
+
+A new question is a module and a line in ``__main__.COMMANDS``. A new peer is a program in ``servers`` and an
+entry in ``rig/systems.py``.
 """

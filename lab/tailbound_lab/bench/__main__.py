@@ -1,58 +1,65 @@
-"""The command line: ``make bench``, or ``make bench BENCH_ARGS='compare --quick'``.
+"""The command line: ``make bench``, or ``make bench BENCH_ARGS='scaling --quick'``.
 
-Owns the list of commands; without one, ``compare`` runs.
-Exit statuses: 0 the claim holds; 1 it does not; 2 it cannot be measured; 143 ended by SIGTERM.
+Owns the list of questions; without one, ``peers`` is asked, and without any word ``peers --quick``. Exit
+statuses: 0 the claim holds; 1 it does not; 2 it cannot be measured; 143 ended by SIGTERM.
 """
 
 import argparse
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from tailbound_lab.bench.fleet import faro, held_out, reconcile
-from tailbound_lab.bench.replica import compare, interleaved, promise, soak
-from tailbound_lab.bench.workloads import ROOT
+from tailbound_lab.bench import capacity, faro, peers, reconcile, scaling, soak
+from tailbound_lab.bench.rig import record
+from tailbound_lab.bench.rig.record import Record, Run
 from tailbound_lab.load.records import BenchError
-
-OUTPUT = ROOT / "build" / "bench"
 
 
 class Question(Protocol):
     """A module that answers one question."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's options."""
+        """Add the question's options."""
 
-    def main(self, options: argparse.Namespace, output: Path) -> int:
-        """Measure, keep the results below ``output``, print them; return the exit status."""
+    def main(self, options: argparse.Namespace, run: Run) -> int:
+        """Measure and keep the rows; return the exit status."""
+
+    def table(self, record: Record) -> str:
+        """Return the rows as Markdown, for the terminal and the page."""
 
 
 COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
-    "compare": (compare, "Tailbound and its peers on every workload"),
-    "interleaved": (interleaved, "a few systems side by side, several times"),
-    "soak": (soak, "half an hour while workers are killed"),
-    "promise": (promise, "whether promised rates are kept, simulated"),
-    "fleet": (reconcile, "CPU of one reconcile of up to 10,000 functions"),
-    "held-out": (held_out, "cases that set no constant of the scaling, simulated"),
+    "peers": (peers, "highest rate and goodput under overload, beside other servers"),
+    "scaling": (scaling, "attainment and cost on held-out traces, beside other autoscalers, simulated"),
     "faro": (faro, "a full cluster split among jobs, beside Faro's published results, simulated"),
+    "capacity": (capacity, "whether the exported capacity is kept, simulated"),
+    "soak": (soak, "unanswered requests and memory in half an hour while workers are killed"),
+    "reconcile": (reconcile, "CPU of one reconcile of many functions, on a real Prometheus"),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command."""
-    made = argparse.ArgumentParser(prog="bench", description="Measure Tailbound, alone and beside its peers.")
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, (question, text) in COMMANDS.items():
-        parser = commands.add_parser(command, help=text)
+    """Ask a question, print its table, and publish the record if wanted."""
+    made = argparse.ArgumentParser(prog="bench", description="Measure Tailbound beside its peers.")
+    questions = made.add_subparsers(dest="question", required=True, metavar="QUESTION")
+    for name, (question, text) in COMMANDS.items():
+        parser = questions.add_parser(name, help=text)
         question.add_arguments(parser)
-        parser.set_defaults(run=question.main)
-    options = made.parse_args(with_command(arguments))
+        parser.add_argument("--publish", action="store_true", help="write the record into docs/benchmarks")
+    words = with_command(arguments)
+    options = made.parse_args(words)
+    question, _ = COMMANDS[options.question]
+    run = record.begin(options.question, words, record.OUTPUT)
     try:
-        OUTPUT.mkdir(parents=True, exist_ok=True)
-        status: int = options.run(options, OUTPUT)
+        status = question.main(options, run)
+        file = run.folder / f"{options.question}.json"
+        if not getattr(options, "json", False):
+            found = record.read(file)
+            sys.stdout.write(f"{found.origin}\n\n{question.table(found)}\n")
+            if options.publish:
+                record.write(found, record.PUBLISHED)
     except BenchError as error:
         sys.stderr.write(f"bench: {error}\n")
         return 2
@@ -68,11 +75,11 @@ def end(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def with_command(arguments: Sequence[str]) -> list[str]:
-    """Return the words, with a command in front if they have none."""
+    """Return the words with a question in front, which is ``peers`` if they name none."""
     words = list(arguments)
     if words and (words[0] in COMMANDS or words[0] in ("-h", "--help")):
         return words
-    return ["compare", *words]
+    return ["peers", *(words or ["--quick"])]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """``bench faro`` on a small trace."""
 
 import json
+from itertools import product
 
 import pytest
 
 from tailbound_lab.bench import __main__ as bench
-from tailbound_lab.bench.fleet import faro
+from tailbound_lab.bench import faro
+from tailbound_lab.bench.rig.record import Record
 from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate import split
 
@@ -41,33 +43,41 @@ def test_json_is_one_line_with_what_became_of_ours(folder, capsys):
     assert 4.0 <= found["replicas"] <= 8.0
 
 
-def test_every_law_has_a_row_for_both_arrivals_and_other_caps_stay(folder, section, capsys):
-    assert bench.main(["faro", "--traces", str(folder), "--cap", "5", "--processes", "1"]) == 0
-    capsys.readouterr()
-    assert bench.main(["faro", "--traces", str(folder), "--cap", "4", "--processes", "1", "--publish"]) == 0
-    text, shown = section("faro"), capsys.readouterr().out
-    for heading in ("2 jobs, 4 CPUs", "2 jobs, 5 CPUs"):
-        assert shown.count(heading) == 1
-        assert f"- {heading};" in text
-    for law in faro.LAWS:
-        for arrivals in faro.ARRIVALS:
-            assert shown.count(f"| {arrivals} | {faro.named(law)} |") == 2
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| {faro.named(law)} |")]
-        assert line.count("%") == 4, "two arrivals in two clusters"
+def test_every_law_has_a_row_for_each_cap_and_both_arrivals(folder, tmp_path, capsys):
+    assert bench.main(["faro", "--traces", str(folder), "--cap", "4", "5", "--processes", "1"]) == 0
+    rows = json.loads((tmp_path / "faro.json").read_text())["rows"]
+    assert {(row["cap"], row["law"], row["arrivals"]) for row in rows} == set(
+        product((4, 5), faro.LAWS, faro.ARRIVALS)
+    )
+    shown = capsys.readouterr().out
+    assert shown.count("2 jobs, 4 CPUs") == shown.count("2 jobs, 5 CPUs") == 1
 
 
-def test_published_figures_stand_beside_what_is_played_and_are_compared_with_it():
-    row = {"arrivals": faro.OVERLAPPING, "law": "AIAD", "violations": 0.1, "utility": 8.3, "replicas": 30.0}
-    other = row | {"law": faro.OURS, "decision_seconds": 0.002}
-    run = {"jobs": 10, "cap": 32, "date": "2026-01-02", "rows": [row, other]}
-    text = faro._text({"runs": [run]})
-    assert f"| {faro.OVERLAPPING} | AIAD | 10.00% | 9.50% | 8.30 | 8.29 | 30.0 | 29.9 |" in text
-    assert "| published only | Faro-FairSum |  | 3.14% |  | 9.22 |  | 31.7 |" in text
-    assert "Violations with Faro's generator: Faro-FairSum 3.14%; Tailbound 10.00%." in text
-    assert "| AIAD | 9.50% / 10.00% / - | 29.9 / 30.0 |" in faro._decisive({"runs": [run]})
-    assert faro._near(row, 10, 32)
-    assert not faro._near(row | {"violations": 0.12}, 10, 32)
-    assert faro._near(row | {"violations": 0.12, "arrivals": faro.POISSON}, 10, 32), "others were published"
+ROW = {
+    "jobs": 10,
+    "cap": 32,
+    "arrivals": faro.OVERLAPPING,
+    "law": "AIAD",
+    "violations": 0.1,
+    "replicas": 30.0,
+}
+
+
+def test_published_figures_stand_beside_those_of_the_same_cluster():
+    ours = ROW | {"law": faro.OURS, "decision_seconds": 0.002}
+    text = faro.table(Record("faro", "", "", "", "", [ROW, ours]))
+    assert "| AIAD | 9.50% | 10.00% | - | 29.9 | 30.0 |" in text
+    assert "| Faro-FairSum | 3.14% | - | - | 31.7 | - |" in text
+    assert "| Tailbound | - | 10.00% | - | - | 30.0 |" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "near"),
+    [({}, True), ({"violations": 0.12}, False), ({"violations": 0.12, "arrivals": faro.POISSON}, True)],
+    ids=["near", "far", "nothing published"],
+)
+def test_replayed_policy_must_be_near_its_published_violations(changes, near):
+    assert faro.near(ROW | changes) is near
 
 
 def test_jobs_are_taken_again_with_other_draws(folder):

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from tailbound_lab.bench.rig import processes
-from tailbound_lab.bench.rig.peers import python_of
-from tailbound_lab.bench.rig.processes import Share, Usage, cpu_of, name_of, pss_of, shares
+from tailbound_lab.bench.rig.processes import Usage, cpu_between, cpu_of, name_of, pss_of
 from tailbound_lab.bench.rig.systems import SYSTEMS, Launch, Settings, parse_entry
+from tailbound_lab.bench.rig.venvs import python_of
 from tailbound_lab.bench.workloads import IMPORTS, WORKLOADS
 from tailbound_lab.load.records import BenchError, NotAvailable
 
@@ -69,10 +69,10 @@ def test_proc_texts_are_read_whatever_the_process_is_called():
     assert name_of(b"") == "(ended)"
 
 
-def test_shares_are_of_the_run_alone_and_sorted():
+def test_cpu_between_two_readings_counts_processes_that_began_meanwhile():
     before = {1: Usage("a", 10.0, 0)}
-    after = {1: Usage("a", 10.5, 0), 2: Usage("b", 1.0, 0), 3: Usage("c", 0.0, 0)}
-    assert shares(before, after, 2.0, 1000) == [Share("b", 0.5, 1000.0), Share("a", 0.25, 500.0)]
+    after = {1: Usage("a", 10.5, 0), 2: Usage("b", 1.0, 0)}
+    assert cpu_between(before, after) == 1.5
 
 
 def test_end_kills_a_marked_process_and_its_orphan():

@@ -1,6 +1,7 @@
-"""The tools of every measurement of a replica: the systems, their processes, one measurement.
+"""What the questions share.
 
-- ``systems``: the registry with the start of each system; ``peers``: its virtual environment.
+- ``record``: the JSON record of a run; ``pool``: simulations on several cores.
+- ``systems``: the registry with the start of each system; ``venvs``: its virtual environment.
 - ``server``: starts, awaits and stops one system; ``processes``: the use of its processes.
-- ``search`` [P]: chooses the next rate; ``measure``: tries it, and makes all other measurements.
+- ``search`` [P]: chooses the next rate; ``measure``: tries it.
 """

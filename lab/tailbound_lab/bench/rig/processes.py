@@ -27,15 +27,6 @@ class Usage:
     pss: int
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """The resources of one process during a run."""
-
-    name: str
-    cores: float
-    us_per_request: float
-
-
 def marked(mark: str) -> list[int]:
     """Return the ids of processes with ``mark`` in their environment."""
     needle = f"{MARK}={mark}".encode()
@@ -62,16 +53,9 @@ def usage(mark: str) -> dict[int, Usage]:
     return found
 
 
-def shares(
-    before: Mapping[int, Usage], after: Mapping[int, Usage], wall: float, requests: int
-) -> list[Share]:
-    """Return each process's use between two readings, the busiest first, without idle ones."""
-    found = []
-    for pid, now in after.items():
-        used = now.cpu - (before[pid].cpu if pid in before else 0.0)
-        if used > 0:
-            found.append(Share(now.name, used / wall, used * 1e6 / max(1, requests)))
-    return sorted(found, key=lambda share: -share.cores)
+def cpu_between(before: Mapping[int, Usage], after: Mapping[int, Usage]) -> float:
+    """Return the CPU seconds of all processes between two readings."""
+    return sum(now.cpu - (before[pid].cpu if pid in before else 0.0) for pid, now in after.items())
 
 
 def children_named(name: str, used: Mapping[int, Usage]) -> list[int]:

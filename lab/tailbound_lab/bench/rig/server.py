@@ -3,14 +3,12 @@
 Owns the process and its mark (``processes``); ``systems`` defines the program.
 """
 
-import contextlib
 import http.client
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-import urllib.request
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from tailbound_lab.bench.rig import processes
-from tailbound_lab.bench.rig.peers import python_of
 from tailbound_lab.bench.rig.systems import MALLOC, OWN_PYTHON, Entry, Launch
+from tailbound_lab.bench.rig.venvs import python_of
 from tailbound_lab.bench.workloads import IMPORTS, Workload
 from tailbound_lab.load.generator import Endpoint, Part
 from tailbound_lab.load.records import BenchError
@@ -94,15 +92,6 @@ class Server:
     def alive(self) -> bool:
         """Return whether the started process still runs."""
         return self._process is not None and self._process.poll() is None
-
-    def metric(self, name: str) -> float | None:
-        """Return an exported metric without labels; None if it is missing."""
-        page = f"http://127.0.0.1:{self._metrics_port}/metrics"
-        with contextlib.suppress(OSError), urllib.request.urlopen(page, timeout=5) as response:
-            for line in response.read().decode().splitlines():
-                if line.startswith(f"{name} "):
-                    return float(line.split()[1])
-        return None
 
     def usage(self) -> dict[int, processes.Usage]:
         """Return CPU and memory of every process of the server."""

@@ -75,8 +75,6 @@ class System:
     wrap: Callable[[bytes], tuple[bytes, str]] = _plain
     """Converts a workload's body to the system's body and content type."""
     settings: Settings = Settings()
-    predicts_capacity: bool = False
-    """Whether it exports watchdog_capacity_requests_per_second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +192,7 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
     {
         system.name: system
         for system in (
-            System("slo", _ours("slo"), predicts_capacity=True),
+            System("slo", _ours("slo")),
             System("fixed", _ours("fixed")),
             System("aimd", _ours("aimd")),
             System("unbatched", _ours("unbatched")),
@@ -223,7 +221,4 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
     }
 )
 """The closed registry of what can be measured."""
-OTHER_POLICIES: Final = frozenset({"fixed", "aimd", "unbatched"})
-"""The watchdog's, beside its default."""
-
 OWN_PYTHON: Final = sys.executable

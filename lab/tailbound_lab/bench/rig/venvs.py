@@ -11,7 +11,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
-from tailbound_lab.bench import page
+from tailbound_lab.bench.rig.record import say
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import NotAvailable
 
@@ -35,7 +35,7 @@ def python_of(requirements: tuple[str, ...], folder: Path = VENVS) -> Path:
     wanted = "\n".join(requirements)
     if done.exists() and done.read_text() == wanted and python.exists():
         return python
-    page.say(f"installing {' '.join(requirements)}")
+    say(f"installing {' '.join(requirements)}")
     shutil.rmtree(environment, ignore_errors=True)
     try:
         venv.create(environment, with_pip=False, symlinks=True)
@@ -57,13 +57,3 @@ def python_of(requirements: tuple[str, ...], folder: Path = VENVS) -> Path:
         raise NotAvailable(f"pip install {' '.join(requirements)} failed: {reason}")
     done.write_text(wanted)
     return python
-
-
-def version_of(requirements: tuple[str, ...]) -> str:
-    """Return name and version of an installed peer; "unknown" if it cannot be read."""
-    package = package_of(requirements)
-    code = f"from importlib.metadata import version; print(version({package!r}))"
-    found = subprocess.run(
-        [str(python_of(requirements)), "-c", code], capture_output=True, text=True, check=False
-    )
-    return f"{package} {found.stdout.strip() or 'unknown'}"

@@ -3,7 +3,7 @@
 Load comes in slices of a minute: three SLO classes on two paths, and clients with a false start time. A
 worker dies by SIGKILL every few seconds. Each second one more client sends a plausible false time, one
 disconnects, and one never completes its body. Fails if a request stays unanswered, if memory grows, or if a
-class of correct clients misses its objective. Writes one line per slice and build/bench/soak.json.
+class of correct clients misses its objective.
 """
 
 import argparse
@@ -17,25 +17,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from statistics import median
 
-from tailbound_lab.bench import page
 from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.measure import OBJECTIVE
+from tailbound_lab.bench.rig.record import Record, Row, markdown, say
+from tailbound_lab.bench.rig.record import Run as Asked
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
-from tailbound_lab.bench.workloads import WORKLOADS
+from tailbound_lab.bench.workloads import CLASSES, WORKLOADS, slo_classes
 from tailbound_lab.load.generator import Endpoint, Generator, Part, build
 from tailbound_lab.load.records import Lagged, Run, percent
 
-SECTION = "soak"
 SLICE_SECONDS = 60.0
 SAMPLE_SECONDS = 5.0
 UNANSWERED = ("timeout", "broken", "no_connection", "unfinished")
 GROWTH_ALLOWED = 0.05
-CLASSES = {"interactive": (1.0, 5.0), "standard": (3.0, 3.0), "bulk": (10.0, 2.0)}
-"""SLO classes: the budget as a multiple of the workload's SLO, and the share of the load."""
 LIES = ("0", "9" * 19, "1" * 310, "-1", "soon")
 """Start times in nanoseconds: 1970, the year 2286, and texts that are no time."""
 LIAR = "liar"
@@ -53,15 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--minutes", type=float, default=30.0, help="length of the run [30]")
     add("--kill-every", type=float, default=10.0, help="seconds between two kills [10]")
     add("--workers", type=int, default=2, help="model processes [2]")
-    page.add_publish(parser)
+    add("--quick", action="store_true", help="half a minute")
 
 
-def main(options: argparse.Namespace, output: Path) -> int:
-    """Run; 0 if every request was answered and memory is flat."""
+def main(options: argparse.Namespace, run: Asked) -> int:
+    """Run; 0 if every request was answered, memory is flat and every class met its objective."""
+    if options.quick:
+        options.minutes = 0.5
     workload, entry = WORKLOADS["accelerator"], parse_entry("slo")
-    generator = build(output)
-    budgets = ", ".join(f"{name}={factor * workload.slo * 1e3:g}ms" for name, (factor, _) in CLASSES.items())
-    settings = {"slo_classes": budgets, "read_timeout": f"{READ_TIMEOUT:g}s"}
+    generator = build(run.folder)
+    settings = {"slo_classes": slo_classes(workload), "read_timeout": f"{READ_TIMEOUT:g}s"}
     with Server(entry, workload, options.workers, example(workload), settings) as server:
         watch, bad = _Watch(server, options.kill_every), _BadClients(server)
         with _every(SAMPLE_SECONDS, watch.look), _every(1.0, bad.misbehave):
@@ -69,28 +67,45 @@ def main(options: argparse.Namespace, output: Path) -> int:
         bad.wait()
         alive = server.alive
     statuses: Counter[str] = Counter()
-    for run in slices:
-        statuses.update(run.statuses)
-    sent = sum(run.sent for run in slices)
-    result = {
-        **page.origin(),
+    for each in slices:
+        statuses.update(each.statuses)
+    row: Row = {
         "workload": workload.name,
         "rate": options.rate,
         "minutes": options.minutes,
-        "sent": sent,
+        "killed": watch.killed,
+        "sent": sum(each.sent for each in slices),
         "statuses": dict(statuses),
         "unanswered": sum(statuses[name] for name in UNANSWERED) + bad.unanswered,
         "bad_clients": bad.met,
-        "attainment": {name: _attainment(slices, name) for name in (*CLASSES, LIAR)},
-        "killed": watch.killed,
-        "growth": {name: growth(watch.samples, name) for name in ("watchdog", "total")},
-        "memory": watch.samples,
+        "within": {name: _attainment(slices, name) for name in (*CLASSES, LIAR)},
+        "memory_mb": [round(sample, 1) for sample in watch.own[:1] + watch.own[-1:]],
+        "growth": {"watchdog": growth(watch.own), "all": growth(watch.total)},
     }
-    page.keep(output / "soak.json", result)
-    page.show(options, SECTION, _summary(result))
-    flat = all(share is not None and share <= GROWTH_ALLOWED for share in result["growth"].values())
-    met = all(result["attainment"][name] >= OBJECTIVE for name in CLASSES)
-    return 0 if alive and not result["unanswered"] and flat and met else 1
+    run.keep([row])
+    flat = all(share is not None and share <= GROWTH_ALLOWED for share in row["growth"].values())
+    met = all(row["within"][name] >= OBJECTIVE for name in CLASSES)
+    return int(not alive or row["unanswered"] > 0 or not flat or not met)
+
+
+def table(record: Record) -> str:
+    """Return the run as a table of two columns."""
+    (row,) = record.rows
+    grown = row["growth"]["watchdog"]
+    lines = {
+        "load": f"`{row['workload']}`, {row['rate']:,.0f} requests/s for {row['minutes']:g} minutes",
+        "workers killed": f"{row['killed']:,}",
+        "clients that lied, disconnected or never sent their body": f"{row['bad_clients']:,}",
+        "requests": f"{row['sent']:,}",
+        "unanswered": f"{row['unanswered']:,}",
+        "another status than 200": f"{row['sent'] - row['statuses'].get('200', 0):,}",
+        "within SLO": ", ".join(f"{name} {percent(share)}" for name, share in row["within"].items()),
+        "memory of the watchdog, first and last": ", ".join(f"{each:.1f} MB" for each in row["memory_mb"]),
+        "its growth from the second fifth to the last": "too short a run"
+        if grown is None
+        else f"{grown:+.1%}",
+    }
+    return markdown(("", "measured"), list(lines.items()))
 
 
 def _mix(server: Server) -> tuple[Part, ...]:
@@ -123,34 +138,13 @@ def _attainment(slices: Sequence[Run], name: str) -> float:
     return sum(tally.good for tally in tallies) / max(1, sum(tally.sent for tally in tallies))
 
 
-def growth(samples: Sequence[dict[str, float]], name: str) -> float | None:
-    """Return the growth of ``name``: the median of the run's last fifth against that of the second.
+def growth(samples: Sequence[float]) -> float | None:
+    """Return the growth of memory: the median of the run's last fifth against that of the second.
 
     The first fifth does not count, because buffers and caches fill. None with fewer than five samples.
     """
     fifth = len(samples) // 5
-    if not fifth:
-        return None
-    early = sorted(sample[name] for sample in samples[fifth : 2 * fifth])
-    late = sorted(sample[name] for sample in samples[-fifth:])
-    return late[len(late) // 2] / early[len(early) // 2] - 1
-
-
-def _summary(result: dict[str, Any]) -> str:
-    grown = result["growth"]["watchdog"]
-    others = result["sent"] - result["statuses"].get("200", 0)
-    since = "" if grown is None else " from the second fifth of the run to the last"
-    attained = ", ".join(f"{name} {percent(share)}" for name, share in result["attainment"].items())
-    memory = [sample["watchdog"] for sample in result["memory"]] or [0.0]
-    return (
-        f"{result['machine']}, {result['date']}.\n\n"
-        f"`{result['workload']}` at {result['rate']:,.0f} requests/s for {result['minutes']:g} minutes,"
-        f" {result['killed']} workers killed: {result['sent']:,} requests, {result['unanswered']} unanswered,"
-        f" {others:,} with another status than 200. Within SLO: {attained}. {result['bad_clients']:,} clients"
-        f" lied, disconnected or never sent their body. The watchdog's memory: {memory[0]:.1f} MB at first,"
-        f" {memory[-1]:.1f} MB at the end"
-        f" ({'too short a run to judge growth' if grown is None else f'{grown:+.1%}'}{since})."
-    )
+    return median(samples[-fifth:]) / median(samples[fifth : 2 * fifth]) - 1 if fifth else None
 
 
 def _offer(options: argparse.Namespace, generator: Generator, server: Server) -> list[Run]:
@@ -164,10 +158,10 @@ def _offer(options: argparse.Namespace, generator: Generator, server: Server) ->
             run = generator.run(endpoint, rate=options.rate, seconds=seconds, slo=slo, seed=len(slices))
         except Lagged as error:
             # Its latencies say nothing, but what was left unanswered counts.
-            page.say(f"slice {len(slices) + 1}: {error}")
+            say(f"slice {len(slices) + 1}: {error}")
             run = error.run
         slices.append(run)
-        page.say(f"slice {len(slices)}: {percent(run.attainment)} of {run.sent:,}, {dict(run.statuses)}")
+        say(f"slice {len(slices)}: {percent(run.attainment)} of {run.sent:,}, {dict(run.statuses)}")
     return slices
 
 
@@ -190,23 +184,23 @@ def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
 
 
 class _Watch:
-    """Samples of memory, and the kills of workers."""
+    """Samples of memory in megabytes, of the watchdog's processes and of all; and the kills of workers."""
 
     def __init__(self, server: Server, kill_every: float) -> None:
         self._server, self._kill_every = server, kill_every
-        self._started = time.monotonic()
-        self._next_kill = self._started + kill_every
+        self._next_kill = time.monotonic() + kill_every
         self._random = random.Random(1)
-        self.samples: list[dict[str, float]] = []
+        self.own: list[float] = []
+        self.total: list[float] = []
         self.killed = 0
 
     def look(self) -> None:
         """Sample, and kill a worker when it is time."""
         used = self._server.usage()
-        total = sum(usage.pss for usage in used.values())
-        own = sum(usage.pss for usage in used.values() if usage.name.endswith(" batching_watchdog"))
+        self.total.append(sum(usage.pss for usage in used.values()) / 1e6)
+        watchdog = (usage.pss for usage in used.values() if usage.name.endswith(" batching_watchdog"))
+        self.own.append(sum(watchdog) / 1e6)
         now = time.monotonic()
-        self.samples.append({"at": now - self._started, "watchdog": own / 1e6, "total": total / 1e6})
         if now >= self._next_kill:
             self._next_kill += self._kill_every
             self._kill()

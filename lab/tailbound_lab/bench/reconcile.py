@@ -1,4 +1,4 @@
-"""``bench fleet``: a reconcile of 100, 1,000 and 10,000 functions that share budgets; how does it grow?
+"""``bench reconcile``: a reconcile of 100, 1,000 and 10,000 functions that share budgets; how does it grow?
 
 A real Prometheus holds the series of all functions, made by promtool from OpenMetrics text. The gateway is a
 stand-in in a process of its own (this module run as a program) with the statuses of all functions. The
@@ -36,8 +36,8 @@ from slo_autoscaler.model import Reason
 from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.sources.promql import queries
-from tailbound_lab.bench import page
 from tailbound_lab.bench.rig.processes import cpu_of
+from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError, NotAvailable
 from tailbound_lab.local.ports import free_ports
@@ -51,7 +51,6 @@ SPAN: Final = 60
 """Seconds between two samples, and from the first to the last: the longest window and some more."""
 
 NAMESPACE: Final = "openfaas-fn"
-SECTION: Final = "fleet"
 
 _EDGES: Final = (
     *("0.005", "0.01", "0.02", "0.025", "0.05", "0.1", "0.15", "0.18", "0.2", "0.25", "0.3", "0.4"),
@@ -70,7 +69,7 @@ ROOM: Final = 1.01
 
 
 def add_arguments(made: argparse.ArgumentParser) -> None:
-    """The options of ``bench fleet``."""
+    """Add the options of ``bench reconcile``."""
     made.add_argument(
         "--functions",
         type=int,
@@ -80,45 +79,49 @@ def add_arguments(made: argparse.ArgumentParser) -> None:
         help="numbers of functions [100 1000 10000]",
     )
     made.add_argument("--reconciles", type=int, default=5, metavar="N", help="reconciles after the first [5]")
-    page.add_publish(made)
+    made.add_argument("--quick", action="store_true", help="100 functions, one reconcile after the first")
 
 
-def main(options: argparse.Namespace, output: Path) -> int:
+def main(options: argparse.Namespace, run: Run) -> int:
     """Measure each size; 1 if a reconcile of the most functions takes more CPU than it may."""
     collect_seldom()
-    rows = [measured(count, options.reconciles) for count in sorted(options.functions)]
-    result: dict[str, Any] = page.origin() | {"sizes": rows}
-    (output / "fleet.json").write_text(json.dumps(result, indent=1) + "\n")
-    page.show(options, SECTION, _table(result))
-    slowest: float = rows[-1]["reconcile_cpu_s"]
-    return 0 if slowest <= TARGET else 1
+    sizes, reconciles = sorted(options.functions), options.reconciles
+    if options.quick:
+        sizes, reconciles = [SIZES[0]], 1
+    rows: list[Row] = []
+    for count in sizes:
+        rows.append(measured(count, reconciles))
+        run.keep(rows)
+    return int(rows[-1]["reconcile_cpu_s"] > TARGET)
 
 
-def _table(result: dict[str, Any]) -> str:
-    rows = (
-        (
-            f"{row['functions']:,}",
-            f"{row['series']:,}",
-            *(f"{row[name]:.3f}" for name in ("reconcile_cpu_s", "first_cpu_s")),
-            *(f"{row[name]:.2f}" for name in ("reconcile_wall_s", "prometheus_cpu_s")),
-            f"{row['scrape_cpu_s']:.3f}",
-            f"{row['memory_mb']:.0f}",
-        )
-        for row in result["sizes"]
+def table(record: Record) -> str:
+    """Return a row for each number of functions."""
+    return markdown(
+        _COLUMNS,
+        [
+            (
+                f"{row['functions']:,}",
+                f"{row['series']:,}",
+                *(f"{row[name]:.3f}" for name in ("reconcile_cpu_s", "first_cpu_s")),
+                *(f"{row[name]:.2f}" for name in ("reconcile_wall_s", "prometheus_cpu_s")),
+                f"{row['scrape_cpu_s']:.3f}",
+                f"{row['memory_mb']:.0f}",
+            )
+            for row in record.rows
+        ],
     )
-    where = f"{result['machine']}, {result['date']}"
-    return f"{where}. The functions share two budgets of replicas.\n\n{page.markdown(_COLUMNS, rows)}"
 
 
-def measured(functions: int, reconciles: int) -> dict[str, Any]:
+def measured(functions: int, reconciles: int) -> Row:
     """Return what the first and the later reconciles of so many functions take."""
     # In the middle of a block of two hours, so that one block holds it all.
     now = int(time.time()) // 7200 * 7200 - 3600
-    with tempfile.TemporaryDirectory(prefix="bench-fleet-") as name:
+    with tempfile.TemporaryDirectory(prefix="bench-reconcile-") as name:
         folder = Path(name)
-        page.say(f"{functions:,} functions: writing their series")
+        say(f"{functions:,} functions: writing their series")
         series = _write(folder / "series", functions, now)
-        page.say(f"{functions:,} functions: {series:,} series into a block")
+        say(f"{functions:,} functions: {series:,} series into a block")
         _block(folder)
         with _prometheus(folder) as (prometheus, prometheus_url), _gateway(functions) as gateway_url:
             config = _config(functions, gateway_url, prometheus_url)
@@ -141,7 +144,7 @@ def measured(functions: int, reconciles: int) -> dict[str, Any]:
                 costs = []
                 for number in range(1 + reconciles):
                     costs.append(_cost(controller, prometheus))
-                    page.say(f"{functions:,} functions: reconcile {number}: {costs[-1]['cpu']:.3f} s of CPU")
+                    say(f"{functions:,} functions: reconcile {number}: {costs[-1]['cpu']:.3f} s of CPU")
                 scrape = _cpu_of_scrape(metrics)
                 # Before the bench itself reads the decision log.
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -286,7 +289,7 @@ def _prometheus(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 @contextmanager
 def _gateway(functions: int) -> Iterator[str]:
-    command = [sys.executable, "-m", "tailbound_lab.bench.fleet.reconcile", str(functions)]
+    command = [sys.executable, "-m", "tailbound_lab.bench.reconcile", str(functions)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stdout is not None

@@ -1,9 +1,9 @@
-"""``bench promise``: checks promised requests per second for many kinds of functions, in virtual time.
+"""``bench capacity``: whether the exported capacity is kept by many kinds of functions, in virtual time.
 
 Each function is drawn at random: l(b) as a line or a measured one, workers, requests that fit into the SLO,
 variation of batches, and a model that becomes slower or faster. Bisection on the watchdog's engine, which
 learns l(b) as in production, finds the highest rate within the objective. Then a fresh engine serves a third
-of that rate for a minute, and its promise is compared with the highest rate.
+of that rate for a minute, and the capacity that it exports is compared with the highest rate.
 
 Both are done with a handler that has an ``example()``, as in the template, and without. The watchdog's own
 ``Profiler`` measures the example.
@@ -13,25 +13,23 @@ import argparse
 import asyncio
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, product
-from pathlib import Path
 from random import Random
 from statistics import mean, median, stdev
-from typing import Any, Final
+from typing import Final
 
 from batching_watchdog.config import Config
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.messages import Batch, Reply
 from batching_watchdog.pool.profile import Profiler
-from tailbound_lab.bench import page
-from tailbound_lab.bench.pool import pool
+from tailbound_lab.bench.rig.pool import play_all
+from tailbound_lab.bench.rig.record import Record, Row, Run, markdown
 from tailbound_lab.simulate.curves import MAX_BATCH, Learned, arrivals
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica
-
-SECTION: Final = "promise"
 
 OBJECTIVE: Final = 0.99
 SEED: Final = 12000
@@ -54,8 +52,8 @@ SURE: Final = 2.0
 """Standard errors between the late share and the objective with which a run ends."""
 WARM_UP: Final = 20_000
 """Most requests of the warm-up."""
-KEPT: Final = 0.95
-"""Required share of kept promises."""
+KEPT: Final = 0.9
+"""Required share of capacities that are kept."""
 
 MEASURED: Final[Mapping[str, Mapping[int, float]]] = {
     "vision": {1: 168, 4: 286, 8: 181, 16: 196, 32: 175},
@@ -149,8 +147,8 @@ def maximum(drawn: Drawn, *, example: bool) -> float:
     return math.sqrt(low * high)
 
 
-def promise(drawn: Drawn, rate: float, *, example: bool) -> float:
-    """Return the capacity that an engine promises after a minute at ``rate``."""
+def exported(drawn: Drawn, rate: float, *, example: bool) -> float:
+    """Return the capacity that an engine exports after a minute at ``rate``."""
     function, random = drawn.function, Random(7)
     traffic, replica = _started(drawn, random, drawn.before, example=example)
     replica.serve(list(arrivals(random, rate, 0.0, LEARN / 2)), LEARN / 2)
@@ -172,7 +170,7 @@ def _started(drawn: Drawn, random: Random, factor: float, *, example: bool) -> t
 
 
 def _meets(drawn: Drawn, rate: float, *, example: bool) -> bool:
-    """Return whether the objective is met at ``rate``, after the same warm-up as before the promise.
+    """Return whether the objective is met at ``rate``, after the same warm-up as before the export.
 
     Late requests come in clusters, so a share near the objective needs a long run: it ends when the mean of
     its parts differs from the objective by ``SURE`` standard errors.
@@ -222,9 +220,8 @@ def _through(rates: Mapping[int, float], size: int) -> float:
     return size / rates[sizes[-1]]
 
 
-def measure(job: tuple[int, bool]) -> dict[str, Any]:
-    """Return the function of a seed with or without ``example()``, its highest rate and what was promised."""
-    seed, example = job
+def measure(seed: int, *, example: bool) -> Row:
+    """Return the function of a seed, its highest rate, and the capacity that it exports, in requests/s."""
     drawn = draw(seed)
     highest = maximum(drawn, example=example)
     return {
@@ -232,64 +229,50 @@ def measure(job: tuple[int, bool]) -> dict[str, Any]:
         "example": example,
         "curve": drawn.curve,
         "workers": drawn.function.workers,
-        "fits": drawn.fits,
-        "noise": drawn.noise,
-        "before": drawn.before,
         "highest": highest,
-        "promised": promise(drawn, SHARE * highest, example=example) if highest else 0.0,
+        "exported": exported(drawn, SHARE * highest, example=example) if highest else 0.0,
     }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``bench promise``."""
+    """Add the options of ``bench capacity``."""
     add = parser.add_argument
-    add("--functions", type=int, default=200, help="number of functions [200]")
-    add("--quick", action="store_true", help="20 functions")
+    add("--functions", type=int, default=60, help="number of functions [60]")
+    add("--quick", action="store_true", help="4 functions")
     add("--processes", type=int, default=os.cpu_count(), help="simulations at a time [one for each core]")
-    page.add_publish(parser)
 
 
-def main(options: argparse.Namespace, output: Path) -> int:
-    """Measure, print and draw; 0 if 95% of the promises are kept, with and without ``example()``."""
-    count = 20 if options.quick else options.functions
-    jobs = list(product(range(SEED, SEED + count), (True, False)))
-    found: list[dict[str, Any]] = []
-    with pool(options.processes) as simulations:
-        for row in simulations.map(measure, jobs):
-            found.append(row)
-            if len(found) % 20 == 0:
-                page.say(f"{len(found) // 2} of {count} functions")
-    page.keep(output / "promise.json", {"functions": found})
-    columns = ("handler", "functions that can meet the objective", "promises kept", "median promise")
-    shown, kept, rows = {}, [], []
+def main(options: argparse.Namespace, run: Run) -> int:
+    """Measure; 0 if 90% of the capacities are kept, with and without ``example()``."""
+    seeds = range(SEED, SEED + (4 if options.quick else options.functions))
+    plays = [partial(measure, seed, example=example) for seed, example in product(seeds, (True, False))]
+    rows = play_all(plays, options.processes)
+    run.keep(rows)
+    return int(any(kept(rows, example=example) < KEPT for example in (True, False)))
+
+
+def kept(rows: Sequence[Row], *, example: bool) -> float:
+    """Return the share of capacities that are at most the highest rate."""
+    able = _met(rows, example=example)
+    return sum(bool(row["exported"] <= row["highest"]) for row in able) / max(1, len(able))
+
+
+def _met(rows: Sequence[Row], *, example: bool) -> list[Row]:
+    return [row for row in rows if row["example"] is example and row["highest"]]
+
+
+def table(record: Record) -> str:
+    """Return a row for handlers with and for handlers without ``example()``."""
+    columns = (
+        "handler",
+        "functions that can meet the objective",
+        "kept",
+        "median of capacity / highest rate",
+    )
+    lines = []
     for example, name in ((True, "with `example()`"), (False, "without")):
-        shown[name] = [row for row in found if row["example"] is example and row["highest"]]
-        ratios = [row["promised"] / row["highest"] for row in shown[name]]
-        kept.append(sum(ratio <= 1.0 for ratio in ratios) / len(ratios))
-        rows.append((name, f"{len(ratios)} of {count}", f"{kept[-1]:.1%}", f"{median(ratios):.2f}"))
-    page.show(options, SECTION, page.markdown(columns, rows), _plot(shown))
-    page.say(f"drew {_plot(shown)(output)[0]}")
-    return 0 if min(kept) >= KEPT else 1
-
-
-def _plot(shown: Mapping[str, Sequence[Mapping[str, Any]]]) -> Callable[[Path], list[Path]]:
-    def draw_to(folder: Path) -> list[Path]:
-        made, every = page.figure(1, len(shown), figsize=(10, 5), sharex=True, sharey=True)
-        for axes, (name, rows) in zip(every, shown.items(), strict=True):
-            for curve in ("line", *sorted(MEASURED)):
-                dots = [row for row in rows if row["curve"] == curve and row["promised"]]
-                axes.plot(
-                    *([row[of] for row in dots] for of in ("highest", "promised")), "o", ms=3.5, label=curve
-                )
-            ends = [min(row["highest"] for row in rows), max(row["highest"] for row in rows)]
-            axes.plot(ends, ends, color="0.7", lw=1, zorder=0)
-            axes.set(xscale="log", yscale="log", xlabel="highest rate, requests/s")
-            axes.set_title(f"Handler {name.replace('`', '')}")
-            axes.grid(alpha=0.3)
-        every[0].set_ylabel("promised at a third of it, requests/s")
-        every[0].legend()
-        file = folder / "promise.png"
-        made.savefig(file, dpi=110)
-        return [file]
-
-    return draw_to
+        rows = _met(record.rows, example=example)
+        share = median(row["exported"] / row["highest"] for row in rows)
+        of_all = f"{len(rows)} of {len(record.rows) // 2}"
+        lines.append((name, of_all, f"{kept(rows, example=example):.1%}", f"{share:.2f}"))
+    return markdown(columns, lines)

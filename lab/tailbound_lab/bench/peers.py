@@ -1,0 +1,336 @@
+"""``bench peers``: the highest rate of our server and its peers, and their goodput at multiples of it.
+
+A machine's speed changes by a third within minutes, more than the servers differ. So all servers run at the
+same time and take turns, one trial each: a slow minute affects every one. Each round has fresh servers.
+
+Besides the workloads there are three kinds of mixed traffic for our own server:
+
+- ``paths``: the same handler on 1, 4 and 16 paths. How much do cost classes cost?
+- ``lengths``: ten short texts for one long one; a batch costs as much as its longest text. How close are the
+  classes that the engine finds to keys by hand, and how far from one class for all?
+- ``classes``: three SLO classes with budgets 1 : 3 : 10.
+"""
+
+import argparse
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final
+
+from matplotlib.figure import Figure
+
+from tailbound_lab.bench.rig.measure import Bench, Counted
+from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
+from tailbound_lab.bench.rig.search import Found, Plan
+from tailbound_lab.bench.rig.server import Server, example
+from tailbound_lab.bench.rig.systems import Entry, listed, parse_entry
+from tailbound_lab.bench.workloads import CLASSES, FOLDER, WORKLOADS, Workload, slo_classes
+from tailbound_lab.load.generator import Endpoint, Generator, Part, build
+from tailbound_lab.load.records import BenchError, percent
+
+FACTORS: Final = ("0.5", "1", "1.5", "2.5")
+"""Multiples of a server's own highest rate."""
+SYSTEMS: Final = {
+    "tabular": "slo,mosec:64:10,gunicorn,litserve,bentoml",
+    "text": "slo,mosec:16:5,gunicorn,litserve,bentoml",
+    "vision": "slo,mosec:8:5+malloc,gunicorn,litserve,bentoml",
+    "accelerator": "slo,mosec:64:1,gunicorn,litserve,bentoml",
+}
+"""By workload; mosec has the best size and wait that a search of many has found for it."""
+QUICK_SYSTEMS: Final = "slo,mosec:64:1,gunicorn"
+QUICK_WORKLOADS: Final = "tabular,accelerator"
+PADDED: Final = Workload("padded", FOLDER / "padded", 0.1, 40.0)
+LONGEST: Final = 512
+"""Characters of the longest text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long everything takes. Seconds of a trial, and of each run at a multiple of the highest rate."""
+
+    ramp_seconds: float
+    confirm_seconds: float
+    tolerance: float
+    max_confirms: int
+
+    def plan(self, workload: Workload) -> Plan:
+        """Return the search for the highest rate."""
+        return Plan(
+            workload.first_rate,
+            ramp_seconds=self.ramp_seconds,
+            confirm_seconds=self.confirm_seconds,
+            tolerance=self.tolerance,
+            max_confirms=self.max_confirms,
+        )
+
+
+FULL: Final = Effort(1.5, 6.0, 0.04, 8)
+QUICK = Effort(1.0, 3.0, 0.1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One server and the mix that it is offered; without parts, the workload's own body."""
+
+    label: str
+    entry: Entry
+    parts: tuple[Part, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of the server, besides the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Servers that take turns on one kind of traffic."""
+
+    name: str
+    workload: Workload
+    contenders: tuple[Contender, ...]
+
+
+def mixed() -> dict[str, Case]:
+    """Return the cases of mixed traffic by name."""
+    own, accelerator = parse_entry("slo"), WORKLOADS["accelerator"]
+    paths = (
+        Contender(f"slo, {count} path{'s' * (count > 1)}", own, tuple(_part(f"/{n}") for n in range(count)))
+        for count in (1, 4, 16)
+    )
+    lengths = (
+        Contender("slo, nothing set", own, _of_lengths()),
+        Contender("slo, X-Batch-Key by hand", own, _of_lengths(keys=True)),
+        Contender("slo, one class for all", own, _of_lengths(hidden=True)),
+    )
+    parts = tuple(
+        Part(b"x" * 200, "/", (("X-SLO-Class", name),), share, name, factor * accelerator.slo)
+        for name, (factor, share) in CLASSES.items()
+    )
+    classes = Contender("slo, three SLO classes", own, parts, {"slo_classes": slo_classes(accelerator)})
+    cases = (
+        Case("paths", accelerator, tuple(paths)),
+        Case("lengths", PADDED, lengths),
+        Case("classes", accelerator, (classes,)),
+    )
+    return {case.name: case for case in cases}
+
+
+def _part(path: str) -> Part:
+    return Part(b"x" * 200, path)
+
+
+def _of_lengths(*, keys: bool = False, hidden: bool = False) -> tuple[Part, ...]:
+    """Return ten short texts for one long one, with a key by hand or with their lengths hidden."""
+    short, long = range(8, 68, 6), (320, 384, 448, LONGEST)
+    lengths = [("short", length, 10 / len(short)) for length in short]
+    lengths += [("long", length, 1 / len(long)) for length in long]
+    return tuple(
+        Part(
+            (b"x" * length).ljust(LONGEST if hidden else 0),
+            headers=(("X-Batch-Key", name),) if keys else (),
+            weight=weight,
+            name=name,
+        )
+        for name, length, weight in lengths
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bench peers``."""
+    add = parser.add_argument
+    add("--quick", action="store_true", help="two workloads, two peers, one short round: minutes")
+    add("--workloads", help=f"comma-separated, of {', '.join((*WORKLOADS, *mixed()))} [all]")
+    add("--systems", help="comma-separated NAME[:SIZE:WAIT_MS][+malloc]; ratios are to the first [all]")
+    add("--rounds", type=int, help="number of rounds, each with fresh servers [3; 1 with --quick]")
+    add("--workers", type=int, default=2, help="model processes of each server [2]")
+
+
+def main(options: argparse.Namespace, run: Run) -> int:
+    """Measure round by round and keep each; 0 if everything was measured."""
+    found, effort = cases(options), QUICK if options.quick else FULL
+    rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
+    for name, number in (("rounds", rounds), ("workers", options.workers)):
+        if number < 1:
+            raise BenchError(f"--{name} {number}: must be at least 1")
+    generator = build(run.folder)
+    rows: list[Row] = []
+    for number in range(1, rounds + 1):
+        for case in found:
+            say(f"round {number} of {rounds}: {case.name}, {len(case.contenders)} servers side by side")
+            measured = _round(case, generator, options.workers, effort)
+            rows += [{"workload": case.name, "round": number, **row} for row in measured]
+            run.keep(rows)
+    return int(any("reason" in row for row in rows))
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Return what the options name. Raises ``BenchError`` for an unknown workload or system."""
+    known = mixed()
+    every = ",".join((*WORKLOADS, *known))
+    names = listed(options.workloads or (QUICK_WORKLOADS if options.quick else every))
+    found = []
+    for name in names:
+        if name in known:
+            found.append(known[name])
+        elif name in WORKLOADS:
+            systems = listed(options.systems or (QUICK_SYSTEMS if options.quick else SYSTEMS[name]))
+            if len(set(systems)) != len(systems) or not systems:
+                raise BenchError(f"--systems {options.systems}: must name each system once")
+            contenders = tuple(Contender(text, parse_entry(text)) for text in systems)
+            found.append(Case(name, WORKLOADS[name], contenders))
+        else:
+            raise BenchError(f"--workloads {name}: must be one of {every}")
+    return found
+
+
+class _Entrant:
+    """A server in a round, and what was found of it. After a failure it takes no more turns."""
+
+    def __init__(self, contender: Contender, title: str) -> None:
+        self.contender, self.title, self.reason = contender, title, ""
+        self.bench: Bench | None = None
+        self._answer: Found | None = None
+        self._goodput: dict[str, Counted] = {}
+
+    @property
+    def searching(self) -> bool:
+        """Whether its highest rate is still to be found."""
+        return self.bench is not None and not self.reason and self._answer is None
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keep the reason of a failure."""
+        try:
+            yield
+        except BenchError as error:
+            say(f"{self.title}: {error}")
+            self.reason = str(error).partition("\n")[0]
+
+    def search(self, plan: Plan) -> None:
+        """Run one more trial."""
+        if self.bench is not None:
+            self._answer = self.bench.advance(plan)
+
+    def overload(self, factor: str, seconds: float) -> None:
+        """Offer a multiple of the highest rate, if there is one."""
+        if self.bench is not None and self._answer is not None and self._answer.rate and not self.reason:
+            say(f"{self.title}: {factor} times its highest rate")
+            if counted := self.bench.counted(self._answer.rate * float(factor), seconds):
+                self._goodput[factor] = counted
+
+    def row(self) -> Row:
+        """Return what was found. Rates are requests per second; a latency that is infinite is None."""
+        if self.reason or self.bench is None or self._answer is None:
+            return {"system": self.contender.label, "reason": self.reason}
+        top = self.bench.highest
+        parts = self._goodput["1.5"].run.parts if "1.5" in self._goodput else {}
+        return {
+            "system": self.contender.label,
+            "highest": self._answer.rate,
+            "failed_at": self._answer.failed_at,
+            "latency_ms": None if top is None else dict(top.run.latency_ms),
+            "cpu_us": None if top is None else round(top.cpu_us, 1),
+            "memory_mb": None if top is None else round(top.memory_mb, 1),
+            "goodput": {factor: counted.run.goodput for factor, counted in self._goodput.items()},
+            "within_at_1.5": {name: tally.attainment for name, tally in parts.items() if name},
+        }
+
+
+def _round(case: Case, generator: Generator, workers: int, effort: Effort) -> list[Row]:
+    """Start all servers, let them take turns, and return a row for each."""
+    body, plan = example(case.workload), effort.plan(case.workload)
+    entrants = [_Entrant(each, f"{case.name}, {each.label}") for each in case.contenders]
+    with contextlib.ExitStack() as stack:
+        for entrant in entrants:
+            with entrant.turn():
+                say(f"{entrant.title}: starting")
+                contender = entrant.contender
+                made = Server(contender.entry, case.workload, workers, body, contender.settings)
+                server = stack.enter_context(made)
+                endpoint = Endpoint(server.port, contender.parts) if contender.parts else server.endpoint
+                entrant.bench = Bench(server, generator, endpoint, entrant.title)
+                entrant.bench.warm_up()
+        while searching := [entrant for entrant in entrants if entrant.searching]:
+            for entrant in searching:
+                with entrant.turn():
+                    entrant.search(plan)
+        for factor in FACTORS:
+            for entrant in entrants:
+                with entrant.turn():
+                    entrant.overload(factor, effort.confirm_seconds)
+    return [entrant.row() for entrant in entrants]
+
+
+def table(record: Record) -> str:
+    """Return a table for each workload: medians over the rounds, and the range of rates and ratios."""
+    text = []
+    for name in dict.fromkeys(row["workload"] for row in record.rows):
+        rows = [row for row in record.rows if row["workload"] == name]
+        systems = dict.fromkeys(row["system"] for row in rows)
+        text += [f"**{name}**", markdown(_COLUMNS, [_cells(system, rows) for system in systems])]
+        for row in rows:
+            if "reason" in row:
+                text.append(f"{row['system']}, round {row['round']}: {row['reason']}")
+            elif row["within_at_1.5"] and row["round"] == 1:
+                within = ", ".join(f"{part} {percent(share)}" for part, share in row["within_at_1.5"].items())
+                text.append(f"{row['system']}, round 1, within SLO at 1.5 times: {within}")
+    return "\n\n".join(text)
+
+
+_COLUMNS: Final = (
+    *("server", "highest rate, requests/s", "of the first / of this server"),
+    *(f"goodput at {factor}x" for factor in FACTORS),
+    *("p50 / p99 at the highest, ms", "CPU, us per request", "memory, MB"),
+)
+
+
+def _cells(system: str, rows: Sequence[Row]) -> list[str]:
+    first = {row["round"]: row.get("highest") for row in rows if row["system"] == rows[0]["system"]}
+    own = [row for row in rows if row["system"] == system and row.get("highest")]
+    ratios = [first[row["round"]] / row["highest"] for row in own if first.get(row["round"])]
+    kept = [
+        [row["goodput"][factor] / row["highest"] for row in own if factor in row["goodput"]]
+        for factor in FACTORS
+    ]
+    latency = " / ".join(
+        _middle([row["latency_ms"][name] for row in own if row["latency_ms"][name] is not None], "{:.1f}")
+        for name in ("p50", "p99")
+    )
+    return [
+        system,
+        _spread([row["highest"] for row in own], "{:,.0f}"),
+        "" if system == rows[0]["system"] else _spread(ratios, "{:.2f}"),
+        *(_middle(shares, "{:.1%}") for shares in kept),
+        latency,
+        _middle([row["cpu_us"] for row in own], "{:,.0f}"),
+        _middle([row["memory_mb"] for row in own], "{:,.0f}"),
+    ]
+
+
+def _middle(values: Sequence[float], form: str) -> str:
+    return form.format(median(values)) if values else "-"
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """Return the median, and the range where there are several."""
+    text = _middle(values, form)
+    return text if len(values) < 2 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"
+
+
+def pictures(record: Record) -> dict[str, Figure]:
+    """Return goodput against offered rate for each workload with several servers, by the picture's name."""
+    drawn = {}
+    for name in dict.fromkeys(row["workload"] for row in record.rows if row["workload"] in WORKLOADS):
+        made = Figure(layout="constrained", figsize=(8, 5))
+        axes = made.subplots()
+        for row in record.rows:
+            if row["workload"] == name and row["round"] == 1 and row.get("goodput"):
+                points = [(float(factor) * row["highest"], rate) for factor, rate in row["goodput"].items()]
+                axes.plot(*zip(*points, strict=True), marker="o", ms=3, label=row["system"])
+        top = axes.get_xlim()[1]
+        axes.plot([0, top], [0, top], color="0.8", lw=1, zorder=0)
+        axes.set(xlabel="offered, requests/s", ylabel="answered within the SLO, requests/s")
+        axes.set_title(f"Goodput against offered rate: {name}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        drawn[f"goodput-{name}"] = made
+    return drawn

@@ -1,0 +1,46 @@
+"""Records of runs, and the page that is made of the published ones."""
+
+import pytest
+
+from docs import generate_benchmarks as page
+from tailbound_lab.bench.rig import record
+from tailbound_lab.load.records import BenchError
+
+
+def test_record_is_read_as_it_was_kept(tmp_path):
+    run = record.begin("soak", ["soak", "--minutes", "2"], tmp_path)
+    kept = run.keep([{"sent": 3}])
+    assert record.read(tmp_path / "soak.json") == kept
+    assert (kept.command, kept.rows) == ("bench soak --minutes 2", [{"sent": 3}])
+    assert kept.commit in kept.origin
+    assert kept.machine in kept.origin
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"question": "soak"}'])
+def test_file_that_holds_no_record_is_refused_by_its_name(tmp_path, text):
+    file = tmp_path / "soak.json"
+    file.write_text(text)
+    with pytest.raises(BenchError, match=r"soak\.json"):
+        record.read(file)
+
+
+def test_page_holds_the_tables_of_the_published_records_and_no_others():
+    text = page.PAGE.read_text()
+    assert page.page(text, page.records()) == text, "out of date: run make reference"
+    assert [name for name in page.COMMANDS if text.count(f"<!-- {name}: begin -->") != 1] == []
+
+
+def test_section_of_a_record_names_its_commit_and_another_says_that_nothing_was_measured():
+    found = record.Record("capacity", "abc123", "2026-01-02", "2 cores", "bench capacity", ROWS)
+    marks = "".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->\n" for name in ("capacity", "soak"))
+    made = page.page(marks, {"capacity": found})
+    assert "`bench capacity`: commit abc123, 2026-01-02, 2 cores." in made
+    assert "| without | 1 of 1 | 0.0% | 1.10 |" in made
+    assert made.count("Not measured with this version.") == 1
+    assert page.page(made, {"capacity": found}) == made
+
+
+ROWS = [
+    {"example": True, "highest": 100.0, "exported": 90.0},
+    {"example": False, "highest": 100.0, "exported": 110.0},
+]
