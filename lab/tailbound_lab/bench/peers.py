@@ -14,7 +14,7 @@ Besides the workloads there are three kinds of mixed traffic for our own server:
 import argparse
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Final
 
@@ -41,32 +41,14 @@ SYSTEMS: Final = {
 QUICK_SYSTEMS: Final = "slo,mosec:64:1,gunicorn"
 QUICK_WORKLOADS: Final = "tabular,accelerator"
 PADDED: Final = Workload("padded", FOLDER / "padded", 0.1, 40.0)
+BODY: Final = b"x" * 200
 LONGEST: Final = 512
 """Characters of the longest text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How long everything takes. Seconds of a trial, and of each run at a multiple of the highest rate."""
-
-    ramp_seconds: float
-    confirm_seconds: float
-    tolerance: float
-    max_confirms: int
-
-    def plan(self, workload: Workload) -> Plan:
-        """Return the search for the highest rate."""
-        return Plan(
-            workload.first_rate,
-            ramp_seconds=self.ramp_seconds,
-            confirm_seconds=self.confirm_seconds,
-            tolerance=self.tolerance,
-            max_confirms=self.max_confirms,
-        )
-
-
-FULL: Final = Effort(1.5, 6.0, 0.04, 8)
-QUICK = Effort(1.0, 3.0, 0.1, 4)
+FULL: Final = Plan(1.0, ramp_seconds=1.5, confirm_seconds=6.0, tolerance=0.04, max_confirms=8)
+QUICK = Plan(1.0, ramp_seconds=1.0, confirm_seconds=3.0, tolerance=0.1, max_confirms=4)
+"""Searches, without the workload's first rate. Runs at a multiple take as long as a confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +75,9 @@ def mixed() -> dict[str, Case]:
     """Return the cases of mixed traffic by name."""
     own, accelerator = parse_entry("slo"), WORKLOADS["accelerator"]
     paths = (
-        Contender(f"slo, {count} path{'s' * (count > 1)}", own, tuple(_part(f"/{n}") for n in range(count)))
+        Contender(
+            f"slo, {count} path{'s' * (count > 1)}", own, tuple(Part(BODY, f"/{n}") for n in range(count))
+        )
         for count in (1, 4, 16)
     )
     lengths = (
@@ -102,7 +86,7 @@ def mixed() -> dict[str, Case]:
         Contender("slo, one class for all", own, _of_lengths(hidden=True)),
     )
     parts = tuple(
-        Part(b"x" * 200, "/", (("X-SLO-Class", name),), share, name, factor * accelerator.slo)
+        Part(BODY, "/", (("X-SLO-Class", name),), share, name, factor * accelerator.slo)
         for name, (factor, share) in CLASSES.items()
     )
     classes = Contender("slo, three SLO classes", own, parts, {"slo_classes": slo_classes(accelerator)})
@@ -112,10 +96,6 @@ def mixed() -> dict[str, Case]:
         Case("classes", accelerator, (classes,)),
     )
     return {case.name: case for case in cases}
-
-
-def _part(path: str) -> Part:
-    return Part(b"x" * 200, path)
 
 
 def _of_lengths(*, keys: bool = False, hidden: bool = False) -> tuple[Part, ...]:
@@ -146,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, run: Run) -> int:
     """Measure round by round and keep each; 0 if everything was measured."""
-    found, effort = cases(options), QUICK if options.quick else FULL
+    found, plan = cases(options), QUICK if options.quick else FULL
     rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
     for name, number in (("rounds", rounds), ("workers", options.workers)):
         if number < 1:
@@ -156,7 +136,7 @@ def main(options: argparse.Namespace, run: Run) -> int:
     for number in range(1, rounds + 1):
         for case in found:
             say(f"round {number} of {rounds}: {case.name}, {len(case.contenders)} servers side by side")
-            measured = _round(case, generator, options.workers, effort)
+            measured = _round(case, generator, options.workers, plan)
             rows += [{"workload": case.name, "round": number, **row} for row in measured]
             run.keep(rows)
     return int(any("reason" in row for row in rows))
@@ -235,9 +215,9 @@ class _Entrant:
         }
 
 
-def _round(case: Case, generator: Generator, workers: int, effort: Effort) -> list[Row]:
+def _round(case: Case, generator: Generator, workers: int, plan: Plan) -> list[Row]:
     """Start all servers, let them take turns, and return a row for each."""
-    body, plan = example(case.workload), effort.plan(case.workload)
+    body, plan = example(case.workload), replace(plan, first_rate=case.workload.first_rate)
     entrants = [_Entrant(each, f"{case.name}, {each.label}") for each in case.contenders]
     with contextlib.ExitStack() as stack:
         for entrant in entrants:
@@ -256,7 +236,7 @@ def _round(case: Case, generator: Generator, workers: int, effort: Effort) -> li
         for factor in FACTORS:
             for entrant in entrants:
                 with entrant.turn():
-                    entrant.overload(factor, effort.confirm_seconds)
+                    entrant.overload(factor, plan.confirm_seconds)
     return [entrant.row() for entrant in entrants]
 
 

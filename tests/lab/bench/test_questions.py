@@ -118,7 +118,8 @@ def test_impossible_measurement_is_refused_before_any_start(tmp_path, capsys, wo
 
 @pytest.mark.e2e
 def test_peers_in_small_are_measured_side_by_side_and_published(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(peers, "QUICK", peers.Effort(0.5, 1.0, 0.5, 1))
+    small = replace(peers.QUICK, ramp_seconds=0.5, confirm_seconds=1.0, tolerance=0.5, max_confirms=1)
+    monkeypatch.setattr(peers, "QUICK", small)
     words = ["peers", "--quick", "--workloads", "accelerator,classes", "--systems", "slo,fixed:4:0"]
     assert bench.main([*words, "--publish"]) == 0
     text = (tmp_path / "peers.json").read_text()

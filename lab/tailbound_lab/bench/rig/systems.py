@@ -7,7 +7,6 @@ body. To add a peer, add a program to ``servers`` and an entry to ``SYSTEMS``. N
 
 import base64
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tailbound_lab.bench.workloads import Workload
-from tailbound_lab.load.records import BenchError, NotAvailable
-from tailbound_lab.local.ports import free_ports
+from tailbound_lab.load.records import BenchError
 
 MALLOC: Final = (
     "glibc.malloc.mmap_threshold=268435456"
@@ -149,25 +147,6 @@ def _module(name: str) -> Callable[[Launch], Command]:
     )
 
 
-def _of_watchdog(start: Launch) -> Command:
-    binary = shutil.which("of-watchdog") or shutil.which("fwatchdog")
-    if binary is None:
-        raise NotAvailable("there is no of-watchdog (or fwatchdog) on PATH")
-    (behind,) = free_ports(1)
-    return Command(
-        (binary,),
-        {
-            "mode": "http",
-            "port": str(start.port),
-            "upstream_url": f"http://127.0.0.1:{behind}",
-            "fprocess": f"{start.python} -m tailbound_lab.bench.servers.flask_app {behind}",
-            "exec_timeout": "30s",
-            "read_timeout": "30s",
-            "write_timeout": "30s",
-        },
-    )
-
-
 def _mosec(start: Launch) -> Command:
     arguments = ("--address", "127.0.0.1", "--port", str(start.port), "--log-level", "warning")
     path = ("--path", str(start.temporary / "mosec"))
@@ -198,9 +177,8 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
             System("unbatched", _ours("unbatched")),
             # Sync workers and Flask, no batches.
             System("gunicorn", _gunicorn),
-            # As the python3-http template runs them, in one process; and the same behind of-watchdog.
+            # As the python3-http template runs it, in one process.
             System("waitress", _module("flask_app"), ("flask", "waitress")),
-            System("of-watchdog", _of_watchdog, ("flask", "waitress")),
             System(
                 "mosec",
                 _mosec,
