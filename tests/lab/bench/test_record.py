@@ -8,10 +8,10 @@ from tailbound_lab.load.records import BenchError
 
 
 def test_record_is_read_as_it_was_kept(tmp_path):
-    run = record.begin("soak", ["soak", "--minutes", "2"], tmp_path)
+    run = record.begin("soak", ["soak", "--minutes", "2", "--traces", "/home/me/traces"], tmp_path)
     kept = run.keep([{"sent": 3}])
     assert record.read(tmp_path / "soak.json") == kept
-    assert (kept.command, kept.rows) == ("bench soak --minutes 2", [{"sent": 3}])
+    assert (kept.command, kept.rows) == ("bench soak --minutes 2 --traces DIR", [{"sent": 3}])
     assert kept.commit in kept.origin
     assert kept.machine in kept.origin
 

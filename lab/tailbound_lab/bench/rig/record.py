@@ -56,10 +56,14 @@ class Run:
 
 
 def begin(question: str, words: Sequence[str], folder: Path) -> Run:
-    """Return a run of ``bench WORDS`` with this machine, commit and date, and no rows yet."""
+    """Return a run of ``bench WORDS`` with this machine, commit and date, and no rows yet.
+
+    An absolute path is of this machine alone; the record has ``DIR`` for it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     date = f"{datetime.now(UTC):%Y-%m-%d}"
-    return Run(Record(question, commit(), date, describe(), " ".join(("bench", *words)), []), folder)
+    command = " ".join(("bench", *("DIR" if word.startswith("/") else word for word in words)))
+    return Run(Record(question, commit(), date, describe(), command, []), folder)
 
 
 def commit() -> str:
