@@ -93,10 +93,9 @@ $(MKDOCS): pyproject.toml
 	build/mkdocs/bin/python -m pip install --quiet --group docs
 	@touch $@
 
-reference: $(INSTALLED) ## Write the tables of docs/reference/, docs/benchmarks.md and docs/scaling.md and the figures anew
+reference: $(INSTALLED) ## Write the tables of docs/reference/, docs/benchmarks.md and the figures anew
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/python -m docs.generate_benchmarks
-	$(BIN)/python -m docs.worked
 	$(BIN)/python -m docs.figures.draw
 
 tutorial: install ## Follow docs/tutorial.md, command by command: two minutes

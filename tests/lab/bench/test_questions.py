@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autoscaler.doubles import until
+from support.waits import until
 from tailbound_lab.bench import __main__ as bench
 from tailbound_lab.bench import capacity, peers, scaling, soak
 from tailbound_lab.bench.rig.record import Record
