@@ -3,7 +3,6 @@
 - ``load``      open-loop traffic, and what a run of it means
 - ``local``     an OpenFaaS provider that runs replicas as processes
 - ``simulate``  the scaling policies in virtual time
-- ``live``      a real run, observed
 - ``demo``      the main job in one command
 - ``bench``     one folder per question: ``replica``, ``fleet``
 

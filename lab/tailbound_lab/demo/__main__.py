@@ -14,9 +14,9 @@ import uvloop
 from rich.console import Console
 
 from tailbound_lab.demo.report import write
+from tailbound_lab.demo.session import Options, Outcome, run
 from tailbound_lab.demo.table import Terminal, explain, verdict
 from tailbound_lab.demo.traffic import TRAFFIC
-from tailbound_lab.live.session import Options, Outcome, run
 from tailbound_lab.load.records import RunError
 from tailbound_lab.local.errors import PlatformError
 

@@ -21,9 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tailbound_lab.demo.session import Outcome
 from tailbound_lab.demo.table import BASELINE, TAILBOUND, milliseconds, number
-from tailbound_lab.live.session import Outcome
-from tailbound_lab.live.watch import Decision
+from tailbound_lab.demo.watch import Decision
 from tailbound_lab.load.openloop import TIMEOUT_SECONDS
 from tailbound_lab.load.records import Comparison, Sample, Summary, Track, highest_replicas, percent
 from tailbound_lab.simulate.baselines import OpenFaasRule

@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tailbound_lab.live.session import Deployed
+from tailbound_lab.demo.session import Deployed
 from tailbound_lab.load.arrivals import phase
 from tailbound_lab.load.records import (
     Comparison,

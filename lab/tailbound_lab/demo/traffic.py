@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from tailbound_lab.live.session import Traffic
+from tailbound_lab.demo.session import Traffic
 
 _VISION_BYTES = 3 * 224 * 224
 _FEATURES = 32
@@ -26,12 +26,8 @@ def _images() -> tuple[bytes, ...]:
     return tuple(ramp[shift * 17 : shift * 17 + _VISION_BYTES] for shift in range(_VARIANTS))
 
 
-def _nothing() -> tuple[bytes, ...]:
-    return (b"{}",)
-
-
 TRAFFIC: tuple[Traffic, ...] = (
-    Traffic("accelerator", base=30, peak=200, bodies=_nothing, content_type="application/json"),
-    Traffic("tabular", base=20, peak=80, bodies=_json_rows, content_type="application/json"),
-    Traffic("vision", base=2, peak=8, bodies=_images, content_type="application/octet-stream", twin=False),
+    Traffic("accelerator", base=30, peak=200, bodies=(b"{}",), content_type="application/json"),
+    Traffic("tabular", base=20, peak=80, bodies=_json_rows(), content_type="application/json"),
+    Traffic("vision", base=2, peak=8, bodies=_images(), content_type="application/octet-stream", twin=False),
 )

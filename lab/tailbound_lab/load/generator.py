@@ -1,24 +1,30 @@
 """Compiles and runs the load generator openload.c.
 
-Owns its command line, its input and its exit status. Next step: ``records`` parses its answer.
+Owns its input, its output's layout and its exit status. Next step: ``records`` says what a run means.
 """
 
+import hashlib
 import os
+import resource
 import shutil
+import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
-from tailbound_lab.load.records import BenchError, Lagged, Run, parse_run
+from tailbound_lab.load.arrivals import Profile
+from tailbound_lab.load.records import BenchError, Lagged, Run, evaluate
 
 COMPILERS: Final = ("cc", "gcc", "clang")
-SOURCE = Path(__file__).with_name("openload.c")
-LAGGED_STATUS = 3
-CLIENT_TIMEOUT = 5.0
-MARGIN_SECONDS = 60.0
+SOURCE: Final = Path(__file__).with_name("openload.c")
+BUILD: Final = Path(__file__).resolve().parents[3] / "build" / "load"
+STOPPED_STATUS: Final = 3
+CLIENT_TIMEOUT: Final = 5.0
+"""Least seconds after which a request of :meth:`Generator.run` without an answer times out."""
+MARGIN_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +41,9 @@ class Part:
     slo: float | None = None
     """Seconds; None: the SLO of the run."""
 
-    def message(self, port: int) -> bytes:
+    def message(self, port: int, host: str = "127.0.0.1") -> bytes:
         """Return the request as it is sent."""
-        lines = [f"POST {self.path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
+        lines = [f"POST {self.path} HTTP/1.1", f"Host: {host}:{port}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         lines.append(f"Content-Length: {len(self.body)}")
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + self.body
@@ -45,10 +51,53 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Address and requests of a run."""
+    """Address and requests of a stream."""
 
     port: int
     parts: tuple[Part, ...]
+    host: str = "127.0.0.1"
+
+
+def endpoint(
+    url: str, bodies: Sequence[bytes] = (b"",), headers: tuple[tuple[str, str], ...] = ()
+) -> Endpoint:
+    """Return the endpoint of a URL; each request draws one of the bodies. Raises ValueError for a bad URL."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError(f"url {url!r}: expected http://HOST[:PORT]/PATH")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Endpoint(parts.port or 80, tuple(Part(body, path, headers) for body in bodies), parts.hostname)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The traffic to one endpoint: two streams with the same profile and seed have the same arrivals."""
+
+    endpoint: Endpoint
+    profile: Profile
+    seed: int = 0
+    slo: float = 1.0
+    """Seconds, for parts without one of their own: by it a run is cut short."""
+
+    @property
+    def slos(self) -> list[float]:
+        """The SLO of each part, in seconds."""
+        return [self.slo if part.slo is None else part.slo for part in self.endpoint.parts]
+
+    def lines(self) -> bytes:
+        """Return the stream as the generator's input. Raises ``OSError`` if the host has no address."""
+        host, port, parts = self.endpoint.host, self.endpoint.port, self.endpoint.parts
+        try:
+            address = socket.gethostbyname(host)
+        except OSError as error:
+            raise OSError(f"{host}: has no IPv4 address: {error.strerror}") from None
+        head = f"{address} {port} {self.seed} {len(self.profile.points)} {len(parts)}\n"
+        points = "".join(f"{seconds!r} {rate!r}\n" for seconds, rate in self.profile.points)
+        messages = [part.message(port, host) for part in parts]
+        return (head + points).encode() + b"".join(
+            b"%r %r %d\n%b" % (part.weight, slo, len(message), message)
+            for part, slo, message in zip(parts, self.slos, messages, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +105,10 @@ class Generator:
     """A compiled load generator."""
 
     program: Path
+
+    def command(self, timeout: float, stop_share: float = 1.0) -> tuple[str, ...]:
+        """Return the command that reads streams from standard input; ``timeout`` is in seconds."""
+        return (str(self.program), repr(timeout), repr(stop_share))
 
     def run(
         self,
@@ -72,49 +125,53 @@ class Generator:
         The allowed lag is a tenth of the shortest SLO at the 99th percentile. Raises ``Lagged`` beyond it,
         and ``BenchError`` if the generator fails.
         """
-        slos = [slo if part.slo is None else part.slo for part in endpoint.parts]
-        words = (
-            *(endpoint.port, rate, seconds),
-            *(max(CLIENT_TIMEOUT, 2 * max(slos)), min(slos) / 10, stop_share, seed),
-        )
-        messages = [part.message(endpoint.port) for part in endpoint.parts]
-        heads = [
-            b"%r %r %d\n" % (part.weight, within, len(message))
-            for part, within, message in zip(endpoint.parts, slos, messages, strict=True)
-        ]
+        stream = Stream(endpoint, Profile(((0.0, rate), (seconds, rate))), seed, slo)
+        limit = max(CLIENT_TIMEOUT, 2 * max(stream.slos))
+        used = _children_cpu()
         try:
             done = subprocess.run(
-                [str(self.program), *map(str, words)],
-                input=b"".join(chain.from_iterable(zip(heads, messages, strict=True))),
+                self.command(limit, stop_share),
+                input=stream.lines(),
                 capture_output=True,
                 check=False,
-                timeout=seconds + CLIENT_TIMEOUT + MARGIN_SECONDS,
+                timeout=seconds + limit + MARGIN_SECONDS,
             )
         except subprocess.TimeoutExpired:
             raise BenchError(f"the load generator did not end {MARGIN_SECONDS:g} s after its run") from None
-        if done.returncode not in (0, LAGGED_STATUS):
+        if done.returncode not in (0, STOPPED_STATUS):
             said = done.stderr.decode(errors="replace").strip()
             raise BenchError(f"the load generator ended with status {done.returncode}: {said}")
-        run = parse_run(done.stdout.decode(), [part.name for part in endpoint.parts])
-        if run.lagged:
+        run = evaluate(
+            done.stdout,
+            rate=rate,
+            seconds=seconds,
+            parts=[(part.name, within) for part, within in zip(endpoint.parts, stream.slos, strict=True)],
+            stopped_early=done.returncode == STOPPED_STATUS,
+            cpu_s=_children_cpu() - used,
+        )
+        lag, allowed = run.lag_ms["p99"] or 0.0, min(stream.slos) * 100
+        if lag > allowed:
             raise Lagged(
-                f"at {rate:g}/s the generator's lag was {run.lag_ms['p99']:.1f} ms at the 99th percentile;"
-                f" a tenth of the SLO, {min(slos) * 100:g} ms, is allowed",
+                f"at {rate:g}/s the generator's lag was {lag:.1f} ms at the 99th percentile;"
+                f" a tenth of the SLO, {allowed:g} ms, is allowed",
                 run,
             )
         return run
 
 
-def build(folder: Path, compilers: Sequence[str] = COMPILERS) -> Generator:
-    """Compile openload.c into ``folder``, unless the binary is newer.
+def build(folder: Path = BUILD, compilers: Sequence[str] = COMPILERS) -> Generator:
+    """Compile openload.c into ``folder``, unless that has been done for the present source.
 
     Raises ``BenchError`` without a compiler, or with the compiler's message if it fails.
     """
-    compiler = next((path for name in compilers if (path := shutil.which(name))), None)
-    if compiler is None:
-        raise BenchError(f"the load generator is C: install a compiler ({', '.join(compilers)} on PATH)")
-    binary = folder / "openload"
-    if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
+    binary = folder / f"openload-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}"
+    if not binary.exists():
+        compiler = next((path for name in compilers if (path := shutil.which(name))), None)
+        if compiler is None:
+            raise BenchError(
+                f"the load generator is C and needs a compiler ({', '.join(compilers)} on PATH): "
+                "install one, on Debian with apt-get install gcc libc6-dev"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         fresh = folder / f"openload.{os.getpid()}"
         command = [compiler, "-O2", "-std=c11", "-o", str(fresh), str(SOURCE), "-lm"]
@@ -123,3 +180,8 @@ def build(folder: Path, compilers: Sequence[str] = COMPILERS) -> Generator:
             raise BenchError(f"{compiler} cannot compile {SOURCE}:\n{done.stderr.strip()}")
         fresh.replace(binary)
     return Generator(binary)
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

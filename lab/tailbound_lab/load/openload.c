@@ -1,19 +1,27 @@
 /* An open-loop HTTP/1.1 load generator: Poisson arrivals, one thread, epoll, kept connections.
  *
- * Requests leave when they are due, whatever became of those before, and latency counts from the moment a request
- * was due: a server that stalls shows the stall in every request that was due meanwhile. Everything but a 2xx
- * answer within the SLO is a miss. Each request is drawn by weight from the messages on standard input. The generator measures its own lag (how late it handed requests to the
- * kernel); if its 99th percentile is above the allowed lag it says "lagged" and ends with status 3.
+ * Requests leave when they are due, whatever became of those before. Latency counts from the moment a request was
+ * due, so a server that stalls shows the stall in every request that was due meanwhile.
  *
- * One JSON object on standard output, which records.py reads. Limits: 127.0.0.1, plain HTTP, one request at a time for
- * each connection, answers with Content-Length or chunks.
+ * generator.py writes the input and reads the output.
+ * Arguments: TIMEOUT (seconds) and STOP_SHARE. The run ends early when more than this share of the planned requests
+ * are misses: no 2xx answer within the message's SLO.
+ * Standard input, one stream after the other:
+ *   ADDRESS PORT SEED POINTS MESSAGES        a line
+ *   SECONDS RATE                             POINTS lines; the rate is linear between them
+ *   WEIGHT SLO LENGTH, then LENGTH bytes     MESSAGES times; each request draws one by weight
+ * Standard output: the start on the monotonic clock, a double, then a Request for each that has ended.
+ * Exit status: 0, 2 for an error, 3 after an early end.
+ *
+ * Limits: IPv4, plain HTTP, one request at a time for each connection, answers with Content-Length or chunks.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -22,18 +30,21 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { TIMED_OUT = -1, BROKEN = -2, NO_CONNECTION = -3, PENDING = 0 };
+enum { NO_CONNECTION = 0, TIMED_OUT = -1, BROKEN = -2, UNFINISHED = -3, PENDING = -4 }; /* as in records.py */
 enum { CONNECTING, IDLE, BUSY, CLOSED };
 enum { STATUS_LINE, HEADER, BODY, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER };
-enum { LINE = 512, READ_SIZE = 1 << 18, EVENTS = 256, MOST_CONNECTIONS = 16000 };
+enum { LINE = 512, READ_SIZE = 1 << 18, OUTPUT_SIZE = 1 << 20, EVENTS = 256, MOST_CONNECTIONS = 16000 };
+enum { MOST_STREAMS = UINT8_MAX, MOST_MESSAGES = UINT16_MAX };
 
 #define NONE UINT32_MAX
+#define EXPIRY_SECONDS 0.05
+#define FLUSH_SECONDS 0.2
 /* Above this rate it wakes at most every COALESCE_SECONDS, for all that is due and all that came meanwhile: as a
  * network card's interrupts are coalesced. Waking for each costs more than the request itself, on both sides. */
 #define COALESCE_ABOVE 1000.0
@@ -41,46 +52,57 @@ enum { LINE = 512, READ_SIZE = 1 << 18, EVENTS = 256, MOST_CONNECTIONS = 16000 }
 
 typedef struct {
     double due, latency; /* seconds from the start; latency from due */
-    float lag;
-    int status;
-    uint32_t connection;
+    float lag;           /* from due until its turn: the generator's own lateness */
+    int32_t status;
+    uint8_t stream, retried;
     uint16_t message;
-    uint8_t retried;
-} Request;
+    uint32_t connection;
+} Request; /* generator.py knows this layout */
 
 typedef struct {
     char *bytes; /* the head and the body */
-    size_t length, sent, good;
+    size_t length;
     double weight, slo;
 } Message;
 
 typedef struct {
+    double at, rate;
+} Point;
+
+typedef struct {
+    struct sockaddr_in address;
+    uint64_t random_state;
+    Point *points;
+    size_t point_count, segment;
+    double reached;   /* of the segment's requests, as expected by the rate */
+    double due;       /* the next request, or infinite */
+    uint32_t pool;    /* the first stream with this address: its idle connections are for all of them */
+    uint32_t idle;    /* the youngest idle connection */
+    uint32_t first, message_count; /* its messages */
+    double weight;    /* of all of them */
+} Stream;
+
+typedef struct {
     int fd, state, parse, status;
-    uint32_t request, previous, next; /* of the idle list, youngest first; next also links free slots */
+    uint32_t pool, request, previous, next; /* of the idle list, youngest first; next also links free slots */
     size_t sent;
     int64_t left; /* bytes of body or chunk to come; -1 unknown */
     int line_length, chunked, close_after, used, got, want_write;
     char line[LINE];
 } Connection;
 
-static struct {
-    double port, rate, seconds, timeout, max_lag, stop_share, seed;
-} options;
-
+static double timeout, stop_share, planned, peak_rate;
+static Stream *streams;
 static Message *messages;
-static uint16_t message_count;
-static double total_weight;
-static struct sockaddr_in address = {.sin_family = AF_INET};
-static Request *requests;
-static size_t request_count, request_room, oldest, judged, missed;
-static size_t outstanding;
+static size_t stream_count, message_count;
+static Request *requests; /* in the order in which they are due */
+static size_t request_count, request_room;
+static size_t unstarted, oldest, judged; /* the first request that has no connection yet, may run out, may be a miss */
+static size_t outstanding, missed;
 static Connection *connections;
-static uint32_t connection_count, free_slot = NONE, idle_head = NONE;
-static uint32_t open_now, max_connections = MOST_CONNECTIONS;
-static size_t *waiting, waiting_first, waiting_end, waiting_room;
-static int poller, timer;
+static uint32_t connection_count, free_slot = NONE, open_now, max_connections = MOST_CONNECTIONS;
+static int poller;
 static struct timespec start_time;
-static uint64_t random_state;
 static char *read_buffer;
 
 static void fail(const char *what, const char *detail) {
@@ -100,38 +122,67 @@ static double now_seconds(void) {
     return (double)(t.tv_sec - start_time.tv_sec) + 1e-9 * (double)(t.tv_nsec - start_time.tv_nsec);
 }
 
+static struct timespec timespec_of(double seconds) {
+    return (struct timespec){(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
+}
+
 /* splitmix64 (Steele, Lea, Flood, OOPSLA 2014): uniform in (0, 1]. */
-static double uniform(void) {
-    uint64_t z = (random_state += 0x9e3779b97f4a7c15ULL);
+static double uniform(Stream *s) {
+    uint64_t z = (s->random_state += 0x9e3779b97f4a7c15ULL);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
     z ^= z >> 31;
     return (double)((z >> 11) + 1) * 0x1.0p-53;
 }
 
-static int is_good(const Request *r) {
-    return r->status >= 200 && r->status < 300 && r->latency <= messages[r->message].slo;
-}
-
-/* Requests are judged once, in order, when their SLO has passed: what is not good by then is a miss. */
-static void judge(double now) {
-    while (judged < request_count && requests[judged].due + messages[requests[judged].message].slo < now) {
-        missed += !is_good(&requests[judged]);
-        judged++;
+/* Unit-exponential gaps along the cumulative rate, mapped back to time (time-rescaling, Cinlar 1975): exact where the
+ * rate is linear. */
+static double next_due(Stream *s) {
+    double gap = -log(uniform(s));
+    for (; s->segment + 1 < s->point_count; s->segment++, s->reached = 0) {
+        Point a = s->points[s->segment], b = s->points[s->segment + 1];
+        double length = b.at - a.at, area = length * (a.rate + b.rate) / 2;
+        if (area > 0 && s->reached + gap <= area) {
+            s->reached += gap;
+            double slope = (b.rate - a.rate) / length;
+            double root = sqrt(fmax(a.rate * a.rate + 2 * slope * s->reached, 0));
+            return fmin(a.at + 2 * s->reached / (a.rate + root), b.at);
+        }
+        gap -= area - s->reached;
     }
+    return INFINITY;
 }
 
-static void start_request(size_t index);
-static int open_connection(size_t request);
+static uint16_t draw_message(Stream *s) {
+    uint32_t index = s->first, last = s->first + s->message_count - 1;
+    double left = s->message_count > 1 ? uniform(s) * s->weight : 0;
+    while (index < last && left > messages[index].weight)
+        left -= messages[index++].weight;
+    return (uint16_t)index;
+}
 
-static void finish(size_t index, int status, double now) {
+static void finish(size_t index, int status) {
     Request *r = &requests[index];
     if (r->status != PENDING)
         return;
     r->status = status;
-    r->latency = now - r->due;
+    r->latency = now_seconds() - r->due;
     r->connection = NONE;
     outstanding--;
+    if (fwrite(r, sizeof *r, 1, stdout) != 1)
+        fail("standard output", strerror(errno));
+}
+
+static void idle_push(uint32_t index) {
+    Connection *c = &connections[index];
+    uint32_t *head = &streams[c->pool].idle;
+    c->state = IDLE;
+    c->request = NONE;
+    c->previous = NONE;
+    c->next = *head;
+    if (*head != NONE)
+        connections[*head].previous = index;
+    *head = index;
 }
 
 static void idle_remove(uint32_t index) {
@@ -139,32 +190,9 @@ static void idle_remove(uint32_t index) {
     if (c->previous != NONE)
         connections[c->previous].next = c->next;
     else
-        idle_head = c->next;
+        streams[c->pool].idle = c->next;
     if (c->next != NONE)
         connections[c->next].previous = c->previous;
-}
-
-static void idle_push(uint32_t index) {
-    Connection *c = &connections[index];
-    c->state = IDLE;
-    c->previous = NONE;
-    c->next = idle_head;
-    if (idle_head != NONE)
-        connections[idle_head].previous = index;
-    idle_head = index;
-}
-
-/* Who has waited for a connection until its time was up is not sent any more: under a large overload that would
-   be a connection for each of them, one after the other, long after the run. */
-static size_t next_waiting(void) {
-    double now = waiting_first < waiting_end ? now_seconds() : 0;
-    while (waiting_first < waiting_end) {
-        size_t index = waiting[waiting_first++];
-        if (requests[index].status == PENDING && requests[index].due + options.timeout > now)
-            return index;
-    }
-    waiting_first = waiting_end = 0;
-    return SIZE_MAX;
 }
 
 static void release(uint32_t index, int reset) {
@@ -176,41 +204,27 @@ static void release(uint32_t index, int reset) {
         setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
     }
     close(c->fd);
-    c->fd = -1;
     c->state = CLOSED;
     c->next = free_slot;
     free_slot = index;
     open_now--;
 }
 
-static void serve_waiting(void) {
-    while (open_now < max_connections || idle_head != NONE) {
-        size_t index = next_waiting();
-        if (index == SIZE_MAX)
-            return;
-        start_request(index);
-    }
-}
+static void open_connection(size_t request);
 
 /* A server may close a kept connection at the moment the request leaves; HTTP clients then repeat it once, on a
-   connection of its own: another kept one may be as stale. */
+ * connection of its own: another kept one may be as stale. */
 static void lose(uint32_t index, int status) {
     Connection *c = &connections[index];
     uint32_t request = c->request;
     int again = request != NONE && c->used && !c->got && !requests[request].retried;
-    c->request = NONE;
     release(index, 1);
-    if (request != NONE && requests[request].status == PENDING) {
-        requests[request].connection = NONE;
-        if (again) {
-            requests[request].retried = 1;
-            if (!open_connection(request))
-                finish(request, NO_CONNECTION, now_seconds());
-        } else {
-            finish(request, status, now_seconds());
-        }
+    if (again) {
+        requests[request].retried = 1;
+        open_connection(request);
+    } else if (request != NONE) {
+        finish(request, status);
     }
-    serve_waiting();
 }
 
 static void interest(uint32_t index, int write) {
@@ -227,17 +241,15 @@ static void send_more(uint32_t index) {
     const Message *m = &messages[requests[c->request].message];
     while (c->sent < m->length) {
         ssize_t n = send(c->fd, m->bytes + c->sent, m->length - c->sent, MSG_NOSIGNAL);
-        if (n < 0) {
-            if (errno == EAGAIN) {
-                interest(index, 1);
-                return;
-            }
-            if (errno == EINTR)
-                continue;
+        if (n >= 0)
+            c->sent += (size_t)n;
+        else if (errno == EAGAIN) {
+            interest(index, 1);
+            return;
+        } else if (errno != EINTR) {
             lose(index, BROKEN);
             return;
         }
-        c->sent += (size_t)n;
     }
     interest(index, 0);
 }
@@ -254,16 +266,19 @@ static void give(uint32_t index, size_t request) {
     send_more(index);
 }
 
-static int open_connection(size_t request) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return 0;
-    int one = 1;
+static void open_connection(size_t request) {
+    uint32_t pool = streams[requests[request].stream].pool;
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        finish(request, NO_CONNECTION);
+        return;
+    }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    int connected = connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+    int connected = connect(fd, (struct sockaddr *)&streams[pool].address, sizeof(struct sockaddr_in)) == 0;
     if (!connected && errno != EINPROGRESS) {
         close(fd);
-        return 0;
+        finish(request, NO_CONNECTION);
+        return;
     }
     uint32_t index = free_slot;
     if (index != NONE)
@@ -273,8 +288,10 @@ static int open_connection(size_t request) {
     Connection *c = &connections[index];
     memset(c, 0, sizeof *c);
     c->fd = fd;
+    c->pool = pool;
     c->request = (uint32_t)request;
     c->want_write = !connected;
+    c->state = CONNECTING;
     requests[request].connection = index;
     struct epoll_event event = {EPOLLIN | (connected ? 0 : EPOLLOUT), {.u32 = index}};
     if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0)
@@ -282,42 +299,33 @@ static int open_connection(size_t request) {
     open_now++;
     if (connected)
         give(index, request);
-    else
-        c->state = CONNECTING;
-    return 1;
 }
 
-static void start_request(size_t index) {
-    if (idle_head != NONE) {
-        uint32_t connection = idle_head;
-        idle_remove(connection);
-        give(connection, index);
-    } else if (open_now < max_connections) {
-        if (!open_connection(index))
-            finish(index, NO_CONNECTION, now_seconds());
-    } else {
-        if (waiting_end == waiting_room) {
-            waiting_room = waiting_room ? waiting_room * 2 : 4096;
-            waiting = checked(realloc(waiting, waiting_room * sizeof *waiting));
+/* Requests get a connection in the order in which they were due. Beyond the most connections they wait for one until
+ * their time is up. */
+static void start_waiting(void) {
+    while (unstarted < request_count) {
+        if (requests[unstarted].status == PENDING) {
+            uint32_t idle = streams[streams[requests[unstarted].stream].pool].idle;
+            if (idle == NONE && open_now >= max_connections)
+                return;
+            if (idle == NONE) {
+                open_connection(unstarted);
+            } else {
+                idle_remove(idle);
+                give(idle, unstarted);
+            }
         }
-        waiting[waiting_end++] = index;
+        unstarted++;
     }
 }
 
 static void answered(uint32_t index) {
     Connection *c = &connections[index];
-    if (c->request != NONE)
-        finish(c->request, c->status, now_seconds());
-    c->request = NONE;
+    finish(c->request, c->status);
     c->used = 1;
-    if (c->close_after || c->want_write) { /* answered before it had the whole request: not to be used again */
+    if (c->close_after || c->want_write) /* answered before it had the whole request: not to be used again */
         release(index, 0);
-        serve_waiting();
-        return;
-    }
-    size_t next = next_waiting();
-    if (next != SIZE_MAX)
-        give(index, next);
     else
         idle_push(index);
 }
@@ -362,16 +370,10 @@ static int line_ended(Connection *c) {
             c->parse = STATUS_LINE;
             return 0;
         }
-        if (c->status == 204 || c->status == 304)
+        if (c->status == 204 || c->status == 304 || (c->left == 0 && !c->chunked))
             return 1;
-        if (c->chunked) {
-            c->parse = CHUNK_SIZE;
-            return 0;
-        }
-        if (c->left == 0)
-            return 1;
-        c->parse = BODY;
-        return c->left > 0 ? 0 : -1;
+        c->parse = c->chunked ? CHUNK_SIZE : BODY;
+        return c->chunked || c->left > 0 ? 0 : -1;
     case CHUNK_SIZE:
         c->left = strtoll(c->line, NULL, 16);
         if (c->left < 0)
@@ -419,28 +421,21 @@ static void readable(uint32_t index) {
     Connection *c = &connections[index];
     for (;;) {
         ssize_t n = recv(c->fd, read_buffer, READ_SIZE, 0);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
-            if (errno != EAGAIN)
-                lose(index, BROKEN);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
             return;
-        }
-        if (n == 0 || c->request == NONE) {
+        if (n <= 0 || c->request == NONE) {
             lose(index, BROKEN);
             return;
         }
         c->got = 1;
         int result = parse(c, read_buffer, (size_t)n);
-        if (result > 0) {
+        if (result > 0)
             answered(index);
-            return;
-        }
-        if (result < 0) {
+        else if (result < 0)
             lose(index, BROKEN);
-            return;
-        }
-        if (n < READ_SIZE)
+        if (result != 0 || n < READ_SIZE)
             return;
     }
 }
@@ -454,245 +449,157 @@ static void handle(const struct epoll_event *event) {
         int error = 0;
         socklen_t size = sizeof error;
         getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-        if (error) {
+        if (error)
             lose(index, NO_CONNECTION);
-            return;
-        }
-        if (!(event->events & EPOLLOUT))
-            return;
-        if (c->request == NONE || requests[c->request].status != PENDING) {
-            interest(index, 0);
-            c->request = NONE;
-            idle_push(index);
-            return;
-        }
-        give(index, c->request);
-        return;
-    }
-    if (event->events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+        else if (event->events & EPOLLOUT)
+            give(index, c->request);
+    } else if (event->events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
         readable(index);
-        return;
-    }
-    if (c->state == BUSY && c->request != NONE && (event->events & EPOLLOUT))
+    } else if (c->state == BUSY && (event->events & EPOLLOUT)) {
         send_more(index);
+    }
 }
 
+static void take_events(void) {
+    static struct epoll_event events[EVENTS];
+    int n;
+    do {
+        n = epoll_wait(poller, events, EVENTS, 0);
+        if (n < 0 && errno != EINTR)
+            fail("epoll_wait", strerror(errno));
+        for (int i = 0; i < n; i++)
+            handle(&events[i]);
+    } while (n == EVENTS);
+}
+
+/* One time limit for all, so requests run out in the order in which they were due. */
 static void expire(double now) {
-    while (oldest < request_count) {
-        Request *r = &requests[oldest];
-        if (r->status == PENDING) {
-            if (r->due + options.timeout > now)
-                return;
-            uint32_t connection = r->connection;
-            finish(oldest, TIMED_OUT, now);
-            if (connection != NONE) {
-                connections[connection].request = NONE;
-                release(connection, 1);
-                serve_waiting();
-            }
-        }
-        oldest++;
+    for (; oldest < request_count && (requests[oldest].status != PENDING || requests[oldest].due + timeout <= now);
+         oldest++) {
+        uint32_t connection = requests[oldest].connection;
+        finish(oldest, TIMED_OUT);
+        if (connection != NONE)
+            release(connection, 1);
     }
 }
 
-static struct timespec absolute(double at) {
-    double whole = floor(at);
-    struct timespec when = {start_time.tv_sec + (time_t)whole, start_time.tv_nsec + (long)((at - whole) * 1e9)};
-    if (when.tv_nsec >= 1000000000L) {
-        when.tv_nsec -= 1000000000L;
-        when.tv_sec++;
+/* Requests are judged once, in order, when their SLO has passed: what is not good by then is a miss. */
+static void judge(double now) {
+    for (; judged < request_count; judged++) {
+        const Request *r = &requests[judged];
+        double slo = messages[r->message].slo;
+        if (r->due + slo >= now)
+            return;
+        missed += !(r->status >= 200 && r->status < 300 && r->latency <= slo);
     }
-    return when;
 }
 
-static void arm(double at) {
-    struct itimerspec when = {{0, 0}, absolute(at)};
-    timerfd_settime(timer, TFD_TIMER_ABSTIME, &when, NULL);
+static Stream *next_stream(void) {
+    Stream *next = &streams[0];
+    for (size_t i = 1; i < stream_count; i++)
+        if (streams[i].due < next->due)
+            next = &streams[i];
+    return next;
 }
 
-/* One message needs no draw. */
-static uint16_t draw_message(void) {
-    double left = message_count > 1 ? uniform() * total_weight : 0;
-    uint16_t index = 0;
-    while (index + 1 < message_count && left > messages[index].weight)
-        left -= messages[index++].weight;
-    return index;
-}
-
-static size_t add_request(double due) {
+static void add_request(Stream *s, double now) {
     if (request_count == request_room) {
         request_room *= 2;
         requests = checked(realloc(requests, request_room * sizeof *requests));
     }
-    requests[request_count] = (Request){due, 0, 0, PENDING, NONE, draw_message(), 0};
+    requests[request_count++] = (Request){.due = s->due, .lag = (float)(now - s->due), .status = PENDING,
+                                          .stream = (uint8_t)(s - streams), .message = draw_message(s),
+                                          .connection = NONE};
     outstanding++;
-    return request_count++;
+    s->due = next_due(s);
 }
 
-static void sleep_until(double at) {
-    struct timespec when = absolute(at);
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL) == EINTR)
-        ;
-}
-
-/* Handles what has happened, waiting for it up to `timeout` ms (-1: until the timer); how many events it was. */
-static int take_events(int timeout) {
-    static struct epoll_event events[EVENTS];
-    int n = epoll_wait(poller, events, EVENTS, timeout);
-    if (n < 0 && errno != EINTR)
-        fail("epoll_wait", strerror(errno));
-    for (int i = 0; i < n; i++) {
-        if (events[i].data.u32 == NONE) {
-            uint64_t expirations;
-            if (read(timer, &expirations, sizeof expirations) < 0 && errno != EAGAIN)
-                fail("timerfd", strerror(errno));
-        } else {
-            handle(&events[i]);
-        }
+static void wait_until(double at, double now, double *awake) {
+    if (peak_rate > COALESCE_ABOVE) {
+        *awake = fmax(*awake + COALESCE_SECONDS, now);
+        struct timespec pause = timespec_of(*awake - now);
+        nanosleep(&pause, NULL);
+    } else {
+        struct pollfd ready = {poller, POLLIN, 0};
+        struct timespec pause = timespec_of(fmax(at - now, 0));
+        ppoll(&ready, 1, &pause, NULL);
     }
-    return n;
 }
 
 /* Runs until all is answered or given up. Returns 1 if it was cut short because too many had missed. */
 static int run(void) {
-    double awake = 0;
-    double due = -log(uniform()) / options.rate;
-    double planned = options.rate * options.seconds;
+    double awake = 0, flushed = 0;
     for (;;) {
         double now = now_seconds();
-        while (due <= now && due < options.seconds) {
-            size_t index = add_request(due);
-            requests[index].lag = (float)(now - due);
-            start_request(index);
-            due += -log(uniform()) / options.rate;
+        Stream *next;
+        while ((next = next_stream())->due <= now) {
+            add_request(next, now);
+            start_waiting();
             now = now_seconds();
         }
         expire(now);
+        start_waiting();
         judge(now);
-        if (options.stop_share < 1 && (double)missed > options.stop_share * planned + 1)
+        if (stop_share < 1 && (double)missed > stop_share * planned + 1)
             return 1;
-        if (due >= options.seconds && outstanding == 0)
+        if (isinf(next->due) && outstanding == 0)
             return 0;
-        if (options.rate > COALESCE_ABOVE) {
-            awake = fmax(awake + COALESCE_SECONDS, now);
-            sleep_until(awake);
-            while (take_events(0) == EVENTS)
-                ;
-        } else {
-            arm(fmin(due < options.seconds ? due : INFINITY, now + 0.05));
-            take_events(-1);
+        if (now > flushed + FLUSH_SECONDS) {
+            fflush(stdout);
+            flushed = now;
         }
+        wait_until(fmin(next->due, now + EXPIRY_SECONDS), now, &awake);
+        take_events();
     }
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+static void read_message(Stream *s) {
+    Message m;
+    if (message_count == MOST_MESSAGES || scanf("%lf %lf %zu", &m.weight, &m.slo, &m.length) != 3 || getchar() != '\n')
+        fail("input", "expected WEIGHT SLO LENGTH, and at most 65,535 messages");
+    m.bytes = checked(malloc(m.length + 1));
+    if (fread(m.bytes, 1, m.length, stdin) != m.length)
+        fail("input", "a message is cut short");
+    messages = checked(realloc(messages, (message_count + 1) * sizeof *messages));
+    messages[message_count++] = m;
+    s->weight += m.weight;
 }
 
-/* Nearest rank of `count` values of which the first `known` are sorted and the rest endless; null if endless. */
-static void print_quantile(const char *name, const double *values, size_t known, size_t count, double share) {
-    size_t rank = (size_t)fmax(1, ceil(share * (double)count));
-    if (count == 0 || rank > known)
-        printf("\"%s\":null", name);
-    else
-        printf("\"%s\":%.4f", name, values[rank - 1] * 1e3);
-}
-
-static void print_quantiles(const char *name, double *values, size_t known, size_t count) {
-    printf("\"%s\":{", name);
-    print_quantile("p50", values, known, count, 0.50);
-    printf(",");
-    print_quantile("p99", values, known, count, 0.99);
-    printf("},");
-}
-
-static void print_messages(void) {
-    printf("\"messages\":[");
-    for (uint16_t i = 0; i < message_count; i++)
-        printf("%s{\"sent\":%zu,\"good\":%zu}", i ? "," : "", messages[i].sent, messages[i].good);
-    printf("]");
-}
-
-static int report(int stopped) {
-    double *latencies = checked(malloc((request_count + 1) * sizeof *latencies));
-    double *lags = checked(malloc((request_count + 1) * sizeof *lags));
-    static const char *const unanswered[] = {"no_connection", "broken", "timeout", "unfinished"};
-    static uint64_t counts[1000 - NO_CONNECTION]; /* by status, from NO_CONNECTION on */
-    size_t ok = 0, good = 0;
-    for (size_t i = 0; i < request_count; i++) {
-        Request *r = &requests[i];
-        lags[i] = r->lag;
-        good += (size_t)is_good(r);
-        messages[r->message].sent++;
-        messages[r->message].good += (size_t)is_good(r);
-        if (r->status >= 200 && r->status < 300)
-            latencies[ok++] = r->latency;
-        counts[(r->status < 1000 ? r->status : 999) - NO_CONNECTION]++;
-    }
-    qsort(latencies, ok, sizeof *latencies, compare);
-    qsort(lags, request_count, sizeof *lags, compare);
-    size_t rank = (size_t)fmax(1, ceil(0.99 * (double)request_count));
-    int lagged = request_count > 0 && lags[rank - 1] > options.max_lag;
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    double cpu = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-                 1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
-
-    printf("{\"rate\":%.4f,\"seconds\":%.4f,\"cpu_s\":%.4f,", options.rate, options.seconds, cpu);
-    printf("\"sent\":%zu,\"ok\":%zu,\"good\":%zu,\"stopped_early\":%s,\"lagged\":%s,", request_count, ok, good,
-           stopped ? "true" : "false", lagged ? "true" : "false");
-    printf("\"statuses\":{");
-    const char *comma = "";
-    for (int i = 0; i < 1000 - NO_CONNECTION; i++)
-        if (counts[i]) {
-            char code[16];
-            snprintf(code, sizeof code, "%d", i + NO_CONNECTION);
-            printf("%s\"%s\":%llu", comma, i <= -NO_CONNECTION ? unanswered[i] : code, (unsigned long long)counts[i]);
-            comma = ",";
+static int read_stream(void) {
+    char host[64];
+    unsigned short port;
+    Stream s = {.idle = NONE, .pool = (uint32_t)stream_count, .first = (uint32_t)message_count};
+    int found = scanf("%63s %hu %lu %zu %u", host, &port, &s.random_state, &s.point_count, &s.message_count);
+    if (found == EOF)
+        return 0;
+    s.address = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port)};
+    if (found != 5 || inet_pton(AF_INET, host, &s.address.sin_addr) != 1 || !s.message_count || !s.point_count)
+        fail("input", "expected ADDRESS PORT SEED POINTS MESSAGES with an IPv4 address");
+    if (stream_count == MOST_STREAMS)
+        fail("input", "has more than 255 streams");
+    for (uint32_t i = 0; i < stream_count; i++)
+        if (memcmp(&streams[i].address, &s.address, sizeof s.address) == 0) {
+            s.pool = streams[i].pool;
+            break;
         }
-    printf("},");
-    print_quantiles("latency_ms", latencies, ok, request_count);
-    print_quantiles("lag_ms", lags, request_count, request_count);
-    print_messages();
-    printf("}\n");
-    return lagged ? 3 : 0;
-}
-
-/* Standard input has them one after the other: weight, SLO in seconds and length on a line, then so many bytes. */
-static void read_messages(void) {
-    Message m = {0};
-    while (scanf("%lf %lf %zu", &m.weight, &m.slo, &m.length) == 3 && getchar() == '\n') {
-        m.bytes = checked(malloc(m.length + 1));
-        if (fread(m.bytes, 1, m.length, stdin) != m.length || message_count == UINT16_MAX)
-            fail("messages", "cut short, or too many");
-        messages = checked(realloc(messages, (message_count + 1) * sizeof *messages));
-        messages[message_count++] = m;
-        total_weight += m.weight;
+    s.random_state = s.random_state * 0x2545f4914f6cdd1dULL + 1;
+    s.points = checked(calloc(s.point_count, sizeof *s.points));
+    double highest = 0;
+    for (size_t i = 0; i < s.point_count; i++) {
+        Point *p = &s.points[i];
+        if (scanf("%lf %lf", &p->at, &p->rate) != 2)
+            fail("input", "expected SECONDS RATE");
+        highest = fmax(highest, p->rate);
+        if (i)
+            planned += (p->at - p[-1].at) * (p->rate + p[-1].rate) / 2;
     }
-    if (!feof(stdin) || message_count == 0)
-        fail("messages", "cannot be read");
-}
-
-static double number(const char *text, double least) {
-    char *end;
-    double value = strtod(text, &end);
-    if (*text == 0 || *end != 0 || !isfinite(value) || value < least)
-        fail(text, "must be a number, and not so small");
-    return value;
-}
-
-/* Only generator.py calls this: no word has a default, or a name. */
-static void read_options(int count, char **words) {
-    if (count != 8)
-        fail("usage", "PORT RATE SECONDS TIMEOUT MAX_LAG STOP_SHARE SEED < MESSAGES");
-    options.port = number(words[1], 1);
-    options.rate = number(words[2], 1e-3);
-    options.seconds = number(words[3], 1e-3);
-    options.timeout = number(words[4], 1e-3);
-    options.max_lag = number(words[5], 0);
-    options.stop_share = number(words[6], 0);
-    options.seed = number(words[7], 0);
+    peak_rate += highest;
+    for (uint32_t i = 0; i < s.message_count; i++)
+        read_message(&s);
+    s.due = next_due(&s);
+    streams = checked(realloc(streams, (stream_count + 1) * sizeof *streams));
+    streams[stream_count++] = s;
+    return 1;
 }
 
 static void set_up(void) {
@@ -708,26 +615,32 @@ static void set_up(void) {
     struct sched_param priority = {.sched_priority = 1};
     if (sched_setscheduler(0, SCHED_RR, &priority) < 0)
         setpriority(PRIO_PROCESS, 0, -10);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons((uint16_t)options.port);
-    read_messages();
-    random_state = (uint64_t)options.seed * 0x2545f4914f6cdd1dULL + 1;
-    request_room = (size_t)(options.rate * options.seconds * 1.1) + 1024;
+    prctl(PR_SET_TIMERSLACK, 1);
+    signal(SIGINT, SIG_IGN); /* Ctrl-C in a terminal is for the parent alone, which ends this process */
+    setvbuf(stdout, checked(malloc(OUTPUT_SIZE)), _IOFBF, OUTPUT_SIZE);
+    fcntl(STDOUT_FILENO, F_SETPIPE_SZ, OUTPUT_SIZE); /* a reader that is late for a moment does not stop it */
+    while (read_stream())
+        ;
+    if (stream_count == 0)
+        fail("input", "has no stream");
+    request_room = (size_t)(planned * 1.1) + 1024;
     requests = checked(malloc(request_room * sizeof *requests));
     connections = checked(calloc(max_connections, sizeof *connections));
     read_buffer = checked(malloc(READ_SIZE));
-    poller = epoll_create1(EPOLL_CLOEXEC);
-    timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    struct epoll_event event = {EPOLLIN, {.u32 = NONE}};
-    if (poller < 0 || timer < 0 || epoll_ctl(poller, EPOLL_CTL_ADD, timer, &event) < 0)
+    if ((poller = epoll_create1(EPOLL_CLOEXEC)) < 0)
         fail("epoll", strerror(errno));
 }
 
 int main(int count, char **words) {
-    signal(SIGPIPE, SIG_IGN);
-    read_options(count, words);
+    if (count != 3 || sscanf(words[1], "%lf", &timeout) != 1 || sscanf(words[2], "%lf", &stop_share) != 1)
+        fail("usage", "openload TIMEOUT STOP_SHARE < STREAMS");
     set_up();
     clock_gettime(CLOCK_MONOTONIC, &start_time);
+    double start = (double)start_time.tv_sec + 1e-9 * (double)start_time.tv_nsec;
+    fwrite(&start, sizeof start, 1, stdout);
+    fflush(stdout);
     int stopped = run();
-    return report(stopped);
+    for (size_t i = 0; i < request_count; i++)
+        finish(i, UNFINISHED);
+    return fflush(stdout) ? 2 : stopped ? 3 : 0;
 }

@@ -3,22 +3,19 @@
 Owns the definition of a miss. A failed or unanswered request is a miss, with an infinite latency in every
 percentile; without it, a system that refuses most requests would look best. Next step: ``demo`` and ``bench``
 show these numbers.
-
-Three sources, in this order: records and samples of a function that is watched (``demo``), replica counts
-over time (``bench live``), and the JSON of ``openload.c``.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class BenchError(Exception):
@@ -49,6 +46,17 @@ TIMED_OUT = -1
 
 BROKEN = -2
 """Status of a request whose connection ended before the answer did."""
+
+UNFINISHED = -3
+"""Status of a request that had no answer when its run was cut short."""
+
+UNANSWERED: Final = {
+    NO_CONNECTION: "no_connection",
+    TIMED_OUT: "timeout",
+    BROKEN: "broken",
+    UNFINISHED: "unfinished",
+}
+"""Names of statuses without an answer in a :class:`Run`."""
 
 
 class Record(NamedTuple):
@@ -240,81 +248,19 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{math.floor(share * 1e4) / 100:.2f}%"
 
 
-def milliseconds(seconds: float | None) -> float | None:
-    """Return a latency in milliseconds for JSON; None if it is infinite or missing."""
-    return None if seconds is None or math.isinf(seconds) else round(seconds * 1e3, 2)
+# The run of a generator, from its output: the start, then these records.
 
-
-# Replica counts over time. Times are seconds from the beginning of the run.
-
-_LINE: Final = re.compile(r"(\S+) replicas: (\d+) -> (\d+)")
-
-
-class Point(NamedTuple):
-    """The desired and the ready replicas from ``seconds`` on."""
-
-    seconds: float
-    wanted: int
-    ready: int
-
-
-class Change(NamedTuple):
-    """A change of the desired count by the provider."""
-
-    seconds: float
-    before: int
-    after: int
-
-
-def changes(lines: Iterable[str], begun: datetime, duration: float) -> list[Change]:
-    """Return the changes of a run from a function's log, which may hold other lines and times."""
-    found: list[Change] = []
-    for line in lines:
-        match = _LINE.match(line)
-        if match is None:
-            continue
-        seconds = (datetime.fromisoformat(match[1]) - begun).total_seconds()
-        if 0 <= seconds <= duration:
-            found.append(Change(seconds, int(match[2]), int(match[3])))
-    return found
-
-
-def reversals(changed: Sequence[Change], within: float) -> int:
-    """Return the number of reversals at most ``within`` seconds after the previous change."""
-    return sum(
-        (earlier.after > earlier.before) != (later.after > later.before)
-        and later.seconds - earlier.seconds <= within
-        for earlier, later in pairwise(changed)
-    )
-
-
-def scale_downs(changed: Iterable[Change], begin: float, end: float) -> int:
-    """Return the number of changes between two moments that lowered the count."""
-    return sum(change.after < change.before and begin <= change.seconds <= end for change in changed)
-
-
-def start_ups(points: Sequence[Point]) -> list[float]:
-    """Return the seconds from the request for each replica until that many were ready.
-
-    The n-th replica is requested when the count first reaches n, and started when n are ready. Replicas that
-    are no longer desired before they start do not count, and neither do those of the beginning.
-    """
-    took: list[float] = []
-    asked: dict[int, float] = {}
-    for before, now in pairwise(points):
-        for number in range(before.wanted + 1, now.wanted + 1):
-            asked[number] = now.seconds
-        for number in range(now.wanted + 1, before.wanted + 1):
-            asked.pop(number, None)
-        took += [
-            now.seconds - asked.pop(number)
-            for number in range(before.ready + 1, now.ready + 1)
-            if number in asked
-        ]
-    return took
-
-
-# The generator's report: its JSON has these names.
+LAYOUT: Final = "<ddfiBBHI"
+"""Request of openload.c: due, latency, lag, status, stream, retried, message, connection."""
+_START_BYTES: Final = 8
+_FIELDS: Final = np.dtype(
+    {
+        "names": ["latency", "lag", "status", "message"],
+        "formats": ["<f8", "<f4", "<i4", "<u2"],
+        "offsets": [8, 16, 20, 26],
+        "itemsize": 32,
+    }
+)
 
 
 class Tally(NamedTuple):
@@ -339,7 +285,6 @@ class Run:
     ok: int
     good: int
     stopped_early: bool
-    lagged: bool
     cpu_s: float
     statuses: Mapping[str, int]
     latency_ms: Mapping[str, float | None]
@@ -359,17 +304,48 @@ class Run:
         return self.good / self.seconds
 
 
-def parse_run(text: str, names: Sequence[str] = ("",)) -> Run:
-    """Read a generator's line of JSON; ``names`` are those of the messages it was given.
+def evaluate(
+    output: bytes,
+    *,
+    rate: float,
+    seconds: float,
+    parts: Sequence[tuple[str, float]],
+    stopped_early: bool = False,
+    cpu_s: float = 0.0,
+) -> Run:
+    """Evaluate the output of a run of one stream; ``parts`` are names and SLOs (seconds) of its messages."""
+    found = np.frombuffer(output[_START_BYTES:], _FIELDS)
+    ok = (found["status"] >= 200) & (found["status"] < 300)
+    good = ok & (found["latency"] <= np.array([slo for _, slo in parts])[found["message"]])
+    tallies: dict[str, Tally] = {}
+    for index, (name, _) in enumerate(parts):
+        own = found["message"] == index
+        sent, met = tallies.get(name, (0, 0))
+        tallies[name] = Tally(sent + int(own.sum()), met + int(good[own].sum()))
+    statuses, counts = np.unique(found["status"], return_counts=True)
+    latencies = np.sort(np.where(ok, found["latency"], math.inf))
+    return Run(
+        rate=rate,
+        seconds=seconds,
+        sent=len(found),
+        ok=int(ok.sum()),
+        good=int(good.sum()),
+        stopped_early=stopped_early,
+        cpu_s=cpu_s,
+        statuses={
+            UNANSWERED.get(status, str(status)): count
+            for status, count in zip(statuses.tolist(), counts.tolist(), strict=True)
+        },
+        latency_ms=_quantiles(latencies),
+        lag_ms=_quantiles(np.sort(found["lag"].astype(float))),
+        parts=tallies,
+    )
 
-    Raises ``BenchError`` with the fault.
-    """
-    try:
-        raw: dict[str, Any] = json.loads(text)
-        parts: dict[str, Tally] = {}
-        for name, found in zip(names, raw.pop("messages"), strict=True):
-            sent, good = parts.get(name, (0, 0))
-            parts[name] = Tally(sent + found["sent"], good + found["good"])
-        return Run(**(raw | {"parts": parts}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"the generator's answer cannot be read: {error!r} in {text[:200]!r}") from None
+
+def _quantiles(ascending: NDArray[np.float64]) -> dict[str, float | None]:
+    """Return p50 and p99 in milliseconds; None if infinite."""
+    values = ascending.tolist()
+    found = {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99)}
+    return {
+        name: None if value is None or math.isinf(value) else value * 1e3 for name, value in found.items()
+    }

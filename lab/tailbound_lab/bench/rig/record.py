@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tailbound_lab.bench.workloads import ROOT
-from tailbound_lab.live.machine import describe
+from tailbound_lab.load.machine import describe
 from tailbound_lab.load.records import BenchError
 
 OUTPUT: Final = ROOT / "build" / "bench"

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import aiohttp
 
-from tailbound_lab.live.watch import NoAnswerError, get_json
+from tailbound_lab.demo.watch import NoAnswerError, get_json
 from tailbound_lab.local.functions import Function, Registry
 from tailbound_lab.local.specs import FunctionSpec
 from tailbound_lab.simulate.baselines import (

@@ -105,21 +105,19 @@ class Decision:
     reason: str
 
 
-def decisions(
-    lines: Iterable[str], begun: datetime, duration: float, *, holds: bool = False
-) -> tuple[Decision, ...]:
+def decisions(lines: Iterable[str], begun: datetime, duration: float) -> tuple[Decision, ...]:
     """Return the changes in an autoscaler's log within ``duration`` seconds of the beginning, in their order.
 
-    Other lines are skipped. With ``holds`` also return holds; the log has those that differ from the previous
-    decision.
+    Other lines are skipped.
     """
-    told = (
+    logged = (
         Decision(
-            (datetime.fromisoformat(item["time"]) - begun).total_seconds(),
-            *(item["function_name"], item["from"], item["to"], item["reason"]),
+            seconds=(datetime.fromisoformat(item["time"]) - begun).total_seconds(),
+            function_name=item["function_name"],
+            before=item["from"],
+            after=item["to"],
+            reason=item["reason"],
         )
         for item in filter(None, map(of_log, lines))
     )
-    return tuple(
-        each for each in told if (holds or each.before != each.after) and 0 <= each.seconds <= duration
-    )
+    return tuple(item for item in logged if item.before != item.after and 0 <= item.seconds <= duration)

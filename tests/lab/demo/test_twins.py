@@ -9,8 +9,8 @@ import pytest
 from lab.local.harness import platform_client
 from support import doubles
 from support.doubles import a_gateway
-from tailbound_lab.live.twins import ALERT, CommunityScaler, rule_and_bounds, twin
-from tailbound_lab.live.watch import NoAnswerError
+from tailbound_lab.demo.twins import ALERT, CommunityScaler, rule_and_bounds, twin
+from tailbound_lab.demo.watch import NoAnswerError
 from tailbound_lab.local.specs import FunctionSpec
 from tailbound_lab.simulate.baselines import Bounds, OpenFaasRule
 
@@ -83,16 +83,3 @@ def test_only_firing_alerts_of_twins_below_their_highest_count_change_it(polled,
 def test_prometheus_without_a_list_of_alerts_is_no_answer(polled, answer):
     with pytest.raises(NoAnswerError):
         polled([answer])
-
-
-def test_loop_outlives_a_prometheus_that_does_not_answer(prometheus, tmp_path):
-    async def main():
-        async with platform_client(tmp_path) as client, asyncio.timeout(30):
-            scaler = CommunityScaler(client.session, prometheus.url, client.platform.registry, [])
-            running = asyncio.create_task(scaler.run())
-            while len(prometheus.requests) < 2:  # noqa: ASYNC110 - a list has no event
-                await asyncio.sleep(0.01)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(main())

@@ -19,14 +19,14 @@ from typing import Any, Protocol
 import aiohttp
 
 from slo_autoscaler.fields import parse_duration
-from tailbound_lab.live import machine
-from tailbound_lab.live.machine import Usage
-from tailbound_lab.live.twins import TWIN_NAMESPACE, CommunityScaler, twin
-from tailbound_lab.live.watch import Decision, Watch, decisions
+from tailbound_lab.demo.twins import TWIN_NAMESPACE, CommunityScaler, twin
+from tailbound_lab.demo.watch import Decision, Watch, decisions
+from tailbound_lab.load import machine
 from tailbound_lab.load.arrivals import Profile, peak
-from tailbound_lab.load.openloop import TIMEOUT_SECONDS, Lag, Stream, Target
+from tailbound_lab.load.generator import Stream, endpoint
+from tailbound_lab.load.machine import Usage
+from tailbound_lab.load.openloop import TIMEOUT_SECONDS, Lag, Offer, offering
 from tailbound_lab.load.records import Comparison, Ledger, RunError, reduce
-from tailbound_lab.load.sender import Sender, sending
 from tailbound_lab.local.platform import Platform, Settings, open_platform
 from tailbound_lab.local.specs import FunctionSpec
 
@@ -38,8 +38,6 @@ _END_LIMIT = 10.0
 _NEVER = 1_000_000
 _OBJECTIVE_DEFAULT = 0.99
 
-Companion = Coroutine[Any, Any, None]
-
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -48,7 +46,7 @@ class Traffic:
     function: str
     base: float
     peak: float
-    bodies: Callable[[], tuple[bytes, ...]]
+    bodies: tuple[bytes, ...]
     content_type: str
     twin: bool = True
 
@@ -136,9 +134,9 @@ async def run(options: Options, display: Display) -> Outcome:
     )
     async with open_platform(settings) as platform:
         deployed = _deploy(platform, options)
-        await ready(platform)
+        await _ready(platform)
         display.started(platform)
-        with without_full_collections():
+        with _without_full_collections():
             return await _traffic(platform, deployed, options, display)
 
 
@@ -168,7 +166,7 @@ def _deploy(platform: Platform, options: Options) -> list[Deployed]:
     return deployed
 
 
-async def ready(platform: Platform) -> None:
+async def _ready(platform: Platform) -> None:
     """Return when every replica is ready; raise :class:`RunError` with those that take too long."""
     try:
         async with asyncio.timeout(_READY_LIMIT):
@@ -188,9 +186,9 @@ async def _traffic(
     metrics = platform.prometheus_url or ""
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_REQUEST_LIMIT)) as session,
-        sending([_stream(platform.gateway_url, item) for item in deployed]) as sender,
+        offering([_stream(platform.gateway_url, item) for item in deployed]) as traffic,
     ):
-        begun = await sender.begun()
+        begun = await traffic.begun()
 
         def elapsed() -> float:
             return time.monotonic() - begun
@@ -207,7 +205,7 @@ async def _traffic(
             CommunityScaler(session, metrics, platform.registry, twins).run(),
             _show(display, deployed, elapsed),
         ]
-        lag = await offered(sender, list(ledgers.values()), options.duration, companions)
+        lag = await _offered(traffic, list(ledgers.values()), options.duration, companions)
     return Outcome(
         comparisons=tuple(_comparisons(deployed, options.duration)),
         duration=options.duration,
@@ -225,8 +223,8 @@ async def _traffic(
     )
 
 
-async def offered(
-    sender: Sender,
+async def _offered(
+    traffic: Offer,
     ledgers: Sequence[Ledger],
     duration: float,
     companions: Sequence[Coroutine[Any, Any, None]],
@@ -236,7 +234,7 @@ async def offered(
     Companions never end by themselves: an error of one is raised. Raises :class:`RunError` if the traffic has
     not ended long after its duration.
     """
-    reading = asyncio.create_task(sender.read(ledgers))
+    reading = asyncio.create_task(traffic.read(ledgers))
     running: set[asyncio.Task[Any]] = {reading, *map(asyncio.create_task, companions)}
     limit = duration + TIMEOUT_SECONDS + _END_LIMIT
     try:
@@ -253,7 +251,7 @@ async def offered(
 
 
 @contextmanager
-def without_full_collections() -> Iterator[None]:
+def _without_full_collections() -> Iterator[None]:
     """Keep the garbage collector's full collections out of the block.
 
     The gateway shares this process. With the thousands of requests of an overloaded twin, one such collection
@@ -287,12 +285,9 @@ def _comparisons(deployed: Sequence[Deployed], duration: float) -> Iterator[Comp
 
 
 def _stream(gateway: str, item: Deployed) -> Stream:
-    target = Target(
-        f"{gateway}/function/{item.spec.full_name}",
-        item.traffic.bodies(),
-        (("Content-Type", item.traffic.content_type),),
-    )
-    return Stream(target, item.profile, item.seed)
+    headers = (("Content-Type", item.traffic.content_type),)
+    there = endpoint(f"{gateway}/function/{item.spec.full_name}", item.traffic.bodies, headers)
+    return Stream(there, item.profile, item.seed, item.ledger.slo)
 
 
 async def _show(display: Display, deployed: Sequence[Deployed], elapsed: Callable[[], float]) -> None:
