@@ -238,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--policies",
         metavar="NAME[:TARGET],...",
-        help="policies to compare [slo, six baselines and the oracle]",
+        help="policies to compare [slo, five baselines and the oracle]",
     )
     add(
         "--service-time", default="20ms,10ms", metavar="A,C", help="service time l(b) = A + C x b [20ms,10ms]"

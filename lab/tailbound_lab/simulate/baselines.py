@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from tailbound_lab.simulate.function import View
 
@@ -144,7 +144,6 @@ class KpaSettings:
     panic_threshold: float = 2.0
     up_rate: float = 1000.0
     down_rate: float = 2.0
-    down_delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +157,7 @@ class KpaState:
 def kpa(
     settings: KpaSettings, ready: int, stable: float, panic: float, state: KpaState, now: float
 ) -> tuple[int, KpaState]:
-    """Return the wanted count for the concurrency averaged over both windows, before bounds and delay.
+    """Return the wanted count for the concurrency averaged over both windows, before bounds.
 
     Both counts are held between ready / ``down_rate`` and ready x ``up_rate``. Panic begins when the short
     window wants ``panic_threshold`` times what is ready, and ends a stable window after it last did; in panic
@@ -288,57 +287,6 @@ def llmd(settings: LlmdSettings, peaks: Sequence[tuple[float, float]], current: 
     return current
 
 
-# Ray Serve.
-
-
-@dataclass(frozen=True, slots=True)
-class RaySettings:
-    """autoscaling_config's keys (ray 2.60.0, serve/autoscaling_policy.py)."""
-
-    target: float = 2.0
-    """target_ongoing_requests of one replica."""
-    up_delay: float = 30.0
-    down_delay: float = 600.0
-    look_back: float = 30.0
-
-
-def ray(
-    settings: RaySettings, ongoing: float, running: int, current: int, streak: int, interval: float
-) -> tuple[int, int]:
-    """Return the count, and the polls since recommendations are alike: above 0 upwards, below 0 downwards.
-
-    The recommendation is ongoing / target, rounded up (factors of 1, the default). It must have been on one
-    side for the delay. Without a running replica a request asks for one at once, and the delay goes on.
-    """
-    if running == 0:
-        return (max(1, current) if ongoing > 0.0 else current), streak + (streak > 0) - (streak < 0)
-    # As it is computed there, since the last bit decides what is rounded up.
-    wanted = math.ceil(running + (running * (ongoing / (settings.target * running)) - running))
-    if wanted > current:
-        streak = max(streak, 0) + 1
-        return (wanted, 0) if streak > settings.up_delay / interval else (current, streak)
-    if wanted < current:
-        streak = min(streak, 0) - 1
-        wanted = max(wanted, min(1, current - 1))
-        return (wanted, 0) if -streak > settings.down_delay / interval else (current, streak)
-    return current, 0
-
-
-# Steps on latency.
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdSettings:
-    """One more replica above the SLO's latency, one less below a share of it."""
-
-    low: float = 0.5
-    """Share of the SLO's latency: with one replica of two gone, service time at most doubles."""
-    settle: float = 40.0
-    """Seconds after a change for which the query window still holds the time before it."""
-    down_window: float = 60.0
-    sync: float = 5.0
-
-
 # The same laws, fed by a simulation.
 
 
@@ -382,37 +330,6 @@ class OpenFaas:
         return count
 
 
-class Threshold:
-    """Steps on p99: waits after each change; goes down to the highest of the last minute."""
-
-    def __init__(self, bounds: Bounds, settings: ThresholdSettings, name: str = "threshold") -> None:
-        self._settings = settings
-        self.name, self.interval, self.phase = name, settings.sync, 0.0
-        self._bounds = bounds
-        self._recommended = _Recent(settings.down_window)
-        self._changed_at = -math.inf
-
-    def scale(self, view: View, now: float) -> int | None:
-        """Step, stabilize, bound."""
-        seen, scale = view.observe(), view.scale
-        if scale.pending:
-            self._changed_at = now
-        if seen is None or seen.p99 is None or seen.slo_latency is None:
-            return None
-        if now - self._changed_at < self._settings.settle:
-            return None
-        wanted = scale.desired
-        if seen.p99 > seen.slo_latency:
-            wanted += 1
-        elif seen.p99 < self._settings.low * seen.slo_latency:
-            wanted -= 1
-        self._recommended.push(now, wanted)
-        count = self._bounds.clamp(self._recommended.highest)
-        if count != scale.desired:
-            self._changed_at = now
-        return count
-
-
 class Kpa:
     """Knative's default autoscaler on concurrency."""
 
@@ -420,10 +337,9 @@ class Kpa:
         self.name, self.interval, self.phase = name, 2.0, 0.0
         self._bounds, self._settings = bounds, settings
         self._state: KpaState | None = None
-        self._recommended = _Recent(max(settings.down_delay, self.interval))
 
     def scale(self, view: View, now: float) -> int | None:
-        """Average, want, delay, bound."""
+        """Average, want, bound."""
         settings, ready = self._settings, view.scale.available
         if self._state is None:
             # A new autoscaler that finds more than one pod begins in panic.
@@ -431,9 +347,6 @@ class Kpa:
         spans = (settings.stable_window, settings.panic_window)
         stable, panic = (view.concurrency(span) for span in spans)
         wanted, self._state = kpa(settings, ready, stable, panic, self._state, now)
-        if settings.down_delay > 0.0:
-            self._recommended.push(now, wanted)
-            wanted = self._recommended.highest
         return self._bounds.clamp(wanted)
 
 
@@ -512,31 +425,3 @@ class Llmd:
             self._asked = self._bounds.clamp(llmd(self._settings, peaks, current, self._asked))
         self._recommended.push(now, self._asked)
         return min(max(current, self._recommended.lowest), self._recommended.highest)
-
-
-class RayLaw(Protocol):
-    """Ray Serve's policy with its memory."""
-
-    def __call__(self, ongoing: float, running: int, current: int, now: float) -> int:
-        """Return the count for the requests inside on average."""
-
-
-class RayServe:
-    """Ray Serve's request-based autoscaler."""
-
-    def __init__(
-        self, bounds: Bounds, settings: RaySettings, name: str = "ray-serve", law: RayLaw | None = None
-    ) -> None:
-        """``law``: the package's own; None: ``ray``."""
-        self.name, self.interval, self.phase = name, TICK, 0.0
-        self._bounds, self._settings, self._streak = bounds, settings, 0
-        self._law = law or self._reimplemented
-
-    def _reimplemented(self, ongoing: float, running: int, current: int, now: float) -> int:
-        count, self._streak = ray(self._settings, ongoing, running, current, self._streak, self.interval)
-        return count
-
-    def scale(self, view: View, now: float) -> int | None:
-        """Average, want, wait until it has lasted, bound."""
-        ongoing, scale = view.concurrency(self._settings.look_back), view.scale
-        return self._bounds.clamp(self._law(ongoing, scale.available, scale.desired, now))

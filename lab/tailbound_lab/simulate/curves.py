@@ -45,9 +45,6 @@ class Learned:
         usual = self._function.service.seconds[len(requests) - 1]
         return self.factor * usual * self._draw(0.0, self._noise)
 
-    def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
-        """Do nothing: the replica counts the outcomes."""
-
 
 def arrivals(random: Random, rate: float, begin: float, end: float) -> Iterator[float]:
     """Yield the arrivals of a Poisson process."""

@@ -84,7 +84,7 @@ class Function:
     """Seconds that each request spends outside queue and model: gateway, network, parsing."""
     routing: Routing = Routing.RANDOM
     learned_capacity: float | None = None
-    """Capacity that a real watchdog exported; None: the value for a known l(b)."""
+    """Capacity that the watchdog exports; None: the value for a known l(b)."""
 
     def __post_init__(self) -> None:
         rules = {

@@ -1,24 +1,46 @@
 """Simulates one replica with the watchdog's own engine, in virtual time. [P]
 
 Owns the events of one replica (arrivals, ready workers, finished batches) and the outcomes of its requests.
-``batching_watchdog.engine`` makes every decision. ``mix`` defines the requests and their cost.
+``batching_watchdog.engine`` makes every decision.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from math import inf
+from typing import Protocol
 
-from batching_watchdog.engine.cost import Shared
+from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import RESERVE, Slo
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import Batch, CostClass, Reply, Request
 from tailbound_lab.simulate.function import Function
-from tailbound_lab.simulate.mix import Traffic
 
 _OK = Reply(200, b"", b"")
+
+
+class Traffic(Protocol):
+    """Requests and their cost, as a replica uses them."""
+
+    @property
+    def cost(self) -> Cost:
+        """The engine's cost model of batches."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest batch."""
+
+    @property
+    def lead(self) -> float:
+        """Seconds before the end of a batch from which its worker may get the next."""
+
+    def request(self, number: int, arrived: float) -> Request:
+        """Return the next request."""
+
+    def seconds(self, requests: Sequence[Request]) -> float:
+        """Return the seconds that a worker takes for a batch."""
 
 
 class _Alike:
@@ -66,9 +88,6 @@ class _Alike:
 
     def seconds(self, requests: Sequence[Request]) -> float:
         return self._seconds[len(requests) - 1]
-
-    def begun(self, requests: Sequence[Request], begin: float, end: float) -> None:
-        """Do nothing: the replica counts the outcomes."""
 
 
 class _Worker:
@@ -187,7 +206,6 @@ class Replica:
     def _begin(self, worker: _Worker, requests: Sequence[Request], now: float) -> None:
         worker.size = len(requests)
         end = now + self._traffic.seconds(requests)
-        self._traffic.begun(requests, now, end)
         self._serial += 1
         heappush(self._events, (end, self._serial, worker))
         self.ends.append(end)

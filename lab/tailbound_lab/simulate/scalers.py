@@ -18,7 +18,6 @@ from tailbound_lab.simulate import SimulationError, baselines
 from tailbound_lab.simulate.baselines import Bounds, HpaSettings
 from tailbound_lab.simulate.function import Function, Scaler, View
 from tailbound_lab.simulate.oracle import Oracle
-from tailbound_lab.simulate.ray_policy import ray_serve
 from tailbound_lab.simulate.traces import Trace
 
 
@@ -117,14 +116,12 @@ SCALERS: Final[Mapping[str, Maker]] = {
     "keda-value": lambda at, target, name: baselines.keda_value(
         at.bounds, HpaSettings(at.function.slo_latency * (target or 1.0)), name
     ),
-    "ray-serve": _theirs(ray_serve, baselines.RaySettings, "target"),
     "llm-d": lambda at, target, name: baselines.Llmd(
         at.bounds,
         replace(baselines.LlmdSettings(), **({} if target is None else {"queue_threshold": target})),
         at.function.slots,
         name,
     ),
-    "threshold": _theirs(baselines.Threshold, baselines.ThresholdSettings, "low"),
     "oracle": lambda at, target, name: Oracle(at.trace, at.function, target or 0.8, at.bounds, name),
 }
 """How each is made; what it is and what its target means: README.md."""
@@ -135,7 +132,6 @@ DEFAULT_POLICIES: Final = (
     "kpa",
     "hpa-cpu",
     "keda-value",
-    "ray-serve",
     "llm-d",
     "oracle",
 )

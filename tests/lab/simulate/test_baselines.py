@@ -17,10 +17,6 @@ from tailbound_lab.simulate.baselines import (
     LlmdSettings,
     OpenFaas,
     OpenFaasRule,
-    RayServe,
-    RaySettings,
-    Threshold,
-    ThresholdSettings,
     hpa_cpu,
     hpa_limit,
     hpa_on_pods,
@@ -29,9 +25,7 @@ from tailbound_lab.simulate.baselines import (
     kpa,
     llmd,
     notify,
-    ray,
 )
-from tailbound_lab.simulate.ray_policy import packaged
 
 TWENTY = Bounds(1, 20)
 
@@ -128,13 +122,6 @@ def test_kpa_begins_in_panic_with_more_than_one_pod():
     assert counts(Kpa(TWENTY, KpaSettings(target=10)), (0, few), (61, few)) == [6, 3]
 
 
-def test_kpa_with_a_delay_falls_only_to_the_most_that_was_wanted_in_it():
-    polls = [(0, 1, 15.0), (61.5, 2, 5.0), (100, 1, 15.0), (129, 2, 5.0)]
-    scaler = Kpa(TWENTY, KpaSettings(target=10, down_delay=30.0))
-    seen = [(now, Seen(desired, concurrency=load)) for now, desired, load in polls]
-    assert counts(scaler, *seen) == [2, 1, 2, 2]
-
-
 @pytest.mark.parametrize(
     ("usage", "target", "current", "ready", "wanted"),
     [
@@ -177,55 +164,6 @@ def test_keda_takes_no_data_for_zero():
 
 
 @pytest.mark.parametrize(
-    ("settings", "ongoing", "running", "current", "streak", "after"),
-    [
-        ({"up_delay": 2.0}, 12.0, 3, 3, 0, (3, 1)),
-        ({"up_delay": 2.0}, 12.0, 3, 3, 1, (3, 2)),
-        ({"up_delay": 2.0}, 11.0, 3, 3, 2, (6, 0)),
-        ({"down_delay": 5.0}, 2.0, 3, 3, 4, (3, -1)),
-        ({}, 6.0, 3, 3, 4, (3, 0)),
-        ({"down_delay": 2.0}, 2.0, 3, 3, -2, (1, 0)),
-        ({}, 3.0, 0, 0, 0, (1, 0)),
-        ({"down_delay": 0.0}, 0.0, 3, 3, 0, (1, 0)),
-        ({"down_delay": 0.0}, 0.0, 1, 1, 0, (0, 0)),
-        ({}, 3.0, 0, 2, 7, (2, 8)),
-        ({}, 0.0, 0, 2, -7, (2, -8)),
-    ],
-    ids=[
-        "new",
-        "waits",
-        "up",
-        "turns",
-        "as wanted",
-        "down",
-        "from zero",
-        "not to zero",
-        "to zero",
-        "starting",
-        "none runs",
-    ],
-)
-def test_ray_acts_when_its_wish_has_lasted(settings, ongoing, running, current, streak, after):
-    assert ray(RaySettings(target=2, **settings), ongoing, running, current, streak, 1.0) == after
-
-
-@given(
-    target=st.sampled_from([0.75, 1.0, 2.25, 3.0]),
-    delays=st.tuples(st.integers(0, 4), st.integers(0, 6)),
-    polls=st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(0, 9)), max_size=40),
-)
-def test_ray_is_what_its_own_package_does(target, delays, polls):
-    settings = RaySettings(target, *map(float, delays))
-    theirs, streak, count = packaged(settings), 0, 3
-    if theirs is None:
-        pytest.skip("ray is not installed: pip install -e 'lab[ray]'")
-    for now, (ongoing, running) in enumerate(polls):
-        theirs_count = theirs(ongoing, running, count, float(now))
-        count, streak = ray(settings, ongoing, running, count, streak, 1.0)
-        assert count == theirs_count
-
-
-@pytest.mark.parametrize(
     ("peaks", "current", "asked", "wanted"),
     [
         ([(0.1, 2.0), (0.1, 2.0)], 2, 2, 2),
@@ -259,19 +197,6 @@ def test_llmd_analyzes_once_a_minute_and_its_hpa_waits_for_the_window():
     assert counts(scaler, (60, Seen(3, peaks=[(0.0, 0.0)] * 3)), (105, Seen(3, peaks=[]))) == [3, 2]
 
 
-@pytest.mark.parametrize(
-    ("p99", "available", "count"),
-    [(0.21, 4, 5), (0.2, 4, 4), (0.1, 4, 4), (0.09, 4, 3), (0.3, 3, None), (None, 4, None)],
-)
-def test_threshold_steps_by_one_once_it_has_settled(p99, available, count):
-    seen = Seen(4, available) if p99 is None else Seen(4, available, p99=p99)
-    scaler = Threshold(TWENTY, ThresholdSettings(down_window=0.0))
-    assert counts(scaler, (0, seen)) == [count]
-    if count == 5:
-        more = Seen(5, p99=0.3)
-        assert counts(scaler, (39, more), (40, more)) == [None, 6]
-
-
 numbers = st.floats(0.0, 1e4)
 
 
@@ -283,8 +208,7 @@ def test_every_scaler_stays_within_the_bounds_whatever_it_sees(desired, availabl
     numbers = {"concurrency": load, "successes": load, "utilization": share, "p99": p99}
     seen = Seen(desired, available, peaks=[(load, load)] * available, **numbers)
     scalers = [hpa_cpu(bounds, HpaSettings()), keda_value(bounds, HpaSettings(0.2))]
-    scalers += [Kpa(bounds, KpaSettings()), RayServe(bounds, RaySettings())]
-    scalers += [Llmd(bounds, LlmdSettings(window=0.0), 8)]
-    for scaler in [*scalers, Threshold(bounds, ThresholdSettings())]:
+    scalers += [Kpa(bounds, KpaSettings()), Llmd(bounds, LlmdSettings(window=0.0), 8)]
+    for scaler in scalers:
         found = counts(scaler, *((now, seen) for now in range(0, 120, 15)))
         assert all(count is None or 2 <= count <= 9 for count in found)

@@ -1,15 +1,12 @@
 """Jobs that share a cluster: requests, pods and measures."""
 
 from dataclasses import replace
-from itertools import pairwise
 from random import Random
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.cluster import MINUTE, Job, Lognormal, Setting, run
 
 EXACT = replace(Setting(), service=Lognormal(0.0, 0.0, 0.1), routing=Lognormal(0.0, 0.0, 0.0))
@@ -42,18 +39,6 @@ def test_overload_loses_what_finds_the_queue_full_and_the_rest_is_late():
     # Ten a second are served. Until the first six seconds are over the wait is below 720 ms for few.
     assert 0.9 < violations < 1.0
     assert utility == 0.0, "p99 is a lost request's"
-
-
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.integers(1, 4), st.booleans())
-@settings(max_examples=30)
-def test_every_request_is_served_once_or_lost_and_the_counts_are_kept(counts, replicas, overlapping):
-    job = Job(counts, 3, replace(EXACT, overlapping=overlapping), replicas)
-    job.advance((len(counts) + 30) * MINUTE)
-    assert len(job.arrivals) == sum(counts)
-    ends = np.frombuffer(job._ends)
-    assert not np.any(ends == 0.0)
-    served = np.sort(ends[ends > 0.0])
-    assert all(later - earlier > 0.1 - 1e-9 for earlier, later in pairwise(served[::replicas]))
 
 
 def test_requests_of_a_minute_are_exactly_its_count_with_poisson_arrivals():
@@ -95,21 +80,6 @@ def test_pods_never_exceed_the_cluster_whatever_is_asked_for(seed, cap, one_chan
     run([[3] * 2] * 3, cap, script, setting=replace(Setting(), one_change=one_change))
     assert all(pods <= cap for _, _, pods in script.seen)
     assert all(min(serving) >= 1 for _, serving, _ in script.seen)
-
-
-def test_mean_latency_is_of_the_last_30_seconds_and_none_without_requests():
-    job = Job([0, 600], 1, EXACT)
-    job.advance(MINUTE)
-    assert job.mean_latency() is None
-    job.advance(2 * MINUTE)
-    assert job.mean_latency() > 0.1
-    assert job.rate(60.0) == 10.0
-
-
-@pytest.mark.parametrize("cap", [0, 1])
-def test_run_refuses_a_cluster_with_fewer_cpus_than_jobs(cap):
-    with pytest.raises(SimulationError, match="2 jobs"):
-        run([[1], [1]], cap, Script([1, 1]))
 
 
 def test_run_is_the_same_with_the_same_seed_and_tells_its_progress():

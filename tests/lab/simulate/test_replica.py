@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.engine.capacity import sustained
-from batching_watchdog.engine.latency import LatencyModel
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica
 
@@ -94,18 +92,8 @@ def test_inside_is_what_waits_and_what_runs():
     assert (replica.inside(1.05), replica.inside(1.08)) == (2, 0)
 
 
-def test_capacity_is_what_a_watchdog_exports_that_knows_the_service_times():
-    function = Function(Service.affine(0.02, 0.01, 32), 2, 0.2)
-    model = LatencyModel(32)
-    for size in range(1, 33):
-        for _ in range(30):
-            model.observe(size, 0.02 + 0.01 * size)
-    assert function.capacity == pytest.approx(sustained(model, 2, 0.2, 0.99)[0], rel=0.05)
-
-
-def test_capacity_is_none_where_one_request_takes_the_slo_and_what_has_been_learned_if_that_is_given():
+def test_capacity_is_0_where_one_request_takes_the_slo():
     assert Function(Service.affine(0.2, 0.01, 32), slo_latency=0.2).capacity == 0.0
-    assert Function(Service.affine(0.2, 0.01, 32), learned_capacity=7.0).capacity == 7.0
 
 
 @pytest.mark.parametrize(
@@ -120,11 +108,3 @@ def test_capacity_is_none_where_one_request_takes_the_slo_and_what_has_been_lear
 )
 def test_best_size_is_the_smallest_power_of_two_that_is_nearly_as_good(service, best):
     assert service.best_size == best
-
-
-@given(st.lists(st.floats(0.001, 1.0), min_size=1, max_size=40).map(sorted), st.floats(0.0, 2.0))
-def test_largest_within_takes_no_longer_and_the_next_size_does(times, seconds):
-    service = Service(tuple(times))
-    size = service.largest_within(seconds)
-    assert size == 0 or service.seconds[size - 1] <= seconds
-    assert size == len(times) or service.seconds[size] > seconds

@@ -71,11 +71,6 @@ def scraped(rows, *targets):
     return scrapes
 
 
-def test_before_any_scrape_there_is_no_observation_and_one_edge_is_the_slo():
-    assert scraped([]).observe(3.0) is None
-    assert 0.3 in scrape.edges(0.3)
-
-
 def test_function_that_answers_is_seen_as_a_scraper_sees_it():
     seen = scraped([(100 + 50.0 * tick, 99 + 49.0 * tick) for tick in range(9)], 1).observe(42.0)
     rates = (seen.rate, seen.gateway_rate, seen.attainment, seen.samples, seen.capacity)
@@ -106,11 +101,6 @@ def test_replica_that_has_gone_stays_in_the_rate_and_leaves_the_gauges():
     scrapes.gone(2)
     seen = scrapes.observe(22.0)
     assert (seen.in_flight, seen.up_replicas, seen.rate) == (3.0, 1.0, pytest.approx(20.0))
-
-
-def test_without_traffic_there_is_a_rate_of_zero_and_no_attainment():
-    seen = scraped([(7.0, 7.0)] * 5, 1).observe(22.0)
-    assert (seen.rate, seen.attainment, seen.p99) == (0.0, None, None)
 
 
 def test_peaks_are_each_replicas_own_over_the_span():

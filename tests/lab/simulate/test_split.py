@@ -71,14 +71,6 @@ def test_late_share_rises_with_the_rate_and_is_1_beyond_what_can_be_served(table
     assert table.late(0, np.array([1.0])) == [1.0]
 
 
-def test_late_share_between_two_played_counts_lies_between_theirs(table):
-    rates = np.array([6.5 * 7 * 0.9])
-    rows = [table._rows[count] for count in (6, 8)]
-    load = rates * 0.1542 / 7
-    low, high = sorted(float(np.interp(load, table.LOADS, row)[0]) for row in rows)
-    assert low - 1e-3 <= table.late(7, rates)[0] <= high + 1e-3
-
-
 def test_ours_gives_the_busy_job_what_it_needs_and_stays_within_the_cluster(table):
     jobs = [FakeJob(1, rate=24.0), FakeJob(1, rate=0.5), FakeJob(1, rate=0.5)]
     counts = observed(Ours(table, 0.99), jobs, 8, 20)

@@ -22,8 +22,6 @@ def test_arrivals_ascend_and_none_comes_where_the_rate_is_zero(rates, cv2, seed)
     assert (trace.duration, counts.sum()) == (len(rates), len(trace.arrivals))
     assert all(counts[second] == 0 for second, rate in enumerate(rates) if rate == 0.0)
     assert trace.arrivals.tolist() == traces.from_rates("some", rates, cv2=cv2, seed=seed).arrivals.tolist()
-    assert trace.cut(len(rates)) is trace
-    assert len(trace.cut(1).arrivals) == counts[0]
 
 
 @pytest.mark.parametrize("cv2", [1.0, 4.0, 16.0])
@@ -85,11 +83,8 @@ def test_file_of_times_begins_with_the_first(tmp_path, name, text, arrivals):
         ("a.txt", "1\n-3\n", "line 2: '-3'"),
         ("a.csv", "TIMESTAMP\nnoon\n", "line 2: 'noon'"),
         ("a.csv", "TIMESTAMP\n2023-11-16 18:17:03+01:00\n", "line 2: .*zone"),
-        ("a.csv", "x,TIMESTAMP\n5\n", "line 2: ''"),
         *(("a.json", text, "a.json") for text in ("{", '{"rates": [1]}', "[true]", "[]")),
         ("a.json", f"[{'9' * 400}]", "a: "),
-        ("a.json", "[" * 100_000, "a.json"),
-        ("a.txt", "1" * 200_000, "a.txt"),
         ("a.txt", "1e12", "a: "),
         ("a.txt", b"\xff", "UTF-8"),
         ("a.txt", None, "cannot be read"),
