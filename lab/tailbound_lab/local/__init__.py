@@ -2,8 +2,7 @@
 
 The modules, from the edge inwards ([P] = pure: no I/O, no clock):
 
-- ``__main__``    the command line
-- ``up``          runs the platform until a signal; prints its addresses
+- ``__main__``    the command line; runs the platform until a signal
 - ``platform``    builds all of the below, starts, runs and stops it; usable in-process
 - ``services``    Prometheus and the autoscaler beside it
 - ``gateway``     the listener: routes, basic auth, errors -> statuses

@@ -1,34 +1,90 @@
-"""The command line: ``local-openfaas up``."""
+"""The command line: ``local-openfaas up`` runs the platform until SIGINT or SIGTERM.
+
+Owns the flags, the event loop, the signals and the addresses on stdout. Next step: ``platform``.
+"""
 
 import argparse
+import asyncio
+import contextlib
 import logging
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvloop
+
 from tailbound_lab import __version__
 from tailbound_lab.local.errors import PlatformError
+from tailbound_lab.local.platform import Platform, Settings, open_platform
+from tailbound_lab.local.services import AUTOSCALER_CONFIG
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 after a clean stop, 1 if the platform cannot start, 2 for a wrong argument.
-
-    Ctrl-C before the platform runs gives 130.
-    """
+    """Run the command; 0 after a clean stop, 1 if the platform cannot start, 2 for a wrong argument."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        # Imported here, so that Ctrl-C during the imports, half a second, gives no traceback.
-        from tailbound_lab.local import up  # noqa: PLC0415 - see above
-
-        up.run(options)
+        uvloop.run(_until_signal(_settings(options)))
     except PlatformError as error:
         sys.stderr.write(f"local-openfaas: {error}\n")
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
+
+
+async def _until_signal(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    serving, stopped = asyncio.create_task(_serve(settings)), asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
+        sys.stderr.write("stopping\n")
+        serving.cancel()
+    stopped.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+async def _serve(settings: Settings) -> None:
+    async with open_platform(settings) as platform:
+        _introduce(platform)
+        await asyncio.Event().wait()
+
+
+def _introduce(platform: Platform) -> None:
+    rows = [
+        *(
+            (function.spec.full_name, f"{platform.gateway_url}/function/{function.spec.full_name}")
+            for function in platform.registry
+        ),
+        ("gateway", platform.gateway_url),
+        ("Prometheus", platform.prometheus_url or "off"),
+        ("autoscaler", platform.autoscaler_url or "off"),
+        ("status page", platform.page_url or "none"),
+        ("logs", str(platform.log_dir)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    sys.stdout.write("".join(f"{name:{width}}  {text}\n" for name, text in rows))
+    sys.stdout.write("Ctrl-C stops everything.\n")
+    sys.stdout.flush()
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(
+        stack=options.stack,
+        images=dict(options.image),
+        port=options.port,
+        with_prometheus=not options.no_prometheus,
+        prometheus_port=options.prometheus_port,
+        with_autoscaler=not (options.no_autoscaler or options.no_prometheus),
+        autoscaler_config=options.autoscaler_config or AUTOSCALER_CONFIG,
+        run_dir=options.run_dir,
+        basic_auth_dir=options.basic_auth_dir,
+        hold_timeout=options.hold_timeout,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

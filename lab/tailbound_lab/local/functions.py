@@ -69,10 +69,10 @@ class Function:
     """A deployed function."""
 
     def __init__(
-        self, spec: FunctionSpec, handler: Path, desired: int, settings: ReplicaSettings, log: FunctionLog
+        self, spec: FunctionSpec, *, handler: Path, settings: ReplicaSettings, log: FunctionLog
     ) -> None:
         self.spec = spec
-        self.desired = desired
+        self.desired = spec.initial_replicas
         self.created_at = datetime.now(UTC).isoformat(timespec="seconds")
         self.log = log
         self.held = 0
@@ -187,10 +187,10 @@ class Function:
         index = next(number for number in range(1, len(taken) + 2) if number not in taken)
         replica = Replica(
             self.spec,
-            index,
-            self._generation,
-            self._handler,
-            self._settings,
+            index=index,
+            generation=self._generation,
+            handler=self._handler,
+            settings=self._settings,
             on_line=self.log.write,
             on_change=self.reconcile,
         )
@@ -271,10 +271,9 @@ class Registry:
         handler = self._check(spec)
         function = Function(
             spec,
-            handler,
-            spec.initial_replicas,
-            self._settings,
-            FunctionLog(self._log_folder / spec.full_name),
+            handler=handler,
+            settings=self._settings,
+            log=FunctionLog(self._log_folder / spec.full_name),
         )
         self._functions[spec.full_name] = function
         function.reconcile()

@@ -54,11 +54,11 @@ class Replica:
     def __init__(
         self,
         spec: FunctionSpec,
+        *,
         index: int,
         generation: int,
         handler: Path,
         settings: ReplicaSettings,
-        *,
         on_line: Callable[[str, str], None],
         on_change: Callable[[], None],
     ) -> None:

@@ -1,19 +1,16 @@
 """The platform on the stand-in watchdog in this process, or as a user starts it; OpenFaaS' own programs."""
 
 import asyncio
-import fcntl
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -173,38 +170,3 @@ def missing(*programs: str) -> pytest.MarkDecorator:
     """Skip unless every one of ``programs`` is on PATH."""
     absent = [name for name in programs if shutil.which(name) is None]
     return pytest.mark.skipif(bool(absent), reason=f"not on PATH: {', '.join(absent)}")
-
-
-@contextmanager
-def program(log: Path, *command: object, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program whose output and errors go to two files, until the block ends."""
-    with log.open("wb") as out, log.with_suffix(".err").open("wb") as error:
-        process = subprocess.Popen([*map(str, command)], stdout=out, stderr=error, env=os.environ | environ)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def fixed_ports(*ports: int) -> Iterator[None]:
-    """Have ports for oneself that a program cannot be told to change; skip if something else keeps one."""
-    with ExitStack() as stack:
-        for port in ports:
-            lock = Path(tempfile.gettempdir()) / f"tailbound-port-{port}.lock"
-            fcntl.flock(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
-        end = time.monotonic() + 10
-        while taken := [port for port in ports if not _free(port)]:
-            if time.monotonic() > end:
-                pytest.skip(f"ports {taken} are taken, and this program listens on no others")
-            time.sleep(0.1)
-        yield
-
-
-def _free(port: int) -> bool:
-    try:
-        socket.create_server(("", port)).close()
-    except OSError:
-        return False
-    return True

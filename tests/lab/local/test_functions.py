@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,29 +32,6 @@ def test_a_plan_keeps_the_ready_surges_by_one_and_ends_with_the_wanted_replicas(
         elif todo == Plan():
             break
     assert [item.generation for item in replicas] == [3] * desired
-
-
-OLD, OLDER, NEW, STARTING = (
-    ReplicaView("old", 1, True),
-    ReplicaView("older", 1, True),
-    ReplicaView("new", 2, True),
-    ReplicaView("starting", 2, False),
-)
-
-
-@pytest.mark.parametrize(
-    ("replicas", "generation", "desired", "expected"),
-    [
-        ([OLDER, OLD], 1, 2, Plan()),
-        ([OLDER, OLD], 1, 1, Plan(stop=("old",))),  # the youngest: it has learned least
-        ([STARTING, NEW], 2, 1, Plan(stop=("starting",))),  # what is not ready goes first
-        ([OLDER, OLD], 2, 2, Plan(start=1)),
-        ([OLDER, OLD, STARTING], 2, 2, Plan()),
-        ([OLDER, OLD, NEW], 2, 2, Plan(start=1, stop=("older",))),
-    ],
-)
-def test_the_next_step_of_a_rollout(replicas, generation, desired, expected):
-    assert plan(replicas, generation=generation, desired=desired) == expected
 
 
 @on_platform()

@@ -3,9 +3,7 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +14,6 @@ import yaml
 from lab.local.harness import (
     BASIC,
     TWO,
-    UP,
     alive,
     credentials,
     missing,
@@ -26,7 +23,6 @@ from lab.local.harness import (
     until,
     up,
 )
-from tailbound_lab.local.__main__ import main
 from tailbound_lab.local.errors import PlatformError
 from tailbound_lab.local.platform import WATCHDOG
 from tailbound_lab.local.services import AUTOSCALER_CONFIG, Service
@@ -91,26 +87,6 @@ def test_a_service_that_does_not_come_up_is_an_error_with_its_last_words(tmp_pat
         asyncio.run(run())
 
 
-def test_a_service_whose_port_another_program_has_is_an_error(tmp_path):
-    async def run():
-        other = await asyncio.start_server(lambda _, writer: answer(writer), "127.0.0.1", 0)
-        port = other.sockets[0].getsockname()[1]
-        code = "import time; time.sleep(600)"
-        service = Service("web", lambda: python(code), tmp_path / "web.log", f"http://127.0.0.1:{port}/")
-        try:
-            await service.start(50.0)
-        finally:
-            await service.stop(0.0)
-            other.close()
-
-    async def answer(writer):
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        writer.close()
-
-    with pytest.raises(PlatformError, match=r"cannot listen on .*port 0"):
-        asyncio.run(run())
-
-
 @on_platform()
 async def test_a_replica_has_its_own_folder_ports_and_a_clean_environment(client):
     os.environ["workers"] = "77"
@@ -151,27 +127,6 @@ def test_a_stop_kills_what_ignores_sigterm_and_leaves_nothing_behind(tmp_path):
     asyncio.run(run())
 
 
-def test_a_start_that_cannot_be_is_an_error_for_the_user(tmp_path, monkeypatch):
-    async def start(**settings):
-        async with platform_client(tmp_path, **settings) as client:
-            await start(port=int(client.platform.gateway_url.rpartition(":")[2]))
-
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    handler = tmp_path / "handler"
-    for settings, words in (
-        ({}, "cannot listen on .*port 0"),
-        ({"images": {"i": tmp_path / "missing"}}, "missing"),
-        ({"images": {"i": tmp_path}}, "handler.py"),
-        ({"stack": handler / "handler.py"}, "handler.py"),
-        ({"basic_auth_dir": tmp_path}, "basic-auth-user"),
-        ({"with_autoscaler": True}, "Prometheus"),
-        ({"with_prometheus": True, "prometheus_port": 0}, "prometheus is not installed"),
-        ({"with_prometheus": True, "with_autoscaler": True, "autoscaler_config": tmp_path}, "autoscaler"),
-    ):
-        with pytest.raises(PlatformError, match=words):
-            asyncio.run(start(**settings))
-
-
 @on_platform()
 async def test_a_stack_is_deployed_with_overrides(client):
     stack = client.folder / "stack.yml"
@@ -194,25 +149,6 @@ def handle_batch(events, context):
         time.sleep(0.01)
     return [event.body for event in events]
 """
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("--port", "eighty"), ("--image", "nothing"), ("--hold-timeout", "-1")]
-)
-def test_wrong_argument_ends_the_command_with_its_text_and_status_2(capsys, option, value):
-    with pytest.raises(SystemExit) as stop:
-        main(["up", option, value])
-    assert stop.value.code == 2
-    assert value in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("option", "name"), [("--run-dir", "file/run"), ("--stack", "missing.yml")])
-def test_path_that_is_of_no_use_ends_the_command_with_one_line_and_status_1(capsys, tmp_path, option, name):
-    (tmp_path / "file").touch()
-    assert main(["up", "--no-prometheus", "--port", "0", option, str(tmp_path / name)]) == 1
-    error = capsys.readouterr().err
-    assert name in error
-    assert error.count("\n") == 1
 
 
 @pytest.mark.e2e
@@ -303,69 +239,3 @@ def test_nothing_survives_up_however_it_ends_and_the_next_one_tidies_up(tmp_path
             (left,) = (path for path in Path(folder).glob("lof-*") if path != mine)
             assert mine.exists()
             assert f"-{platform.pid}-" not in left.name
-
-
-IMPORTING = """
-import os, signal, sys
-
-class Interrupts:
-    def find_spec(self, name, *_):
-        if name == "uvloop":
-            os.kill(os.getpid(), signal.SIGINT)
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
-sys.meta_path.insert(0, Interrupts())
-from tailbound_lab.local.__main__ import main
-sys.exit(main(["up", "--no-prometheus", "--port", "0"]))
-"""
-
-
-def test_up_interrupted_during_its_imports_ends_without_a_traceback():
-    run = subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (130, "")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_signaled_while_prometheus_starts_stops_and_leaves_no_process(tmp_path, number):
-    prometheus = tmp_path / "prometheus"
-    prometheus.write_text("#!/bin/sh\nexec sleep 600\n")  # never ready
-    prometheus.chmod(0o755)
-    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
-    command, pipe = [*UP, "--prometheus-port", "0"], subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environ) as platform:
-        asyncio.run(until(lambda: any(map(sleeps, descendants(platform.pid)))))
-        below = descendants(platform.pid)
-        platform.send_signal(number)
-        said, error = platform.communicate()
-    assert (platform.returncode, said, error.count("\n")) == (0, "", 1), error
-    assert not any(map(alive, below))
-    assert list(tmp_path.iterdir()) == [prometheus]
-
-
-def sleeps(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
-    except OSError:  # it has ended
-        return False
-
-
-@on_platform()
-async def test_a_stack_whose_folder_is_missing_names_file_and_function_and_deploys_nothing(client):
-    stack = client.folder / "stack.yml"
-    stack.write_text("functions: {one: {handler: handler, image: i}, two: {handler: missing, image: j}}")
-    with pytest.raises(PlatformError, match=r"stack\.yml: two: .*missing"):
-        client.platform.deploy_stack(stack)
-    assert not list(client.platform.registry)
-
-
-def test_up_whose_stdout_takes_nothing_serves_until_sigterm():
-    pipe = subprocess.PIPE
-    with (
-        Path("/dev/full").open("w") as full,
-        subprocess.Popen([*UP, "--no-prometheus"], stdout=full, stderr=pipe, text=True) as platform,
-    ):
-        assert platform.stderr is not None
-        platform.stderr.readline()
-        platform.send_signal(signal.SIGTERM)
-        platform.communicate()
-    assert platform.returncode == 0
