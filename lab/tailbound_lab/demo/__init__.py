@@ -7,6 +7,6 @@ In reading order:
 - ``session``   one run: traffic and display in, an ``Outcome`` out
 - ``twins``     each function once more, served and scaled as OpenFaaS CE does
 - ``watch``     what Prometheus, the provider and the autoscaler's log say meanwhile
-- ``table``     the live table on a terminal, plain lines elsewhere, the verdict
+- ``table``     the live table, the verdict
 - ``report``    report.html and result.json
 """

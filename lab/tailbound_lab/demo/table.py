@@ -1,7 +1,7 @@
 """Prints a live table while traffic runs, and the verdict at the end.
 
-Owns the texts and colors on the terminal. If standard output is no terminal, each function gets one plain
-line every ten seconds.
+Owns the texts and colors on the terminal. If standard output is no terminal, the table is printed every ten
+seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 
@@ -37,7 +36,7 @@ from tailbound_lab.local.platform import Platform
 
 TAILBOUND, BASELINE = "Tailbound", "OpenFaaS CE"
 _WINDOW = 5.0
-_PLAIN_INTERVAL = 10.0
+_PRINT_INTERVAL = 10.0
 _GOOD, _BAD, _DIM = "green", "bold red", "dim"
 
 
@@ -114,24 +113,6 @@ def picture(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> Re
     return Group(table, bar)
 
 
-def lines(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> list[str]:
-    """Return the table as plain text: one line per function, with its twin on the same line."""
-    return [
-        f"{elapsed:4.0f} s  {phase(elapsed, duration):10}  {function:11}"
-        f" {items[0].profile.rate(elapsed):3.0f}/s" + "".join(_words(item, elapsed) for item in items)
-        for function, found in groupby(deployed, lambda item: item.spec.name)
-        if (items := list(found))
-    ]
-
-
-def _words(item: Deployed, elapsed: float) -> str:
-    return (
-        f"  {BASELINE if item.is_twin else TAILBOUND}: {percent(item.ledger.attainment)} within"
-        f" {item.ledger.slo * 1e3:.0f} ms, p99 {milliseconds(_window(item, elapsed).p99)} ms,"
-        f" replicas {_replicas(_sample(item))}"
-    )
-
-
 def _window(item: Deployed, elapsed: float) -> Summary:
     """Return the summary of the requests that ended in the last seconds."""
     return summarize(recent(item.ledger.records, elapsed - _WINDOW), item.ledger.slo)
@@ -185,13 +166,13 @@ def explain(function: str) -> str:
 
 
 class Terminal:
-    """Displays a run: a live table on a terminal, plain lines every ten seconds elsewhere."""
+    """Displays a run: a live table on a terminal, one every ten seconds elsewhere."""
 
     def __init__(self, console: Console, duration: float) -> None:
         self._console = console
         self._duration = duration
         self._live: Live | None = None
-        self._next_lines = _PLAIN_INTERVAL
+        self._next_print = _PRINT_INTERVAL
 
     def __enter__(self) -> Terminal:
         self._say("Starting the platform, Prometheus, the autoscaler and the functions ...")
@@ -220,10 +201,9 @@ class Terminal:
         """Show a frame: at once on a terminal, every ten seconds elsewhere."""
         if self._live is not None:
             self._live.update(picture(elapsed, self._duration, deployed), refresh=True)
-        elif self._next_lines <= elapsed < self._duration:
-            for line in lines(elapsed, self._duration, deployed):
-                self._say(line)
-            self._next_lines += _PLAIN_INTERVAL
+        elif self._next_print <= elapsed < self._duration:
+            self._console.print(picture(elapsed, self._duration, deployed))
+            self._next_print += _PRINT_INTERVAL
 
     def _say(self, text: str) -> None:
         # The terminal breaks it: so what is copied is whole.

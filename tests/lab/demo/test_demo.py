@@ -87,16 +87,12 @@ def test_a_table_fits_80_columns_with_nothing_cut_off(shown, parts):
 
 
 @pytest.mark.parametrize(("is_terminal", "shown"), [(True, 80), (False, 2)])
-def test_run_shows_a_live_table_on_a_terminal_and_a_line_for_each_function_and_ten_seconds_elsewhere(
-    is_terminal, shown
-):
+def test_run_shows_a_live_table_on_a_terminal_and_one_every_ten_seconds_elsewhere(is_terminal, shown):
     console = Console(file=io.StringIO(), width=90, force_terminal=is_terminal)
     with Terminal(console, 30.0) as terminal:
         for half_seconds in range(80):
             terminal.update(half_seconds / 2, deployed(ledger(), ledger()))
-    text = console.file.getvalue()
-    assert min(text.count("tabular"), 80) == shown  # the last table is repeated
-    assert is_terminal or len(text.splitlines()) == 1 + shown, "and one that says what is starting"
+    assert min(console.file.getvalue().count("tabular"), 80) == shown  # the last table is repeated
 
 
 @pytest.mark.parametrize(
@@ -135,15 +131,6 @@ def test_the_page_is_whole_in_itself_beside_its_results(tmp_path, shown, kind):
 )
 def test_a_run_has_served_if_all_was_answered_and_more_on_time_than_by_the_default(functions, served):
     assert outcome(*functions).served is served
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--duration", "4"], ["--duration", "long"], ["--rate", "0"], ["--rate", "nan"], ["--fast"]]
-)
-def test_a_wrong_argument_ends_with_status_2(arguments):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
 
 
 def test_a_missing_stack_ends_with_one_line_and_status_1(tmp_path, capsys):
