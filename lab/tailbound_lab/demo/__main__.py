@@ -17,6 +17,7 @@ from tailbound_lab.demo.report import write
 from tailbound_lab.demo.session import Options, Outcome, run
 from tailbound_lab.demo.table import Terminal, explain, verdict
 from tailbound_lab.demo.traffic import TRAFFIC
+from tailbound_lab.load.arrivals import ShapeError
 from tailbound_lab.load.records import RunError
 from tailbound_lab.local.errors import PlatformError
 
@@ -24,7 +25,7 @@ MISSED = 3
 """Exit status of a run that missed an SLO and has no other fault."""
 
 _PLAIN_WIDTH = 100
-_FULL, _QUICK, _SHORTEST = 180.0, 60.0, 5.0
+_FULL, _QUICK = 180.0, 60.0
 _DESCRIPTION = """\
 Runs the functions of stack.yml on this machine behind a real Prometheus and the autoscaler, offers them a
 traffic peak, and compares with what OpenFaaS does today under the very same arrivals. Watch the table, read
@@ -42,37 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--quick", action="store_true", help=f"{_QUICK:.0f} s of traffic instead of {_FULL:.0f} s")
-    add("--duration", type=_duration, metavar="SECONDS", help="seconds of traffic, in place of both")
+    add("--duration", type=float, metavar="SECONDS", help="seconds of traffic, in place of both")
     add("--seed", type=int, default=1, help="of the arrivals; the same seed, the same traffic [%(default)s]")
-    add("--rate", type=_factor, default=1.0, metavar="FACTOR", help="times the table's rates [%(default)s]")
+    add("--rate", type=float, default=1.0, metavar="FACTOR", help="times the table's rates [%(default)s]")
     add("--no-baseline", action="store_true", help="no twins: Tailbound alone, with the machine to itself")
     add("--stack", type=Path, default=Path("stack.yml"), metavar="FILE", help="the functions [%(default)s]")
-    add(
-        "--out",
-        type=Path,
-        default=Path("build/demo"),
-        metavar="DIR",
-        help="where report.html, result.json and the run's logs go [%(default)s]",
-    )
+    out_help = "where report.html, result.json and the run's logs go [%(default)s]"
+    add("--out", type=Path, default=Path("build/demo"), metavar="DIR", help=out_help)
     return parser
-
-
-def _duration(text: str) -> float:
-    return _number(text, "a number of seconds", _SHORTEST)
-
-
-def _factor(text: str) -> float:
-    return _number(text, "a factor", 0.01)
-
-
-def _number(text: str, what: str, least: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not least <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected {what}, at least {least:g}")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         outcome = uvloop.run(_run(wanted, console))
         write(outcome, wanted.out)
-    except (RunError, PlatformError) as error:
+    except (RunError, PlatformError, ShapeError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):

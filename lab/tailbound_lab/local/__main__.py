@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -96,46 +95,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="start the platform and stay; Ctrl-C stops everything")
-    up.add_argument("--stack", type=Path, metavar="FILE", help="deploy the functions of this stack.yml")
-    up.add_argument(
-        "--image",
-        type=_image,
-        action="append",
-        default=[],
-        metavar="NAME=FOLDER",
-        help="let deployments use image NAME: the handler in FOLDER (repeatable; --stack adds its own)",
-    )
-    up.add_argument("--port", type=_port, default=8080, help="gateway port, 0 for any [%(default)s]")
-    up.add_argument(
-        "--prometheus-port", type=_port, default=9090, help="Prometheus' port, 0 for any [%(default)s]"
-    )
-    up.add_argument("--no-prometheus", action="store_true", help="no Prometheus, and so no autoscaler")
-    up.add_argument("--no-autoscaler", action="store_true", help="do not start the autoscaler")
-    up.add_argument(
-        "--autoscaler-config",
-        type=Path,
-        metavar="FILE",
-        help="the autoscaler's configuration [lab/autoscaler.yaml]",
-    )
-    up.add_argument(
-        "--run-dir",
-        type=Path,
-        metavar="DIR",
-        help="logs, secrets and Prometheus' data; kept [a temporary folder, removed at the end]",
-    )
-    up.add_argument(
-        "--basic-auth-dir",
-        type=Path,
-        metavar="DIR",
-        help="protect /system with the basic-auth-user and basic-auth-password files in DIR [off]",
-    )
-    up.add_argument(
-        "--hold-timeout",
-        type=_seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="time that a request waits for a first ready replica, also from zero [%(default)s]",
-    )
+    add = up.add_argument
+    add("--stack", type=Path, metavar="FILE", help="deploy the functions of this stack.yml")
+    image_help = "let deployments use image NAME: the handler in FOLDER (repeatable; --stack adds its own)"
+    add("--image", type=_image, action="append", default=[], metavar="NAME=FOLDER", help=image_help)
+    add("--port", type=int, default=8080, help="gateway port, 0 for any [%(default)s]")
+    add("--prometheus-port", type=int, default=9090, help="Prometheus' port, 0 for any [%(default)s]")
+    add("--no-prometheus", action="store_true", help="no Prometheus, and so no autoscaler")
+    add("--no-autoscaler", action="store_true", help="do not start the autoscaler")
+    config_help = "the autoscaler's configuration [lab/autoscaler.yaml]"
+    add("--autoscaler-config", type=Path, metavar="FILE", help=config_help)
+    run_help = "logs, secrets and Prometheus' data; kept [a temporary folder, removed at the end]"
+    add("--run-dir", type=Path, metavar="DIR", help=run_help)
+    auth_help = "protect /system with the basic-auth-user and basic-auth-password files in DIR [off]"
+    add("--basic-auth-dir", type=Path, metavar="DIR", help=auth_help)
+    hold_help = "time that a request waits for a first ready replica, also from zero [%(default)s]"
+    add("--hold-timeout", type=float, default=30.0, metavar="SECONDS", help=hold_help)
     return parser
 
 
@@ -144,22 +119,6 @@ def _image(text: str) -> tuple[str, Path]:
     if not (name and equals and folder):
         raise argparse.ArgumentTypeError(f"{text!r} must be NAME=FOLDER")
     return name, Path(folder)
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a port number, 0 to 65535")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be seconds, at least 0")
-    return value
 
 
 if __name__ == "__main__":

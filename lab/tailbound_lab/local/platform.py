@@ -10,14 +10,14 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tailbound_lab.local.errors import PlatformError, StackError, StartError
-from tailbound_lab.local.functions import Function, Images, Registry
+from tailbound_lab.local.functions import Images, Registry
 from tailbound_lab.local.gateway import BasicAuth, Gateway
 from tailbound_lab.local.metrics import GatewayMetrics
 from tailbound_lab.local.ports import free_ports
@@ -121,7 +121,7 @@ class Platform:
         gateway = f"127.0.0.1:{await self._gateway.start(settings.port)}"
         self.gateway_url = f"http://{gateway}"
         if settings.stack is not None:
-            self.deploy_stack(settings.stack)
+            self._deploy_stack(settings.stack)
         if settings.with_prometheus:
             await self._start_monitoring(gateway)
 
@@ -136,31 +136,20 @@ class Platform:
         if self._owns_run_dir:
             shutil.rmtree(self.run_dir, ignore_errors=True)
 
-    def deploy_stack(
-        self, path: Path, environment: Mapping[str, str] | None = None, only: Sequence[str] | None = None
-    ) -> list[Function]:
-        """Deploy the functions of a stack file, or ``only`` those named; returns at once.
-
-        ``environment`` overrides every function's own. Raises ``StackError``.
-        """
+    def _deploy_stack(self, path: Path) -> None:
+        """Deploy the functions of a stack file; returns at once. Raises ``StackError``."""
         folder = path.resolve().parent
         try:
             text = path.read_text()
-        except OSError as error:
-            raise StackError(f"{path}: cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise StackError(f"{path}: must be UTF-8 text") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StackError(f"{path}: cannot be read: {error}") from None
         functions = parse_stack(text, os.environ, lambda name: (folder / name).read_text(), str(path))
-        chosen = [item for item in functions if only is None or item.spec.name in only]
-        for item in chosen:
-            with _named(f"{path}: {item.spec.name}"):
+        for item in functions:
+            try:
                 self.images.add(item.spec.image, folder / item.handler)
-        deployed = []
-        for item in chosen:
-            spec = replace(item.spec, env_vars={**item.spec.env_vars, **(environment or {})})
-            with _named(f"{path}: {spec.name}"):
-                deployed.append(self.registry.deploy(spec))
-        return deployed
+                self.registry.deploy(item.spec)
+            except PlatformError as error:
+                raise StackError(f"{path}: {item.spec.name}: {error}") from None
 
     async def settled(self) -> None:
         """Return when every function has exactly the desired replicas, all ready."""
@@ -204,15 +193,6 @@ async def open_platform(settings: Settings) -> AsyncIterator[Platform]:
         yield platform
     finally:
         await platform.stop()
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    """Add the file and the function to the errors of the block."""
-    try:
-        yield
-    except PlatformError as error:
-        raise StackError(f"{where}: {error}") from None
 
 
 def _sweep_temporary() -> None:

@@ -6,7 +6,6 @@ choice is invalid; 2 the command line or the configuration is invalid.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,27 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        status = _compare(options)
-        sys.stdout.flush()
+        return _compare(options)
     except ConfigError as error:
         for line in error.lines:
             sys.stderr.write(f"tailbound-simulate: {line}\n")
         return 2
-    except SimulationError as error:
+    except (SimulationError, OSError) as error:
         sys.stderr.write(f"tailbound-simulate: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
-        if error.filename is None:
-            # stdout: the flush at exit would fail as well.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader has seen enough (`| head`)
-            return 0
-        place = error.filename or "stdout"
-        sys.stderr.write(f"tailbound-simulate: {place}: cannot be written: {error.strerror}\n")
-        return 1
-    return status
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -67,7 +55,9 @@ def _compare(options: argparse.Namespace) -> int:
     function = _function(options)
     trace = _trace(options, config)
     settings = _settings(options, config)
-    folder = _plots(options.plot)
+    folder = Path(options.plot) if options.plot else None
+    if folder:  # before a simulation that may take minutes
+        folder.mkdir(parents=True, exist_ok=True)
     outcomes = _run(options, config, function, trace, settings)
     written = report.draw(outcomes, function, folder) if folder else []
     if options.json:
@@ -86,19 +76,6 @@ def _compare(options: argparse.Namespace) -> int:
     for file in written:
         console.print(f"wrote {file}")
     return 0
-
-
-def _plots(path: str | None) -> Path | None:
-    """Make the folder for plots, before a simulation that may take minutes."""
-    if path is None:
-        return None
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SimulationError(
-            f"--plot {path}: must be a folder that can be written: {error.strerror}"
-        ) from None
-    return Path(path)
 
 
 def _run(

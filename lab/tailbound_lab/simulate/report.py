@@ -69,7 +69,6 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 def draw(outcomes: Sequence[Outcome], function: Function, folder: Path) -> list[Path]:
     """Write pareto.png and series.png into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "pareto.png", folder / "series.png"]
     for file, drawn in zip(files, (_pareto(outcomes, function), over_time(outcomes, function)), strict=True):
         drawn.savefig(file, dpi=110)

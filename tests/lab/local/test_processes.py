@@ -127,17 +127,6 @@ def test_a_stop_kills_what_ignores_sigterm_and_leaves_nothing_behind(tmp_path):
     asyncio.run(run())
 
 
-@on_platform()
-async def test_a_stack_is_deployed_with_overrides(client):
-    stack = client.folder / "stack.yml"
-    stack.write_text("functions: {one: {handler: handler, image: i}, two: {handler: handler, image: i}}")
-    client.platform.deploy_stack(stack, {"batch_policy": "unbatched"}, only=["two"])
-    await client.platform.settled()
-    environ = (await client.call("GET", "/function/two")).json()["environ"]
-    assert environ["batch_policy"] == "unbatched"
-    assert await client.status("GET", "/function/one") == 404
-
-
 # The real watchdog, gunicorn, Prometheus and the autoscaler.
 
 HANDLER = """

@@ -85,7 +85,7 @@ def test_latency_of_requests_that_timed_out_is_null(outcomes):
         ((*SHORT, "--service-table", "20ms,10ms"), 1, "0.02 s"),
         ((*SHORT, "--config", "/none.yaml"), 2, "/none.yaml"),
         ((*SHORT, "--slo-objective", "2"), 1, "slo_objective"),
-        ((*SHORT, "--plot", "/dev/null/plots"), 1, "--plot /dev/null/plots"),
+        ((*SHORT, "--plot", "/dev/null/plots"), 1, "/dev/null/plots"),
         (("--trace", "/none.txt"), 1, "/none.txt"),
         (("--generate", "wave"), 1, "'wave'"),
         (("--prometheus", "http://127.0.0.1:9"), 1, "127.0.0.1:9"),
