@@ -9,6 +9,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,21 +129,28 @@ class Generator:
         stream = Stream(endpoint, Profile(((0.0, rate), (seconds, rate))), seed, slo)
         limit = max(CLIENT_TIMEOUT, 2 * max(stream.slos))
         used = _children_cpu()
-        try:
-            done = subprocess.run(
-                self.command(limit, stop_share),
-                input=stream.lines(),
-                capture_output=True,
-                check=False,
-                timeout=seconds + limit + MARGIN_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise BenchError(f"the load generator did not end {MARGIN_SECONDS:g} s after its run") from None
+        # Into a file: a pipe whose reader is late would stop the generator.
+        with tempfile.TemporaryFile() as output:
+            try:
+                done = subprocess.run(
+                    self.command(limit, stop_share),
+                    input=stream.lines(),
+                    stdout=output,
+                    stderr=subprocess.PIPE,
+                    check=False,
+                    timeout=seconds + limit + MARGIN_SECONDS,
+                )
+            except subprocess.TimeoutExpired:
+                raise BenchError(
+                    f"the load generator did not end {MARGIN_SECONDS:g} s after its run"
+                ) from None
+            output.seek(0)
+            records = output.read()
         if done.returncode not in (0, STOPPED_STATUS):
             said = done.stderr.decode(errors="replace").strip()
             raise BenchError(f"the load generator ended with status {done.returncode}: {said}")
         run = evaluate(
-            done.stdout,
+            records,
             rate=rate,
             seconds=seconds,
             parts=[(part.name, within) for part, within in zip(endpoint.parts, stream.slos, strict=True)],
