@@ -158,11 +158,16 @@ def _deploy(platform: Platform, options: Options) -> list[Deployed]:
             ) from error
         profile = peak(item.base * options.rate, item.peak * options.rate, options.duration)
         seed = options.seed * 1000 + index
-        found = [spec]
+        specs_served = [spec]
         if item.twin and options.with_twins:
-            found.append(twin(spec))
-            platform.registry.deploy(found[-1])
-        deployed += [Deployed(each, item, profile, seed, Ledger(slo), objective) for each in found]
+            specs_served.append(twin(spec))
+            platform.registry.deploy(specs_served[-1])
+        deployed += [
+            Deployed(
+                served, traffic=item, profile=profile, seed=seed, ledger=Ledger(slo), objective=objective
+            )
+            for served in specs_served
+        ]
     return deployed
 
 

@@ -106,30 +106,6 @@ def openfaas_step(rule: OpenFaasRule, bounds: Bounds, current: int, *, firing: b
     return min(current - (-bounds.highest * rule.factor // 100), bounds.highest)
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One function's alert in Prometheus, and its group. Times are ``now``s; None: not so."""
-
-    pending_since: float | None = None
-    firing: bool = False
-    evaluate_at: float = 0.0
-    group: AlertGroup = AlertGroup()
-
-
-def openfaas(
-    rule: OpenFaasRule, bounds: Bounds, current: int, successes: float, alert: Alert, now: float
-) -> tuple[int, Alert]:
-    """Return the count after ``now``, given the rate of successes, and the alert."""
-    if now >= alert.evaluate_at:
-        above = successes > rule.threshold
-        since = (now if alert.pending_since is None else alert.pending_since) if above else None
-        fires = since is not None and now - since >= rule.hold
-        alert = replace(alert, pending_since=since, firing=fires, evaluate_at=now + rule.evaluation)
-    group, told = notify(rule, alert.group, frozenset({"alert"} if alert.firing else ()), now)
-    count = current if told is None else openfaas_step(rule, bounds, current, firing=bool(told.firing))
-    return count, replace(alert, group=group)
-
-
 # Knative's KPA.
 
 
@@ -155,7 +131,7 @@ class KpaState:
 
 
 def kpa(
-    settings: KpaSettings, ready: int, stable: float, panic: float, state: KpaState, now: float
+    settings: KpaSettings, state: KpaState, now: float, *, ready: int, stable: float, panic: float
 ) -> tuple[int, KpaState]:
     """Return the wanted count for the concurrency averaged over both windows, before bounds.
 
@@ -319,15 +295,24 @@ class OpenFaas:
 
     def __init__(self, bounds: Bounds, rule: OpenFaasRule, name: str = "openfaas-ce") -> None:
         self.name, self.interval, self.phase = name, TICK, 0.0
-        self._bounds, self._rule, self._alert = bounds, rule, Alert()
+        self._bounds, self._rule = bounds, rule
+        self._group = AlertGroup()
+        self._pending_since: float | None = None
+        self._firing, self._evaluate_at = False, 0.0
 
     def scale(self, view: View, now: float) -> int | None:
-        """Evaluate the alert."""
-        successes = view.successes(self._rule.window)
-        count, self._alert = openfaas(
-            self._rule, self._bounds, view.scale.desired, successes, self._alert, now
-        )
-        return count
+        """Evaluate the alert when it is time, and obey a notification."""
+        rule, current = self._rule, view.scale.desired
+        if now >= self._evaluate_at:
+            self._evaluate_at = now + rule.evaluation
+            since = now if self._pending_since is None else self._pending_since
+            self._pending_since = since if view.successes(rule.window) > rule.threshold else None
+            self._firing = self._pending_since is not None and now - since >= rule.hold
+        firing = frozenset({"alert"} if self._firing else ())
+        self._group, notification = notify(rule, self._group, firing, now)
+        if notification is None:
+            return current
+        return openfaas_step(rule, self._bounds, current, firing=bool(notification.firing))
 
 
 class Kpa:
@@ -344,9 +329,14 @@ class Kpa:
         if self._state is None:
             # A new autoscaler that finds more than one pod begins in panic.
             self._state = KpaState(now, ready) if ready > 1 else KpaState()
-        spans = (settings.stable_window, settings.panic_window)
-        stable, panic = (view.concurrency(span) for span in spans)
-        wanted, self._state = kpa(settings, ready, stable, panic, self._state, now)
+        wanted, self._state = kpa(
+            settings,
+            self._state,
+            now,
+            ready=ready,
+            stable=view.concurrency(settings.stable_window),
+            panic=view.concurrency(settings.panic_window),
+        )
         return self._bounds.clamp(wanted)
 
 

@@ -73,7 +73,7 @@ class Scrapes:
         """Number of counters of a replica."""
         return BUCKETS + len(self._edges) + 1
 
-    def record(self, target: int, now: float, counters: Floats, inside: float, queued: float) -> None:
+    def record(self, target: int, now: float, counters: Floats, *, inside: float, queued: float) -> None:
         """Scrape one replica: its counters since it started, and its gauges."""
         seen = self._targets.setdefault(target, _Target())
         seen.forget(now - self._keep)

@@ -412,7 +412,7 @@ class _World:
                 continue
             queued = float(replica.queued)
             inside = queued + float(running[replica.row])
-            self._scrapes.record(serial, now, self._counters[replica.row], inside, queued)
+            self._scrapes.record(serial, now, self._counters[replica.row], inside=inside, queued=queued)
         self._scrapes.record_gateway(now, float(self._bounds[self._index]))
 
 

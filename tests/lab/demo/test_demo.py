@@ -56,7 +56,9 @@ def outcome(*comparisons):
 
 def deployed(ours, theirs):
     spec = FunctionSpec("tabular", "image")
-    one = Deployed(spec, TRAFFIC[0], peak(100, 1234, DURATION), 1, ours, 0.99)
+    one = Deployed(
+        spec, traffic=TRAFFIC[0], profile=peak(100, 1234, DURATION), seed=1, ledger=ours, objective=0.99
+    )
     return [one, replace(one, spec=twin(spec), ledger=theirs)]
 
 

@@ -114,7 +114,7 @@ def test_a_notification_goes_out_when_alertmanager_would_send_it(firing, seconds
     ids=["stable window", "half at most", "panic at twice", "never down in panic", "panic ends"],
 )
 def test_kpa_counts_by_window_and_panic(ready, stable, panic, state, now, count, after):
-    assert kpa(KpaSettings(target=10), ready, stable, panic, state, now) == (count, after)
+    assert kpa(KpaSettings(target=10), state, now, ready=ready, stable=stable, panic=panic) == (count, after)
 
 
 def test_kpa_begins_in_panic_with_more_than_one_pod():
