@@ -211,12 +211,6 @@ def test_build_compiles_a_source_once(tmp_path):
     assert build(tmp_path / "new", compilers=()).program == program
 
 
-@pytest.mark.parametrize("url", ["https://x/", "x", "http:///path"])
-def test_url_that_cannot_be_called_is_refused(url):
-    with pytest.raises(ValueError, match="url"):
-        endpoint(url)
-
-
 def test_offer_to_an_unknown_host_names_it():
     with pytest.raises(OSError, match=r"no-such-host\.invalid"):
         offered(Stream(endpoint("http://no-such-host.invalid/"), HALF_A_SECOND))

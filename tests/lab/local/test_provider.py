@@ -6,7 +6,6 @@ import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lab.local.harness import BASIC, TWO, credentials, on_platform, until
@@ -64,22 +63,6 @@ async def test_a_function_is_created_read_updated_and_removed_with_the_statuses_
     await client.deploy()  # the name is free again
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        (FUNCTIONS, {"service": "echo", "image": "other"}),
-        (FUNCTIONS, ECHO | {"secrets": ["token"]}),
-        (SECRETS, {"name": "token"}),
-        (SECRETS, {"name": "a", "rawValue": "?"}),
-    ],
-)
-@on_platform()
-async def test_a_bad_body_is_400_in_one_line(client, path, body):
-    answer = await client.call("POST", path, json=body)
-    assert (answer.status, answer.text.count("\n")) == (400, 1)
-    assert (await client.call("POST", path, data=b"{not json")).status == 400
-
-
 @on_platform()
 async def test_scaling_is_reported_as_it_happens(client):
     assert await client.scale(1) == 404
@@ -98,17 +81,6 @@ async def test_scaling_is_reported_as_it_happens(client):
     assert await client.scale(1) == 202
     assert await client.read() == (1, 1)
     await until(lambda: len(client.function.replicas) == 1)
-
-
-@on_platform()
-async def test_namespaces_keep_functions_of_one_name_apart(client):
-    await client.deploy(namespace="dev")
-    path = f"{FUNCTIONS}?namespace=dev"
-    assert (await client.call("GET", FUNCTIONS)).json() == []
-    assert len((await client.call("GET", path)).json()) == 1
-    assert await client.status("GET", "/function/echo") == 404
-    assert await client.status("GET", "/function/echo.dev") == 200
-    assert await client.status("DELETE", path, {"functionName": "echo"}) == 202
 
 
 def contents(folder):

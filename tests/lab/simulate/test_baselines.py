@@ -1,8 +1,6 @@
 """Other scalers' laws, step by step against what they give by hand."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
@@ -195,20 +193,3 @@ def test_llmd_analyzes_once_a_minute_and_its_hpa_waits_for_the_window():
     polls = [(now, Seen(2, peaks=busy)) for now in (0, 15, 30, 45)]
     assert counts(scaler, *polls) == [2, 2, 2, 3]
     assert counts(scaler, (60, Seen(3, peaks=[(0.0, 0.0)] * 3)), (105, Seen(3, peaks=[]))) == [3, 2]
-
-
-numbers = st.floats(0.0, 1e4)
-
-
-@given(
-    desired=st.integers(1, 30), available=st.integers(0, 30), load=numbers, share=st.floats(0, 1), p99=numbers
-)
-def test_every_scaler_stays_within_the_bounds_whatever_it_sees(desired, available, load, share, p99):
-    bounds = Bounds(2, 9)
-    numbers = {"concurrency": load, "successes": load, "utilization": share, "p99": p99}
-    seen = Seen(desired, available, peaks=[(load, load)] * available, **numbers)
-    scalers = [hpa_cpu(bounds, HpaSettings()), keda_value(bounds, HpaSettings(0.2))]
-    scalers += [Kpa(bounds, KpaSettings()), Llmd(bounds, LlmdSettings(window=0.0), 8)]
-    for scaler in scalers:
-        found = counts(scaler, *((now, seen) for now in range(0, 120, 15)))
-        assert all(count is None or 2 <= count <= 9 for count in found)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from random import Random
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,11 +38,6 @@ def test_overload_loses_what_finds_the_queue_full_and_the_rest_is_late():
     # Ten a second are served. Until the first six seconds are over the wait is below 720 ms for few.
     assert 0.9 < violations < 1.0
     assert utility == 0.0, "p99 is a lost request's"
-
-
-def test_requests_of_a_minute_are_exactly_its_count_with_poisson_arrivals():
-    job = Job([50, 0, 70], 1, EXACT)
-    assert np.histogram(job.arrivals, MINUTE * np.arange(4))[0].tolist() == [50, 0, 70]
 
 
 def test_a_new_pod_serves_after_35_seconds_and_a_warm_one_after_3():

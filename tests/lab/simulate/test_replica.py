@@ -90,21 +90,3 @@ def test_inside_is_what_waits_and_what_runs():
     assert replica.inside(1.01) == 3
     replica.serve([], 1.05)
     assert (replica.inside(1.05), replica.inside(1.08)) == (2, 0)
-
-
-def test_capacity_is_0_where_one_request_takes_the_slo():
-    assert Function(Service.affine(0.2, 0.01, 32), slo_latency=0.2).capacity == 0.0
-
-
-@pytest.mark.parametrize(
-    ("service", "best"),
-    [
-        (Service.affine(0.0, 0.01, 32), 1),
-        (Service.affine(0.02, 0.01, 32), 32),
-        (Service.affine(0.02, 0.01, 20), 16),
-        (Service.affine(0.1, 0.001, 20), 20),
-    ],
-    ids=["batches do not pay", "3.1% better than 16", "2.2% worse than 20", "no power of two"],
-)
-def test_best_size_is_the_smallest_power_of_two_that_is_nearly_as_good(service, best):
-    assert service.best_size == best

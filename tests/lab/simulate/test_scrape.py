@@ -79,13 +79,6 @@ def test_function_that_answers_is_seen_as_a_scraper_sees_it():
     assert (seen.up_replicas, seen.sample_age) == (1.0, 2.0)
 
 
-def test_rate_lacks_requests_before_the_first_scrape_of_a_replica():
-    seen = scraped([(500.0, 500.0)], 1).observe(2.0)
-    assert (seen.rate, seen.samples, seen.attainment) == (None, None, None)
-    seen = scraped([(500.0, 500.0), (550.0, 550.0)], 1).observe(7.0)
-    assert seen.rate < 10.0, "two samples are not extrapolated to a window of four"
-
-
 def test_rate_now_is_of_the_newest_scrapes():
     scrapes, row = Scrapes(FUNCTION, 30.0, 20.0, 40.0), np.zeros(64)
     for tick, (done, inside) in enumerate(((0, 0), (10, 0), (20, 10), (30, 10), (80, 10))):

@@ -33,13 +33,6 @@ def test_rate_and_variation_of_gaps_are_as_asked(cv2):
     assert gaps.var() / gaps.mean() ** 2 == pytest.approx(cv2, rel=0.15)
 
 
-@pytest.mark.parametrize("kind", traces.GENERATORS)
-def test_generator_makes_a_trace_of_its_length(kind):
-    trace = traces.generate(kind, 50.0, 1000)
-    assert trace.duration == 1000
-    assert 20.0 < trace.rate < 200.0
-
-
 @pytest.mark.parametrize(
     ("name", "text", "seconds"),
     [
@@ -95,22 +88,3 @@ def test_file_that_is_wrong_is_refused_with_its_place(tmp_path, name, text, name
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SimulationError, match=named):
         traces.read(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: traces.generate("wave", 1.0, 60),
-        lambda: traces.generate("step", 0.0, 60),
-        lambda: traces.from_rates("some", [1.0], cv2=0.0),
-        lambda: traces.from_rates("some", [1.0], cv2=float("inf")),
-        lambda: traces.from_rates("some", []),
-        lambda: traces.from_rates("some", [-1.0]),
-        lambda: traces.from_times("some", []),
-        lambda: traces.Trace("some", np.array([2.0, 1.0]), 3.0),
-        lambda: traces.Trace("some", np.array([]), 0.0),
-    ],
-)
-def test_trace_that_cannot_be_is_refused(make):
-    with pytest.raises(SimulationError):
-        make()
