@@ -5,7 +5,6 @@ Owns its input, its output's layout and its exit status. Next step: ``records`` 
 
 import hashlib
 import os
-import resource
 import shutil
 import socket
 import subprocess
@@ -128,7 +127,6 @@ class Generator:
         """
         stream = Stream(endpoint, Profile(((0.0, rate), (seconds, rate))), seed, slo)
         limit = max(CLIENT_TIMEOUT, 2 * max(stream.slos))
-        used = _children_cpu()
         # Into a file: a pipe whose reader is late would stop the generator.
         with tempfile.TemporaryFile() as output:
             try:
@@ -155,7 +153,6 @@ class Generator:
             seconds=seconds,
             parts=[(part.name, within) for part, within in zip(endpoint.parts, stream.slos, strict=True)],
             stopped_early=done.returncode == STOPPED_STATUS,
-            cpu_s=_children_cpu() - used,
         )
         lag, allowed = run.lag_ms["p99"] or 0.0, min(stream.slos) * 100
         if lag > allowed:
@@ -188,8 +185,3 @@ def build(folder: Path = BUILD, compilers: Sequence[str] = COMPILERS) -> Generat
             raise BenchError(f"{compiler} cannot compile {SOURCE}:\n{done.stderr.strip()}")
         fresh.replace(binary)
     return Generator(binary)
-
-
-def _children_cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

@@ -285,7 +285,6 @@ class Run:
     ok: int
     good: int
     stopped_early: bool
-    cpu_s: float
     statuses: Mapping[str, int]
     latency_ms: Mapping[str, float | None]
     """p50 and p99 over all requests, misses as infinite."""
@@ -311,7 +310,6 @@ def evaluate(
     seconds: float,
     parts: Sequence[tuple[str, float]],
     stopped_early: bool = False,
-    cpu_s: float = 0.0,
 ) -> Run:
     """Evaluate the output of a run of one stream; ``parts`` are names and SLOs (seconds) of its messages."""
     found = np.frombuffer(output[_START_BYTES:], _FIELDS)
@@ -331,7 +329,6 @@ def evaluate(
         ok=int(ok.sum()),
         good=int(good.sum()),
         stopped_early=stopped_early,
-        cpu_s=cpu_s,
         statuses={
             UNANSWERED.get(status, str(status)): count
             for status, count in zip(statuses.tolist(), counts.tolist(), strict=True)

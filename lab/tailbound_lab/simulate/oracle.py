@@ -5,7 +5,6 @@ requests still go to replicas at random.
 """
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,17 +40,8 @@ def plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -
     return most
 
 
-def blind_plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -> NDArray[np.int64]:
-    """Return ``plan`` without foresight of new peaks: never more than was needed before.
-
-    An algorithm that prepares only for loads it has seen cannot avoid this plan's misses.
-    """
-    until_now = np.maximum.accumulate(plan(trace, replace(function, start_up=0.0), utilization, bounds))
-    return np.minimum(plan(trace, function, utilization, bounds), until_now)
-
-
 class Oracle:
-    """Follows its plan; with ``blind`` the one without foresight of new peaks."""
+    """Follows its plan."""
 
     def __init__(
         self,
@@ -60,11 +50,9 @@ class Oracle:
         utilization: float,
         bounds: Bounds,
         name: str = "oracle",
-        *,
-        blind: bool = False,
     ) -> None:
         self.name, self.interval, self.phase = name, TICK, 0.0
-        self._plan = (blind_plan if blind else plan)(trace, function, utilization, bounds)
+        self._plan = plan(trace, function, utilization, bounds)
 
     def scale(self, view: View, now: float) -> int | None:
         """Return the plan's count."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from slo_autoscaler.config import Config
-from tailbound_lab.simulate import oracle, traces
+from tailbound_lab.simulate import traces
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Routing, Service
 from tailbound_lab.simulate.oracle import Oracle
@@ -149,10 +149,3 @@ def test_slo_policy_meets_the_objective_where_the_oracle_does_without_a_reversal
 def test_overload_is_ended(policy):
     outcome = run(steady(200.0, 400), FUNCTION, ours(policy), ONE)
     assert outcome.series.good[300:].sum() / outcome.series.arrivals[300:].sum() > 0.97
-
-
-def test_blind_oracle_is_surprised_by_the_first_peak_alone():
-    trace = traces.from_rates("spikes", ([40.0] * 60 + [300.0] * 60) * 2)
-    known, blind = (plan(trace, FUNCTION, 0.8, Bounds(1, 20)) for plan in (oracle.plan, oracle.blind_plan))
-    assert blind[50] < known[50]
-    assert (blind[65:] == known[65:]).all()
