@@ -127,13 +127,10 @@ def test_mode_that_writes_nothing_leaves_the_count_under_load(installed, mode):
         found = newest(since)
         return found.get("mode") == mode and found["to"] > 1
 
-    try:
-        sent = load("shop", f"load-{mode}", IMAGE, URL, rate=RATE, seconds=60)
-        wait_for("more that would be there", more, told)
-        sent.ended()
-        assert counts()[0] == 1
-    finally:
-        labeled("active")
+    sent = load("shop", f"load-{mode}", IMAGE, URL, rate=RATE, seconds=60)
+    wait_for("more that would be there", more, told)
+    sent.ended()
+    assert counts()[0] == 1
 
 
 def test_mode_off_decides_nothing_and_active_scales_again(installed):
