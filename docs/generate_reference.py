@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 
 from batching_watchdog import config as watchdog_config
 from batching_watchdog import messages
+from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import Target
 from batching_watchdog.metrics import Gauges
@@ -263,9 +264,8 @@ def _watchdog_families() -> Iterable[Metric]:
     learned = LatencyModel(4)
     learned.observe(1, 0.01)
     classes = {"batch": Target(2.0, 0.95)}
-    metrics = WatchdogMetrics(
-        slo_latency=0.1, slo_objective=0.99, workers=1, model=learned, slo_classes=classes
-    )
+    capacity = Capacity(learned, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
+    metrics = WatchdogMetrics(slo_latency=0.1, slo_objective=0.99, capacity=capacity, slo_classes=classes)
     metrics.request_finished(200, b"post", 0.01, "good")
     metrics.start_up_seconds = 1.0
     metrics.gauges = Gauges(

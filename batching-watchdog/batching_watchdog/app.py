@@ -23,10 +23,11 @@ import uvloop
 
 from batching_watchdog import __version__, logs
 from batching_watchdog.config import Config, ignored
+from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
-from batching_watchdog.engine.prefetch import LEAD
+from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
 from batching_watchdog.front.cost import CostFunction, load_cost
 from batching_watchdog.front.loop_lag import LoopLag
@@ -132,9 +133,7 @@ def build(
     metrics = Metrics(
         slo_latency=config.slo_latency,
         slo_objective=config.slo_objective,
-        workers=config.workers,
-        model=cost.overall,
-        cpus=cpus,
+        capacity=Capacity(cost.overall, config.workers, config.slo_latency, config.slo_objective, cpus),
         slo_classes=config.slo_classes,
     )
     tightest = min(target.latency for target in metrics.slos.values())
@@ -147,7 +146,7 @@ def build(
         max_inflight=config.max_inflight,
         workers=config.workers,
         shed_late=config.shed_late,
-        lead=LEAD,
+        lead=TUNING.lead,
         cpus=cpus,
     )
     shell = Shell(clock, engine, cost, metrics, telemetry)
@@ -177,6 +176,7 @@ def build(
         workers=pool.by_state,
         restarts=lambda: pool.restarts,
         recycled=lambda: pool.recycled,
+        sick=lambda: pool.sick,
         resident_bytes=pool.resident_bytes,
         lines_dropped=lines_dropped,
         spans=dict if telemetry is None else telemetry.counts,
@@ -200,7 +200,7 @@ async def run(
 
     periodic = [
         asyncio.create_task(_sweep(requests, scrapes, owns=pool.owns), name="sweep"),
-        asyncio.create_task(_estimate(built.metrics), name="estimate"),
+        asyncio.create_task(_estimate(built.metrics.capacity), name="estimate"),
     ]
     try:
         async with _healthy(config, requests, scrapes) as (listener, port, metrics_port):
@@ -457,9 +457,9 @@ def _start_failed(variable: str, port: int) -> Iterator[None]:
         raise StartFailed(f"{variable}={port}: cannot listen on it: {reason}") from error
 
 
-async def _estimate(metrics: Metrics) -> None:
+async def _estimate(capacity: Capacity) -> None:
     while True:
-        for _ in metrics.estimate():
+        for _ in capacity.estimate():
             await asyncio.sleep(PAUSE_SECONDS)
         await asyncio.sleep(ESTIMATE_SECONDS)
 

@@ -53,6 +53,10 @@ class LoadTimedOut(HandlerNotLoaded):
         super().__init__(f"load() did not end within load_timeout ({seconds:g} s){where}", trace)
 
 
+class Poisoned(HandlerNotLoaded):
+    """An error of the accelerator that only a new process ends: the worker must leave."""
+
+
 class TrialFailed(WatchdogError):
     """The handler has loaded but cannot be tried: it has no example(), or does not serve it."""
 

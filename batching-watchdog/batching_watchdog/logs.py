@@ -175,6 +175,23 @@ class LineLimit:
         return skipped
 
 
+class FailureLog:
+    """Logs errors of the function's code, a bounded number of them: each has a traceback."""
+
+    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._clock = clock
+        self._limit = LineLimit(ERROR_LINES)
+
+    def error(self, failure: Failure) -> None:
+        """Log ``failure``, unless too many were logged this second."""
+        left_out = self._limit.admit(self._clock())
+        if left_out:
+            self._log.error("%d errors of the function were left out of the log", left_out)
+        if left_out is not None:
+            self._log.error(failure)
+
+
 class JsonFormatter(logging.Formatter):
     """Formats one object per line: ``time`` (UTC), ``level``, ``event``, and the event's fields."""
 

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -16,6 +17,12 @@ THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_T
 """Variables that limit the threads of math libraries."""
 MOST_FILES: Final = 1 << 20
 """Open files without a limit: Linux' default maximum for one process."""
+_MOUNTS: Final = {
+    "": ("", "unified"),
+    "cpu": ("cpu", "cpu,cpuacct", "cpuacct,cpu"),
+    "memory": ("memory",),
+}
+"""Where a controller of cgroup v1 is mounted; "": v2."""
 _DEVICE: Final = re.compile(r"nvidia\d+", re.ASCII)
 _ORDINAL: Final = re.compile(r"\d+", re.ASCII)
 _UUID_PREFIXES: Final = ("GPU-", "MIG-")
@@ -45,6 +52,36 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     for folder in _folders(root, "cpu"):
         quotas += _quota_v1(folder)
     return min(quotas, default=None)
+
+
+def memory_limit(root: Path = ROOT) -> int | None:
+    """Return the least memory limit of this process's cgroup and its ancestors, in bytes; None: no limit."""
+    limits = [
+        *(_number(folder / "memory.max") for folder in _folders(root, "")),
+        *(_number(folder / "memory.limit_in_bytes") for folder in _folders(root, "memory")),
+    ]
+    # Without a limit, v1 has a number close to 2**63.
+    return min((limit for limit in limits if limit is not None and limit < 1 << 60), default=None)
+
+
+def oom_kills(root: Path = ROOT) -> int:
+    """Return the processes of this cgroup that the kernel has ended for lack of memory; 0 if unknown."""
+    files = [folder / "memory.events" for folder in _folders(root, "")]
+    files += [folder / "memory.oom_control" for folder in _folders(root, "memory")]
+    for file in files:
+        with suppress(OSError, ValueError):
+            for line in file.read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+    return 0
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def cuda_devices(environ: Mapping[str, str], root: Path = ROOT) -> tuple[str, ...]:
@@ -114,7 +151,9 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
         if controller in controllers.split(","):
             path = PurePosixPath(where)
             break
-    mounts = ("", "unified") if not controller else ("cpu", "cpu,cpuacct", "cpuacct,cpu")
+    mounts = {"": ("", "unified"), "cpu": ("cpu", "cpu,cpuacct", "cpuacct,cpu"), "memory": ("memory",)}[
+        controller
+    ]
     for mount in mounts:
         top = root / "sys/fs/cgroup" / mount
         for group in (path, *path.parents):

@@ -26,7 +26,7 @@ class DispatchReason(StrEnum):
     LATE = "late"
     """Requests past their deadline, on a worker that no on-time request needed."""
     RETRY = "retry"
-    """A part of a batch in which a worker died."""
+    """A part of a batch that failed whole, to find the request at fault."""
     ALONE = "alone"
     """One cost class alone, to measure its cost."""
     PROFILE = "profile"
@@ -59,7 +59,7 @@ class Request:
 
     __slots__ = (
         "arrived", "attempts", "body", "client", "cost_class", "deadline", "expires", "header_block", "id",
-        "lane", "place", "slo_class", "slot", "trace",
+        "lane", "place", "slo_class", "trace", "wanted_by",
     )  # fmt: skip
 
     def __init__(
@@ -73,14 +73,14 @@ class Request:
         cost_class: CostClass = (b"", b"", 0),
         client: Any = None,
         slo_class: str = DEFAULT_CLASS,
-        slot: float | None = None,
+        wanted_by: float | None = None,
     ) -> None:
         self.id = id
         self.header_block = header_block
         self.body = body
         self.arrived = arrived
         self.deadline = deadline
-        """End of its latency budget; a later answer misses the SLO but is still sent."""
+        """End of its class's budget: a later answer misses the SLO but is still sent."""
         self.expires = expires
         """Time at which it is answered with 504."""
         self.cost_class = cost_class
@@ -88,11 +88,10 @@ class Request:
         """Receiver of the answer: the front end's object, which no other module reads."""
         self.slo_class = slo_class
         """Its SLO class: the name of a declared class, or ``DEFAULT_CLASS``."""
-        self.slot = deadline if slot is None else slot
-        """End of its class's budget, which orders requests of different classes.
+        self.wanted_by = deadline if wanted_by is None else wanted_by
+        """When its client wants the answer: it orders requests of one class, and no others.
 
-        A client may request an earlier ``deadline``, but no earlier slot: that would be a priority that the
-        operator has not declared.
+        An earlier ``deadline`` would be a priority that the operator has not declared.
         """
         self.place = 0
         """Where the engine has it, in which lane, and how many batches it has been in: the engine's own."""
@@ -110,6 +109,17 @@ class Reply(NamedTuple):
     body: bytes
     failed: bool = False
     """True if the handler raised: counts as an error of the SLO with any status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A batch of several requests that failed as a whole: which of them is at fault is not known."""
+
+    error: str
+    """The exception's type and text, to compare with that of another batch."""
+    reply: Reply
+    """Answer of a request that is not tried again."""
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)

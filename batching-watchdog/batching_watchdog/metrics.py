@@ -21,8 +21,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from batching_watchdog.engine.capacity import CpuCost, Reading, search
-from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.capacity import Capacity, Reading
 from batching_watchdog.errors import REFUSALS
 from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason, Target
 
@@ -97,6 +96,7 @@ class Gauges:
     workers: Callable[[], Mapping[str, int]] = lambda: dict.fromkeys(STATES, 0)
     restarts: Callable[[], int] = lambda: 0
     recycled: Callable[[], int] = lambda: 0
+    sick: Callable[[], int] = lambda: 0
     resident_bytes: Callable[[], Mapping[int, int]] = dict
     lines_dropped: Callable[[], int] = lambda: 0
     spans: Callable[[], Mapping[str, int]] = dict
@@ -113,24 +113,15 @@ class Metrics(Collector):
         *,
         slo_latency: float,
         slo_objective: float,
-        workers: int,
-        model: LatencyModel,
-        cpus: float = math.inf,
+        capacity: Capacity,
         slo_classes: Mapping[str, Target] = MappingProxyType({}),
     ) -> None:
         self.slo_latency = slo_latency
         self.slos = {DEFAULT_CLASS: Target(slo_latency, slo_objective), **slo_classes}
         """By class; what the operator has declared is behind the function's own."""
-        self.model = model
+        self.capacity = capacity
         self.identity = float(secrets.randbits(53))
         """Exact in a float. A start time would not tell replicas apart: those of a scale-up share it."""
-        self._workers = workers
-        self._cpus = cpus
-        self.cost = CpuCost(model.max_batch_size)
-        self._sustained: tuple[float, float] | None = None
-        """The workers' capacity and their batch size at it, of the last finished search."""
-        self._searched = 0
-        """Batches that the model had learned from when the last search began."""
         self.gauges = Gauges()
         self.start_up_seconds = math.nan
         self._edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
@@ -189,22 +180,12 @@ class Metrics(Collector):
         if reason in self.refusals:
             self.refusals[reason] += 1
 
-    def capacity(self) -> float:
+    def requests_per_second(self) -> float:
         """Requests per second with which the objective is still met; NaN until learned."""
         if self.gauges.cpu is not None:
             served = sum(n for (_, outcome), n in self.outcomes.items() if outcome in SERVED)
-            self.cost.read(Reading(*self.gauges.cpu(), served, sum(self.service_seconds.counts)))
-        if self._sustained is None:
-            for _ in self.estimate():
-                pass
-        return math.nan if self._sustained is None else self.cost.bound(*self._sustained, self._cpus)
-
-    def estimate(self) -> Iterator[None]:
-        """Search for the workers' capacity in steps of about a millisecond, if batches have finished."""
-        if self.model.runs > self._searched and self._workers > 0:
-            self._searched = self.model.runs
-            own = self.slos[DEFAULT_CLASS]
-            self._sustained = yield from search(self.model, self._workers, own.latency, own.objective)
+            self.capacity.cost.read(Reading(*self.gauges.cpu(), served, sum(self.service_seconds.counts)))
+        return self.capacity.requests_per_second()
 
     def collect(self) -> Iterator[Metric]:
         """Everything as prometheus-client families."""
@@ -354,7 +335,13 @@ ROWS: Final = (
         "watchdog_capacity_requests_per_second",
         GAUGE,
         "Requests per second with which this replica still meets the objective; NaN while unknown.",
-        lambda m: m.capacity(),
+        lambda m: m.requests_per_second(),
+    ),
+    Row(
+        "watchdog_batch_ceiling",
+        GAUGE,
+        "Largest batch that is sent: less than max_batch_size after batches that ran out of memory.",
+        lambda m: m.capacity.times.ceiling,
     ),
     Row(
         "watchdog_start_up_seconds",
@@ -366,7 +353,7 @@ ROWS: Final = (
         "watchdog_service_seconds_predicted",
         GAUGE,
         "Estimated service time of a batch of this size, as deadlines are tested with it: an upper quantile.",
-        lambda m: {size: m.model.predict(size) for size in m.model.sizes_learned()},
+        lambda m: {size: m.capacity.times.predict(size) for size in m.capacity.times.sizes_learned()},
         ("size",),
     ),
     Row(
@@ -380,6 +367,12 @@ ROWS: Final = (
         COUNTER,
         "Workers replaced after max_requests.",
         lambda m: m.gauges.recycled(),
+    ),
+    Row(
+        "watchdog_workers_sick",
+        COUNTER,
+        "Workers replaced because their batches failed whole, and example() too where there is one.",
+        lambda m: m.gauges.sick(),
     ),
     Row(
         "watchdog_worker_resident_bytes",

@@ -17,12 +17,13 @@ from math import ceil
 from typing import Protocol
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.effects import Answer, Cancel, Effect, WakeAt, Worker
+from batching_watchdog.engine.effects import Answer, Cancel, Check, Effect, Lowered, WakeAt, Worker
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.messages import DROPPED, Batch, Reply, Request
+from batching_watchdog.messages import DROPPED, Batch, Crash, Reply, Request
 from batching_watchdog.metrics import Metrics
 from batching_watchdog.spans import BatchTrace, Tracer, batch_span
+from batching_watchdog.wire import Spent
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Shell:
 
     def withdraw(self, request: Request) -> None:
         """Remove a request whose client has left; a batch that has begun continues."""
-        self._carry_out(self._engine.abandon(request, self._clock()))
+        self._carry_out(self._engine.abandon(request))
         request.client = None
 
     def give_up(self, error: WatchdogError) -> None:
@@ -107,9 +108,9 @@ class Shell:
         """Note that a worker can serve for the first time: the start-up ends."""
         self._metrics.start_up_seconds = self._clock() - self._began
 
-    def worker_ready(self, worker: Worker) -> None:
-        """Give a worker that has loaded, or finished its batch, the next batch."""
-        self._engine.worker_ready(worker)
+    def worker_ready(self, worker: Worker, *, checked: bool = False) -> None:
+        """Give a worker that has loaded, finished its batch or was ``checked`` the next batch."""
+        self._carry_out(self._engine.worker_ready(worker, checked=checked))
         if self._engine.queued >= self._cost.overall.best_size:
             # Later arrivals of this iteration would not improve its batch, and answers take time.
             self._tick()
@@ -121,44 +122,41 @@ class Shell:
         self._cost.mix_paths()
 
     def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
-        """Learn that ``size`` examples took a worker ``seconds`` and ``cpu_seconds`` of CPU (0: unknown)."""
+        """Learn that ``size`` examples took a worker ``seconds`` and ``cpu_seconds`` of CPU."""
         self._engine.learn_any(size, seconds)
-        if cpu_seconds:
-            self._metrics.cost.observe(size, cpu_seconds)
+        self._metrics.capacity.cost.observe(size, cpu_seconds)
 
-    def batch_done(
-        self,
-        worker: Worker,
-        replies: list[Reply],
-        cpu_seconds: float = 0.0,
-        *,
-        ready: bool = True,
-        learns: bool = True,
-    ) -> None:
-        """Handle a worker's replies to its batch; ``ready``: it may get the next one.
-
-        ``learns``: whether the batch's time shows the cost of serving.
-        """
+    def batch_done(self, worker: Worker, replies: list[Reply], spent: Spent, *, ready: bool = True) -> None:
+        """Handle a worker's replies to its batch; ``ready``: it may get the next one."""
         now = self._clock()
         batch, answers = self._engine.batch_done(
-            worker, replies, now, cpu_seconds=cpu_seconds, last=not ready, learns=learns
+            worker, replies, now, seconds=spent.seconds, cpu_seconds=spent.cpu_seconds, last=not ready
         )
         if batch.trace is not None:
-            self._end_batch(batch, now, cpu_seconds=cpu_seconds)
+            self._end_batch(batch, now, cpu_seconds=spent.cpu_seconds)
         ran = len(replies) - replies.count(DROPPED)
         if ran:
             self._metrics.service_seconds.observe(now - batch.dispatched)
-        if ran and cpu_seconds:
-            self._metrics.cost.observe(ran, cpu_seconds)
+            self._metrics.capacity.cost.observe(ran, spent.cpu_seconds)
         if ready:
             self.worker_ready(worker)
         self._carry_out(answers)
 
-    def worker_lost(self, worker: Worker) -> None:
+    def batch_failed(self, worker: Worker, crash: Crash, *, ready: bool = True) -> None:
+        """Handle a batch that failed as a whole in a worker that lives."""
+        now = self._clock()
+        batch, effects = self._engine.batch_failed(worker, crash, now, last=not ready)
+        if batch.trace is not None:
+            self._end_batch(batch, now, error="handler_error")
+        if ready:
+            self.worker_ready(worker)
+        self._carry_out(effects)
+
+    def worker_lost(self, worker: Worker, *, out_of_memory: bool = False) -> None:
         """Handle the death of a worker, idle or under a batch."""
         for batch in [batch for batch, has in self._traced.items() if has is worker]:
             self._end_batch(batch, self._clock(), error="worker_died")
-        self._carry_out(self._engine.worker_lost(worker))
+        self._carry_out(self._engine.worker_lost(worker, out_of_memory=out_of_memory))
         self._wake()
 
     def _wake(self) -> None:
@@ -196,6 +194,14 @@ class Shell:
                 self._wake_at(effect.at, self._clock())
             elif isinstance(effect, Cancel):
                 effect.worker.cancel(effect.indexes)
+            elif isinstance(effect, Check):
+                effect.worker.check()
+            elif isinstance(effect, Lowered):
+                log.warning(
+                    "a batch of %d requests ran out of memory: batches of its kind have at most %d now",
+                    effect.size,
+                    effect.ceiling,
+                )
             else:
                 batch = effect.batch
                 metrics.batch_dispatched(len(batch.requests), batch.reason)

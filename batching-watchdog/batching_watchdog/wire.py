@@ -1,50 +1,42 @@
 """Encodes batches as frames for the connection between watchdog and worker. [P]
 
-Owns the bytes on the Unix socket in both directions; knows no sockets. All integers are little-endian. Bodies
-pass through unchanged, and without a copy on the way out; only handshake and failure hold JSON::
+Owns the bytes on the Unix socket in both directions; knows no sockets. Both ends run the same Python and
+trust each other, so values travel as ``marshal`` writes them, which is faster than code of our own. The
+bodies of a large frame follow them unchanged, and without a copy on the way out::
 
-    frame   = magic "TBW1", kind u8, 3 bytes zero, count u32, size u64 (of all that follows), seconds f64,
-              count x item, count x head, count x body
-    item    = status u16, flags u16, head length u32, body length u32
+    frame   = magic "TBW2", kind u8, 3 bytes zero, length of values u32, length of bodies u64 (little-endian),
+              values, bodies
 
-The items of a cancel frame are the places of requests in the last frame of requests: 4 bytes of head each. A
-worker that has not begun that batch skips these; its reply has status 0 for each.
-
-A request's head is its request line and header lines; a reply's head is header lines ready to be sent;
-``seconds`` of a reply frame is the worker's CPU time for it. It is 0 if the batch failed and was run again in
-parts, so that its time does not show the cost of serving. The handshake carries, in JSON, the worker's data
-for the watchdog. A failure carries, in JSON, the function's exception: a worker may send some before the
-replies to a batch.
+A request's head is its request line and header lines; a reply's head is header lines ready to be sent. A
+crash stands for the replies to a batch that failed as a whole. A failure is the function's exception, for the
+log; a worker may send some before its replies. A cancel has the places of requests in the last batch: a
+worker that has not begun it skips these, and its replies have status 0 for each.
 """
 
-import json
+import marshal
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from enum import IntEnum
-from typing import Any, Final
+from math import inf
+from typing import Any, Final, NamedTuple
 
 from batching_watchdog.errors import FrameError
-from batching_watchdog.messages import Failure, Reply
-from batching_watchdog.speedups import compiled
+from batching_watchdog.messages import Crash, Failure, Reply
 
-MAGIC: Final = b"TBW1"
-_FRAME: Final = struct.Struct("<4sB3xIQd")
-_ITEM: Final = struct.Struct("<HHII")
-_INDEX: Final = struct.Struct("<I")
+MAGIC: Final = b"TBW2"
+_FRAME: Final = struct.Struct("<4sB3xIQ")
 HEADER_SIZE: Final = _FRAME.size
+MAX_PART: Final = 2**32 - 1
+"""Maximum bytes of a body: a batch of several must be countable in 64 bits."""
 JOIN_BELOW: Final = 1 << 18
 """Bytes below which a frame is sent as one buffer: a copy is cheaper than a scatter-gather call."""
 SMALL_FRAMES: Final = 64
 """Successive frames within ``JOIN_BELOW`` bytes after which a larger buffer is freed."""
 SEND_AT_ONCE: Final = 512
 """Buffers per sendmsg call; the kernel takes 1024 (IOV_MAX)."""
-MAX_PART: Final = 2**32 - 1
-"""Maximum bytes of a head or body, by the item's length field."""
-
-FAILED: Final = 1
-"""Flag of a reply: the handler raised for this request."""
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A token (RFC 9110, 5.6.2)."""
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
@@ -85,16 +77,34 @@ class Kind(IntEnum):
     REPLIES = 3
     CANCEL = 4
     FAILURE = 5
+    CRASH = 6
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
-    """The fixed part of a frame. ``size`` is the number of bytes that follow it."""
+_KINDS: Final = {kind.value: kind for kind in Kind}
+
+
+class FrameHeader(NamedTuple):
+    """The fixed part of a frame."""
 
     kind: Kind
-    count: int
-    size: int
-    seconds: float
+    values: int
+    """Bytes of the values."""
+    bodies: int
+    """Bytes of all bodies."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that follow."""
+        return self.values + self.bodies
+
+
+class Spent(NamedTuple):
+    """What a batch took in its worker."""
+
+    seconds: float = 0.0
+    """From its begin to its replies."""
+    cpu_seconds: float = 0.0
+    """CPU time, with that for receiving it and sending the replies before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,172 +162,127 @@ def reply_header(name: str, value: str) -> bytes:
 
 def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
     """Return the buffers of the frame that carries these (head, body) pairs to a worker."""
-    if compiled is not None:
-        frame = compiled.encode_requests(tuple(requests), JOIN_BELOW)
-        if frame is not None:
-            return [frame]
-    return _encode(Kind.REQUESTS, [(0, 0, head, body) for head, body in requests], 0.0)
+    bodies = [body for _, body in requests]
+    if sum(map(len, bodies)) < JOIN_BELOW:
+        return _encode(Kind.REQUESTS, list(requests))
+    return _encode(Kind.REQUESTS, [(head, len(body)) for head, body in requests], bodies)
 
 
-def encode_replies(replies: Sequence[Reply], seconds: float) -> list[bytes]:
-    """Return the buffers of the frame with a worker's replies, which took ``seconds`` of CPU time."""
-    if compiled is not None:
-        frame = compiled.encode_replies(tuple(replies), seconds, JOIN_BELOW)
-        if frame is not None:
-            return [frame]
-    items = [
-        (reply.status, FAILED if reply.failed else 0, reply.header_block, reply.body) for reply in replies
-    ]
-    return _encode(Kind.REPLIES, items, seconds)
+def encode_replies(replies: Sequence[Reply], spent: Spent) -> list[bytes]:
+    """Return the buffers of the frame with a worker's replies."""
+    bodies = [reply.body for reply in replies]
+    if sum(map(len, bodies)) < JOIN_BELOW:
+        return _encode(Kind.REPLIES, (*spent, list(map(tuple, replies))))
+    heads = [(status, head, len(body), failed) for status, head, body, failed in replies]
+    return _encode(Kind.REPLIES, (*spent, heads), bodies)
 
 
-def encode_cancel(indexes: Sequence[int]) -> bytes:
+def encode_crash(crash: Crash) -> list[bytes]:
+    """Return the buffers of the frame that stands for the replies to a batch that failed as a whole."""
+    return _encode(Kind.CRASH, (crash.error, tuple(crash.reply), crash.out_of_memory))
+
+
+def encode_cancel(places: Sequence[int]) -> bytes:
     """Return the frame that cancels requests of the last batch, by their places in it."""
-    return b"".join(_encode(Kind.CANCEL, [(0, 0, _INDEX.pack(index), b"") for index in indexes], 0.0))
+    return b"".join(_encode(Kind.CANCEL, list(places)))
 
 
 def encode_handshake(handshake: Handshake) -> list[bytes]:
     """Return the buffers of the frame with which a worker opens the connection."""
-    said = {
-        "pid": handshake.pid,
-        "error": handshake.error,
-        "trace": handshake.trace,
-        "index": handshake.index,
-        "mix_paths": handshake.mix_paths,
-        "import_seconds": handshake.import_seconds,
-        "load_seconds": handshake.load_seconds,
-    }
-    items = [(0, 0, json.dumps(said).encode(), b"")]
-    if handshake.example is not None:
-        items.append((0, 0, b"", handshake.example))
-    return _encode(Kind.HANDSHAKE, items, 0.0)
+    return _encode(Kind.HANDSHAKE, asdict(handshake))
 
 
 def encode_failure(failure: Failure) -> list[bytes]:
     """Return the buffers of the frame with the function's exception, sent before the batch's replies."""
-    said = {
-        "text": failure.text,
-        "trace": failure.trace,
-        "call_id": failure.call_id,
-        "trace_id": failure.trace_id,
-    }
-    return _encode(Kind.FAILURE, [(0, 0, json.dumps(said).encode(), b"")], 0.0)
+    return _encode(Kind.FAILURE, asdict(failure))
 
 
 def decode_header(data: bytes | bytearray | memoryview) -> FrameHeader:
     """Return the fixed part of a frame from its first ``HEADER_SIZE`` bytes. Raises ``FrameError``."""
     if len(data) < HEADER_SIZE:
         raise FrameError(f"a frame begins with {HEADER_SIZE} bytes, got {len(data)}")
-    magic, kind, count, size, seconds = _FRAME.unpack_from(data)
-    if magic != MAGIC:
-        raise FrameError(f"a frame begins with {magic!r}, not {MAGIC!r}")
-    if kind not in Kind.__members__.values():
-        raise FrameError(f"a frame is of unknown kind {kind}")
-    if not count * _ITEM.size <= size <= count * (_ITEM.size + 2 * MAX_PART):
-        raise FrameError(f"{count} items cannot make a frame of {size} bytes")
-    if not 0.0 <= seconds < float("inf"):
-        raise FrameError(f"a frame says that it took {seconds} seconds")
-    return FrameHeader(Kind(kind), count, size, seconds)
+    magic, kind, values, bodies = _FRAME.unpack_from(data)
+    if magic != MAGIC or kind not in _KINDS:
+        raise FrameError(f"a frame begins with {magic!r} and kind {kind}, not {MAGIC!r} and a known kind")
+    return FrameHeader(_KINDS[kind], values, bodies)
 
 
 def decode_requests(header: FrameHeader, data: memoryview) -> list[tuple[bytes, bytes]]:
     """Return the (head, body) pairs in the ``header.size`` bytes after the header. Raises ``FrameError``."""
-    if compiled is not None and header.kind is Kind.REQUESTS and len(data) == header.size:
-        requests = compiled.decode_requests(header.count, data)
-        if requests is not None:
-            return requests
-    return [(head, body) for _, _, head, body in _decode(header, data, Kind.REQUESTS)]
+    with _understood(header, Kind.REQUESTS, data):
+        requests: list[tuple[bytes, bytes]] = _values(header, data)
+        if header.bodies:
+            bodies = _bodies(header, data, [length for _, length in requests])
+            return [(head, body) for (head, _), body in zip(requests, bodies, strict=True)]
+        return [(head, body) for head, body in requests]
 
 
-def decode_replies(header: FrameHeader, data: memoryview) -> list[Reply]:
+def decode_replies(header: FrameHeader, data: memoryview) -> tuple[list[Reply], Spent]:
     """Return the replies in the ``header.size`` bytes after the header, in order. Raises ``FrameError``."""
-    if compiled is not None and header.kind is Kind.REPLIES and len(data) == header.size:
-        replies = compiled.decode_replies(header.count, data, Reply)
-        if replies is not None:
-            return replies
-    return [
-        Reply(status, head, body, bool(flags & FAILED))
-        for status, flags, head, body in _decode(header, data, Kind.REPLIES)
-    ]
+    with _understood(header, Kind.REPLIES, data):
+        seconds, cpu_seconds, rows = _values(header, data)
+        replies = list(map(Reply._make, rows))
+        if header.bodies:
+            bodies = _bodies(header, data, [reply.body for reply in replies])
+            replies = [reply._replace(body=body) for reply, body in zip(replies, bodies, strict=True)]
+        if not (0.0 <= seconds < inf and 0.0 <= cpu_seconds < inf):
+            raise ValueError(f"it took {seconds} and {cpu_seconds} seconds")
+        return replies, Spent(seconds, cpu_seconds)
+
+
+def decode_crash(header: FrameHeader, data: memoryview) -> Crash:
+    """Return the crash in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    with _understood(header, Kind.CRASH, data):
+        error, reply, out_of_memory = _values(header, data)
+        return Crash(error, Reply._make(reply), out_of_memory)
 
 
 def decode_cancel(header: FrameHeader, data: memoryview) -> list[int]:
     """Return the places in the ``header.size`` bytes after the header. Raises ``FrameError``."""
-    try:
-        return [_INDEX.unpack(head)[0] for _, _, head, _ in _decode(header, data, Kind.CANCEL)]
-    except struct.error:
-        raise FrameError(f"the place of a request takes {_INDEX.size} bytes") from None
+    with _understood(header, Kind.CANCEL, data):
+        return [int(place) for place in _values(header, data)]
 
 
 def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:
     """Return the handshake in the ``header.size`` bytes after the header. Raises ``FrameError``."""
-    items = _decode(header, data, Kind.HANDSHAKE)
-    kinds = {
-        "pid": int,
-        "error": str | None,
-        "trace": str,
-        "index": int,
-        "mix_paths": bool,
-        "import_seconds": float,
-        "load_seconds": float,
-    }
-    return Handshake(**_said(header.kind, items, kinds), example=items[1][3] if len(items) > 1 else None)
+    with _understood(header, Kind.HANDSHAKE, data):
+        return Handshake(**_values(header, data))
 
 
 def decode_failure(header: FrameHeader, data: memoryview) -> Failure:
     """Return the failure in the ``header.size`` bytes after the header. Raises ``FrameError``."""
-    kinds = {"text": str, "trace": str, "call_id": str, "trace_id": str}
-    return Failure(**_said(header.kind, _decode(header, data, Kind.FAILURE), kinds))
+    with _understood(header, Kind.FAILURE, data):
+        return Failure(**_values(header, data))
 
 
-def _said(
-    kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], kinds: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the values of these ``kinds`` in the JSON of a frame's first item. Raises ``FrameError``."""
-    try:
-        said = json.loads(items[0][2])
-        values = {name: said[name] for name in kinds}
-    except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise FrameError(f"a {kind.name.lower()} is not understood: {error}") from error
-    wrong = [name for name, kind in kinds.items() if not isinstance(values[name], kind)]
-    if wrong:
-        raise FrameError(f"a {kind.name.lower()} is not understood: {wrong[0]} is {values[wrong[0]]!r}")
-    return values
+def _encode(kind: Kind, values: Any, bodies: Sequence[bytes] = ()) -> list[bytes]:
+    packed = marshal.dumps(values)
+    lead = _FRAME.pack(MAGIC, kind, len(packed), sum(map(len, bodies)))
+    return [lead + packed, *filter(None, bodies)]
 
 
-def _encode(kind: Kind, items: Sequence[tuple[int, int, bytes, bytes]], seconds: float) -> list[bytes]:
-    size = _ITEM.size * len(items)
-    table, heads, bodies = [b""], [], []
-    for status, flags, head, body in items:
-        size += len(head) + len(body)
-        try:
-            table.append(_ITEM.pack(status, flags, len(head), len(body)))
-        except struct.error:
-            raise FrameError(
-                f"status {status}, head of {len(head)} and body of {len(body)} bytes do not fit into a frame"
-            ) from None
-        heads.append(head)
-        if body:
-            bodies.append(body)
-    table[0] = _FRAME.pack(MAGIC, kind, len(items), size, seconds)
-    return [b"".join(table + heads), *bodies]
+def _values(header: FrameHeader, data: memoryview) -> Any:
+    return marshal.loads(data[: header.values])  # noqa: S302 - our own process wrote it
 
 
-def _decode(header: FrameHeader, data: memoryview, kind: Kind) -> list[tuple[int, int, bytes, bytes]]:
-    if header.kind is not kind:
-        raise FrameError(f"expected a frame of {kind.name}, got {header.kind.name}")
-    offset = header.count * _ITEM.size
-    table = list(_ITEM.iter_unpack(data[:offset])) if offset <= len(data) == header.size else []
-    if len(table) != header.count or offset + sum(item[2] + item[3] for item in table) != header.size:
+def _bodies(header: FrameHeader, data: memoryview, lengths: Iterable[Any]) -> list[bytes]:
+    start, bodies = header.values, []
+    for length in lengths:
+        bodies.append(bytes(data[start : start + length]))
+        start += length
+    if start != header.size:
+        raise ValueError(f"bodies of {start - header.values} bytes, not {header.bodies}")
+    return bodies
+
+
+@contextmanager
+def _understood(header: FrameHeader, kind: Kind, data: memoryview) -> Iterator[None]:
+    """Check the kind and size of a frame; raise ``FrameError`` for values that are not those of its kind."""
+    if header.kind is not kind or len(data) != header.size:
         raise FrameError(
-            f"the lengths in a frame of {header.count} items do not add up to {header.size} bytes"
+            f"expected {kind.name} of {header.size} bytes, got {header.kind.name} of {len(data)}"
         )
-    body_offset = offset + sum(item[2] for item in table)
-    items = []
-    for status, flags, head_length, body_length in table:
-        head = bytes(data[offset : offset + head_length])
-        body = bytes(data[body_offset : body_offset + body_length])
-        offset += head_length
-        body_offset += body_length
-        items.append((status, flags, head, body))
-    return items
+    try:
+        yield
+    except (EOFError, KeyError, IndexError, OverflowError, TypeError, ValueError) as error:
+        raise FrameError(f"a {kind.name.lower()} is not understood: {error}") from error

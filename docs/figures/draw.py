@@ -97,6 +97,9 @@ class Replica:
     def cancel(self, indexes: Sequence[int]) -> None:
         """Nothing: it never has a batch before it has answered the one before."""
 
+    def check(self) -> None:
+        """Nothing: no batch fails."""
+
     def serve(self, rate: float, seconds: float) -> None:
         """Offer ``rate`` requests per second for ``seconds``, and let what is queued then run out."""
         now, arrival = 0.0, self._random.expovariate(rate)

@@ -1,70 +1,45 @@
 """Estimates the capacity of one replica from its workers, its front thread and its cores. [P]
 
-Owns the exported capacity; ``latency`` knows the service times. Next step: ``metrics``.
+Owns the exported capacity; ``latency`` knows the service times.
 
 **The workers within the objective** (``sustained``). Where few requests fit into the SLO, a burst of arrivals
 uses all of it, and workers that are out of step share neither the wait nor the requests evenly. No formula
-that was tried is right within a third. So the rate is searched with a replica in virtual time (``_Replica``).
-It has the learned l(b) and its deviations, and the rules of policy ``slo`` for requests of one kind. Its
-arrivals are the same in each run, so equal curves give equal rates.
+that was tried is right within a third. So the rate is searched with a replica in virtual time, which cuts
+batches by the policy's own ``cut`` and draws their times from the learned deviations. Its arrivals are the
+same in each run, so equal curves give equal rates.
 
 **The front end and the cores** (``CpuCost``) limit the workers of a small model. The utilization law (Denning
 and Buzen, 1978, "The Operational Analysis of Queueing Network Models") applies: a resource that spends D
-seconds on each request serves at most 1/D of them per second.
-
-CPU per request falls as load rises, since more requests share a batch and a wake-up: ``BATCH_COST`` converts
-the front end's cost to full batches. Readings count only while it is busy: in an idle one, health checks and
-scrapes would dominate the cost of the few requests.
-
-The CPU cost of a batch is learned by size, as its service time is. On busy cores a batch takes longer but
-needs no more CPU time, so measurements on idle cores still hold.
+seconds on each request serves at most 1/D of them per second. CPU per request falls as load rises, since
+more requests share a batch: ``batch_cost`` converts the front end's cost to full batches. Readings count only
+while it is busy: in an idle one, health checks and scrapes would dominate.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from heapq import heapreplace
-from math import log, sqrt
+from math import log, nan, sqrt
 from typing import Final, NamedTuple, Protocol
 
-from batching_watchdog.engine.latency import QUANTILE, LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.policy import cut, first_on_time
+from batching_watchdog.engine.tuning import TUNING
 
-MARGIN: Final = 1.01
-"""Factor by which batches are taken to be longer than the cautious mean."""
-SATURATION: Final = 0.95
-"""Maximum share of the throughput: above it, backlogs grow for longer than a run."""
-ARRIVALS: Final = 32768
-"""Maximum arrivals of a run."""
-LATE: Final = 160
-"""Late requests of a run at the objective; more are rarely needed, since the late share rises steeply."""
 DRAWS_EVERY: Final = 15
 """Arrivals per drawn deviation: drawing one for each would take as long as the run."""
-BY_LOAD: Final = 0.5
-"""Minimum share of the objective's late requests that are for the load. One run of 64 that is too slow for a
-request alone would leave none: the capacity would be 0, although more replicas help."""
-PERIODS: Final = 20
-"""Minimum times that the workers fill their SLO in a run: a backlog within the SLO needs time to grow."""
-BATCHES: Final = 512
-"""Batches of a step."""
+BATCHES: Final = 128
+"""Batches of a step of the search: about a millisecond."""
 STEP: Final = 1.2
 """Ratio between two rates of the search. It descends: some rates below the highest miss the objective."""
 LOWEST: Final = 1e-4
 """Share of the throughput at which the search ends."""
-PRECISION: Final = 1.02
-"""Ratio between a rate that met the objective and one that did not."""
-SIZES: Final = 64
-"""Batch sizes to search for the best one."""
 READ_SECONDS: Final = 1.0
 """Minimum seconds between two readings: the kernel counts CPU time in ticks."""
 BUSY: Final = 0.1
 """Minimum share of a core that the front end must have used for a reading to count."""
-BATCH_COST: Final = 4.0
-"""The front end's CPU time for a batch (to the worker, back, and the wake-ups), in multiples of a request's:
-4.2 to 4.4, with batches of 1 to 50."""
-BUSIEST: Final = 0.85
-"""Share of the cores that front end and workers can use with 99% on time: the rest is for the kernel, other
-processes and bursts. At the maximum rate of models limited by the cores it was 0.76 to 0.85."""
 WEIGHT: Final = 0.5
 """Weight of the newest reading."""
 FIRST: Final = 256
@@ -74,7 +49,7 @@ EVERY: Final = 8
 
 
 class Curve(Protocol):
-    """The known part of l(b)."""
+    """l(b), as far as it is known."""
 
     @property
     def best_size(self) -> int:
@@ -84,120 +59,153 @@ class Curve(Protocol):
     def deviations(self) -> Sequence[float]:
         """Times of batches as multiples of the mean of their size, ascending; at least one."""
 
-    def predict_cautious(self, size: float) -> float:
-        """Return mean seconds for ``size`` requests that are probably not too low."""
+    def predict(self, size: int) -> float:
+        """Return the upper quantile of the seconds for ``size`` requests."""
+
+    def predict_mean(self, size: int) -> float:
+        """Return the mean seconds for ``size`` requests."""
 
 
-def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) -> tuple[float, float]:
-    """Return the highest requests per second of ``workers`` within the objective, and the mean batch size.
+class Sustained(NamedTuple):
+    """A rate within the objective."""
 
-    The rate is 0 if not even one request fits into the SLO. Takes some 30 ms of CPU time, up to 200.
-    """
+    rate: float
+    """Requests per second; 0 if not even one request fits into the SLO."""
+    size: float
+    """Mean batch size at it."""
+
+
+def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) -> Sustained:
+    """Return the highest rate of ``workers`` within the objective. Takes some 100 ms of CPU time."""
     steps = search(curve, workers, slo_latency, objective)
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            found: tuple[float, float] = end.value
-            return found
+            result: Sustained = end.value
+            return result
 
 
 def search(
     curve: Curve, workers: int, slo_latency: float, objective: float
-) -> Generator[None, None, tuple[float, float]]:
+) -> Generator[None, None, Sustained]:
     """Return the same as ``sustained``, in steps of about a millisecond. Reads ``curve`` in the first one."""
-    # The next run exceeds the highest of n with odds of 1 / (n + 1).
-    deviations = [*curve.deviations, 2.0 * curve.deviations[-1] - 1.0]
-    upper = deviations[int(QUANTILE * len(deviations))]
-    sizes = {max(1, curve.best_size * part // SIZES) for part in range(1, SIZES + 1)}
-    best = max(sizes, key=lambda size: size / curve.predict_cautious(size))
-    fits = bisect_right(range(1, best + 1), slo_latency / (MARGIN * upper), key=curve.predict_cautious)
+    replica = _Replica(_Table.of(curve), workers, slo_latency)
+    means = replica.times.means
+    fits = replica.times.largest_within(slo_latency)
     if not fits:
-        return 0.0, 1.0
-    means = [MARGIN * curve.predict_cautious(size) for size in range(1, fits + 1)]
-    count = min(ARRIVALS, max(round(LATE / (1.0 - objective)), PERIODS * workers * fits))
-    replica = _Replica(means, deviations, upper, workers, slo_latency)
-    alone = sum(means[0] * each > slo_latency for each in deviations) / len(deviations)
-    late = max(1.0 - objective, alone + BY_LOAD * (1.0 - objective)) * count
-    # Fewer by their standard error, since a run shows the late share only roughly.
-    late -= sqrt(late)
-    high = low = SATURATION * workers * max(size / mean for size, mean in enumerate(means, 1))
+        return Sustained(0.0, 1.0)
+    allowed = 1.0 - objective
+    # One slow run of few would leave nothing for the load: the capacity would be 0, though replicas help.
+    alone = sum(means[1] * times > slo_latency for times in replica.times.deviations)
+    count = min(TUNING.arrivals, max(round(TUNING.late / allowed), TUNING.periods * workers * fits))
+    late = max(allowed, alone / len(replica.times.deviations) + allowed / 2) * count
+    late -= sqrt(late)  # a run shows the late share only roughly
+    largest = min(fits, replica.times.best_size)
+    high = low = TUNING.saturation * workers * max(size / means[size] for size in range(1, largest + 1))
     lowest = LOWEST * high
     while (size := (yield from replica.serve(low, count, late))) is None:
         low, high = low / STEP, low
         if low < lowest:
-            return 0.0, 1.0
-    while high > PRECISION * low:
+            return Sustained(0.0, 1.0)
+    while high > TUNING.precision * low:
         rate = sqrt(low * high)
-        if found := (yield from replica.serve(rate, count, late)):
-            low, size = rate, found
+        if larger := (yield from replica.serve(rate, count, late)):
+            low, size = rate, larger
         else:
             high = rate
-    return low, size
+    return Sustained(low, size)
 
 
-class _Replica(NamedTuple):
-    """One replica in virtual time."""
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Learned service times as lists, for speed; sizes up to the best."""
 
     means: Sequence[float]
-    """Mean seconds of the sizes that fit into the SLO."""
+    """Seconds by size, from 0."""
+    upper: Sequence[float]
     deviations: Sequence[float]
-    upper: float
-    """Deviation with which the policy predicts."""
+
+    @classmethod
+    def of(cls, curve: Curve) -> "_Table":
+        sizes = range(curve.best_size + 1)
+        means = [TUNING.margin * curve.predict_mean(size) for size in sizes]
+        upper = [TUNING.margin * curve.predict(size) for size in sizes]
+        # The next run exceeds the highest of n with odds of 1 / (n + 1).
+        return cls(means, upper, [*curve.deviations, 2.0 * curve.deviations[-1] - 1.0])
+
+    @property
+    def best_size(self) -> int:
+        return len(self.upper) - 1
+
+    ceiling = best_size
+
+    def predict(self, size: int) -> float:
+        return self.upper[size]
+
+    predict_mean = predict
+
+    def largest_within(self, seconds: float) -> int:
+        return bisect_right(self.upper, seconds, 1) - 1
+
+    def untried(self, size: int) -> bool:
+        return False
+
+    def out_of_memory(self, size: int) -> int:
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """One replica in virtual time."""
+
+    times: _Table
     workers: int
     slo_latency: float
 
     def serve(self, rate: float, count: int, allowed: float) -> Generator[None, None, float | None]:
-        """Return the mean size of the batches, or None if more than ``allowed`` requests are late.
-
-        One unit of time has one arrival on average.
-        """
+        """Return the mean size of the batches, or None if more than ``allowed`` of ``count`` are late."""
+        times, slo = self.times, self.slo_latency
         arrivals, draws = _arrivals()
-        means = [0.0, *(rate * mean for mean in self.means)]
-        predicted = [self.upper * mean for mean in means]
-        budget, largest = rate * self.slo_latency, len(self.means)
-        # The policy's sustainable size, and that of late requests, which leaves half of the SLO to others.
-        sustainable = max(1, bisect_right(predicted, budget / 2) - 1)
-        size_late = sustainable if predicted[1] <= budget / 2 else largest
-        deviations = [self.deviations[int(draw * len(self.deviations))] for draw in draws]
+        deadlines = [slo + at / rate for at in arrivals[: count + 1]]
+        deviations = [times.deviations[int(draw * len(times.deviations))] for draw in draws]
         free = [0.0] * self.workers
-        first = batches = late = 0
         waits: deque[float] = deque()
+        """Deadlines of requests that are late by prediction: on time if their batch is faster."""
+        first = batches = late = 0
         while first < count:
             if not batches % BATCHES:
                 yield
-            came, now = arrivals[first], free[0]
-            if now < came and waits:
-                size = min(len(waits), size_late)
-                done = now + means[size] * deviations[batches % len(deviations)]
-                heapreplace(free, done)
-                batches += 1
-                # Late by prediction, and on time if the batch is faster.
-                late -= sum([done <= waits.popleft() + budget for _ in range(size)])
-                continue
-            now = max(now, came)
-            end = bisect_right(arrivals, now, first)
-            size = min(end - first, largest)
-            if predicted[size] > came + budget - now:
-                least = sustainable if end - first > sustainable else 1
-                start = bisect_left(arrivals, now + predicted[least] - budget, first, end)
-                if end - start < least:
-                    start = bisect_left(arrivals, now + predicted[1] - budget, first, end)
-                late += start - first
-                waits.extend(arrivals[first:start])
-                if late > allowed:
-                    return None
-                first = start
-                if first == end:
+            now = max(free[0], 0.0 if waits else deadlines[first] - slo)
+            end = bisect_right(deadlines, now + slo, first, count)
+            deviation = deviations[batches % len(deviations)]
+            if first == end:
+                size = min(len(waits), times.largest_within(slo / 2) or times.best_size)
+                done = now + times.means[size] * deviation
+                late -= sum([done <= waits.popleft() for _ in range(size)])
+            else:
+                queue = deadlines[first : min(end, first + MOST)]
+                gone = first_on_time(queue, times, 1, now)
+                if not gone:
+                    batch = cut(queue, times, now, budget=slo)
+                    gone, size = batch.start, batch.size
+                if gone:
+                    late += gone
+                    waits.extend(queue[:gone])
+                    first += gone
+                    if late > allowed:
+                        return None
                     continue
-                slack = arrivals[first] + budget - now
-                size = max(1, bisect_right(predicted, slack, 1, min(end - first, largest) + 1) - 1)
-            done = now + means[size] * deviations[batches % len(deviations)]
+                done = now + times.means[size] * deviation
+                late += bisect_left(queue, done, 0, size)
+                first += size
             batches += 1
-            late += bisect_left(arrivals, done - budget, first, first + size) - first
-            first += size
             heapreplace(free, done)
-        return None if late > allowed else (first - len(waits)) / batches
+        return None if late > allowed else max(1.0, (first - len(waits)) / max(1, batches))
+
+
+MOST: Final = 4096
+"""Requests of a queue that a cut looks at."""
 
 
 @cache
@@ -208,7 +216,7 @@ def _arrivals() -> tuple[Sequence[float], Sequence[float]]:
     """
     seed, now = 1, 0.0
     arrivals, draws = [], []
-    for _ in range(ARRIVALS):
+    for _ in range(TUNING.arrivals + 1):
         seed = (1664525 * seed + 1013904223) % 2**32
         now -= log((seed + 0.5) / 2**32)
         arrivals.append(now)
@@ -228,25 +236,22 @@ class Reading(NamedTuple):
     """Batches finished by workers."""
 
 
+@dataclass(slots=True)
 class CpuCost:
     """Learns the CPU cost of a request: the front end's from readings, the workers' from batches."""
 
-    def __init__(self, max_batch_size: int) -> None:
-        self._last: Reading | None = None
-        self._front: float | None = None
-        """The front end's CPU seconds per request, without its share of a batch."""
-        self._worker = LatencyModel(max_batch_size)
-        self._batches = 0
+    worker: LatencyModel
+    """CPU seconds of a batch. On busy cores a batch takes longer but needs no more CPU time."""
+    _last: Reading | None = None
+    _front: float = 0.0
+    """The front end's CPU seconds per request, without its share of a batch; 0 while unknown."""
+    _batches: int = 0
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch of ``size`` requests on which a worker spent ``seconds`` of CPU time."""
         self._batches += 1
         if self._batches <= FIRST or self._batches % EVERY == 0:
-            self._worker.observe(size, seconds)
-
-    def of_batch(self, size: float) -> float:
-        """CPU seconds that a worker spends on a batch of ``size`` requests; 0 while nothing is learned."""
-        return self._worker.predict_mean(size)
+            self.worker.observe(size, seconds)
 
     def read(self, reading: Reading) -> None:
         """Learn from the time since the last reading, if it is long enough and had enough load."""
@@ -257,22 +262,48 @@ class CpuCost:
         if last is None:
             return
         front, served = reading.front - last.front, reading.served - last.served
-        if served <= 0 or front < BUSY * (reading.now - last.now):
-            return
-        cost = front / (served + BATCH_COST * (reading.batches - last.batches))
-        self._front = cost if self._front is None else self._front + WEIGHT * (cost - self._front)
+        if served > 0 and front >= BUSY * (reading.now - last.now):
+            cost = front / (served + TUNING.batch_cost * (reading.batches - last.batches))
+            self._front += (WEIGHT if self._front else 1.0) * (cost - self._front)
 
-    def bound(self, capacity: float, size: float, cpus: float) -> float:
-        """Return ``capacity`` (the workers' requests per second), limited by front end and ``cpus`` cores.
-
-        ``size`` is the batch size with which the workers reach it.
-        """
-        front = (self._front or 0.0) * (1.0 + BATCH_COST / size)
-        # The cautious curve follows a change of speed in sizes that have not run since.
-        worker = self._worker.predict_cautious(size) / size
-        bounds = [capacity]
+    def bound(self, sustained_rate: Sustained, cpus: float) -> float:
+        """Return the requests per second of the workers, limited by front end and ``cpus`` cores."""
+        front = self._front * (1.0 + TUNING.batch_cost / sustained_rate.size)
+        worker = self.worker.predict_mean(sustained_rate.size) / sustained_rate.size
+        bounds = [sustained_rate.rate]
         if front:
             bounds.append(1.0 / front)
         if front or worker:
-            bounds.append(BUSIEST * cpus / (front + worker))
+            bounds.append(TUNING.busiest * cpus / (front + worker))
         return min(bounds)
+
+
+@dataclass(slots=True)
+class Capacity:
+    """The capacity of this replica, estimated again as batches finish."""
+
+    times: LatencyModel
+    workers: int
+    slo_latency: float
+    objective: float
+    cpus: float
+    cost: CpuCost = field(init=False)
+    _sustained: Sustained | None = None
+    _searched: int = 0
+    """Batches that ``times`` had learned from when the last search began."""
+
+    def __post_init__(self) -> None:
+        self.cost = CpuCost(LatencyModel(self.times.max_batch_size))
+
+    def estimate(self) -> Iterator[None]:
+        """Search in steps of about a millisecond, if batches have finished."""
+        if self.times.runs > self._searched and self.workers > 0:
+            self._searched = self.times.runs
+            self._sustained = yield from search(self.times, self.workers, self.slo_latency, self.objective)
+
+    def requests_per_second(self) -> float:
+        """Requests per second with which the objective is still met; NaN until learned."""
+        if self._sustained is None:
+            for _ in self.estimate():
+                pass
+        return nan if self._sustained is None else self.cost.bound(self._sustained, self.cpus)

@@ -20,6 +20,9 @@ class Worker(Protocol):
     def cancel(self, indexes: Sequence[int]) -> None:
         """Skip these requests of the last batch, unless it has begun."""
 
+    def check(self) -> None:
+        """Find out whether it can still serve; ``Engine.worker_ready`` or ``worker_gone`` must follow."""
+
 
 class Dispatch(NamedTuple):
     """Send ``batch`` to ``worker``, which is idle or will be soon."""
@@ -38,6 +41,22 @@ class Cancel(NamedTuple):
     indexes: Sequence[int]
 
 
+class Check(NamedTuple):
+    """Find out whether ``worker`` can still serve: its last batches failed whole.
+
+    It gets no batch until ``Engine.worker_ready`` is called for it again.
+    """
+
+    worker: Worker
+
+
+class Lowered(NamedTuple):
+    """A batch of ``size`` ran out of memory, so those of its cost class have at most ``ceiling`` requests."""
+
+    size: int
+    ceiling: int
+
+
 class Answer(NamedTuple):
     """Give ``request`` its answer: a worker's reply, or one of our errors."""
 
@@ -53,4 +72,4 @@ class WakeAt(NamedTuple):
     at: float
 
 
-Effect = Dispatch | Cancel | Answer | WakeAt
+Effect = Dispatch | Cancel | Check | Lowered | Answer | WakeAt

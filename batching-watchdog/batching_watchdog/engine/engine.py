@@ -10,25 +10,23 @@ of the first; after ``tick`` no worker is idle while a request waits that it may
 waits.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
-from math import exp, inf, isqrt
+from math import exp, inf
 from typing import Final
 
 from batching_watchdog.engine.cost import Cost, Shared
-from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt, Worker
+from batching_watchdog.engine.effects import Answer, Check, Dispatch, Effect, Lowered, WakeAt, Worker
 from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.latency import LEAST
-from batching_watchdog.engine.policy import AGE, BatchingPolicy, Late, Situation, Take, Wait
+from batching_watchdog.engine.policy import BatchingPolicy, Late, Situation, Take, Wait
 from batching_watchdog.engine.prefetch import Prefetch
+from batching_watchdog.engine.retries import SUSPECT, Part, Suspects
+from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
-from batching_watchdog.messages import DROPPED, PROBE, Batch, DispatchReason, Reply, Request
-
-PROBE_SINGLE_EVERY: Final = 8
-"""One in this many batches of late requests has a single request while, by the learned times, none can be on
-time: large batches do not show the time of a small one."""
+from batching_watchdog.messages import DROPPED, PROBE, Batch, Crash, DispatchReason, Reply, Request
 
 REFUSAL_SECONDS: Final = 0.25
 """Seconds for which one error object serves all requests refused at the header: creating one costs as much as
@@ -36,40 +34,11 @@ reading the request."""
 MAX_LANES: Final = 64
 """Maximum lanes in one choice. A served lane moves behind the others, so all have a turn."""
 
-NEWEST_FIRST: Final = 0.5
-"""Share of the clients' patience after which the newest late requests go first. A queue takes about as long
-to drain as its head has waited, and by then the head's client has left."""
-GIVEN_UP: Final = 0.1
-"""Weight of each client that gives up in the mean of their waiting times."""
-
-PATIENCE: Final = 1.0
-"""Seconds after which a late or suspect request goes before those on time, if these stay on time."""
-
-MISSING: Final = 0.25
-"""Share of the workers that may be dead when a part of a lost batch is tried, unless none is, if a part has
-killed its worker lately. With both of two workers dead for 0.3 s, 11% of the requests were late instead of
-0.3%. Otherwise parts do not wait: a worker that is killed from outside costs them nothing then."""
-LATELY: Final = 600.0
-"""Seconds for which such a part is remembered."""
-
-ADMIT: Final = 1.5
-"""Multiple of what can be served before a request's slot from which it is predicted to be late. A wrongly
-refused request is lost, and the policy finds a wrongly admitted one to be late; 1 lost 8% of the goodput at
-four times the capacity."""
-
-OVERLOAD: Final = 0.05
-"""Share of the requests that go late from which only throughput counts."""
-OVERLOAD_BUDGETS: Final = 4.0
-"""Latency budgets over which that share is measured."""
-OVERLOAD_LEAST: Final = 2.0
-"""Requests above that share that must have gone late: one or two show no overload."""
-
 # Where a request is: plain numbers, since an Enum's hash is Python code and places change with every request.
-_ON_TIME: Final = 0
-_LATE: Final = 1
-_SUSPECT: Final = 2
-_RUNNING: Final = 3
-_GONE: Final = 4
+_GONE: Final = 0
+_ON_TIME: Final = 1
+_LATE: Final = 3
+_RUNNING: Final = 4
 
 
 class Engine:
@@ -93,6 +62,7 @@ class Engine:
         self._workers = max(1, workers)
         self._shed_late = shed_late
         self._idle: list[Worker] = []
+        """The last one is next."""
         self._running: dict[Worker, Batch] = {}
         self._prefetch = Prefetch(self._workers, lead, cpus)
         self._nearly_idle = 0
@@ -106,25 +76,27 @@ class Engine:
         """Lanes with requests on time, the last served one at the end."""
         self._late: OrderedDict[int, Request] = OrderedDict()
         """All late requests in the order in which they became late."""
-        self._suspects: deque[tuple[Request, ...]] = deque()
-        """Parts of batches whose worker died, by deadline."""
-        self._suspect_out: Worker | None = None
-        """The one worker that may run suspects now."""
+        self._suspects = Suspects()
         self._killed_at = -inf
         """When the last part that killed its worker was sent."""
-        self._counts = [0, 0, 0, 0]
-        self._late_batches = 0
-        self._clients_wait = inf
-        """Mean seconds after which the clients of late requests gave up."""
+        self._failed_alone = 0
+        """Requests in a row that failed alone, while no batch succeeded."""
+        self._failed_in_a_row = 0
+        """Batches that failed whole since one succeeded."""
+        self._failed: dict[Worker, int] = {}
+        """Batches in a row that failed whole on a worker."""
+        self._counts = [0, 0, 0, 0, 0]
         self._refusal: QueueFull | None = None
         self._refused_at = 0.0
         self._went_late = self._went_on_time = 0.0
         """Recent requests that went late, and that left in batches on time."""
+        self._late_from = -inf
+        """Time from which late requests may take time from those on time again."""
         self._left_at = self._late_at = 0.0
         """Times when the last batch on time left, and the last request went late."""
 
     def __repr__(self) -> str:
-        on_time, late, suspect, running = self._counts
+        _, on_time, suspect, late, running = self._counts
         return (
             f"<Engine {on_time} on time, {late} late, {suspect} suspect in {len(self._lanes)} lanes;"
             f" {running} running on {len(self._running)} workers, {len(self._idle)} idle>"
@@ -148,7 +120,7 @@ class Engine:
     @property
     def suspects(self) -> int:
         """Number of requests that wait for a retry."""
-        return self._counts[_SUSPECT]
+        return self._counts[SUSPECT]
 
     @property
     def at_limit(self) -> bool:
@@ -158,70 +130,81 @@ class Engine:
     @property
     def full(self) -> bool:
         """Whether ``offer`` would refuse even requests that can be on time."""
-        return self.at_limit and not self._counts[_LATE]
+        return self.at_limit and not self._counts[_LATE] and self._suspects.first() is None
 
     @property
     def eager(self) -> bool:
         """Whether an offered request may need a ``tick`` before the next event."""
         return bool(self._idle) or self._shed_late or self._nearly_idle > 0
 
-    def refusal(self, slot: float, now: float) -> WatchdogError | None:
+    def refusal(self, deadline: float, now: float) -> WatchdogError | None:
         """Return the error that refuses a request at its header, before its body is read, or None.
 
         None while a worker is idle and there is room, regardless of the learned times: a model that was slow
         once must be measured again.
         """
         if self.at_limit:
-            if not self.full and not self.predicts_late(slot, now):
+            if not self.full and not self.predicts_late(deadline, now):
                 return None  # it replaces a late one
             if self._refusal is None or now - self._refused_at > REFUSAL_SECONDS:
                 self._refused_at, self._refusal = now, self._queue_full()
             return self._refusal
-        if self._shed_late and not self._idle and self.predicts_late(slot, now):
+        if self._shed_late and not self._idle and self.predicts_late(deadline, now):
             return _TOO_LONG
         return None
 
-    def predicts_late(self, slot: float, now: float) -> bool:
-        """Return whether a request that arrives now would probably be answered after ``slot``.
+    def predicts_late(self, deadline: float, now: float) -> bool:
+        """Return whether a request that arrives now would probably be answered after ``deadline``.
 
-        Counts requests with earlier slots, of every cost class.
+        Counts requests with earlier deadlines, of every cost class.
         """
         if not self._policy.by_deadline:
             return False
-        if slot <= now:
+        if deadline <= now:
             return True
-        return sum(lane.share_before(slot, now, self._workers) for lane in self._choice()) > ADMIT
+        ahead = sum(lane.share_before(deadline, now, self._workers) for lane in self._choice())
+        return ahead > TUNING.admit
 
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
         """Admit ``request``; ``tick`` cuts batches, once for all simultaneous requests.
 
         At ``max_inflight``, a request that can be on time replaces the one that has been late longest: that
-        one has missed its SLO, and its client is the least likely to be waiting. Raises ``QueueFull`` without
-        a late one, or if ``request`` itself has no time left.
+        one has missed its SLO, and its client is the least likely to be waiting. Without a late one it
+        replaces a suspect. Raises ``QueueFull`` without either, or if ``request`` itself has no time left.
         """
         effects: Sequence[Effect] = ()
         if len(self._admitted) >= self._max_inflight:
-            late_already = request.slot <= request.arrived or request.cost_class is PROBE
-            if late_already or not self._counts[_LATE]:
+            late_already = request.deadline <= request.arrived or request.cost_class is PROBE
+            displaced = next(iter(self._late.values()), None) or self._suspects.first()
+            if late_already or displaced is None:
                 raise self._queue_full()
-            displaced = next(iter(self._late.values()))
             self._leave(displaced)
             effects = (Answer(displaced, self._queue_full(displaced=True)),)
         self._admitted[request.id] = request
         heappush(self._expiries, (request.expires, request.id))
         if len(self._expiries) > 64 + 2 * len(self._admitted):
-            self._expiries = [each for each in self._expiries if each[1] in self._admitted]
+            self._expiries = [entry for entry in self._expiries if entry[1] in self._admitted]
             heapify(self._expiries)
         self._queue(request, now)
         return effects
 
-    def worker_ready(self, worker: Worker) -> None:
-        """Mark a worker as idle, after loading or after ``batch_done``."""
-        if worker not in self._running:  # else it continues with its prefetched batch
+    def worker_ready(self, worker: Worker, *, checked: bool = False) -> list[Effect]:
+        """Mark a worker as idle, after loading, after ``batch_done``, or ``checked``: after a ``Check``."""
+        if worker in self._running:  # it continues with its prefetched batch
+            return []
+        failed = 0 if checked else self._failed.get(worker, 0)
+        if failed >= TUNING.sick_after:
+            return [Check(worker)]
+        if failed:
+            self._idle.insert(0, worker)  # the others first: one that fails at once is idle most often
+        else:
+            self._failed.pop(worker, None)
             self._idle.append(worker)
+        return []
 
     def worker_gone(self, worker: Worker) -> None:
         """Remove an idle worker that has ended."""
+        self._failed.pop(worker, None)
         if worker in self._idle:
             self._idle.remove(worker)
 
@@ -231,30 +214,30 @@ class Engine:
         replies: Sequence[Reply],
         now: float,
         *,
+        seconds: float | None = None,
         cpu_seconds: float = 0.0,
         last: bool = False,
-        learns: bool = True,
     ) -> tuple[Batch, list[Effect]]:
         """Learn from a finished batch, and answer its requests; return the batch with the effects.
 
-        ``cpu_seconds``: its CPU time, 0 if unknown. ``last``: the worker must get no further batch.
-        ``learns``: whether its time shows the cost of serving.
+        ``seconds``: its time in the worker, None if unknown; ``cpu_seconds``: its CPU time, 0 if unknown.
+        ``last``: the worker must get no further batch.
         """
-        batch = self._running.pop(worker)
-        if worker is self._suspect_out:
-            self._suspect_out = None
-        if cpu_seconds and now > batch.dispatched:
-            self._prefetch.observe(cpu_seconds / (now - batch.dispatched))
-        ran: Sequence[Request] = _work_done(batch, replies) if learns else ()
-        if ran:
-            self._cost.learn(ran, now - batch.dispatched)
-            self._policy.observe(len(ran), now - batch.dispatched)
-        prefetched = self._prefetch.batches.pop(worker, None)
-        if prefetched is not None:
-            prefetched.dispatched = now
-            if last:
-                prefetched.seconds = inf
-            self._running[worker] = prefetched
+        batch = self._end_running(worker, now, last=last)
+        took = now - batch.dispatched if seconds is None else seconds
+        if cpu_seconds and took > 0:
+            self._prefetch.observe(cpu_seconds / took)
+        if ran := _work_done(batch, replies):
+            self._cost.learn(ran, took)
+            self._policy.observe(len(ran), took)
+        if any(not reply.failed for reply in replies if reply is not DROPPED):
+            self._failed_alone = self._failed_in_a_row = 0
+            self._failed.pop(worker, None)
+            self._suspects.passed(worker)
+        else:
+            self._failed_alone += 1
+            self._count_failure(worker, batch)
+            self._requeue(self._suspects.failed(worker))
         admitted, counts = self._admitted, self._counts
         effects: list[Effect] = []
         for request, reply in zip(batch.requests, replies, strict=True):
@@ -265,50 +248,46 @@ class Engine:
                 effects.append(Answer(request, reply, batch))
         return batch, effects
 
+    def batch_failed(
+        self, worker: Worker, crash: Crash, now: float, *, last: bool = False
+    ) -> tuple[Batch, list[Effect]]:
+        """Handle a batch of several requests that failed as a whole; the worker lives.
+
+        Out of memory: its requests wait again, and batches of their class are smaller from now on.
+        """
+        batch = self._end_running(worker, now, last=last)
+        if crash.out_of_memory:
+            return batch, self._out_of_memory(worker, batch)
+        self._count_failure(worker, batch)
+        return batch, self._retry(worker, batch, crash.reply, kills=False)
+
+    def worker_lost(self, worker: Worker, *, out_of_memory: bool = False) -> list[Effect]:
+        """Handle the death of a worker under its batch, if it had one.
+
+        A request that was alone twice fails. A batch that the worker had not begun is no suspect: its
+        requests wait as before.
+        """
+        self.worker_gone(worker)
+        self._take_back(self._prefetch.batches.pop(worker, None))
+        batch = self._running.pop(worker, None)
+        if batch is None:
+            return []
+        if batch.reason is DispatchReason.RETRY:
+            self._killed_at = batch.dispatched
+        if out_of_memory and len(batch.requests) > 1:
+            return self._out_of_memory(worker, batch)
+        died = WorkerDied("the worker died under this request, and again when it was tried alone")
+        return self._retry(worker, batch, died, kills=True)
+
     def learn_any(self, size: int, seconds: float) -> None:
         """Learn from a batch of ``size`` representative requests that took a worker ``seconds``."""
         self._cost.learn_any(size, seconds)
         self._policy.observe(size, seconds)
 
-    def worker_lost(self, worker: Worker) -> list[Effect]:
-        """Handle the death of a worker: retry its running batch in parts.
-
-        A batch of n is retried in about sqrt(n) parts, and so is each part: a request that kills its worker
-        kills three workers, four from a batch of 16 or more, five from one of 256. A request that was alone
-        fails. A batch that the worker had not begun is no suspect: its requests wait
-        as before.
-        """
-        self.worker_gone(worker)
-        self._take_back(self._prefetch.batches.pop(worker, None))
-        batch = self._running.pop(worker, None)
-        if worker is self._suspect_out:
-            self._suspect_out = None
-        if batch is None:
-            return []
-        if batch.reason is DispatchReason.RETRY:
-            self._killed_at = batch.dispatched
-        left = [request for request in batch.requests if request.place == _RUNNING]
-        if len(left) == 1 and left[0].attempts > 1:
-            self._leave(left[0])
-            died = "the worker died under this request, and again when it was tried alone"
-            return [Answer(left[0], WorkerDied(died), batch)]
-        part = max(1, isqrt(len(left)))
-        for request in left:
-            request.place = _SUSPECT
-        self._counts[_RUNNING] -= len(left)
-        self._counts[_SUSPECT] += len(left)
-        parts = [tuple(left[start : start + part]) for start in range(0, len(left), part)]
-        self._suspects = deque(sorted([*self._suspects, *parts], key=lambda part: part[0].slot))
-        return []
-
-    def abandon(self, request: Request, now: float) -> list[Effect]:
+    def abandon(self, request: Request) -> list[Effect]:
         """Remove a request whose client has left; a batch that has begun continues."""
         if request.place != _GONE:
             self._leave(request)
-            if now > request.slot:
-                waited = now - request.arrived
-                known = waited if self._clients_wait == inf else self._clients_wait
-                self._clients_wait = known + GIVEN_UP * (waited - known)
         return [*self._prefetch.cancels()]
 
     def give_up(self, error: WatchdogError) -> list[Effect]:
@@ -351,14 +330,13 @@ class Engine:
 
         ``now`` is the time when the next worker begins.
         """
-        if self._idle and self._suspects and (taken := self._take_suspects(now, effects)):
+        if self._idle and self._suspects and (taken := self._try_suspects(now, effects)):
             return taken
-        if self._idle and self._counts[_LATE] and self._serve_patient(now, effects):
+        if self._idle and self._counts[_LATE] and self._serve_late(now, effects):
             return True
-        step = self._serve_on_time(now, effects) if self._counts[_ON_TIME] else False
-        if step is not True and self._counts[_LATE] and self._serve_late(now, effects):
+        if self._shed_late and self._counts[_LATE] and self._shed(now, effects):
             return True
-        return step
+        return self._serve_on_time(now, effects) if self._counts[_ON_TIME] else False
 
     def _serve_on_time(self, now: float, effects: list[Effect]) -> bool | Wait:
         ends = (batch.dispatched + batch.seconds for batch in self._running.values())
@@ -376,36 +354,6 @@ class Engine:
             self._dispatch_on_time(answer, now, effects)
         return True
 
-    def _take_suspects(self, now: float, effects: list[Effect]) -> bool | Wait:
-        """Give one idle worker at a time a part of a lost batch, in order of deadline.
-
-        A part may kill its worker, so it is not sent early: its worker ends the running batch first. And
-        enough others must be alive (``MISSING``).
-        """
-        if self._suspect_out is not None:
-            return False
-        if now < self._killed_at + LATELY:
-            missing = self._workers - len({*self._idle, *self._running})
-            if missing >= MISSING * self._workers:
-                return False
-        while self._suspects:
-            part = [request for request in self._suspects[0] if request.place == _SUSPECT]
-            if not part:
-                self._suspects.popleft()
-                continue
-            on_time = [lane.keys[0] for lane in self._choice()]
-            late = part[0].slot <= now
-            seconds = self._cost.overall.predict(len(part))
-            if on_time and (late or part[0].slot > min(on_time)) and seconds >= self._spare(part[0], now):
-                return False
-            if self._idle[-1] in self._running:
-                return Wait(inf)
-            self._suspects.popleft()
-            self._suspect_out = self._idle[-1]
-            self._dispatch(part, DispatchReason.RETRY, None, now, effects)
-            return True
-        return False
-
     def _dispatch_on_time(self, take: Take, now: float, effects: list[Effect]) -> None:
         lane = take.lane
         self._count_on_time(take.size, lane.on_time[take.start], now)
@@ -419,13 +367,11 @@ class Engine:
         del self._active[lane.pool]
         if lane.on_time:
             self._active[lane.pool] = lane
-        if alone is None and lane.late and not self._shed_late and self._counts[_ON_TIME] == len(taken):
-            taken += self._backfill(lane, taken[0], len(taken), now)
-        self._dispatch(taken, DispatchReason.ALONE if alone else take.reason, lane, now, effects)
+        self._dispatch(taken, DispatchReason.ALONE if alone else take.reason, now, effects)
         self._end(lane)
 
     def _count_on_time(self, size: int, head: Request, now: float) -> None:
-        span = OVERLOAD_BUDGETS * max(head.slot - head.arrived, LEAST)
+        span = TUNING.overload_budgets * max(head.deadline - head.arrived, LEAST)
         keep = exp((self._left_at - now) / span)
         self._went_late *= keep if now - self._late_at <= span else 0.0
         self._went_on_time = self._went_on_time * keep + size
@@ -435,156 +381,190 @@ class Engine:
     def _overloaded(self) -> bool:
         """Whether so many requests go late that only throughput counts."""
         recent = self._went_late + self._went_on_time
-        return self._went_late > OVERLOAD * recent + OVERLOAD_LEAST
-
-    def _backfill(self, lane: Lane, head: Request, size: int, now: float) -> list[Request]:
-        """Return late requests for the free room of a batch that already holds all requests on time.
-
-        Most of a batch's cost does not depend on its size. Without backfill, small batches of requests on
-        time would take all of the workers' time under a moderate load, and late requests would wait until it
-        ends.
-        """
-        if self._overloaded:
-            return []
-        # The limit of a batch of only late requests applies, and requests on time must stay on time.
-        span = min(head.slot - now, (head.slot - head.arrived) / 2)
-        room = min(lane.model.best_size, lane.model.largest_within(span)) - size
-        return list(islice(self._late_of(lane, now), max(0, room)))
+        return self._went_late > TUNING.overload * recent + TUNING.overload_least
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
-        """Dispatch a batch of late requests if no request on time needs the worker, or shed them all."""
-        free = bool(self._idle) and not self._counts[_ON_TIME]
+        """Dispatch late requests of one lane, the oldest first, if those on time leave time for them."""
+        head = next(iter(self._late.values()))
+        lane: Lane = head.lane
         if self._shed_late:
-            self._shed(now, effects, one_stays=free)
-        if not free or not self._late:
-            return self._shed_late
-        head = next(self._in_turn(now))
-        size = self._late_size(head.lane, (head.slot - head.arrived) / 2)
-        return self._dispatch_late(head.lane, size, now, effects)
-
-    def _shed(self, now: float, effects: list[Effect], *, one_stays: bool) -> None:
-        """Answer all late requests with ``PredictedLate``.
-
-        With ``one_stays`` an idle worker takes the latest one, alone, if it is late only by prediction: the
-        try costs nothing, and otherwise a model that was slow once would never be measured again.
-        """
-        shed = list(self._late.values())
-        if one_stays and shed[-1].slot > now:
-            shed.pop()
-        for request in shed:
-            self._leave(request)
-            effects.append(Answer(request, _NO_TIME))
-
-    def _serve_patient(self, now: float, effects: list[Effect]) -> bool:
-        """Give an idle worker late requests that have waited for ``PATIENCE``, if there is spare time."""
-        if self._shed_late or not self._counts[_ON_TIME]:
             return False
-        spare = self._spare(next(iter(self._late.values())), now)
-        lane = next(self._in_turn(now)).lane
-        size = min(lane.model.best_size, lane.model.largest_within(spare))
-        return self._dispatch_late(lane, size, now, effects)
-
-    def _dispatch_late(self, lane: Lane, size: int, now: float, effects: list[Effect]) -> bool:
-        """Dispatch up to ``size`` late requests of ``lane``; return whether there was room for any."""
+        times = lane.times
+        if self._down:
+            size = times.ceiling  # a batch that fails answers all of its requests
+        elif self._counts[_ON_TIME]:
+            size = min(times.best_size, times.largest_within(self._spare(head, now)))
+        else:
+            # New arrivals wait for at most half of their budget. If none can be on time, throughput counts.
+            half = times.largest_within((head.deadline - head.arrived) / 2)
+            size = min(times.best_size, half or times.best_size)
         if not size:
             return False
-        taken = list(islice(self._late_of(lane, now), size))
-        alone = self._cost.alone(lane.pool, taken, len(taken))
-        if alone:
-            same = (each for each in self._late_of(lane, now) if each.cost_class == alone)
-            taken = list(islice(same, len(taken)))
-        self._dispatch(taken, DispatchReason.ALONE if alone else DispatchReason.LATE, lane, now, effects)
+        taken = list(islice((request for request in self._late.values() if request.lane is lane), size))
+        self._dispatch(taken, DispatchReason.LATE, now, effects)
         self._end(lane)
         return True
 
-    def _late_of(self, lane: Lane, now: float) -> Iterable[Request]:
-        """Return the late requests of ``lane`` in the order in which they go."""
-        return (each for each in self._in_turn(now) if each.lane is lane)
+    def _spare(self, head: Request, now: float) -> float:
+        """Return the seconds that late work, whose oldest is ``head``, may take before requests on time.
 
-    def _in_turn(self, now: float) -> Iterator[Request]:
-        """Return all late requests in the order in which they go."""
-        late = self._late.values()
-        return reversed(late) if self._newest_first(now) else iter(late)
-
-    def _newest_first(self, now: float) -> bool:
-        """Return whether late requests go newest first, because the oldest clients are about to give up.
-
-        In order of arrival each would be served just before its client leaves, and most answers would come
-        too late (adaptive LIFO: Maurer, Fail at Scale, ACM Queue 13:8, 2015).
+        It waits until none needs the worker: more are on time so. Only when half of a timeout has passed it
+        gets ``late_share`` of the workers' time, as long as the others stay on time by that.
         """
-        head = next(iter(self._late.values()), None)
-        if head is None:
-            return False
-        return now - head.arrived > NEWEST_FIRST * min(head.expires - head.arrived, self._clients_wait)
-
-    def _spare(self, waiting: Request, now: float) -> float:
-        """Return the seconds that a request which has waited for long may take before those on time.
-
-        Otherwise small batches of other lanes would take all of the workers' time under a moderate load, and
-        late or suspect requests would wait until it ends. Under overload they do.
-        """
-        if now - waiting.arrived < PATIENCE or self._overloaded:
+        patience = TUNING.patience * (head.expires - head.arrived)
+        if now < max(self._late_from, head.arrived + patience):
             return 0.0
-        if not self._policy.by_deadline:
-            return inf
-        slack = inf
-        for lane in self._choice():
-            seconds = lane.model.predict(min(len(lane.keys), lane.model.best_size))
-            slack = min(slack, lane.keys[0] - now - seconds)
-        return slack
+        return min(self._slack(lane, now) for lane in self._choice()) if self._policy.by_deadline else inf
 
-    def _late_size(self, lane: Lane, span: float) -> int:
-        """Return the size of a batch of late requests that leaves ``span`` seconds to new arrivals.
+    def _shed(self, now: float, effects: list[Effect]) -> bool:
+        """Answer all late requests with ``PredictedLate``; return whether a worker got one instead.
 
-        If by the learned times no request can be on time, use the size with the best throughput. After a
-        stall of the machine these times may be wrong, and large batches do not show the time of a small one.
-        So one in ``PROBE_SINGLE_EVERY`` batches holds a single request.
+        An idle worker that nothing on time needs takes the latest one, alone, if it is late only by
+        prediction: the try costs nothing, and otherwise a model that was slow once would never be measured
+        again.
         """
-        best = lane.model.best_size
-        fits = lane.model.largest_within(span)
-        if fits:
-            return min(fits, best)
-        self._late_batches += 1
-        return best if self._late_batches % PROBE_SINGLE_EVERY else 1
+        shed = list(self._late.values())
+        tried = shed.pop() if self._idle and not self._counts[_ON_TIME] and shed[-1].deadline > now else None
+        for request in shed:
+            self._leave(request)
+            effects.append(Answer(request, _NO_TIME))
+        if tried is None:
+            return False
+        self._dispatch([tried], DispatchReason.LATE, now, effects)
+        self._end(tried.lane)
+        return True
+
+    def _try_suspects(self, now: float, effects: list[Effect]) -> bool | Wait:
+        """Give an idle worker a part of a failed batch, in its turn by deadline.
+
+        A part may kill its worker, so it is not sent early: its worker ends the running batch first. And
+        enough others must be alive if one has killed its worker lately.
+        """
+        for part in self._suspects.due():
+            if part.kills and self._too_few_workers(now):
+                continue
+            if not self._in_turn(part, now):
+                return False
+            if self._idle[-1] in self._running:
+                return Wait(inf)
+            self._suspects.send(part, self._idle[-1])
+            self._dispatch(part.requests, DispatchReason.RETRY, now, effects)
+            return True
+        return False
+
+    def _in_turn(self, part: Part, now: float) -> bool:
+        """Return whether ``part`` goes before the requests on time.
+
+        It does in order of deadline, while it is on time. So it does when nothing but parts of failed batches
+        shows whether the function works at all.
+        """
+        if not self._counts[_ON_TIME] or self._failed_in_a_row >= TUNING.failed_in_a_row:
+            return True
+        lane: Lane = part.requests[0].lane
+        seconds = lane.times.predict(len(part.requests))
+        if now < part.deadline <= min(other.keys[0] for other in self._choice()):
+            return True
+        return seconds < self._spare(part.requests[0], now)
+
+    def _slack(self, lane: Lane, now: float) -> float:
+        """Return the seconds that ``lane`` can wait, with all that fits into a batch on time."""
+        return lane.keys[0] - now - lane.times.predict(min(len(lane.keys), lane.times.best_size))
+
+    def _too_few_workers(self, now: float) -> bool:
+        if now >= self._killed_at + TUNING.lately:
+            return False
+        missing = self._workers - len({*self._idle, *self._running})
+        return missing >= TUNING.missing * self._workers
+
+    def _retry(
+        self, worker: Worker, batch: Batch, outcome: Reply | WatchdogError, *, kills: bool
+    ) -> list[Effect]:
+        """Try a failed batch again in parts, or answer it with ``outcome`` where that shows nothing more."""
+        held = self._suspects.failed(worker)
+        left = [request for request in batch.requests if request.place == _RUNNING]
+        if len(batch.requests) == 1:
+            self._failed_alone += 1
+            again = kills and left and left[0].attempts == 1  # the request may not be the reason
+        else:
+            again = not self._down
+        if again:
+            self._move(left, SUSPECT)
+            # Where one has failed alone and nothing succeeds, single ones show soonest whether all fail.
+            self._suspects.split(left, kills=kills, alone=self._failed_alone > 0)
+            left = []
+        elif len(batch.requests) > 1:
+            left, held = left + held, []
+        self._requeue(held)
+        for request in left:
+            self._leave(request)
+        return [Answer(request, outcome, batch) for request in left]
+
+    @property
+    def _down(self) -> bool:
+        """Whether all requests seem to fail, as if what the function needs were down."""
+        return self._failed_alone >= TUNING.failed_alone
+
+    def _count_failure(self, worker: Worker, batch: Batch) -> None:
+        """Count a batch that failed whole; against its worker only once with its parts."""
+        self._failed_in_a_row += 1
+        if batch.reason is not DispatchReason.RETRY:
+            self._failed[worker] = self._failed.get(worker, 0) + 1
+
+    def _out_of_memory(self, worker: Worker, batch: Batch) -> list[Effect]:
+        size = len(batch.requests)
+        ceiling = batch.requests[0].lane.times.out_of_memory(size)
+        self._requeue(self._suspects.failed(worker))
+        self._requeue([request for request in batch.requests if request.place == _RUNNING])
+        return [Lowered(size, ceiling)]
+
+    def _end_running(self, worker: Worker, now: float, *, last: bool) -> Batch:
+        """Return the batch that has ended; the prefetched one, if any, begins."""
+        batch = self._running.pop(worker)
+        prefetched = self._prefetch.batches.pop(worker, None)
+        if prefetched is not None:
+            prefetched.dispatched = now
+            if last:
+                prefetched.seconds = inf
+            self._running[worker] = prefetched
+        return batch
 
     def _dispatch(
-        self,
-        requests: list[Request],
-        reason: DispatchReason,
-        lane: Lane | None,
-        now: float,
-        effects: list[Effect],
+        self, requests: Sequence[Request], reason: DispatchReason, now: float, effects: list[Effect]
     ) -> None:
-        counts = self._counts
         for request in requests:
-            counts[request.place] -= 1
             if request.place == _LATE:
                 del self._late[request.id]
                 request.lane.late -= 1
-            request.place = _RUNNING
             request.attempts += 1
-        counts[_RUNNING] += len(requests)
-        # The worker that became idle last has the warmest caches.
-        worker = self._idle.pop()
-        seconds = 0.0 if lane is None else lane.model.predict_mean(len(requests))
+        self._move(requests, _RUNNING)
+        worker = self._idle.pop()  # it became idle last, so its caches are the warmest
+        seconds = requests[0].lane.times.predict_mean(len(requests))
+        if requests[0].deadline < now and self._counts[_ON_TIME]:
+            self._late_from = now + seconds / (TUNING.late_share * self._workers)
         batch = Batch(tuple(requests), reason, now, seconds or inf)
         to = self._prefetch.batches if worker in self._running else self._running
         to[worker] = batch
         effects.append(Dispatch(worker, batch))
 
+    def _move(self, requests: Sequence[Request], place: int) -> None:
+        counts = self._counts
+        for request in requests:
+            counts[request.place] -= 1
+            request.place = place
+        counts[place] += len(requests)
+
     def _go_late(self, lane: Lane, count: int, now: float) -> None:
         gone = lane.take(count)
         for request in gone:
-            lane.overdue_at.setdefault(request.slo_class, now + AGE * (request.slot - request.arrived))
-            request.place = _LATE
+            budget = request.deadline - request.arrived
+            lane.overdue_at.setdefault(request.slo_class, now + TUNING.age * budget)
             self._late[request.id] = request
+        self._move(gone, _LATE)
         lane.late += count
         self._went_late += count
         self._late_at = now
         if not lane.on_time:
             del self._active[lane.pool]
-        self._counts[_ON_TIME] -= count
-        self._counts[_LATE] += count
 
     def _end(self, lane: Lane) -> None:
         if not lane.on_time and not lane.late:
@@ -628,16 +608,20 @@ class Engine:
         request.lane = lane
         lane.add(request, self._key(request))
 
+    def _requeue(self, requests: Iterable[Request]) -> None:
+        """Queue requests again that are under no suspicion."""
+        for request in requests:
+            self._counts[request.place] -= 1
+            request.attempts = 0
+            self._queue(request, request.arrived)
+
     def _take_back(self, batch: Batch | None) -> None:
         """Queue the requests of a prefetched batch again: they have not run."""
-        for request in () if batch is None else batch.requests:
-            if request.place == _RUNNING:
-                self._counts[_RUNNING] -= 1
-                request.attempts -= 1
-                self._queue(request, request.arrived)
+        if batch is not None:
+            self._requeue([request for request in batch.requests if request.place == _RUNNING])
 
     def _key(self, request: Request) -> float:
-        return request.slot if self._policy.by_deadline else request.arrived
+        return request.deadline if self._policy.by_deadline else request.arrived
 
     def _choice(self) -> list[Lane]:
         return list(islice(self._active.values(), MAX_LANES))
@@ -647,9 +631,9 @@ class Engine:
 
         ``displaced``: the request was admitted, and is replaced by one that can be on time.
         """
-        model = self._cost.overall
-        size = model.best_size
-        per_second = self._workers * size / max(model.predict_mean(size), 1e-6)
+        times = self._cost.overall
+        size = times.best_size
+        per_second = self._workers * size / max(times.predict_mean(size), 1e-6)
         retry_after = max(1, min(60, round(self.queued / per_second / 2)))
         return QueueFull(self._max_inflight, retry_after, displaced=displaced)
 
@@ -668,13 +652,13 @@ class Engine:
 def _work_done(batch: Batch, replies: Sequence[Reply]) -> Sequence[Request]:
     """Return the requests of a batch whose time shows the cost of serving; none if it does not.
 
-    It does if at least half of the run requests were served, and no worker died of it.
+    It does if at least half of the run requests were served.
     """
-    if batch.reason is DispatchReason.RETRY or batch.requests[0].cost_class is PROBE:
+    if batch.requests[0].cost_class is PROBE:
         return ()
     ran: Sequence[Request] = batch.requests
     if DROPPED in replies:
-        ran = [each for each, reply in zip(ran, replies, strict=True) if reply is not DROPPED]
+        ran = [request for request, reply in zip(ran, replies, strict=True) if reply is not DROPPED]
     served = sum(reply.status < 400 for reply in replies) - (len(replies) - len(ran))
     return ran if 2 * served >= len(ran) else ()
 

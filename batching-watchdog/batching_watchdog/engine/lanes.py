@@ -35,7 +35,7 @@ class Lane:
         """Time from which an SLO class goes first: a request of it is late, and none left on time since."""
 
     @property
-    def model(self) -> ServiceTimes:
+    def times(self) -> ServiceTimes:
         """Service times of its batches."""
         return self.pool.times
 
@@ -54,11 +54,11 @@ class Lane:
             index = bisect_right(keys, key)
             keys.insert(index, key)
             on_time.insert(index, request)
-        if request.deadline < request.slot == key:
+        if request.wanted_by < request.deadline == key:
             self._move_up(request, index)
 
     def _move_up(self, request: Request, index: int) -> None:
-        """Move a request with its own deadline up among those of its class, by swapping their places.
+        """Move a request that its client wants earlier up among those of its class, by swapping places.
 
         Only places of its class change, so that no other class waits longer.
         """
@@ -66,7 +66,7 @@ class Lane:
         for before in range(index - 1, max(-1, index - 1 - MAX_MOVE), -1):
             other = on_time[before]
             if other.slo_class == request.slo_class:
-                if other.deadline <= request.deadline:
+                if other.wanted_by <= request.wanted_by:
                     return
                 on_time[before], on_time[index] = request, other
                 index = before
@@ -81,29 +81,30 @@ class Lane:
 
     def take(self, size: int, only: CostClass | None = None, start: int = 0) -> list[Request]:
         """Take ``size`` that are on time from place ``start`` on, of all or of the cost class ``only``."""
-        end = start + size
         if only is None:
+            end = start + size
             taken = self.on_time[start:end]
             del self.on_time[start:end], self.keys[start:end]
             return taken
-        taken = list(islice((each for each in self.on_time[start:] if each.cost_class == only), size))
-        gone = {each.id for each in taken}
-        stays = [each.id not in gone for each in self.on_time]
+        places = (place for place in range(start, len(self.keys)) if self.on_time[place].cost_class == only)
+        gone = set(islice(places, size))
+        taken = [self.on_time[place] for place in sorted(gone)]
+        stays = [place not in gone for place in range(len(self.keys))]
         self.on_time[:] = compress(self.on_time, stays)
         self.keys[:] = compress(self.keys, stays)
         return taken
 
-    def share_before(self, slot: float, now: float, workers: int) -> float:
-        """Return the requests on time up to ``slot``, as a share of what workers serve until then.
+    def share_before(self, deadline: float, now: float, workers: int) -> float:
+        """Return the requests on time up to ``deadline``, as a share of what workers serve until then.
 
         Each worker takes one batch after its present one. Of ``workers`` that are out of step, the first is
         free after 1 / (``workers`` + 1) of a batch. Requests with too little time for such a batch do not
         count: under overload they are passed over.
         """
-        keys, model = self.keys, self.model
-        if not keys or keys[0] > slot:
+        keys, times = self.keys, self.times
+        if not keys or keys[0] > deadline:
             return 0.0
-        in_hand = model.predict_mean(max(1, min(model.best_size, model.largest_within(slot - now))))
-        size = min(model.best_size, model.largest_within(slot - now - in_hand / (workers + 1)))
-        ahead = bisect_right(keys, slot) - bisect_left(keys, now + model.predict(size))
+        in_hand = times.predict_mean(max(1, min(times.best_size, times.largest_within(deadline - now))))
+        size = min(times.best_size, times.largest_within(deadline - now - in_hand / (workers + 1)))
+        ahead = bisect_right(keys, deadline) - bisect_left(keys, now + times.predict(size))
         return ahead / (workers * size) if size else inf

@@ -1,39 +1,26 @@
 """The batching policies: choose the requests and the time of a batch. [P]
 
-A policy gets the lanes with waiting requests, the time and the learned l(b), and returns ``Take`` (a number
-of requests from a lane) or ``Wait``. It changes no lane: ``Engine`` executes the answer. To add a policy,
-write a class and a line in ``POLICIES``.
+A policy gets the lanes with waiting requests, the time and the learned l(b), and returns ``Take`` (requests
+of a lane), ``Late`` or ``Wait``. It changes no lane: ``Engine`` executes the answer. To add a policy, write a
+class and a line in ``POLICIES``. ``cut`` is the rule for one queue; ``capacity`` searches with the same.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import inf
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
+from batching_watchdog.engine.cost import ServiceTimes
 from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.latency import LEAST
+from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.messages import DispatchReason
 
 BACK_OFF: Final = 0.9
 """Factor of the batch size of policy ``aimd`` after a batch that took too long (Clipper: 10% less)."""
-
-RESERVE: Final = 0.025
-"""Share of the smallest SLO latency that ``slo`` leaves unused under overload, for the way to the client."""
-
-STEP: Final = 1.05
-"""Growth factor from one tried size to the next."""
-
-NOT_URGENT: Final = 0.5
-"""Value under overload of a request that would also be on time in the next such batch, as a share of one that
-would not. With 0.5 and 1, goodput was 0.92 and 0.88 of the bound (three classes, twice the capacity)."""
-
-AGE: Final = 10.0
-"""Budgets after which ``slo`` serves a lane or an SLO class that it has passed over, regardless of goodput.
-This costs up to 2% of goodput; with 3 it was up to 9% (two or three classes, twice the capacity)."""
 
 
 class Take(NamedTuple):
@@ -90,7 +77,7 @@ class PolicySettings:
     max_batch_size: int
     max_batch_delay: float
     slo_latency: float
-    """Seconds: that of the SLO class with the smallest."""
+    """That of the SLO class with the smallest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +95,9 @@ class Fixed:
     def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
         """Take a full batch, or a partial one after the delay; a waiting lane does not block others."""
         for lane in sorted(lanes, key=_first_key):
-            waiting = len(lane.keys)
-            if waiting >= self.max_batch_size:
-                return Take(lane, self.max_batch_size, DispatchReason.FULL)
+            waiting, most = len(lane.keys), min(self.max_batch_size, lane.times.ceiling)
+            if waiting >= most:
+                return Take(lane, most, DispatchReason.FULL)
             if at.now >= lane.keys[0] + self.max_batch_delay:
                 delayed = DispatchReason.DELAY if self.max_batch_delay > 0 else DispatchReason.IDLE
                 return Take(lane, waiting, delayed)
@@ -147,7 +134,7 @@ class Aimd:
     def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Wait:
         """Take the requests of the first lane at once, up to the limit."""
         lane = min(lanes, key=_first_key)
-        size = min(len(lane.keys), self.size)
+        size = min(len(lane.keys), self.size, lane.times.ceiling)
         return Take(lane, size, DispatchReason.IDLE if size == len(lane.keys) else DispatchReason.FULL)
 
     def observe(self, size: int, seconds: float) -> None:
@@ -159,53 +146,100 @@ class Aimd:
 
 
 class Cut(NamedTuple):
-    """The batch that a lane would send now."""
+    """A batch that a queue would send now: ``size`` requests from place ``start`` on."""
 
-    deadline: float
-    """Deadline of its first request, the tightest."""
-    lane: Lane
     start: int
     size: int
     seconds: float
     """Predicted seconds, by the upper quantile."""
+
+
+class Job(NamedTuple):
+    """The cut of a lane, among those of others."""
+
+    deadline: float
+    """Of its first request, the tightest."""
+    lane: Lane
+    cut: Cut
     overdue: bool = False
-    """Whether an SLO class of its requests has been passed over for too long."""
+    """Whether the lane, or an SLO class of the cut, has been passed over for too long."""
 
     @property
     def density(self) -> float:
         """Requests on time per second of a worker."""
-        return self.size / self.seconds
+        return self.cut.size / self.cut.seconds
+
+
+def first_on_time(deadlines: Sequence[float], times: ServiceTimes, size: int, begin: float) -> int:
+    """Return the place from which requests are on time in a batch of ``size`` that begins at ``begin``."""
+    return bisect_left(deadlines, begin + times.predict(size))
+
+
+def cut(
+    deadlines: Sequence[float], times: ServiceTimes, begin: float, *, budget: float, overloaded: bool = False
+) -> Cut:
+    """Return the batch to send from a queue in order of deadline, whose first can be on time alone.
+
+    The largest prefix that meets the deadline of its first request, up to the size with the best throughput
+    (as in Clipper and AlpaServe). If more requests wait than the sustainable size, at which a batch takes
+    half of ``budget``, a first request that would make the batch smaller is passed over: a smaller batch
+    loses throughput, and the next requests go late as well (Nexus, SOSP'19, "early drop").
+
+    ``overloaded``: requests go late in any order, so the batch may begin at any place, and is the one with
+    the most requests on time per second. With one size known l(b) seems proportional, so another is tried
+    although it seems late: single requests would leave most others late for as long as the load lasts.
+    """
+    waiting = len(deadlines)
+    most = min(waiting, times.best_size)
+    if first_on_time(deadlines, times, most, begin) == 0:
+        return Cut(0, most, times.predict(most) or LEAST)
+    if overloaded:
+        if times.untried(most):
+            return Cut(0, most, times.predict(most) or LEAST)
+        return _densest(deadlines, times, most, begin)
+    least = max(1, min(times.best_size, times.largest_within(budget / 2)))
+    start = first_on_time(deadlines, times, least, begin) if waiting > least else 0
+    if start + least > waiting:
+        start = 0
+    return cut_from(deadlines, times, start, begin)
+
+
+def cut_from(deadlines: Sequence[float], times: ServiceTimes, start: int, begin: float) -> Cut:
+    """Return the largest batch from the request at ``start`` on, at least that one."""
+    fits = times.largest_within(deadlines[start] - begin)
+    size = max(1, min(len(deadlines) - start, times.best_size, fits))
+    return Cut(start, size, times.predict(size) or LEAST)
+
+
+def _densest(deadlines: Sequence[float], times: ServiceTimes, most: int, begin: float) -> Cut:
+    """Return the batch of up to ``most`` that serves the most urgent requests on time per second.
+
+    Those that can also wait for the next batch count ``not_urgent``, since they are not lost.
+    """
+    best, highest, size = Cut(0, 1, times.predict(1) or LEAST), 0.0, 1
+    while size <= most:
+        seconds = times.predict(size) or LEAST
+        start = bisect_left(deadlines, begin + seconds)
+        if start + size > len(deadlines):
+            break
+        urgent = min(size, bisect_left(deadlines, begin + 2 * seconds, start) - start)
+        density = (urgent + TUNING.not_urgent * (size - urgent)) / seconds
+        if density >= highest:
+            best, highest = Cut(start, size, seconds), density
+        size = max(size + 1, int(size * TUNING.step))
+    return best
 
 
 @dataclass(frozen=True, slots=True)
-class Slo:
-    """Maximizes the requests on time per second of the workers. Work-conserving below overload.
+class ByDeadline:
+    """Policy ``slo``: maximizes requests on time per second of the workers; ``cut`` is its rule for a lane.
 
-    **In a lane** the batch is the largest prefix that meets the deadline of its first request, up to the size
-    with the best throughput (as in Clipper and AlpaServe). If more requests wait than the sustainable batch
-    size, a first request that would make the batch smaller is passed over. A smaller batch would lose
-    throughput, and the next requests would go late as well (Nexus, SOSP'19, "early drop").
+    Among lanes the earliest deadline goes first while all cuts can be on time, else the densest cut. A lane
+    that was passed over for ``age`` of its budgets goes first. Likewise an SLO class in a lane: the next
+    batch holds a request of it, as soon as one can be on time.
 
-    **Under overload** requests go late in any order, so throughput decides: the batch may begin at any place,
-    and is the one with the most requests on time per second. Those that can also wait for the next batch
-    count ``NOT_URGENT``, since they are not lost. With one size known l(b) seems proportional, so another is
-    tried although it seems late: single requests would leave most others late for as long as the load lasts.
-    Workers that start at once fall into step: one that becomes idle just after another finds few
-    requests, and its short batch ends with the other's. So the batches of a lane leave l(b) / workers apart,
-    unless one has its best size or no time for one more request (L. Chen et al., "Symphony", arXiv
-    2308.07470, 2023). In deadline order an overloaded queue finishes each request just before its deadline,
-    so a millisecond of network makes most of them late: ``RESERVE`` is kept.
-
-    **Among lanes** the cuts are jobs with a deadline, a time and a value. J. M. Moore's rule applies ("An n
-    job, one machine sequencing algorithm for minimizing the number of late jobs", Management Science 15,
-    1968): in order of deadline, whenever a job would be late, drop the one with the fewest requests per
-    second. All remaining jobs can be on time. The densest one goes first unless that makes another late,
-    since lanes fill while they wait. A lane that was passed over for ``AGE`` of its budgets goes first.
-
-    **Among SLO classes** in a lane the deadline decides, so a class whose budget hardly exceeds the others'
-    batches may never be served. After ``AGE`` of its budgets since a request of it went late, with none on
-    time since, the next batch holds one, as soon as one can be on time in its own batch. Of several such
-    classes or lanes, each waits for one batch of each of the others.
+    In deadline order an overloaded queue finishes each request just before its deadline, so a millisecond of
+    network makes most of them late: ``reserve`` is kept.
     """
 
     max_batch_size: int
@@ -214,135 +248,63 @@ class Slo:
     by_deadline: bool = True
 
     def choose(self, lanes: Sequence[Lane], at: Situation) -> Take | Late | Wait:
-        """Take the best cut, unless a lane has late requests or every cut waits for more."""
-        cuts, opens = [], inf
+        """Take the best cut, unless a lane has late requests."""
+        jobs = []
         begin = at.now + (self.reserve if at.overloaded else 0.0)
         for lane in lanes:
-            late = _first_on_time(lane, 1, begin)
+            late = first_on_time(lane.keys, lane.times, 1, begin)
             if late:
                 return Late(lane, late)
-            cut = _with_overdue(self._cut(lane, begin, at), begin, at.now)
-            if at.overloaded and (waits := self._waits(cut, begin, at)) > at.now:
-                opens = min(opens, waits)
-            else:
-                cuts.append(cut)
-        if not cuts:
-            return Wait(opens)
-        cut = cuts[0] if len(cuts) == 1 else _first_job(cuts, at)
+            jobs.append(_job(lane, begin, at))
+        job = jobs[0] if len(jobs) == 1 else _first_job(jobs, at)
+        lane, chosen = job.lane, job.cut
         # Of those passed over, the next worker may serve some.
-        late = min(cut.start, _first_on_time(cut.lane, 1, min(at.following, at.now + cut.seconds)))
-        return Late(cut.lane, late) if late else Take(cut.lane, cut.size, self._reason(cut), cut.start)
+        following = min(at.following, at.now + chosen.seconds)
+        late = min(chosen.start, first_on_time(lane.keys, lane.times, 1, following))
+        return Late(lane, late) if late else Take(lane, chosen.size, self._reason(job), chosen.start)
 
     def observe(self, size: int, seconds: float) -> None:
         """Do nothing: the lanes' models hold all state."""
 
-    def _cut(self, lane: Lane, begin: float, at: Situation) -> Cut:
-        """Return the batch that ``lane`` would send now; it must be on time from ``begin`` on."""
-        keys, best = lane.keys, lane.model.best_size
-        most = min(len(keys), best)
-        if _first_on_time(lane, most, begin) == 0:
-            return _cut_of(lane, 0, most)
-        if not at.overloaded:
-            # The sustainable size: a request first waits for a batch like its own.
-            least = max(1, min(best, lane.model.largest_within(lane.budget(0) / 2)))
-            start = _first_on_time(lane, least, begin) if len(keys) > least else 0
-            if start == 0 or start + least <= len(keys):
-                return _cut_from(lane, start, begin)
-        elif lane.model.untried(most):
-            return _cut_of(lane, 0, most)
-        return _densest(lane, most, begin)
-
-    def _waits(self, cut: Cut, begin: float, at: Situation) -> float:
-        """Return the time until which ``cut`` waits for more requests under overload."""
-        lane = cut.lane
-        full = cut.size == lane.model.best_size or cut.start + cut.size < len(lane.keys)
-        if full or cut.overdue or at.workers == 1:
-            return at.now
-        spare = cut.deadline - begin - lane.model.predict(cut.size + 1)
-        return min(at.now + spare, lane.served + cut.seconds / at.workers)
-
-    def _reason(self, cut: Cut) -> DispatchReason:
-        waiting = len(cut.lane.keys) - cut.start
-        if cut.size == self.max_batch_size:
+    def _reason(self, job: Job) -> DispatchReason:
+        size = job.cut.size
+        if size == self.max_batch_size:
             return DispatchReason.FULL
-        if cut.size == waiting:
+        if size == len(job.lane.keys) - job.cut.start:
             return DispatchReason.IDLE
-        full = cut.size >= cut.lane.model.best_size
+        full = size >= job.lane.times.best_size
         return DispatchReason.BEST_SIZE if full else DispatchReason.DEADLINE
 
 
-def _first_on_time(lane: Lane, size: int, begin: float) -> int:
-    """Return the place in ``lane`` from which requests are on time in a batch of ``size``."""
-    return bisect_left(lane.keys, begin + lane.model.predict(size))
+def _job(lane: Lane, begin: float, at: Situation) -> Job:
+    """Return the cut of ``lane``, with a request of an SLO class that was passed over for too long."""
+    budget = lane.budget(0)
+    chosen = cut(lane.keys, lane.times, begin, budget=budget, overloaded=at.overloaded)
+    overdue = at.now - lane.served > TUNING.age * budget
+    classes = {slo_class for slo_class, since in lane.overdue_at.items() if since <= at.now}
+    if classes:
+        places = (place for place, request in enumerate(lane.on_time) if request.slo_class in classes)
+        place = next(places, None)
+        if place is not None:
+            overdue = True
+            if not chosen.start <= place < chosen.start + chosen.size:
+                chosen = cut_from(lane.keys, lane.times, place, begin)
+    return Job(lane.keys[chosen.start], lane, chosen, overdue)
 
 
-def _cut_of(lane: Lane, start: int, size: int) -> Cut:
-    return Cut(lane.keys[start], lane, start, size, lane.model.predict(size) or LEAST)
-
-
-def _cut_from(lane: Lane, start: int, begin: float) -> Cut:
-    """Return the largest batch from the request at ``start`` on, at least that one."""
-    fits = lane.model.largest_within(lane.keys[start] - begin)
-    return _cut_of(lane, start, max(1, min(len(lane.keys) - start, lane.model.best_size, fits)))
-
-
-def _densest(lane: Lane, most: int, begin: float) -> Cut:
-    """Return the batch on time of up to ``most`` requests that serves the most urgent ones per second."""
-    keys, predict = lane.keys, lane.model.predict
-    found, highest, size = (0, 1), 0.0, 1
-    while size <= most:
-        seconds = predict(size) or LEAST
-        start = bisect_left(keys, begin + seconds)
-        if start + size > len(keys):
-            break
-        urgent = min(size, bisect_left(keys, begin + 2 * seconds, start) - start)
-        density = (urgent + NOT_URGENT * (size - urgent)) / seconds
-        if density >= highest:
-            found, highest = (start, size), density
-        size = max(size + 1, int(size * STEP))
-    return _cut_of(lane, *found)
-
-
-def _with_overdue(cut: Cut, begin: float, now: float) -> Cut:
-    """Return ``cut``, or one with a request of an SLO class that was passed over for too long."""
-    lane = cut.lane
-    overdue = {slo_class for slo_class, since in lane.overdue_at.items() if since <= now}
-    waiting = enumerate(lane.on_time) if overdue else ()
-    start = next((place for place, request in waiting if request.slo_class in overdue), None)
-    if start is None:
-        return cut
-    if not cut.start <= start < cut.start + cut.size:
-        cut = _cut_from(lane, start, begin)
-    return cut._replace(overdue=True)
-
-
-def _first_job(cuts: list[Cut], at: Situation) -> Cut:
-    """Return the cut that goes first: Moore's rule, then the densest that makes no other late."""
-    for cut in cuts:
-        if cut.overdue or at.now - cut.lane.served > AGE * cut.lane.budget(cut.start):
-            return cut
-    cuts.sort(key=attrgetter("deadline"))
-    kept: list[Cut] = []
+def _first_job(jobs: list[Job], at: Situation) -> Job:
+    """Return the job that goes first: an overdue one, the earliest, or under overload the densest."""
+    overdue = next((job for job in jobs if job.overdue), None)
+    if overdue is not None:
+        return overdue
+    jobs.sort(key=attrgetter("deadline"))
     begins = at.now
-    for cut in cuts:
-        kept.append(cut)
-        begins += cut.seconds / at.workers
-        # One of several workers finishes the cuts before it, and then does this one.
-        while kept and begins + cut.seconds * (1 - 1 / at.workers) > cut.deadline:
-            left_out = min(kept, key=attrgetter("density"))
-            kept.remove(left_out)
-            begins -= left_out.seconds / at.workers
-            if left_out is cut:
-                break
-    if not kept:
-        return max(cuts, key=attrgetter("density"))
-    first, slack, begins = kept[0], kept[0].deadline - at.now, at.now
-    for before, cut in pairwise(kept):
-        begins += before.seconds / at.workers
-        slack = min(slack, before.deadline - begins - before.seconds * (1 - 1 / at.workers))
-        if cut.seconds / at.workers <= slack and cut.density > first.density:
-            first = cut
-    return first
+    for job in jobs:
+        # One of several workers finishes the jobs before it, and then does this one.
+        if begins + job.cut.seconds > job.deadline:
+            return max(jobs, key=attrgetter("density"))
+        begins += job.cut.seconds / at.workers
+    return jobs[0]
 
 
 def _first_key(lane: Lane) -> float:
@@ -353,7 +315,7 @@ POLICIES: Final[Mapping[str, Callable[[PolicySettings], BatchingPolicy]]] = Mapp
     {
         "aimd": lambda settings: Aimd(settings.max_batch_size, settings.slo_latency),
         "fixed": lambda settings: Fixed(settings.max_batch_size, settings.max_batch_delay),
-        "slo": lambda settings: Slo(settings.max_batch_size, RESERVE * settings.slo_latency),
+        "slo": lambda settings: ByDeadline(settings.max_batch_size, TUNING.reserve * settings.slo_latency),
         "unbatched": lambda settings: Fixed(1, 0.0),
     }
 )

@@ -10,17 +10,9 @@ from math import inf
 from typing import Final
 
 from batching_watchdog.engine.effects import Cancel, Worker
+from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.messages import Batch, Request
 
-LEAD: Final = 0.003
-"""Seconds from a worker's reply to its next batch while the front end also reads other requests: at 3,000
-requests/s on two cores the median was 1.9 ms and the 90th percentile 3.6 ms. A batch that is sent too early
-lacks later requests. Of 1, 2, 3 and 5 ms, 2 and 3 held the highest rate in simulation."""
-LEAD_SHARE: Final = 0.25
-"""Maximum lead as a share of the running batch's time."""
-DEVICE_BOUND: Final = 0.5
-"""Share of the cores up to which workers may compute for a batch to be sent early. Beyond it the front end
-has no core of its own, and the pause costs nothing."""
 WEIGHT: Final = 1 / 16
 """Weight of the newest batch in the workers' computing share."""
 
@@ -64,12 +56,12 @@ class Prefetch:
 
         Workers that compute on the cores gain nothing, since the front end's work takes their time.
         """
-        if not self._lead or self._workers * self._computing > DEVICE_BOUND * self._cpus:
+        if not self._lead or self._workers * self._computing > TUNING.device_bound * self._cpus:
             return
         for worker, batch in running.items():
             if worker not in self.batches:
                 done = batch.dispatched + batch.seconds
-                yield worker, done - min(self._lead, LEAD_SHARE * batch.seconds), done + self._lead
+                yield worker, done - min(self._lead, TUNING.lead_share * batch.seconds), done + self._lead
 
     def leave(self, request: Request) -> None:
         """Note a leaving request of a sent batch: its worker skips it unless it has begun."""

@@ -107,8 +107,8 @@ class Front:
         if not self.accepting:
             return ShuttingDown("the watchdog is shutting down")
         if self._shell.at_limit or self._config.shed_late:
-            _, _, slot = self._times(exchange, self._slo_class(exchange))
-            return self._shell.refusal(slot)
+            deadline, _, _ = self._times(exchange, self._slo_class(exchange))
+            return self._shell.refusal(deadline)
         return None
 
     def handle(self, exchange: Exchange) -> None:
@@ -194,7 +194,7 @@ class Front:
 
     def _call(self, exchange: Exchange) -> None:
         slo_class = self._slo_class(exchange)
-        deadline, expires, slot = self._times(exchange, slo_class)
+        deadline, expires, wanted_by = self._times(exchange, slo_class)
         header_block, body = exchange.header_block, exchange.body
         bucket = len(body).bit_length() if self._cost is None else self._cost.bucket(header_block, body)
         request = Request(
@@ -206,7 +206,7 @@ class Front:
             expires=expires,
             cost_class=(*self._group(exchange), bucket),
             slo_class=slo_class,
-            slot=slot,
+            wanted_by=wanted_by,
         )
         self._metrics.upload_seconds.observe(exchange.arrived - exchange.began)
         request.client = call = _Call(self, exchange, request)
@@ -271,7 +271,7 @@ class Front:
         return slo_class if self._class_names else None
 
     def _times(self, exchange: Exchange, slo_class: str) -> tuple[float, float, float]:
-        """Return from the header: deadline, expiry, and the slot, which is the end of the class's budget."""
+        """Return from the header: end of the class's budget, expiry, and when the client wants the answer."""
         budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
         if slo_class is not DEFAULT_CLASS:
             budget = self._config.slo_classes[slo_class].latency
@@ -287,7 +287,7 @@ class Front:
                 began = time.time() - (self._clock() - exchange.began)
                 spent = _spent(captured[START_TIME], began, timeout)
         arrived_upstream = arrived - spent
-        return arrived_upstream + budget, arrived + timeout, arrived_upstream + class_budget
+        return arrived_upstream + class_budget, arrived + timeout, arrived_upstream + budget
 
     def _slo_class(self, exchange: Exchange) -> str:
         """Return the class that a request names; ``DEFAULT_CLASS`` without one, or for an undeclared name.

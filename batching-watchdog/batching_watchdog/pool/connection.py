@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
-from batching_watchdog.messages import Batch, Failure, Reply
+from batching_watchdog.messages import Batch, Crash, Failure, Reply
 
 MAX_OUT: Final = 2
 """Maximum batches of a worker: the running one, and the next."""
@@ -27,9 +27,15 @@ class Events(Protocol):
         """Handle the handshake: the worker has loaded its handler, or reports why it could not."""
 
     def replied(
-        self, connection: "Connection", batch: Batch, replies: list[Reply], cpu_seconds: float
+        self, connection: "Connection", batch: Batch, replies: list[Reply], spent: wire.Spent
     ) -> None:
         """Take the replies of ``batch``, one per request in order; ``idle`` is False if another is out."""
+
+    def crashed(self, connection: "Connection", batch: Batch, crash: Crash) -> None:
+        """Take the failure of ``batch`` as a whole, in place of its replies."""
+
+    def suspected(self, connection: "Connection") -> None:
+        """Find out whether the worker can still serve."""
 
     def raised(self, connection: "Connection", failure: Failure) -> None:
         """Take a ``failure`` that the function raised on a request of the running batch."""
@@ -83,6 +89,10 @@ class Connection:
     def cancel(self, indexes: Sequence[int]) -> None:
         """Tell the worker to skip these requests of the last batch, unless it has begun that batch."""
         self._write([wire.encode_cancel(indexes)])
+
+    def check(self) -> None:
+        """Find out whether the worker can still serve: its last batches failed whole."""
+        self._events.suspected(self)
 
     def _write(self, frame: list[bytes]) -> None:
         """Send ``frame`` after the frames that wait to be sent."""
@@ -176,11 +186,18 @@ class Connection:
             self._filled, self.handshake = 0, wire.decode_handshake(header, data)
             self._events.loaded(self, self.handshake)
             return False
-        replies = wire.decode_replies(header, data)
-        if not self._out or len(replies) != len(self._out[0].requests):
+        if not self._out:
+            raise FrameError("worker replied without a batch")
+        if header.kind is wire.Kind.CRASH:
+            crash = wire.decode_crash(header, data)
+            self._keep(more, end)
+            self._events.crashed(self, self._out.popleft(), crash)
+            return more > 0 and not self._closing
+        replies, spent = wire.decode_replies(header, data)
+        if len(replies) != len(self._out[0].requests):
             raise FrameError("worker returned a different number of replies than requests")
         self._keep(more, end)
-        self._events.replied(self, self._out.popleft(), replies, header.seconds)
+        self._events.replied(self, self._out.popleft(), replies, spent)
         return more > 0 and not self._closing
 
     def _keep(self, more: int, end: int) -> None:

@@ -12,17 +12,17 @@ from typing import Final
 
 from batching_watchdog import wire
 from batching_watchdog.config import Config
-from batching_watchdog.engine import latency
 from batching_watchdog.engine.effects import Worker
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
+from batching_watchdog.engine.tuning import TUNING
+from batching_watchdog.messages import Batch, Crash, DispatchReason, Reply, Request
 
 log = logging.getLogger(__name__)
 
 PROFILE_SECONDS: Final = 2.0
 """Time limit of measuring l(b) with example() before the first workers count as ready, in seconds. No batch
 is sent that would probably exceed it, except the first one of a size, whose time is unknown."""
-PROFILE_RUNS: Final = latency.TRIES
+PROFILE_RUNS: Final = TUNING.tries
 
 
 class Profiler:
@@ -40,17 +40,39 @@ class Profiler:
         self._learn = learn
         self._model = model
         self._clock = clock
-        self._running: dict[Worker, asyncio.Future[tuple[Sequence[Reply], float]]] = {}
-        """Resolves with the replies and the batch's CPU time."""
+        self._running: dict[Worker, asyncio.Future[tuple[Sequence[Reply], wire.Spent]]] = {}
+        """Resolves with the replies and what the batch took; without replies it failed as a whole."""
         self._rejected = False
         """Whether the handler rejects the example, so that its time is meaningless."""
         self.split = False
-        """Whether a batch failed and was run again in parts."""
+        """Whether a batch failed as a whole."""
 
-    def replied(self, worker: Worker, replies: Sequence[Reply], cpu_seconds: float) -> None:
-        """Take a worker's replies to a measured batch."""
+    def replied(self, worker: Worker, replies: Sequence[Reply], spent: wire.Spent) -> None:
+        """Take a worker's replies to a measured batch; none if it failed as a whole."""
         if not (done := self._running.pop(worker)).done():
-            done.set_result((replies, cpu_seconds))
+            done.set_result((replies, spent))
+
+    def crashed(self, worker: Worker, batch: Batch, crash: Crash) -> None:
+        """Take the failure of a measured batch as a whole."""
+        if crash.out_of_memory:
+            self._model.out_of_memory(len(batch.requests))
+        else:
+            self.split = True
+        self.replied(worker, (), wire.Spent())
+
+    async def serves(self, worker: Worker, example: bytes) -> bool:
+        """Return whether the handler serves the example on ``worker``; False if that dies."""
+        try:
+            replies, _ = await self._run(worker, example, 1)
+        except ConnectionResetError:
+            return False
+        return not replies[0].failed
+
+    async def _run(self, worker: Worker, example: bytes, size: int) -> tuple[Sequence[Reply], wire.Spent]:
+        done: asyncio.Future[tuple[Sequence[Reply], wire.Spent]] = asyncio.get_running_loop().create_future()
+        self._running[worker] = done
+        worker.send(profile_batch(example, size, self._clock()))
+        return await done
 
     def closed(self, worker: Worker) -> None:
         """Handle the death of a worker under a measured batch."""
@@ -66,12 +88,17 @@ class Profiler:
         ends = self._clock() + PROFILE_SECONDS
         config, size, seconds = self._config, 1, 0.0
         largest = min(config.max_batch_size, config.max_queued_bytes // max(1, len(example)))
-        while size <= largest and self._clock() + 2 * seconds < ends:
+        while size <= min(largest, self._model.ceiling) and self._clock() + 2 * seconds < ends:
             try:
                 seconds = await self._measure_size(worker, example, size, ends)
             except ConnectionResetError as error:
                 raise ConnectionResetError(f"at size {size}: {error}") from error
-            if self._rejected or seconds > config.slo_latency or size >= 4 * self._model.best_size:
+            if (
+                self._rejected
+                or self.split
+                or seconds > config.slo_latency
+                or size >= 4 * self._model.best_size
+            ):
                 return
             size *= 2
 
@@ -80,19 +107,18 @@ class Profiler:
         seconds = 0.0
         # The first run of a size allocates memory that later ones reuse, so it is not representative.
         for run in range(PROFILE_RUNS + 1):
-            done = self._running[worker] = asyncio.get_running_loop().create_future()
             started = self._clock()
-            worker.send(profile_batch(example, size, started))
-            replies, cpu_seconds = await done
-            seconds = self._clock() - started
-            self.split |= not cpu_seconds
+            replies, spent = await self._run(worker, example, size)
+            if not replies:
+                return seconds
+            seconds = spent.seconds or self._clock() - started
             rejected = next((reply for reply in replies if reply.failed or reply.status >= 400), None)
             if rejected is not None:
                 self._reject(rejected)
             if self._rejected:
                 break
             if run:
-                self._learn(size, seconds, cpu_seconds)
+                self._learn(size, seconds, spent.cpu_seconds)
             if self._clock() + (seconds if run else 0.0) >= ends:
                 break
         return seconds

@@ -25,7 +25,9 @@ from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
 from batching_watchdog.launch import how_it_ended
-from batching_watchdog.messages import Batch, DispatchReason, Failure, Reply
+from batching_watchdog.logs import FailureLog
+from batching_watchdog.machine import oom_kills
+from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Reply
 from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.profile import Profiler
@@ -36,6 +38,10 @@ log = logging.getLogger(__name__)
 
 JITTER: Final = 0.1
 """Random extra share of max_requests that a worker serves, so that workers are not replaced together."""
+SICK_SECONDS: Final = 60.0
+"""Minimum time between two workers that are replaced without the evidence of example()."""
+SICK_WAIT_SECONDS: Final = 1.0
+"""Time for which a fresh worker that fails on example() stays: the backoff of such restarts."""
 MAX_SOCKET_PATH: Final = 103
 """Bytes of a Unix socket's path: 107 on Linux, 103 on macOS (sun_path, without its end)."""
 SHORT_FOLDERS: Final = ("/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a safe folder in it
@@ -54,6 +60,7 @@ class WorkerPool:
         self._config = config
         self._shell = shell
         self._profiler = Profiler(config, shell.learn, model)
+        self._failures = FailureLog(log)
         self._measures = True
         """Measures workers before they serve, until the first one serves or the measurement killed one."""
         self._loaded: set[Connection] = set()
@@ -71,6 +78,12 @@ class WorkerPool:
         """Number of workers that died after loading."""
         self.recycled = 0
         """Number of workers replaced after max_requests."""
+        self.sick = 0
+        """Number of workers replaced because they served nothing any more."""
+        self._sick_at = -math.inf
+        self._fails_example = False
+        """Whether the newest worker that has loaded failed on its own example()."""
+        self._oom_kills = oom_kills()
         self._tasks = Tasks()
         self.failed = self._tasks.failed
         """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
@@ -88,6 +101,8 @@ class WorkerPool:
             return f"no worker has loaded the handler within load_timeout ({self._config.load_timeout:g} s)"
         if self._load_failed:
             return "no worker could load the handler; the log has the reason"
+        if self._fails_example:
+            return "the handler fails on its own example(); the log has the reason"
         return "no worker has loaded the handler yet"
 
     def by_state(self) -> dict[str, int]:
@@ -152,26 +167,46 @@ class WorkerPool:
             return
         if handshake.mix_paths:
             self._shell.mix_paths()
-        if handshake.example is not None and self._measures:
+        if handshake.example is not None and (self._measures or self.sick):
             self._tasks.spawn(self._measure(connection, handshake.example), "profile")
         else:
             self._take_in(connection)
 
-    def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
+    def replied(self, connection: Connection, batch: Batch, replies: list[Reply], spent: wire.Spent) -> None:
         """Handle a worker's replies: it is idle again, or continues with its next batch."""
         if batch.reason is DispatchReason.PROFILE:
-            self._profiler.replied(connection, replies, cpu_seconds)
+            self._profiler.replied(connection, replies, spent)
             return
-        if self._is_old(connection, len(batch.requests)):
-            if connection.idle:  # else it has another batch, and goes after that
-                self._recycle(connection)
-            self._shell.batch_done(connection, replies, cpu_seconds, ready=False, learns=cpu_seconds > 0)
+        ready = self._stays(connection, batch)
+        self._shell.batch_done(connection, replies, spent, ready=ready)
+
+    def crashed(self, connection: Connection, batch: Batch, crash: Crash) -> None:
+        """Handle a batch that failed as a whole: the worker lives, and none of its requests is answered."""
+        if batch.reason is DispatchReason.PROFILE:
+            self._profiler.crashed(connection, batch, crash)
+            return
+        size = len(batch.requests)
+        self._failures.error(Failure(f"batch {batch.number} of {size} requests failed whole", crash.error))
+        self._shell.batch_failed(connection, crash, ready=self._stays(connection, batch))
+
+    def suspected(self, connection: Connection) -> None:
+        """Find out whether a worker whose last batches failed whole can still serve.
+
+        With example() it is tried with that. Without, it is replaced if others serve, at a bounded rate:
+        the requests may be the reason.
+        """
+        if connection.handshake is None:
+            return  # it has just died
+        if connection.handshake.example is not None:
+            self._tasks.spawn(self._check(connection, connection.handshake.example), "check")
+        elif len(self._loaded) > 1 and time.monotonic() - self._sick_at > SICK_SECONDS:
+            self._replace_sick(connection, "its last batches failed whole")
         else:
-            self._shell.batch_done(connection, replies, cpu_seconds, learns=cpu_seconds > 0)
+            self._shell.worker_ready(connection, checked=True)
 
     def raised(self, connection: Connection, failure: Failure) -> None:
         """Log the function's exception; the client gets only the status."""
-        log.error(failure)
+        self._failures.error(failure)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """Handle a dead worker. gunicorn starts another, and ``_keep_connected`` connects to it."""
@@ -182,9 +217,16 @@ class WorkerPool:
         if batch is not None and batch.reason is DispatchReason.PROFILE:
             self._profiler.closed(connection)
             return
+        kills, before = oom_kills(), self._oom_kills
+        self._oom_kills = kills
         if batch is not None:
-            log.error("a worker died under batch %d, of %d requests", batch.number, len(batch.requests))
-        self._shell.worker_lost(connection)
+            log.error(
+                "a worker died under batch %d, of %d requests%s",
+                batch.number,
+                len(batch.requests),
+                "; the kernel ended a process of this container for lack of memory" if kills > before else "",
+            )
+        self._shell.worker_lost(connection, out_of_memory=kills > before)
 
     def _take_in(self, connection: Connection) -> None:
         handshake = connection.handshake
@@ -217,6 +259,27 @@ class WorkerPool:
         alone = len(self._loaded) < self._config.workers
         return left <= (-self._config.max_requests if alone else 0)
 
+    def _stays(self, connection: Connection, batch: Batch) -> bool:
+        """Return whether the worker may get its next batch; replace it if it is old and idle."""
+        if not self._is_old(connection, len(batch.requests)):
+            return True
+        if connection.idle:  # else it has another batch, and goes after that
+            self._recycle(connection)
+        return False
+
+    async def _check(self, connection: Connection, example: bytes) -> None:
+        if await self._profiler.serves(connection, example):
+            self._shell.worker_ready(connection, checked=True)
+        elif connection in self._loaded:
+            self._replace_sick(connection, "it fails on example() too")
+
+    def _replace_sick(self, connection: Connection, reason: str) -> None:
+        log.error("a worker is replaced: %s", reason)
+        self.sick += 1
+        self._sick_at = time.monotonic()
+        self._discard(connection)
+        connection.close()
+
     def _recycle(self, connection: Connection) -> None:
         """Replace an idle worker: it exits when its connection closes."""
         self.recycled += 1
@@ -228,13 +291,20 @@ class WorkerPool:
         self._away_since = time.monotonic()
 
     async def _measure(self, connection: Connection, example: bytes) -> None:
-        """Measure the handler on a worker, then let it serve.
+        """Measure the handler on a worker, then let it serve; replace one that fails on the example.
 
         All workers that load before the first one serves are measured at the same time, so that all have
-        warmed up when requests arrive.
+        warmed up when requests arrive. Later ones are tried once a sick one was replaced.
         """
         try:
-            await self._profiler.measure(connection, example)
+            self._fails_example = not await self._profiler.serves(connection, example)
+            if self._fails_example:
+                log.error("a worker fails on example(): it gets no requests, and another takes its place")
+                await asyncio.sleep(SICK_WAIT_SECONDS)
+                connection.close()
+                return
+            if self._measures:
+                await self._profiler.measure(connection, example)
         except ConnectionResetError as error:
             log.warning("measuring the handler with example() ended %s", error)
             self._measures = False

@@ -63,16 +63,16 @@ async def measure(
     server = await asyncio.get_running_loop().create_server(watchdog.requests.protocol, sock=listener)
     try:
         pool.start()
-        await _until_ready(pool, watchdog.metrics.model, tell)
+        await _until_ready(pool, watchdog.metrics.capacity.times, tell)
         example = _example(pool, handler)
         metrics, cpus = watchdog.metrics, available_cpus()
-        metrics.capacity()  # begins to count the CPU time of the front end
+        metrics.requests_per_second()  # begins to count the CPU time of the front end
         tell(SENDING, 0.0)
         try:
             exchanges = await asyncio.to_thread(send, port, example, SEND_SECONDS, 2 * config.exec_timeout)
         except (OSError, http.client.HTTPException) as error:
             raise TrialFailed(f"{handler}: its example() got no answer over HTTP: {error!r}") from error
-        metrics.capacity()
+        metrics.requests_per_second()
         answer = exchanges[-1].answer
         if answer.status >= 400:
             raise TrialFailed(report.rejection(handler, answer))
@@ -80,8 +80,8 @@ async def measure(
         promises = [
             report.promise_within(
                 target,
-                metrics.model,
-                metrics.cost,
+                metrics.capacity.times,
+                metrics.capacity.cost,
                 workers=config.workers,
                 objective=config.slo_objective,
                 cpus=cpus,
@@ -102,9 +102,9 @@ async def measure(
                 total=fmean(exchange.seconds for exchange in exchanges),
                 wait=fmean(exchange.queue_seconds for exchange in exchanges),
                 worker=metrics.service_seconds.total / max(1, sum(metrics.service_seconds.counts)),
-                worker_cpu=metrics.cost.of_batch(1),
+                worker_cpu=metrics.capacity.cost.worker.predict_mean(1),
             ),
-            batches=report.batch_costs(metrics.model),
+            batches=report.batch_costs(metrics.capacity.times),
             promise=promises[0],
             others=tuple(promises[1:]),
             split=pool.split,

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from batching_watchdog.engine.capacity import CpuCost, sustained
-from batching_watchdog.engine.latency import TIE, LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.tuning import TUNING
 
 SHOWN_BYTES: Final = 60
 """Bytes of an answer's body that the report shows."""
@@ -149,7 +150,7 @@ class Trial:
     @property
     def best(self) -> BatchCost:
         """The batch with the best throughput; of those as good, the smallest."""
-        enough = max(batch.rate for batch in self.batches) * (1 - TIE)
+        enough = max(batch.rate for batch in self.batches) * (1 - TUNING.tie)
         return next(batch for batch in self.batches if batch.rate >= enough)
 
     @property
@@ -168,8 +169,8 @@ def promise_within(
     slo_latency: float, model: LatencyModel, cost: CpuCost, *, workers: int, objective: float, cpus: float
 ) -> Promise:
     """Return one replica's capacity, as the watchdog exports it, within ``slo_latency`` seconds."""
-    rate, size = sustained(model, workers, slo_latency, objective)
-    return Promise(slo_latency, cost.bound(rate, size, cpus), size)
+    rate = sustained(model, workers, slo_latency, objective)
+    return Promise(slo_latency, cost.bound(rate, cpus), rate.size)
 
 
 def next_step(trial: Trial) -> str:

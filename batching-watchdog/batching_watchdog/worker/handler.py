@@ -15,14 +15,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from batching_watchdog import wire
-from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.errors import HandlerNotLoaded, Poisoned
 from batching_watchdog.function import Event, explain, import_handler, trace_of
 from batching_watchdog.logs import printable
-from batching_watchdog.messages import Failure, Reply
+from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.trace_context import parse_traceparent
 
 _NO_BATCH: Final = (dict, str, bytes)
 """Types that have a length and yet are the result of one request."""
+_FAILED: Final = Reply(
+    500,
+    b"Content-Type: text/plain; charset=utf-8\r\n",
+    b"the function failed on this request; its log has the reason\n",
+    failed=True,
+)
 
 
 class Context:
@@ -56,10 +62,6 @@ class Handler:
             )
         self._pid = os.getpid()
         """The process that serves."""
-        self.repeated = False
-        """Whether the last batch failed as a whole and ran again in parts."""
-        self._told_of_batches = False
-        """Whether the log already has a batch that failed although its parts did not."""
         self.mix_paths: bool = getattr(module, "mix_paths", True)
         if not isinstance(self.mix_paths, bool):
             raise HandlerNotLoaded(f"{module.__file__}: mix_paths must be True or False")
@@ -80,16 +82,15 @@ class Handler:
             kind = type(self.example).__name__
             raise HandlerNotLoaded(f"{module.__file__}: example() must return bytes, not {kind}")
 
-    def serve(self, events: Sequence[Event]) -> list[Reply]:
-        """Return one reply per event, in order. A batch that fails runs again in halves, and so do they."""
-        self.repeated = False
+    def serve(self, events: Sequence[Event]) -> list[Reply] | Crash:
+        """Return one reply per event, in order; a ``Crash`` if a batch of several failed as a whole.
+
+        Raises ``Poisoned`` if this process cannot serve any more.
+        """
         self._pid = os.getpid()
         if self._handle_batch is None:
             return [self._serve_alone(event) for event in events]
-        return self._serve_together(events)
-
-    def _serve_together(self, events: Sequence[Event]) -> list[Reply]:
-        assert self._handle_batch is not None, "checked by the caller"  # noqa: S101 - for the type checker
+        error = None
         try:
             results = self._handle_batch(events, self._context)
             if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
@@ -99,20 +100,18 @@ class Handler:
                 problem = f"handle_batch returned {len(results)} results for {len(events)} events"
             else:
                 return [self._reply(result, event) for result, event in zip(results, events, strict=True)]
-        except BaseException as error:  # a handler may raise anything; which event is at fault shows alone
+        except BaseException as raised:  # a handler may raise anything; which event is at fault shows alone
             self._leave_if_forked()
-            problem = trace_of(error)
+            error, problem = raised, trace_of(raised)
+            _end_if_poisoned(raised)
         if len(events) == 1:
             return [self._failure(problem, events[0])]
-        self.repeated = True
-        half = len(events) // 2
-        replies = self._serve_together(events[:half]) + self._serve_together(events[half:])
-        # The trace of an event that fails alone explains the batch.
-        if not self._told_of_batches and not any(reply.failed for reply in replies):
-            self._told_of_batches = True
-            text = f"handle_batch failed on {len(events)} events and served each part of them. Said once."
-            self.report(Failure(text, problem))
-        return replies
+        return Crash(problem, _FAILED, out_of_memory=_is_out_of_memory(error))
+
+    def serve_one(self, event: Event) -> Reply:
+        """Return the reply to one event, as the only one of its batch."""
+        outcome = self.serve([event])
+        return outcome.reply if isinstance(outcome, Crash) else outcome[0]
 
     def _serve_alone(self, event: Event) -> Reply:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
@@ -120,6 +119,7 @@ class Handler:
             return self._reply(self._handle(event, self._context), event)
         except BaseException as error:  # a handler may raise anything
             self._leave_if_forked()
+            _end_if_poisoned(error)
             trace = trace_of(error)
             try:
                 return self._reply(error.get_response(), event)  # type: ignore[attr-defined] # Flask's abort() has it
@@ -191,8 +191,24 @@ class Handler:
         if trace_id:
             named += f" trace {trace_id}"
         self.report(Failure(f"handler error: {named}", trace, call_id, trace_id))
-        text = shown or "the function failed on this request; its log has the reason"
-        return Reply(500, b"Content-Type: text/plain; charset=utf-8\r\n", f"{text}\n".encode(), failed=True)
+        return _FAILED if shown is None else _FAILED._replace(body=f"{shown}\n".encode())
+
+
+def _end_if_poisoned(error: BaseException) -> None:
+    """Raise ``Poisoned`` for an error of the accelerator that each later call in this process repeats.
+
+    torch's CUDA errors are sticky, all but the lack of memory (CUDA C++ Programming Guide, "Error Checking").
+    """
+    named = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
+    sticky = named or (isinstance(error, RuntimeError) and "CUDA error:" in str(error))
+    if sticky and not _is_out_of_memory(error):
+        raise Poisoned(explain("the accelerator", error), trace_of(error)) from error
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether ``error`` is Python's or torch's lack of memory, on a device or the host."""
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _print(failure: Failure) -> None:

@@ -28,10 +28,10 @@ from typing import Any, Final, NoReturn
 from gunicorn.workers.base import Worker
 
 from batching_watchdog import wire
-from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.errors import HandlerNotLoaded, Poisoned
 from batching_watchdog.function import Event
 from batching_watchdog.launch import die_with_parent
-from batching_watchdog.messages import DROPPED, Reply
+from batching_watchdog.messages import DROPPED, Crash, Failure, Reply
 from batching_watchdog.stacks import stack_file, stack_folder
 from batching_watchdog.worker.devices import take_devices, take_threads
 from batching_watchdog.worker.handler import Handler
@@ -195,7 +195,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         poll.register(connection, select.POLLIN)
         poll.register(self.PIPE[0], select.POLLIN)
         self._buffer = wire.ReceiveBuffer()
-        spent = time.process_time()
+        cpu = time.process_time()
         while self._goes_on():
             if not poll.poll(HEARTBEAT_SECONDS * 1000):
                 continue
@@ -206,13 +206,21 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 return
             if frame[0].kind is wire.Kind.CANCEL:  # its batch has already run
                 continue
+            began = time.monotonic()
             events = [Event(head, body) for head, body in wire.decode_requests(*frame)]
             cancelled = self._cancelled(connection, poll)
-            replies = serve_but(cancelled, events, self._handler)
-            # Since the last reply, so that receiving and sending count.
-            earlier, spent = spent, time.process_time()
-            seconds = 0.0 if self._handler.repeated else spent - earlier
-            self._send(connection, wire.encode_replies(replies, seconds))
+            try:
+                outcome = serve_but(cancelled, events, self._handler)
+            except Poisoned as error:
+                self._send(connection, wire.encode_failure(Failure(f"worker must end: {error}", error.trace)))
+                leave_at_once(1)
+            # CPU time since the last reply, so that receiving and sending count.
+            earlier, cpu = cpu, time.process_time()
+            if isinstance(outcome, Crash):
+                self._send(connection, wire.encode_crash(outcome))
+            else:
+                spent = wire.Spent(time.monotonic() - began, cpu - earlier)
+                self._send(connection, wire.encode_replies(outcome, spent))
             _LIFE.pack_into(self._life, 0, self.loaded_at, True)
 
     def _cancelled(self, connection: socket.socket, poll: select.poll) -> set[int]:
@@ -314,10 +322,13 @@ def load_handler() -> Handler:
             file.unlink(missing_ok=True)
 
 
-def serve_but(cancelled: set[int], events: Sequence[Event], handler: Handler) -> list[Reply]:
+def serve_but(cancelled: set[int], events: Sequence[Event], handler: Handler) -> list[Reply] | Crash:
     """Return the replies to ``events``; those in ``cancelled`` places do not run and get ``DROPPED``."""
     if not cancelled:
         return handler.serve(events)
     left = [event for place, event in enumerate(events) if place not in cancelled]
-    replies = iter(handler.serve(left) if left else ())
+    outcome = handler.serve(left) if left else []
+    if isinstance(outcome, Crash):
+        return outcome
+    replies = iter(outcome)
     return [DROPPED if place in cancelled else next(replies) for place in range(len(events))]

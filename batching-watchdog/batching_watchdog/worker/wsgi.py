@@ -24,7 +24,7 @@ def create_app(function_path: str | None = None) -> Flask:
         target = request.full_path.rstrip("?").encode("latin-1", "replace")
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
         event = Event(wire.request_header_block(request.method.encode(), target, headers), request.get_data())
-        reply = handler.serve([event])[0]
+        reply = handler.serve_one(event)
         fields = wire.parse_header_block(b"- -\r\n" + reply.header_block)[2]
         return Response(reply.body, status=reply.status, headers=fields)
 

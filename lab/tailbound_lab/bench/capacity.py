@@ -25,6 +25,7 @@ from batching_watchdog.config import Config
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.messages import Batch, Reply
 from batching_watchdog.pool.profile import Profiler
+from batching_watchdog.wire import Spent
 from tailbound_lab.bench.rig.pool import play_all
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown
 from tailbound_lab.simulate.curves import MAX_BATCH, Learned, arrivals
@@ -115,10 +116,13 @@ class _Example:
     def send(self, batch: Batch) -> None:
         """Run the batch."""
         self._now += self._traffic.seconds(batch.requests)
-        self._profiler.replied(self, [Reply(200, b"", b"")] * len(batch.requests), 0.0)
+        self._profiler.replied(self, [Reply(200, b"", b"")] * len(batch.requests), Spent())
 
     def cancel(self, indexes: Sequence[int]) -> None:
         """Do nothing: no example is cancelled."""
+
+    def check(self) -> None:
+        """Do nothing: no example fails."""
 
     def _learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
         self._traffic.cost.learn_any(size, seconds)
@@ -157,7 +161,7 @@ def exported(drawn: Drawn, rate: float, *, example: bool) -> float:
     learned = traffic.cost.overall
     if not learned.learned:
         return 0.0
-    return sustained(learned, function.workers, function.slo_latency, OBJECTIVE)[0]
+    return sustained(learned, function.workers, function.slo_latency, OBJECTIVE).rate
 
 
 def _started(drawn: Drawn, random: Random, factor: float, *, example: bool) -> tuple[Learned, Replica]:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from batching_watchdog.engine.capacity import sustained
-from batching_watchdog.engine.latency import TIE
+from batching_watchdog.engine.tuning import TUNING
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
 from tailbound_lab.simulate import SimulationError
@@ -52,12 +52,12 @@ class Service:
 
     @property
     def best_size(self) -> int:
-        """The smallest power of two (or the largest size) with, but for ``TIE``, the best throughput."""
+        """The smallest power of two (or the largest size) with, but for a tie, the best throughput."""
         largest = len(self.seconds)
         sizes = [1 << power for power in range(largest.bit_length()) if 1 << power <= largest]
         sizes += [largest] if largest not in sizes else []
         rates = {size: size / self.seconds[size - 1] for size in sizes}
-        enough = max(rates.values()) * (1.0 - TIE)
+        enough = max(rates.values()) * (1.0 - TUNING.tie)
         return min(size for size, rate in rates.items() if rate >= enough)
 
     def largest_within(self, seconds: float) -> int:
@@ -117,22 +117,22 @@ class Function:
 class _Known:
     """l(b) for a watchdog that has learned it completely."""
 
-    seconds: tuple[float, ...]
+    service: Service
     deviations: tuple[float, ...] = (1.0,)
 
     @property
     def best_size(self) -> int:
-        return len(self.seconds)
+        return self.service.best_size
 
-    def predict_cautious(self, size: float) -> float:
-        low = min(int(size), len(self.seconds) - 1)
-        before, after = self.seconds[low - 1], self.seconds[low]
-        return before + (size - low) * (after - before) if low else after
+    def predict(self, size: int) -> float:
+        return self.service.seconds[max(1, size) - 1]
+
+    predict_mean = predict
 
 
 @lru_cache(maxsize=256)
 def _capacity(service: Service, workers: int, slo_latency: float, slo_objective: float) -> float:
-    return sustained(_Known(service.seconds), workers, slo_latency, slo_objective)[0]
+    return sustained(_Known(service), workers, slo_latency, slo_objective).rate
 
 
 class View(Protocol):

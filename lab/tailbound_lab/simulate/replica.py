@@ -13,7 +13,8 @@ from typing import Protocol
 from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
-from batching_watchdog.engine.policy import RESERVE, Slo
+from batching_watchdog.engine.policy import ByDeadline
+from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import Batch, CostClass, Reply, Request
 from tailbound_lab.simulate.function import Function
@@ -50,7 +51,7 @@ class _Alike:
         self._function = function
         self._seconds = function.service.seconds
         self.best_size = function.service.best_size
-        self.max_batch_size = len(self._seconds)
+        self.max_batch_size = self.ceiling = len(self._seconds)
         self.lead = 0.0
 
     @property
@@ -73,6 +74,9 @@ class _Alike:
 
     def untried(self, size: int) -> bool:
         return False
+
+    def out_of_memory(self, size: int) -> int:
+        return size
 
     def predict(self, size: int) -> float:
         return self._seconds[min(size, len(self._seconds)) - 1]
@@ -105,6 +109,9 @@ class _Worker:
     def cancel(self, indexes: Sequence[int]) -> None:
         """Do nothing: the worker runs all requests that it has."""
 
+    def check(self) -> None:
+        """Do nothing: no batch fails."""
+
 
 class Replica:
     """Serves its requests; the outcomes are in ``ends``, ``sizes``, ``order`` and ``lost``."""
@@ -124,7 +131,7 @@ class Replica:
         self._function = function
         self._traffic = traffic = traffic or _Alike(function)
         self._engine = Engine(
-            Slo(traffic.max_batch_size, RESERVE * function.slo_latency),
+            ByDeadline(traffic.max_batch_size, TUNING.reserve * function.slo_latency),
             traffic.cost,
             max_inflight=function.max_inflight,
             workers=function.workers,
@@ -195,7 +202,7 @@ class Replica:
     def _offer(self, arrived: float, now: float) -> None:
         self._number += 1
         request = self._traffic.request(self._number, arrived)
-        if self._engine.at_limit and self._engine.refusal(request.slot, now):
+        if self._engine.at_limit and self._engine.refusal(request.deadline, now):
             self.lost.append(now)  # at its header, as the front end does
             return
         try:
