@@ -230,7 +230,9 @@ class Engine:
         if ran := _work_done(batch, replies):
             self._cost.learn(ran, took)
             self._policy.observe(len(ran), took)
-        if any(not reply.failed for reply in replies if reply is not DROPPED):
+        if all(reply is DROPPED for reply in replies):
+            self._requeue(self._suspects.failed(worker))
+        elif any(not reply.failed for reply in replies if reply is not DROPPED):
             self._failed_alone = self._failed_in_a_row = 0
             self._failed.pop(worker, None)
             self._suspects.passed(worker)
