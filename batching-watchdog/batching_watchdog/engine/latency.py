@@ -44,10 +44,14 @@ class LatencyModel:
         self._kept: dict[int, deque[Run]] = {}
         self._recent: deque[float] = deque(maxlen=TUNING.recent)
         self._best = 1
+        self._trying = False
+        """Whether ``_best`` is twice the best known size: one run at a time shows enough of it."""
         self._largest = 0
         self._full = 0
         """Batches as large as the ceiling since it was set."""
         self._probe_after = TUNING.probe_after
+        self._probed = False
+        """Whether the ceiling has been doubled since a batch ran out of memory."""
         self._sizes: list[float] = [1.0]
         self._means: list[float] = [0.0]
         self._slope = 0.0
@@ -69,26 +73,28 @@ class LatencyModel:
 
         It is doubled after ``probe_after`` full batches, and after twice as many each time that this fails.
         """
-        if self.ceiling < self.max_batch_size:
+        if self._probed:
             self._probe_after *= 2
-        self.ceiling, self._full = max(1, min(self.ceiling, size // 2)), 0
+        self.ceiling, self._full, self._probed = max(1, min(self.ceiling, size // 2)), 0, False
         return self.ceiling
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
         self._full += size >= self.ceiling
         if self._full >= self._probe_after and self.ceiling < self.max_batch_size:
-            self.ceiling, self._full = min(2 * self.ceiling, self.max_batch_size), 0
+            self.ceiling, self._full, self._probed = min(2 * self.ceiling, self.max_batch_size), 0, True
         seconds = max(LEAST, seconds)
         self._recent.append(seconds / max(LEAST, self.predict_mean(size)) if self.knows(size) else 1.0)
+        changing = _all_differ(list(self._recent)[-2:])
         if len(self._recent) == TUNING.recent and _all_differ(self._recent):
             self._follow(median(self._recent))
         self.runs += 1
         self._largest = max(self._largest, size)
         kept = self._kept.setdefault(_power(size), deque(maxlen=TUNING.window))
         kept.append(Run(size, seconds, self.runs))
-        few = self.runs <= TUNING.again or len(kept) <= TUNING.tries
-        if few or self.runs % TUNING.refit_every == 0:
+        few = self._trying or self.runs <= TUNING.again or len(kept) <= TUNING.tries
+        # While the speed changes, the factor is measured against the curve before.
+        if few or (self.runs % TUNING.refit_every == 0 and not changing):
             self._refit()
 
     def predict(self, size: int) -> float:
@@ -171,7 +177,8 @@ class LatencyModel:
         best = min(size for size, rate in rates.items() if rate >= enough)
         double = list(self._kept.get(2 * best, ()))
         patience = TUNING.again * max(1, len(double) // TUNING.tries)
-        if len(double) < TUNING.tries or self.runs - double[-1].number > patience:
+        self._trying = len(double) < TUNING.tries or self.runs - double[-1].number > patience
+        if self._trying:
             return min(2 * best, 2 * self._largest, self.max_batch_size)
         return best
 

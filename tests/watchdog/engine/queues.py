@@ -10,10 +10,6 @@ from batching_watchdog.messages import Request
 MAX_BATCH_SIZE = 8
 DELAY = 0.02
 SLO_LATENCY = 0.1
-NEVER_WAITS = ("aimd", "slo", "unbatched")
-"""Policies that are work-conserving: a new one is taken to be, unless it is named among those that wait."""
-WAITS = ("fixed",)
-BY_DEADLINE = ("slo",)
 
 Law = Callable[[int], float]
 """Seconds by batch size."""
@@ -48,11 +44,11 @@ def request(
 
 
 def accelerator(size: int) -> float:
-    return 0.008 + 0.001 * size
+    return 0.008 + 0.0005 * size
 
 
 def through(rates: dict[int, float]) -> Law:
-    """The law that gives these items per second at these sizes, as a line between them."""
+    """Return the law with these items per second at these sizes, as a line between them."""
     sizes = sorted(rates)
 
     def law(size: int) -> float:

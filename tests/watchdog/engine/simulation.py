@@ -1,20 +1,26 @@
 """The engine in virtual time: it and its cost model as they are, made-up workers, Poisson arrivals."""
 
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from heapq import heappop, heappush
+from itertools import count
 from math import inf
 from typing import NamedTuple
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.effects import Cancel, Dispatch, Effect, WakeAt
+from batching_watchdog.engine.effects import Answer, Check, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
-from batching_watchdog.errors import Expired, QueueFull
-from batching_watchdog.messages import Batch, Reply, Request
+from batching_watchdog.errors import QueueFull
+from batching_watchdog.messages import Batch, Crash, Reply, Request
 from watchdog.engine.queues import Law
+
+TIMEOUT = 30.0
+RESTART_SECONDS = 0.3
+OK = Reply(200, b"", b"")
+FAILED = Reply(500, b"", b"", failed=True)
 
 
 class Part(NamedTuple):
@@ -24,22 +30,51 @@ class Part(NamedTuple):
     path: bytes = b"POST /"
     batch_key: bytes = b""
     length: int = 0
-    """Of the body, and what ``law`` is given of a batch if that is padded: the longest."""
     budget: float | None = None
     slo_class: str = ""
+    bad: bool = False
+    """Whether ``Simulation.fault`` may see one that fails its batch."""
 
 
-def paths(count: int) -> list[Part]:
-    return [Part(1.0, b"POST /%d" % number) for number in range(count)]
+class Ended(NamedTuple):
+    """What became of a request."""
+
+    kind: str
+    """``good``, ``slow`` or ``failed``, or the name of our error."""
+    request: Request
+    waited: float
 
 
+@dataclass
+class Outcome:
+    """What became of the requests of a run."""
+
+    ended: list[Ended] = field(default_factory=list)
+
+    def count(self, kind: str) -> int:
+        """Return the number of requests that ended so."""
+        return sum(ended.kind == kind for ended in self.ended)
+
+    def attainment(self, start: float = 0.0, end: float = inf, slo_class: str | None = None) -> float:
+        """Return the share within the SLO of the requests that arrived in this time, without bad ones."""
+        kinds = [
+            ended.kind
+            for ended in self.ended
+            if start <= ended.request.arrived < end
+            and slo_class in (None, ended.request.slo_class)
+            and not ended.request.client.bad
+        ]
+        return kinds.count("good") / max(1, len(kinds))
+
+
+@dataclass(eq=False)
 class Simulated:
-    """A worker, the size of the batch that it runs, and of the one it has next."""
+    """A worker with the batch that it runs, and the one it has next."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.size = 0
-        self.next: Sequence[Request] = ()
+    running: Batch | None = None
+    next: Batch | None = None
+    sick: bool = False
+    """Whether it fails whatever it gets, until it is replaced after a ``Check``."""
 
     def send(self, batch: Batch) -> None:
         """Nothing: the simulation has the effect."""
@@ -47,30 +82,12 @@ class Simulated:
     def cancel(self, indexes: Sequence[int]) -> None:
         """Nothing: all is run."""
 
+    def check(self) -> None:
+        """Nothing: the simulation has the effect."""
 
-@dataclass
-class Outcome:
-    """What became of the requests, each with the time of its arrival."""
 
-    good: list[float] = field(default_factory=list)
-    slow: list[float] = field(default_factory=list)
-    refused: list[float] = field(default_factory=list)
-    shed: list[float] = field(default_factory=list)
-    expired: list[float] = field(default_factory=list)
-    classes: dict[str, "Outcome"] = field(default_factory=dict)
-    """Likewise of each SLO class."""
-
-    def add(self, kind: str, request: Request) -> None:
-        """Note that ``request`` ended as the field ``kind`` says."""
-        of_class = self.classes.setdefault(request.slo_class, Outcome())
-        for outcome in (self, of_class):
-            getattr(outcome, kind).append(request.arrived)
-
-    def attainment(self, start: float = 0.0, end: float = inf) -> float:
-        """Share of the requests that arrived in this time and were answered within the SLO."""
-        missed = (*self.slow, *self.refused, *self.shed, *self.expired)
-        good = sum(start <= arrived < end for arrived in self.good)
-        return good / max(1, good + sum(start <= arrived < end for arrived in missed))
+Fault = Callable[["Simulation", Simulated, Sequence[Request]], tuple[str, float] | None]
+"""How a batch ends (``raised``, ``died``, ``out of memory``), and after how many seconds; None: well."""
 
 
 @dataclass
@@ -81,137 +98,147 @@ class Simulation:
     _: KW_ONLY
     workers: int = 2
     slo_latency: float = 0.1
-    max_batch_size: int = 64
-    max_inflight: int = 4096
+    max_batch_size: int = 256
+    max_inflight: int = 1024
     shed_late: bool = False
-    early: bool = False
     way_back: float = 0.0
+    """Seconds that an answer takes to its client."""
     lead: float = 0.0
     turnaround: float = 0.0
     """Seconds from a reply until a batch that is sent then begins."""
     mix: Sequence[Part] = (Part(1.0),)
     mix_paths: bool = True
-    clients_wait: float = inf
-    """Seconds after which a client disconnects."""
     padded: Callable[[int, int], float] | None = None
     """Instead of ``law``: seconds by size and length of the longest."""
     by_length: bool = True
     """Whether the engine sees how long bodies are."""
     noise: float = 0.03
+    fault: Fault = lambda *_: None
 
     def __post_init__(self) -> None:
         self.now = 0.0
-        self.cost = CostModel(self.max_batch_size)
+        cost = CostModel(self.max_batch_size)
         if self.mix_paths:
-            self.cost.mix_paths()
-        self.model = self.cost.overall
+            cost.mix_paths()
+        self.model = cost.overall
         self.engine = Engine(
             POLICIES["slo"](PolicySettings(self.max_batch_size, 0.0, self.slo_latency)),
-            self.cost,
+            cost,
             max_inflight=self.max_inflight,
             workers=self.workers,
             shed_late=self.shed_late,
             lead=self.lead,
         )
-        self.sizes: list[int] = []
-        self._waiting: deque[Request] = deque()
+        self.crew = [Simulated() for _ in range(self.workers)]
+        self.batches = 0
+        self.checks = 0
         self._random = random.Random(1)
-        self._running: list[tuple[float, int, Simulated]] = []
-        self._number = 0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._arriving = 0
         self._wake = inf
-        for number in range(self.workers):
-            self.engine.worker_ready(Simulated(number))
+        self._outcome = Outcome()
+        for worker in self.crew:
+            self._do(self.engine.worker_ready(worker))
 
     def run(self, rate: float, seconds: float, *, to_the_end: bool = True) -> Outcome:
         """Offer ``rate`` requests per second for ``seconds``; ``to_the_end``: then serve what is queued."""
-        outcome = Outcome()
+        self._outcome = outcome = Outcome()
         end = self.now + seconds
-        arrival = self.now + self._random.expovariate(rate)
-        while True:
+        self._arriving += 1
+        self._in(self._random.expovariate(rate), partial(self._arrive, rate, end))
+        while self._arriving or (to_the_end and self.engine.admitted):
             self._wake = inf
-            self._carry_out(self.engine.tick(self.now), outcome)
-            arrival = arrival if arrival < end else inf
-            ends = self._running[0][0] if self._running else inf
-            leaves = self._waiting[0].arrived + self.clients_wait if self._waiting else inf
-            event = min(arrival, ends, self._wake, leaves)
-            if event == inf or (event > end and not to_the_end):
-                self.now = end
-                return outcome
-            self.now = max(self.now, event)
-            if leaves <= self.now:
-                self._give_up(self._waiting.popleft(), outcome)
-            elif ends <= self.now:
-                _, _, worker = heappop(self._running)
-                replies = [Reply(200, b"", b"")] * worker.size
-                self._carry_out(self.engine.batch_done(worker, replies, self.now)[1], outcome)
-                worker.size = 0
-                if worker.next:
-                    self._begin(worker, worker.next, self.now)
-                    worker.next = ()
-                self.engine.worker_ready(worker)
-            elif arrival <= self.now:
-                self._offer(outcome)
-                arrival += self._random.expovariate(rate)
+            self._do(self.engine.tick(self.now))
+            if self._wake < (self._events[0][0] if self._events else inf):
+                self.now = max(self.now, self._wake)
+            else:
+                at, _, happen = heappop(self._events)
+                self.now = max(self.now, at)
+                happen()
+        return outcome
 
-    def lose_worker(self) -> None:
-        """Let the worker die whose batch would end first."""
-        _, _, worker = heappop(self._running)
-        self._carry_out(self.engine.worker_lost(worker), Outcome())
+    def _in(self, seconds: float, happen: Callable[[], None]) -> None:
+        heappush(self._events, (self.now + seconds, next(self._order), happen))
 
-    def _offer(self, outcome: Outcome) -> None:
+    def _arrive(self, rate: float, end: float) -> None:
         now = self.now
-        self._number += 1
+        if now >= end:
+            self._arriving -= 1
+            return
+        self._in(self._random.expovariate(rate), partial(self._arrive, rate, end))
         part = self.mix[0]
         if len(self.mix) > 1:
             (part,) = self._random.choices(self.mix, [each.share for each in self.mix])
         budget = self.slo_latency if part.budget is None else part.budget
         cost_class = (part.batch_key, part.path, part.length.bit_length() if self.by_length else 0)
-        request = Request(self._number, b"", b"", now, now + budget, now + 30.0, cost_class)
-        request.slo_class, request.client = part.slo_class, part
-        if self.early and not self.engine.idle and self.engine.predicts_late(request.deadline, now):
-            outcome.add("refused", request)
-            return
+        number = next(self._order)
+        request = Request(number, b"", b"", now, now + budget, now + TIMEOUT, cost_class, part)
+        request.slo_class = part.slo_class
         try:
-            self._carry_out(self.engine.offer(request, now), outcome)
+            self._do(self.engine.offer(request, now))
         except QueueFull:
-            outcome.add("refused", request)
-        else:
-            if self.clients_wait < inf:
-                self._waiting.append(request)
+            self._outcome.ended.append(Ended("QueueFull", request, 0.0))
 
-    def _give_up(self, request: Request, outcome: Outcome) -> None:
-        before = self.engine.admitted
-        self._carry_out(self.engine.abandon(request, self.now), outcome)
-        if self.engine.admitted < before:  # else it has been answered
-            outcome.add("expired", request)
-
-    def _begin(self, worker: Simulated, requests: Sequence[Request], at: float) -> None:
-        worker.size = len(requests)
-        took = self.law(worker.size)
+    def _begin(self, worker: Simulated, batch: Batch, pause: float = 0.0) -> None:
+        worker.running = batch
+        self.batches += 1
+        requests = batch.requests
+        took = self.law(len(requests))
         if self.padded is not None:
-            took = self.padded(worker.size, max(request.client.length for request in requests))
+            took = self.padded(len(requests), max(request.client.length for request in requests))
         took *= self._random.lognormvariate(0.0, self.noise)
-        heappush(self._running, (at + took, self._number + len(self.sizes), worker))
+        how, took = self.fault(self, worker, requests) or ("done", took)
+        self._in(pause + took, partial(self._end, worker, how))
 
-    def _carry_out(self, effects: Sequence[Effect], outcome: Outcome) -> None:
+    def _end(self, worker: Simulated, how: str) -> None:
+        engine, batch = self.engine, worker.running
+        assert batch is not None
+        size = len(batch.requests)
+        worker.running, following, worker.next = None, worker.next, None
+        if how == "died":
+            self._do(engine.worker_lost(worker))
+            self._in(RESTART_SECONDS, partial(self._ready, worker))
+            return
+        if how == "done" or (how == "raised" and size == 1):
+            _, effects = engine.batch_done(worker, [OK if how == "done" else FAILED] * size, self.now)
+        else:
+            crash = Crash("ValueError", FAILED, how == "out of memory")
+            _, effects = engine.batch_failed(worker, crash, self.now)
+        self._do(effects)
+        if following is not None:
+            self._begin(worker, following)
+        self._ready(worker)
+
+    def _ready(self, worker: Simulated, *, checked: bool = False) -> None:
+        self._do(self.engine.worker_ready(worker, checked=checked))
+
+    def _do(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Dispatch):
-                worker = effect.worker
-                assert isinstance(worker, Simulated)
-                requests = effect.batch.requests
-                self.sizes.append(len(requests))
-                if worker.size:
-                    worker.next = requests
-                else:
-                    self._begin(worker, requests, self.now + self.turnaround)
+            if isinstance(effect, Answer):
+                request = effect.request
+                kind = type(effect.outcome).__name__
+                if isinstance(effect.outcome, Reply):
+                    kind = "good" if self.now + self.way_back <= request.deadline else "slow"
+                    kind = "failed" if effect.outcome.failed else kind
+                self._outcome.ended.append(Ended(kind, request, self.now - request.arrived))
             elif isinstance(effect, WakeAt):
                 self._wake = effect.at
-            elif isinstance(effect, Cancel):
-                pass
-            elif isinstance(effect.outcome, Reply):
-                on_time = self.now + self.way_back <= effect.request.deadline
-                outcome.add("good" if on_time else "slow", effect.request)
-            elif isinstance(effect.outcome, Expired):
-                outcome.add("expired", effect.request)
-            else:
-                outcome.add("shed", effect.request)
+            elif isinstance(effect, Dispatch | Check):
+                worker = effect.worker
+                assert isinstance(worker, Simulated)
+                if isinstance(effect, Check):
+                    self._check(worker)
+                elif worker.running is None:
+                    self._begin(worker, effect.batch, self.turnaround)
+                else:
+                    worker.next = effect.batch
+
+    def _check(self, worker: Simulated) -> None:
+        self.checks += 1
+        if worker.sick:
+            self.engine.worker_gone(worker)
+            worker.sick = False
+            self._in(RESTART_SECONDS, partial(self._ready, worker))
+        else:
+            self._in(self.law(1), partial(self._ready, worker, checked=True))

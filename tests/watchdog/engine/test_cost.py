@@ -1,10 +1,11 @@
-"""Which cost classes share batches: told by what their batches alone take, against what the pool's do."""
+"""Which cost classes share batches: the time of their batches alone decides, against the pool's."""
 
 from collections.abc import Callable
 
 import pytest
 
-from batching_watchdog.engine.cost import KNOWN, MAX_CLASSES, CostModel
+from batching_watchdog.engine.cost import KNOWN, CostModel
+from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.messages import CostClass
 from watchdog.engine.queues import request
 
@@ -31,13 +32,17 @@ def padded(kinds: list[CostClass]) -> float:
     return 0.005 + 0.00001 * len(kinds) * float(1 << max(kind[2] for kind in kinds))
 
 
+def flat(kinds: list[CostClass]) -> float:
+    return 0.005 + 0.0005 * len(kinds)
+
+
 def mixed_then_alone(cost: CostModel, law: Callable[[list[CostClass]], float], times: int = 20) -> None:
     for _ in range(times):
         for kinds in ([SHORT] * 28 + [LONG] * 4, [SHORT] * 28, [LONG] * 4):
             run(cost, kinds, law(kinds))
 
 
-def test_classes_begin_in_one_pool_whatever_their_path_and_length():
+def test_classes_without_runs_share_a_pool():
     cost = model()
     assert len({cost.pool((b"", b"POST /%d" % path, bits)) for path in range(4) for bits in range(10)}) == 1
 
@@ -54,52 +59,36 @@ def test_incompatible_requests_never_share_a_batch(one, other, mix_paths):
     assert cost.pool(one) is not cost.pool(other)
 
 
-def test_class_that_costs_other_than_its_pool_leaves_it_until_they_have_come_to_cost_alike():
+@pytest.mark.parametrize(("law", "together"), [(padded, False), (flat, True)])
+def test_classes_share_batches_only_while_they_cost_alike(law, together):
     cost = model()
-    mixed_then_alone(cost, padded)
+    mixed_then_alone(cost, law)
     short, long = cost.pool(SHORT), cost.pool(LONG)
-    assert short is not long
-    assert short.times.predict_mean(28) == pytest.approx(padded([SHORT] * 28), rel=0.1)
-    assert long.times.predict_mean(4) == pytest.approx(padded([LONG] * 4), rel=0.1)
-    for _ in range(80):
-        for kind in (SHORT, LONG):
-            for size in (4, 28):
-                run(cost, [kind] * size, 0.005 + 0.0005 * size)
-    assert cost.pool(SHORT) is cost.pool(LONG)
+    assert (short is long) is together
+    if not together:
+        assert short.times.predict_mean(28) == pytest.approx(padded([SHORT] * 28), rel=0.1)
+        assert long.times.predict_mean(4) == pytest.approx(padded([LONG] * 4), rel=0.1)
+        assert cost.pool((b"", b"POST /", 11)) is long, "the nearest"
+        assert cost.pool((b"", b"POST /", 3)) is short
 
 
-def test_classes_that_cost_alike_stay_together():
-    cost = model()
-    mixed_then_alone(cost, lambda kinds: 0.005 + 0.0005 * len(kinds))
-    assert cost.pool(SHORT) is cost.pool(LONG)
-
-
-def test_class_that_ran_alone_before_leaves_when_its_pool_has_become_more_expensive():
-    cost = model()
-    for _ in range(4):
-        run(cost, [SHORT] * 8, 0.01)
-        run(cost, [SHORT] * 7 + [LONG], 0.01)
-    assert cost.pool(SHORT) is cost.pool(LONG)
-    run(cost, [SHORT] * 7 + [LONG], 0.04, 10 * KNOWN)
-    assert cost.pool(SHORT) is not cost.pool(LONG)
-
-
-def test_pool_forgets_the_batches_of_a_class_that_has_left():
-    cost, middle = model(), (b"", b"POST /", 5)
-    for _ in range(20):
-        run(cost, [SHORT] * 4 + [middle] * 4, 0.01)
-        run(cost, [SHORT] * 4 + [LONG] * 4, 0.04)
-    run(cost, [LONG] * 8, 0.06, 4)
-    assert cost.pool(LONG) is not cost.pool(SHORT)
-    run(cost, [SHORT] * 4 + [middle] * 4, 0.01, KNOWN)
-    assert cost.pool(SHORT).times.predict_mean(8) == pytest.approx(0.01)
-
-
-def test_class_of_a_body_length_not_seen_yet_begins_with_its_nearest():
+def test_pools_that_have_come_to_cost_alike_merge():
     cost = model()
     mixed_then_alone(cost, padded)
-    assert cost.pool((b"", b"POST /", 11)) is cost.pool(LONG)
-    assert cost.pool((b"", b"POST /", 3)) is cost.pool(SHORT)
+    for _ in range(80):
+        for kinds in ([SHORT] * 4, [SHORT] * 28, [LONG] * 4, [LONG] * 28):
+            run(cost, kinds, flat(kinds))
+    assert cost.pool(SHORT) is cost.pool(LONG)
+
+
+def test_class_that_leaves_its_pool_keeps_the_ceiling_of_memory():
+    cost = model()
+    assert cost.pool(LONG).times.out_of_memory(64) == 32
+    mixed_then_alone(cost, padded)
+    assert cost.pool(SHORT) is not cost.pool(LONG)
+    assert cost.pool(SHORT).times.ceiling == cost.pool(LONG).times.ceiling == 32
+    cost.pool(LONG).times.out_of_memory(32)
+    assert cost.pool(SHORT).times.ceiling == 32, "its batches fit"
 
 
 def test_batch_of_one_class_is_asked_for_until_it_is_known():
@@ -108,7 +97,6 @@ def test_batch_of_one_class_is_asked_for_until_it_is_known():
     pool = cost.pool(SHORT)
     cost.pool(LONG)
     asked = [kind for _ in range(200) if (kind := cost.alone(pool, waiting, 32))]
-    assert asked
     assert set(asked) <= {SHORT, LONG}
     for _ in range(20):
         run(cost, [SHORT] * 24 + [LONG] * 8, 0.03)
@@ -118,14 +106,16 @@ def test_batch_of_one_class_is_asked_for_until_it_is_known():
     assert len(again) < len(asked) / 4
 
 
-def test_classes_that_clients_make_up_are_bounded_and_leave_the_known_ones_alone():
+def test_classes_that_clients_make_up_are_forgotten_before_those_with_a_cost():
     cost = model()
     mixed_then_alone(cost, padded)
-    apart = cost.pool(SHORT), cost.pool(LONG)
-    for number in range(10 * MAX_CLASSES):
+    known = cost.pool(SHORT), cost.pool(LONG)
+    made_up: CostClass = (b"key", b"GET /", 4)
+    run(cost, [made_up], 0.01)
+    pool = cost.pool(made_up)
+    for number in range(4 * TUNING.max_classes):
         run(cost, [(b"", b"GET /%d" % number, 4)], 0.01)
         run(cost, [(b"key %d" % number, b"GET /", 4)], 0.01)
-        mixed_then_alone(cost, padded, 1 if number % 50 == 0 else 0)
-    assert (cost.pool(SHORT), cost.pool(LONG)) == apart
-    assert len(cost._new) + len(cost._known) <= 2 * MAX_CLASSES
-    assert len(cost._keys) <= MAX_CLASSES
+        mixed_then_alone(cost, padded, 1 if number % 10 == 0 else 0)
+    assert (cost.pool(SHORT), cost.pool(LONG)) == known
+    assert cost.pool(made_up) is not pool

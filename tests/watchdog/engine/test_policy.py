@@ -1,6 +1,4 @@
-"""Every policy of POLICIES runs through the same properties: a new one gets its tests by being listed."""
-
-from types import MappingProxyType
+"""Every policy of POLICIES runs through the same property: a new one gets its test by being listed."""
 
 import pytest
 from hypothesis import example, given
@@ -11,44 +9,37 @@ from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import (
     POLICIES,
-    RESERVE,
     Aimd,
+    ByDeadline,
     Fixed,
     Late,
     PolicySettings,
     Situation,
-    Slo,
     Take,
     Wait,
+    cut,
 )
+from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.messages import DispatchReason
-from watchdog.engine.queues import (
-    BY_DEADLINE,
-    MAX_BATCH_SIZE,
-    NEVER_WAITS,
-    SLO_LATENCY,
-    WAITS,
-    Law,
-    accelerator,
-    learn,
-    learned,
-    policy,
-    request,
-)
+from watchdog.engine.queues import MAX_BATCH_SIZE, SLO_LATENCY, Law, learn, learned, policy, request
 
 TIMES = st.floats(0, 10)
 WAITING = st.lists(st.tuples(TIMES, st.floats(0, 1)), min_size=1, max_size=30)
 """(arrived, budget) of each request of a lane."""
 RUNS = st.lists(st.tuples(st.integers(1, MAX_BATCH_SIZE), st.floats(0, 1)), max_size=30)
-EIGHT = Slo(8, RESERVE * SLO_LATENCY)
+EIGHT = ByDeadline(8, TUNING.reserve * SLO_LATENCY)
 FULL, IDLE, DEADLINE = DispatchReason.FULL, DispatchReason.IDLE, DispatchReason.DEADLINE
 
 
-def at(now: float, *, workers: int = 1, overloaded: bool = False, following: float = 99.0):
+def steady(size: int) -> float:
+    return 0.008 + 0.001 * size
+
+
+def at(now: float, *, workers: int = 1, overloaded: bool = False, following: float = 99.0) -> Situation:
     return Situation(now, workers, overloaded, following)
 
 
-def lane_of(model: LatencyModel, waiting: list[tuple[float, float]], by_deadline: bool = True):
+def lane_of(model: LatencyModel, waiting: list[tuple[float, float]], *, by_deadline: bool = True) -> Lane:
     lane = Lane(Pool(model, model), 0.0)
     for number, (arrived, budget) in enumerate(waiting):
         made = request(number, arrived, budget)
@@ -56,8 +47,12 @@ def lane_of(model: LatencyModel, waiting: list[tuple[float, float]], by_deadline
     return lane
 
 
-def alike(model: LatencyModel, count: int, budget: float, arrived: float = 0.0) -> Lane:
-    return lane_of(model, [(arrived, budget)] * count)
+def alike(model: LatencyModel, count: int, budget: float) -> Lane:
+    return lane_of(model, [(0.0, budget)] * count)
+
+
+def arrived(count: int, at: float = 0.0, *, limit: int = 8) -> Lane:
+    return lane_of(LatencyModel(limit), [(at, 0.1)] * count, by_deadline=False)
 
 
 def model_of(runs: list[tuple[int, float]]) -> LatencyModel:
@@ -65,12 +60,6 @@ def model_of(runs: list[tuple[int, float]]) -> LatencyModel:
     for size, seconds in runs:
         model.observe(size, seconds)
     return model
-
-
-def test_registry_is_closed_and_says_of_each_policy_whether_it_waits():
-    assert isinstance(POLICIES, MappingProxyType)
-    assert set(POLICIES) == {*NEVER_WAITS, *WAITS}
-    assert {name for name in POLICIES if policy(name).by_deadline} == set(BY_DEADLINE)
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -82,185 +71,114 @@ def test_registry_is_closed_and_says_of_each_policy_whether_it_waits():
     workers=st.integers(1, 4),
     overloaded=st.booleans(),
 )
-def test_policy_whatever_it_has_learned_takes_what_waits_or_waits_if_it_is_one_that_does(
-    name, lanes, now, workers, overloaded
-):
+def test_policy_with_any_lanes_takes_what_waits_and_only_fixed_waits(name, lanes, now, workers, overloaded):
     chosen = policy(name)
-    made = [lane_of(model_of(runs), waiting, chosen.by_deadline) for waiting, runs in lanes]
+    made = [lane_of(model_of(runs), waiting, by_deadline=chosen.by_deadline) for waiting, runs in lanes]
     before = [list(lane.on_time) for lane in made]
     answer = chosen.choose(made, at(now, workers=workers, overloaded=overloaded))
     assert before == [lane.on_time for lane in made]
     if isinstance(answer, Wait):
-        assert name in WAITS or (overloaded and workers > 1)
+        assert name == "fixed"
         assert answer.until > now
         return
-    keys, model = answer.lane.keys, answer.lane.model
+    keys, times = answer.lane.keys, answer.lane.times
     if isinstance(answer, Late):
         assert name == "slo"
-        reserve = RESERVE * SLO_LATENCY if overloaded else 0.0
         # Late now, or alone after the longest batch that may go before it.
-        longest = max(reserve, model.predict(min(len(keys), MAX_BATCH_SIZE)))
-        assert keys[answer.number - 1] < now + longest + model.predict(1)
+        longest = max(TUNING.reserve * SLO_LATENCY, times.predict(min(len(keys), MAX_BATCH_SIZE)))
+        assert keys[answer.number - 1] <= now + longest + times.predict(1)
         return
-    assert answer.size >= 1
+    assert 1 <= answer.size <= min(MAX_BATCH_SIZE, times.ceiling)
     assert answer.start + answer.size <= len(keys)
-    assert answer.size <= MAX_BATCH_SIZE
     if name == "slo":
         taken = keys[answer.start : answer.start + answer.size]
-        tries = overloaded and model.untried(answer.size)
-        assert tries or all(now + model.predict(answer.size) <= key for key in taken)
+        tries = overloaded and times.untried(answer.size)
+        assert tries or all(now + times.predict(answer.size) <= key for key in taken)
     else:
         assert answer.start == 0
 
 
 STEP: Law = lambda size: 0.01 if size <= 4 else 0.04  # noqa: E731 - the best size is 4
 
-# l(b) of ``accelerator`` is 8 ms + 1 ms x b; (requests, budget), when, situation -> (place, taken, why).
-SLO = {
-    "all that waits": (accelerator, 3, 1.0, at(0.0), (0, 3, IDLE)),
-    "no more than the largest": (accelerator, 20, 1.0, at(0.0), (0, 8, FULL)),
-    "the best size": (STEP, 20, 1.0, at(0.0), (0, 4, DispatchReason.BEST_SIZE)),
-    "what meets the deadline": (accelerator, 8, 0.0125, at(0.0), (0, 4, DEADLINE)),
-    "a queue of one batch shrinks for its head": (accelerator, 8, 0.1, at(0.09), (0, 2, DEADLINE)),
-    "a longer one too if nothing better is there": (accelerator, 9, 0.1, at(0.09), (0, 2, DEADLINE)),
-    "no reserve without an overload": (accelerator, 9, 0.1, at(0.083), (0, 8, FULL)),
-    "too little for the reserve": (accelerator, 9, 0.1, at(0.083, overloaded=True), (0, 6, DEADLINE)),
-    "enough for the reserve": (accelerator, 9, 0.1, at(0.0814, overloaded=True), (0, 8, FULL)),
-    # 2 x l(4) is within the budget of 25 ms: four can be kept up.
-    "at least what can be kept up": (accelerator, 50, 0.025, at(0.0125), (0, 4, DEADLINE)),
-    "less if nothing better is there": (accelerator, 50, 0.025, at(0.0145), (0, 2, DEADLINE)),
-    "just one": (accelerator, 2, 0.0095, at(0.0), (0, 1, DEADLINE)),
-}
+
+@pytest.mark.parametrize(
+    ("law", "groups", "budget", "overloaded", "expected"),
+    [  # l(b) of ``steady`` is 8 ms + 1 ms x b; groups of (requests, ms to their deadline) -> place, size.
+        pytest.param(steady, [(3, 1000)], 1.0, False, (0, 3), id="all that waits"),
+        pytest.param(steady, [(40, 1000)], 1.0, False, (0, 8), id="the largest batch"),
+        pytest.param(STEP, [(20, 1000)], 1.0, False, (0, 4), id="the best size"),
+        pytest.param(steady, [(8, 12.5)], 0.1, False, (0, 4), id="what meets the deadline"),
+        pytest.param(steady, [(2, 10.5), (9, 50)], 0.1, False, (2, 8), id="early drop"),
+        pytest.param(steady, [(2, 10.5), (6, 50)], 0.1, False, (0, 2), id="no better batch behind"),
+        # A batch of four takes half of 25 ms: so many can be kept up.
+        pytest.param(steady, [(2, 12.5), (50, 13)], 0.025, False, (0, 4), id="sustainable size"),
+        pytest.param(steady, [(2, 10.5), (50, 12.5)], 0.025, False, (2, 4), id="sustainable behind"),
+        pytest.param(steady, [(1, 10.5), (3, 13), (8, 16.5)], 0.1, True, (4, 8), id="densest"),
+        pytest.param(steady, [(4, 12.5), (1, 90)], 0.1, True, (0, 4), id="densest first"),
+        pytest.param(steady, [(2, 9.5)], 0.1, True, (0, 1), id="just one"),
+    ],
+)
+def test_cut_by_hand(law, groups, budget, overloaded, expected):
+    deadlines = [5.0 + ms / 1000 for count, ms in groups for _ in range(count)]
+    chosen = cut(deadlines, learned(law, times=9), 5.0, budget=budget, overloaded=overloaded)
+    assert (chosen.start, chosen.size) == expected
+    assert chosen.seconds == pytest.approx(law(chosen.size), rel=0.01)
 
 
-@pytest.mark.parametrize(("law", "count", "budget", "when", "expected"), SLO.values(), ids=SLO)
-def test_slo_cut_by_hand(law, count, budget, when, expected):
-    take = EIGHT.choose([alike(learned(law), count, budget)], when)
-    assert isinstance(take, Take)
-    assert (take.start, take.size, take.reason) == expected
-
-
-def test_slo_request_that_cannot_be_on_time_even_alone_goes_late():
-    lane = lane_of(learned(accelerator), [(0.0, 0.1), (0.0, 0.2)])
-    assert EIGHT.choose([lane], at(0.095)) == Late(lane, 1)
-
-
-def test_slo_under_overload_passes_over_the_first_for_the_largest_batch_on_time():
-    # Ten that have 27 ms left, for a batch of 19, and thirty that have 40, for all of them.
-    waiting = [(0.015, 0.052)] * 10 + [(0.028, 0.052)] * 30
-    lane = lane_of(learned(lambda size: 0.008 + 0.001 * size, (1, 2, 4, 8, 16, 32), 32), waiting)
-    calm, pressed = (
-        Slo(32, RESERVE * SLO_LATENCY).choose([lane], at(0.04, workers=2, overloaded=over, following=0.041))
-        for over in (False, True)
-    )
-    assert isinstance(calm, Take)
-    assert isinstance(pressed, Take)
-    assert calm.start == 0
-    assert pressed.start == 10
-    assert pressed.size > calm.size
-    # They go late if no worker will be idle in time for them.
-    assert Slo(32, RESERVE * SLO_LATENCY).choose([lane], at(0.04, overloaded=True)) == Late(lane, 10)
+def test_cut_under_overload_tries_a_double_that_seems_late():
+    model = learn(LatencyModel(8), lambda size: 0.005 * size, (1,), 8)
+    assert cut([0.006] * 300, model, 0.0, budget=0.1, overloaded=True).size == model.best_size == 2
 
 
 @pytest.mark.parametrize(
-    ("overloaded", "workers", "count", "passed", "waits"),
+    ("model", "count", "now", "expected"),
     [
-        (False, 4, 3, 0.0, False),
-        (True, 1, 3, 0.0, False),
-        (True, 4, 3, 0.0, True),
-        (True, 4, 3, 0.003, False),  # l(3) is 11 ms
-        (True, 4, 8, 0.0, False),  # the best size
+        (learned(steady, times=9), 9, 0.0, (8, FULL)),
+        (learned(steady, times=9), 8, 0.09, (2, DEADLINE)),
+        (learned(steady, times=9), 3, 0.0, (3, IDLE)),
+        (learned(STEP, times=9), 20, 0.0, (4, DispatchReason.BEST_SIZE)),
+        (LatencyModel(8), 8, 0.0, (1, DispatchReason.BEST_SIZE)),
     ],
 )
-def test_slo_batches_of_a_lane_leave_apart_under_overload_while_they_have_room(
-    overloaded, workers, count, passed, waits
-):
-    lane = alike(learned(accelerator), count, 0.1)
-    answer = EIGHT.choose([lane], at(passed, workers=workers, overloaded=overloaded))
-    assert answer == Wait(pytest.approx(accelerator(3) / 4)) if waits else isinstance(answer, Take)
+def test_slo_reports_why_its_batch_has_that_size(model, count, now, expected):
+    lane = alike(model, count, 0.1)
+    assert EIGHT.choose([lane], at(now)) == Take(lane, *expected)
 
 
-def test_slo_batch_with_room_leaves_under_overload_once_one_more_request_would_make_it_late():
-    lane = alike(learned(accelerator), 3, 0.015)
-    answer = EIGHT.choose([lane], at(0.0, workers=2, overloaded=True))
-    assert answer == Wait(pytest.approx(0.015 - RESERVE * SLO_LATENCY - accelerator(4)))
+def test_slo_keeps_a_reserve_for_the_way_to_the_client_under_overload_only():
+    lane = alike(learned(steady, times=9), 9, 0.1)
+    sizes = [EIGHT.choose([lane], at(0.083, overloaded=overloaded)).size for overloaded in (False, True)]
+    assert sizes == [8, 6]
 
 
-def test_slo_lane_that_waits_under_overload_keeps_no_worker_from_another():
-    waits, other = alike(learned(accelerator), 3, 0.1), alike(learned(accelerator), 3, 0.1)
-    other.served = -1.0
-    answer = EIGHT.choose([waits, other], at(0.0, workers=2, overloaded=True))
-    assert answer == Take(other, 3, IDLE)
+def test_slo_request_that_cannot_be_on_time_goes_late_unless_the_next_worker_can_serve_it():
+    lane = lane_of(learned(steady, times=9), [(0.0, 0.1)] + [(0.05, 0.1)] * 20)
+    assert EIGHT.choose([lane], at(0.095)) == Late(lane, 1)
+    # 11 ms are left for the first: alone it would do, but a batch of eight behind it serves more.
+    assert EIGHT.choose([lane], at(0.089)) == Late(lane, 1)
+    assert EIGHT.choose([lane], at(0.089, following=0.0895)) == Take(lane, 8, FULL, 1)
 
 
-def test_slo_of_two_lanes_that_can_both_be_on_time_takes_the_one_that_gives_more_first():
-    model = learned(accelerator)
+def test_slo_of_lanes_that_can_all_be_on_time_takes_the_earliest_deadline():
+    model = learned(steady, times=9)
     many, few = alike(model, 8, 0.1), alike(model, 1, 0.09)
-    assert EIGHT.choose([few, many], at(0.0)) == Take(many, 8, FULL)
-    # Once the others would make it late, it goes first.
-    assert EIGHT.choose([few, many], at(0.07)) == Take(few, 1, IDLE)
+    assert EIGHT.choose([many, few], at(0.0)) == Take(few, 1, IDLE)
 
 
-def test_slo_of_more_work_than_there_is_time_for_leaves_out_what_gives_least():
-    cheap, dear = learned(accelerator), learned(lambda size: 0.05 + 0.005 * size)
+def test_slo_of_more_work_than_time_takes_the_densest_until_another_is_overdue():
+    cheap, dear = learned(steady, times=9), learned(lambda size: 0.05 + 0.005 * size, times=9)
     lanes = [alike(dear, 8, 0.095), alike(cheap, 8, 0.1)]
-    assert EIGHT.choose(lanes, at(0.0)).lane is lanes[1]  # type: ignore[union-attr]
-    # Passed over for long enough it has its turn.
-    lanes[0].served, lanes[1].served = -2.0, 0.0
-    assert EIGHT.choose(lanes, at(0.0)).lane is lanes[0]  # type: ignore[union-attr]
+    assert EIGHT.choose(lanes, at(0.0)).lane is lanes[1]
+    lanes[0].served = -1.01 * TUNING.age * 0.095
+    assert EIGHT.choose(lanes, at(0.0)).lane is lanes[0]
 
 
-def test_slo_starts_with_one_request_when_it_knows_nothing():
-    take = EIGHT.choose([alike(LatencyModel(8), 8, 1.0)], at(0.0))
-    assert isinstance(take, Take)
-    assert take.size == 1
-
-
-def test_slo_tries_the_double_of_the_best_size_under_overload_though_it_seems_no_better():
-    model = learn(LatencyModel(8), lambda size: 0.005 * size, (1,), 8)
-    lane = lane_of(model, [(0.0001 * number, 0.1) for number in range(300)])
-    while isinstance(take := EIGHT.choose([lane], at(0.094, overloaded=True)), Late):
-        lane.take(take.number)
-    assert isinstance(take, Take)
-    assert take.size == model.best_size == 2
-
-
-@given(
-    waiting=st.lists(st.tuples(TIMES, st.floats(0, 1), st.sampled_from("abc")), min_size=1, max_size=30),
-    others=WAITING,
-    runs=RUNS,
-    overdue=st.dictionaries(st.sampled_from("abc"), TIMES, min_size=1),
-    now=TIMES,
-    overloaded=st.booleans(),
-)
-def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on_time(
-    waiting, others, runs, overdue, now, overloaded
-):
-    lane, model = lane_of(model_of(runs), []), model_of(runs)
-    for number, (arrived, budget, slo_class) in enumerate(waiting):
-        made = request(number, arrived, budget)
-        made.slo_class = slo_class
-        lane.add(made, made.deadline)
-    lane.overdue_at = overdue
-    possible = {
-        each.slo_class
-        for each in lane.on_time
-        if overdue.get(each.slo_class, 99) <= now
-        and each.slot - now - RESERVE * SLO_LATENCY > model.predict(1)
-    }
-    other = lane_of(model, others)
-    answer = EIGHT.choose([lane, other], at(now, overloaded=overloaded))
-    while isinstance(answer, Late):
-        answer.lane.take(answer.number)
-        if not (lanes := [each for each in (lane, other) if each.on_time]):
-            assert not possible
-            return
-        answer = EIGHT.choose(lanes, at(now, overloaded=overloaded))
-    if possible:
-        assert isinstance(answer, Take)
-        taken = answer.lane.on_time[answer.start : answer.start + answer.size]
-        assert answer.lane is lane
-        assert any(overdue.get(each.slo_class, 99) <= now for each in taken)
+def test_slo_class_that_is_overdue_is_in_the_next_batch():
+    lane = alike(learned(steady, times=9), 12, 0.1)
+    lane.on_time[10].slo_class = "wide"
+    lane.overdue_at = {"wide": 0.05}
+    assert EIGHT.choose([lane], at(0.049)) == Take(lane, 8, FULL)
+    assert EIGHT.choose([lane], at(0.05)) == Take(lane, 2, IDLE, 10)
 
 
 @pytest.mark.parametrize(
@@ -268,32 +186,38 @@ def test_slo_gives_a_class_that_is_overdue_the_next_batch_if_one_of_it_can_be_on
     [
         (0.25, 8, 0.0, (8, FULL)),
         (0.25, 30, 0.0, (8, FULL)),
-        (0.25, 7, 0.0, 0.25),
         (0.25, 7, 0.125, 0.25),
         (0.25, 7, 0.25, (7, DispatchReason.DELAY)),
-        (0.25, 1, 9.0, (1, DispatchReason.DELAY)),
         (0.0, 3, 0.0, (3, IDLE)),
     ],
 )
 def test_fixed_leaves_when_the_batch_is_full_or_the_delay_has_passed(delay, length, now, expected):
-    lane = lane_of(LatencyModel(8), [(0.0, 0.1)] * length, by_deadline=False)
+    lane = arrived(length)
     answer = Fixed(8, delay).choose([lane], at(now))
     assert answer == (Wait(expected) if isinstance(expected, float) else Take(lane, *expected))
 
 
 def test_fixed_serves_another_lane_while_the_first_waits():
-    first = lane_of(LatencyModel(8), [(0.0, 0.1)], by_deadline=False)
-    full = lane_of(LatencyModel(8), [(0.1, 0.1)] * 8, by_deadline=False)
+    first, full = arrived(1), arrived(8, 0.1)
     assert Fixed(8, 0.25).choose([first, full], at(0.2)) == Take(full, 8, FULL)
 
 
+def test_baselines_keep_to_the_ceiling_of_memory():
+    lane = arrived(9)
+    lane.times.out_of_memory(8)
+    assert Fixed(8, 0.0).choose([lane], at(0.0)) == Take(lane, 4, FULL)
+    limit = Aimd(8, 1.0)
+    run_full(limit, steady, 8)
+    assert limit.choose([lane], at(0.0)) == Take(lane, 4, FULL)
+
+
 def test_unbatched_takes_one_of_the_lane_that_came_first():
-    lanes = [lane_of(LatencyModel(8), [(arrived, 0.1)] * 9, by_deadline=False) for arrived in (1.0, 0.5)]
-    assert Fixed(1, 0.0).choose(lanes, at(5.0)) == Take(lanes[1], 1, FULL)
+    lanes = [arrived(9, 1.0), arrived(9, 0.5)]
+    assert policy("unbatched").choose(lanes, at(5.0)) == Take(lanes[1], 1, FULL)
 
 
 def run_full(limit: Aimd, law: Law, batches: int) -> list[int]:
-    """Run batches of the whole limit, as under load; their sizes."""
+    """Run batches of the whole limit, as under load; return their sizes."""
     sizes = []
     for _ in range(batches):
         sizes.append(limit.size)
@@ -303,38 +227,29 @@ def run_full(limit: Aimd, law: Law, batches: int) -> list[int]:
 
 def test_aimd_grows_by_one_until_a_batch_exceeds_the_budget_and_then_backs_off_by_a_tenth():
     # 8 ms + 1 ms each: 42 requests take 50 ms, 43 take longer.
-    sizes = run_full(Aimd(64, 0.0505), accelerator, 200)
+    sizes = run_full(Aimd(64, 0.0505), steady, 200)
     assert sizes[:44] == [*range(1, 44), int(43 * 0.9)]
     assert 38 <= min(sizes[43:]) <= max(sizes[43:]) == 43
 
 
-def test_aimd_learns_nothing_from_batches_smaller_than_its_limit_and_shrinks_to_one_and_no_further():
+def test_aimd_learns_nothing_from_batches_below_its_limit_and_shrinks_to_one():
     limit = Aimd(64, 0.05)
-    run_full(limit, accelerator, 9)
+    run_full(limit, steady, 9)
     for _ in range(100):
-        limit.observe(3, accelerator(3))
+        limit.observe(3, steady(3))
     assert limit.size == 10
     run_full(limit, lambda _: 1.0, 100)
     assert limit.size == 1
 
 
-@pytest.mark.parametrize(("length", "expected"), [(9, (4, FULL)), (2, (2, IDLE)), (4, (4, IDLE))])
-def test_aimd_takes_what_there_is_up_to_its_limit(length, expected):
-    limit = Aimd(64, 0.05)
-    run_full(limit, accelerator, 3)
-    lane = lane_of(LatencyModel(64), [(0.0, 0.0)] * length, by_deadline=False)
-    assert limit.choose([lane], at(5.0)) == Take(lane, *expected)
-
-
 def test_registry_passes_the_settings_on():
     settings = PolicySettings(max_batch_size=5, max_batch_delay=0.5, slo_latency=0.2)
     assert POLICIES["fixed"](settings) == Fixed(5, 0.5)
-    assert POLICIES["slo"](settings) == Slo(5, RESERVE * 0.2)
-    assert POLICIES["unbatched"](settings) == Fixed(1, 0.0)
+    assert POLICIES["slo"](settings) == ByDeadline(5, TUNING.reserve * 0.2)
     aimd = POLICIES["aimd"](settings)
-    lane = lane_of(LatencyModel(5), [(0.0, 0.0)] * 9, by_deadline=False)
     for _ in range(9):
         aimd.observe(5, 0.2)
+    lane = arrived(9)
     assert aimd.choose([lane], at(0.0)) == Take(lane, 5, FULL)
     aimd.observe(5, 0.201)
     assert aimd.choose([lane], at(0.0)) == Take(lane, 4, FULL)
