@@ -177,7 +177,8 @@ class LatencyModel:
         best = min(size for size, rate in rates.items() if rate >= enough)
         double = list(self._kept.get(2 * best, ()))
         patience = TUNING.again * max(1, len(double) // TUNING.tries)
-        self._trying = len(double) < TUNING.tries or self.runs - double[-1].number > patience
+        due = len(double) < TUNING.tries or self.runs - double[-1].number > patience
+        self._trying = due and best < min(self.ceiling, self.max_batch_size)
         if self._trying:
             return min(2 * best, 2 * self._largest, self.max_batch_size)
         return best
