@@ -87,25 +87,20 @@ def _number(file: Path) -> int | None:
 def cuda_devices(environ: Mapping[str, str], root: Path = ROOT) -> tuple[str, ...]:
     """Return the CUDA devices that a worker would see, in the names of ``CUDA_VISIBLE_DEVICES``.
 
-    As in CUDA, the list of ``CUDA_VISIBLE_DEVICES`` ends at the first entry that is no device. Without it,
-    ``NVIDIA_VISIBLE_DEVICES`` (the container runtime's) gives the number, or the driver does. Base images set
-    these variables too: without a driver there are no devices.
+    As in CUDA, the list of ``CUDA_VISIBLE_DEVICES`` ends at the first entry that is no device. Without it the
+    device nodes count. ``NVIDIA_VISIBLE_DEVICES`` names no number: with CDI it is ``void``, and a DRA driver
+    or the device plugin may set it to a path. The driver's list in /proc has the devices of the whole host.
     """
-    driver = _driver_devices(root)
-    if driver is None:
+    nodes = sum(_DEVICE.fullmatch(name) is not None for name in _names(root / "dev"))
+    devices = nodes or int((root / "dev/dxg").exists())  # the driver of WSL has no nodes
+    if not devices:
         return ()
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return tuple(_until_invalid(chosen))
-    given = environ.get("NVIDIA_VISIBLE_DEVICES", "").strip()
-    if given in ("none", "void"):
+    if environ.get("NVIDIA_VISIBLE_DEVICES", "").strip() == "none":
         return ()
-    if given and given != "all":
-        # The runtime numbers the admitted devices from 0, regardless of their names outside.
-        return tuple(
-            str(number) for number in range(len([name for name in given.split(",") if name.strip()]))
-        )
-    return tuple(str(number) for number in range(driver))
+    return tuple(map(str, range(devices)))  # numbered from 0, regardless of their names outside
 
 
 def _until_invalid(chosen: str) -> Iterator[str]:
@@ -115,17 +110,6 @@ def _until_invalid(chosen: str) -> Iterator[str]:
             return
         seen.add(name)
         yield name
-
-
-def _driver_devices(root: Path) -> int | None:
-    """Return the number of devices of the driver; None without a driver."""
-    listed = _names(root / "proc/driver/nvidia/gpus")
-    nodes = [name for name in _names(root / "dev") if _DEVICE.fullmatch(name)]
-    count = len(listed or nodes)
-    if count:
-        return count
-    # The driver of WSL has neither.
-    return 1 if (root / "dev/dxg").exists() else None
 
 
 def _names(folder: Path) -> list[str]:
@@ -151,10 +135,7 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
         if controller in controllers.split(","):
             path = PurePosixPath(where)
             break
-    mounts = {"": ("", "unified"), "cpu": ("cpu", "cpu,cpuacct", "cpuacct,cpu"), "memory": ("memory",)}[
-        controller
-    ]
-    for mount in mounts:
+    for mount in _MOUNTS[controller]:
         top = root / "sys/fs/cgroup" / mount
         for group in (path, *path.parents):
             if ".." not in group.parts:  # above the root of our cgroup namespace

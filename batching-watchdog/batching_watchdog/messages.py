@@ -116,7 +116,7 @@ class Crash:
     """A batch of several requests that failed as a whole: which of them is at fault is not known."""
 
     error: str
-    """The exception's type and text, to compare with that of another batch."""
+    """Its traceback, or the violated rule: as ``Failure.trace``."""
     reply: Reply
     """Answer of a request that is not tried again."""
     out_of_memory: bool = False

@@ -3,7 +3,7 @@
 import asyncio
 
 from batching_watchdog import wire
-from batching_watchdog.messages import Batch, DispatchReason, Failure, Reply, Request
+from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Reply, Request
 from batching_watchdog.pool.connection import Connection
 
 
@@ -12,16 +12,24 @@ class Heard:
 
     def __init__(self) -> None:
         self.handshake: asyncio.Future[wire.Handshake] = asyncio.get_running_loop().create_future()
-        self.answers: asyncio.Queue[tuple[list[Reply], float]] = asyncio.Queue()
-        """Replies, and the CPU time that they took."""
+        self.answers: asyncio.Queue[tuple[list[Reply], wire.Spent]] = asyncio.Queue()
+        """Replies, and what they took; none for a batch that failed as a whole."""
+        self.crashes: list[Crash] = []
         self.failures: list[Failure] = []
         self.lost: list[Batch | None] = []
 
     def loaded(self, connection: Connection, handshake: wire.Handshake) -> None:
         self.handshake.set_result(handshake)
 
-    def replied(self, connection: Connection, batch: Batch, replies: list[Reply], cpu_seconds: float) -> None:
-        self.answers.put_nowait((replies, cpu_seconds))
+    def replied(self, connection: Connection, batch: Batch, replies: list[Reply], spent: wire.Spent) -> None:
+        self.answers.put_nowait((replies, spent))
+
+    def crashed(self, connection: Connection, batch: Batch, crash: Crash) -> None:
+        self.crashes.append(crash)
+        self.answers.put_nowait(([], wire.Spent()))
+
+    def suspected(self, connection: Connection) -> None:
+        raise AssertionError
 
     def raised(self, connection: Connection, failure: Failure) -> None:
         self.failures.append(failure)

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from batching_watchdog.machine import available_cpus, cpu_quota, cuda_devices, open_files
+from batching_watchdog.machine import (
+    available_cpus,
+    cpu_quota,
+    cuda_devices,
+    memory_limit,
+    oom_kills,
+    open_files,
+)
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -85,10 +92,46 @@ def test_quota_counts_only_below_what_the_affinity_allows(tmp_path, monkeypatch)
     assert available_cpus(write(tmp_path, {f"{CGROUP}/cpu.max": "900000 100000"})) == 3.0
 
 
+LIMIT = "memory.limit_in_bytes"
+EVENTS = "low 0\nhigh 3\noom 5\noom_kill 4\n"
+CONTROL = "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "limit", "kills"),
+    [
+        pytest.param("0::/", {}, None, 0, id="no files at all"),
+        pytest.param("0::/", {"memory.max": "max"}, None, 0, id="v2, no limit"),
+        pytest.param("0::/", {"memory.max": "268435456", "memory.events": EVENTS}, 1 << 28, 4, id="v2"),
+        pytest.param(
+            "0::/pod/a", {"pod/a/memory.max": "max", "pod/memory.max": "1024"}, 1024, 0, id="v2, nested"
+        ),
+        pytest.param(
+            "0::/../host", {"memory.max": "torn", "memory.events": "oom_kill"}, None, 0, id="v2, torn"
+        ),
+        pytest.param(
+            "4:memory:/host", {f"memory/{LIMIT}": "9223372036854771712"}, None, 0, id="v1, no limit"
+        ),
+        pytest.param(
+            "4:memory:/docker/a\n0::/",
+            {f"memory/{LIMIT}": "268435456", "memory/memory.oom_control": CONTROL},
+            1 << 28,
+            7,
+            id="v1, container: the host's path is not mounted",
+        ),
+    ],
+)
+def test_memory_is_limited_and_its_lack_counted_by_the_cgroup_of_either_version(
+    tmp_path, group, files, limit, kills
+):
+    write(tmp_path, {"proc/self/cgroup": f"{group}\n"})
+    write(tmp_path, {f"{CGROUP}/{name}": f"{text}\n" for name, text in files.items()})
+    assert (memory_limit(tmp_path), oom_kills(tmp_path)) == (limit, kills)
+
+
 def gpus(root: Path, count: int) -> Path:
-    for number in range(count):
-        (root / f"proc/driver/nvidia/gpus/0000:0{number}:00.0").mkdir(parents=True)
-    return root
+    nodes = [f"nvidia{number}" for number in range(count)] + ["nvidiactl", "nvidia-uvm"]
+    return write(root, {f"dev/{name}": "" for name in nodes})
 
 
 @pytest.mark.parametrize(
@@ -97,9 +140,8 @@ def gpus(root: Path, count: int) -> Path:
         ({}, ("0", "1", "2", "3")),
         ({"NVIDIA_VISIBLE_DEVICES": "all"}, ("0", "1", "2", "3")),
         ({"NVIDIA_VISIBLE_DEVICES": "none"}, ()),
-        ({"NVIDIA_VISIBLE_DEVICES": "void"}, ()),
-        ({"NVIDIA_VISIBLE_DEVICES": "GPU-aa,GPU-bb"}, ("0", "1")),
-        ({"NVIDIA_VISIBLE_DEVICES": "2"}, ("0",)),
+        ({"NVIDIA_VISIBLE_DEVICES": "void"}, ("0", "1", "2", "3")),
+        ({"NVIDIA_VISIBLE_DEVICES": "/var/run/nvidia-container-devices"}, ("0", "1", "2", "3")),
         ({"CUDA_VISIBLE_DEVICES": "2,0", "NVIDIA_VISIBLE_DEVICES": "all"}, ("2", "0")),
         ({"CUDA_VISIBLE_DEVICES": "GPU-aa, MIG-bb"}, ("GPU-aa", "MIG-bb")),
         ({"CUDA_VISIBLE_DEVICES": ""}, ()),
@@ -114,6 +156,9 @@ def test_devices_are_what_the_variables_leave_visible(tmp_path, environ, devices
     assert cuda_devices(environ, tmp_path / "without a driver") == ()
 
 
-def test_device_nodes_are_counted_where_the_driver_lists_none(tmp_path):
-    write(tmp_path, {f"dev/{name}": "" for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm")})
-    assert cuda_devices({}, tmp_path) == ("0", "1")
+@pytest.mark.parametrize(("nodes", "devices"), [((), ()), (("nvidia2",), ("0",)), (("dxg",), ("0",))])
+def test_devices_are_those_of_this_container_and_not_all_of_the_host(tmp_path, nodes, devices):
+    for number in range(4):
+        (tmp_path / f"proc/driver/nvidia/gpus/0000:0{number}:00.0").mkdir(parents=True)
+    write(tmp_path, {f"dev/{name}": "" for name in nodes})
+    assert cuda_devices({}, tmp_path) == devices

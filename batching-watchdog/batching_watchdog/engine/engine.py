@@ -514,10 +514,11 @@ class Engine:
 
     def _out_of_memory(self, worker: Worker, batch: Batch) -> list[Effect]:
         size = len(batch.requests)
-        ceiling = batch.requests[0].lane.times.out_of_memory(size)
+        times = batch.requests[0].lane.times
+        before, ceiling = times.ceiling, times.out_of_memory(size)
         self._requeue(self._suspects.failed(worker))
         self._requeue([request for request in batch.requests if request.place == _RUNNING])
-        return [Lowered(size, ceiling)]
+        return [Lowered(size, ceiling)] if ceiling < before else []
 
     def _end_running(self, worker: Worker, now: float, *, last: bool) -> Batch:
         """Return the batch that has ended; the prefetched one, if any, begins."""

@@ -55,7 +55,7 @@ class Profiler:
     def crashed(self, worker: Worker, batch: Batch, crash: Crash) -> None:
         """Take the failure of a measured batch as a whole."""
         if crash.out_of_memory:
-            self._model.out_of_memory(len(batch.requests))
+            self._out_of_memory(len(batch.requests))
         else:
             self.split = True
         self.replied(worker, (), wire.Spent())
@@ -74,8 +74,10 @@ class Profiler:
         worker.send(profile_batch(example, size, self._clock()))
         return await done
 
-    def closed(self, worker: Worker) -> None:
+    def closed(self, worker: Worker, batch: Batch, *, out_of_memory: bool = False) -> None:
         """Handle the death of a worker under a measured batch."""
+        if out_of_memory and len(batch.requests) > 1:
+            self._out_of_memory(len(batch.requests))
         if not (done := self._running.pop(worker)).done():
             done.set_exception(ConnectionResetError("the worker died"))
 
@@ -122,6 +124,10 @@ class Profiler:
             if self._clock() + (seconds if run else 0.0) >= ends:
                 break
         return seconds
+
+    def _out_of_memory(self, size: int) -> None:
+        ceiling = self._model.out_of_memory(size)
+        log.warning("%d examples ran out of memory: batches have at most %d requests now", size, ceiling)
 
     def _reject(self, reply: Reply) -> None:
         if not self._rejected:

@@ -81,7 +81,7 @@ class WorkerPool:
         self.sick = 0
         """Number of workers replaced because they served nothing any more."""
         self._sick_at = -math.inf
-        self._fails_example = False
+        self.fails_example = False
         """Whether the newest worker that has loaded failed on its own example()."""
         self._oom_kills = oom_kills()
         self._tasks = Tasks()
@@ -101,7 +101,7 @@ class WorkerPool:
             return f"no worker has loaded the handler within load_timeout ({self._config.load_timeout:g} s)"
         if self._load_failed:
             return "no worker could load the handler; the log has the reason"
-        if self._fails_example:
+        if self.fails_example:
             return "the handler fails on its own example(); the log has the reason"
         return "no worker has loaded the handler yet"
 
@@ -182,11 +182,12 @@ class WorkerPool:
 
     def crashed(self, connection: Connection, batch: Batch, crash: Crash) -> None:
         """Handle a batch that failed as a whole: the worker lives, and none of its requests is answered."""
+        if batch.reason is not DispatchReason.RETRY:  # parts fail alike, and one request has its own line
+            size = len(batch.requests)
+            self._failures.error(Failure(f"handler error: a batch of {size} requests failed", crash.error))
         if batch.reason is DispatchReason.PROFILE:
             self._profiler.crashed(connection, batch, crash)
             return
-        size = len(batch.requests)
-        self._failures.error(Failure(f"batch {batch.number} of {size} requests failed whole", crash.error))
         self._shell.batch_failed(connection, crash, ready=self._stays(connection, batch))
 
     def suspected(self, connection: Connection) -> None:
@@ -214,19 +215,18 @@ class WorkerPool:
         if connection in self._loaded:
             self._discard(connection)
             self.restarts += not self._stopping
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        out_of_memory = self._oom_kills > before
         if batch is not None and batch.reason is DispatchReason.PROFILE:
-            self._profiler.closed(connection)
-            return
-        kills, before = oom_kills(), self._oom_kills
-        self._oom_kills = kills
-        if batch is not None:
+            self._profiler.closed(connection, batch, out_of_memory=out_of_memory)
+        elif batch is not None:
             log.error(
                 "a worker died under batch %d, of %d requests%s",
                 batch.number,
                 len(batch.requests),
-                "; the kernel ended a process of this container for lack of memory" if kills > before else "",
+                "; the kernel ended a process of this container for lack of memory" if out_of_memory else "",
             )
-        self._shell.worker_lost(connection, out_of_memory=kills > before)
+        self._shell.worker_lost(connection, out_of_memory=out_of_memory)
 
     def _take_in(self, connection: Connection) -> None:
         handshake = connection.handshake
@@ -268,6 +268,8 @@ class WorkerPool:
         return False
 
     async def _check(self, connection: Connection, example: bytes) -> None:
+        if connection.handshake is None:
+            return  # it has died meanwhile
         if await self._profiler.serves(connection, example):
             self._shell.worker_ready(connection, checked=True)
         elif connection in self._loaded:
@@ -297,8 +299,8 @@ class WorkerPool:
         warmed up when requests arrive. Later ones are tried once a sick one was replaced.
         """
         try:
-            self._fails_example = not await self._profiler.serves(connection, example)
-            if self._fails_example:
+            self.fails_example = not await self._profiler.serves(connection, example)
+            if self.fails_example:
                 log.error("a worker fails on example(): it gets no requests, and another takes its place")
                 await asyncio.sleep(SICK_WAIT_SECONDS)
                 connection.close()

@@ -63,9 +63,15 @@ async def measure(
     server = await asyncio.get_running_loop().create_server(watchdog.requests.protocol, sock=listener)
     try:
         pool.start()
-        await _until_ready(pool, watchdog.metrics.capacity.times, tell)
-        example = _example(pool, handler)
         metrics, cpus = watchdog.metrics, available_cpus()
+        times = metrics.capacity.times
+        await _until_ready(pool, times, tell)
+        if pool.fails_example:
+            raise TrialFailed(
+                f"{handler} fails on its own example(), for the reason above: mend the handler, or what "
+                "example() returns\nnext: without a reason above, see that it does not call os._exit()"
+            )
+        example = _example(pool, handler)
         metrics.requests_per_second()  # begins to count the CPU time of the front end
         tell(SENDING, 0.0)
         try:
@@ -80,7 +86,7 @@ async def measure(
         promises = [
             report.promise_within(
                 target,
-                metrics.capacity.times,
+                times,
                 metrics.capacity.cost,
                 workers=config.workers,
                 objective=config.slo_objective,
@@ -104,10 +110,11 @@ async def measure(
                 worker=metrics.service_seconds.total / max(1, sum(metrics.service_seconds.counts)),
                 worker_cpu=metrics.capacity.cost.worker.predict_mean(1),
             ),
-            batches=report.batch_costs(metrics.capacity.times),
+            batches=report.batch_costs(times),
             promise=promises[0],
             others=tuple(promises[1:]),
             split=pool.split,
+            ceiling=times.ceiling if times.ceiling < times.max_batch_size else 0,
             busy=busy,
         )
     finally:
@@ -119,9 +126,9 @@ async def measure(
 
 
 async def _until_ready(pool: WorkerPool, model: LatencyModel, tell: Callable[[str, float], None]) -> None:
-    """Wait until every worker has loaded and is measured. Raises the error that ends the start."""
+    """Wait until every worker is measured, or one fails on its example(). Raises what ends the start."""
     began = time.monotonic()
-    while pool.by_state()["starting"]:
+    while pool.by_state()["starting"] and not pool.fails_example:
         if pool.failed.done():
             pool.failed.result()
         tell(MEASURING if model.learned else LOADING, time.monotonic() - began)

@@ -144,6 +144,8 @@ class Trial:
     """Within each of ``TARGETS``."""
     split: bool
     """Whether a batch failed although its parts did not."""
+    ceiling: int
+    """The largest batch for which there is memory; 0: no batch ran out of it."""
     busy: float
     """Runnable processes per CPU of the machine, before the trial."""
 
@@ -196,11 +198,6 @@ def rejection(handler: str, answer: Answer) -> str:
     """Return the error for a handler that gives this answer to its own example(), with the next step."""
     said = f"{handler} answers its own example() with {answer.status}"
     words = shown(answer.body, SHOWN_REJECTION_BYTES)
-    if answer.status == 500:
-        return f"{said}, for the reason above: mend the handler, or what example() returns"
-    if answer.status > 500:
-        step = "see that it does not call os._exit(); where a signal ended it is above"
-        return f"{said}: {words}\nnext: {step}"
     return f"{said}, and not below 400: {words}\nnext: have example() return a body that the handler serves"
 
 
@@ -237,6 +234,8 @@ def lines(trial: Trial) -> Iterator[str]:
         yield f"rate      {rate} requests/s within {target} from one replica, in batches of {size} or so"
     else:
         yield f"rate      none within {target}"
+    if trial.ceiling:
+        yield f"memory    a larger batch runs out of it: at most {trial.ceiling} requests in one"
     cpu = f" ({alone.worker_cpu / alone.worker:.0%} of it CPU)" if alone.worker_cpu else ""
     yield (
         f"time      one request alone {_time(alone.total)}: handler {_time(alone.worker)}{cpu}, "
@@ -272,6 +271,7 @@ def document(trial: Trial) -> dict[str, Any]:
             for batch in trial.batches
         ],
         "best_batch_size": trial.best.size,
+        "batch_ceiling": trial.ceiling,
         "requests_per_second": promise.rate,
         "batch_size": promise.batch_size,
         "request": {**asdict(alone), "http": alone.http},

@@ -45,6 +45,8 @@ SHOWN: Final = 5
 """Maximum number of threads or files that a message names."""
 STARTED_IN: Final = Path.cwd()
 """Folder in which this process started. load() may change it, and the function's paths may be relative."""
+CUDA_DEVICE: Final = "/dev/nvidia-uvm"
+"""A process has this file open from its first call of CUDA's driver on."""
 _HARMLESS: Final = frozenset(("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"))
 """Files that processes may share."""
 
@@ -232,8 +234,9 @@ def unsafe_to_fork() -> str | None:
     before the fork ("poison fork"), and background threads, of which a fork copies the locks but not the
     threads (https://docs.pytorch.org/docs/stable/notes/multiprocessing.html). OpenMP's pool is such threads.
     """
+    # torch.cuda.is_available() opens the device, too, and torch does not count that as initialized.
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    if cuda is not None and cuda.is_initialized():
+    if (cuda is not None and cuda.is_initialized()) or CUDA_DEVICE in open_files().values():
         return (
             "load() initialized CUDA, which cannot be used after a fork: "
             "load to the CPU and move the model in the first batch, or set preload=false"

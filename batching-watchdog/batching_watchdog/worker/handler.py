@@ -136,6 +136,7 @@ class Handler:
         try:
             return self._encode_result(result, event)
         except Exception as error:  # a result's own methods may raise anything
+            _end_if_poisoned(error)  # a device's error may show when its result is read
             return self._failure(f"the result cannot be sent\n{trace_of(error)}", event)
 
     def _encode_result(self, result: Any, event: Event) -> Reply:  # noqa: PLR0911 - one return per kind of result
@@ -199,6 +200,8 @@ def _end_if_poisoned(error: BaseException) -> None:
 
     torch's CUDA errors are sticky, all but the lack of memory (CUDA C++ Programming Guide, "Error Checking").
     """
+    if isinstance(error, Poisoned):
+        raise error
     named = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
     sticky = named or (isinstance(error, RuntimeError) and "CUDA error:" in str(error))
     if sticky and not _is_out_of_memory(error):
@@ -207,8 +210,10 @@ def _end_if_poisoned(error: BaseException) -> None:
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether ``error`` is Python's or torch's lack of memory, on a device or the host."""
-    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""  # some have no type of their own
+    return "out of memory" in text or "can't allocate memory" in text
 
 
 def _print(failure: Failure) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batching_watchdog import wire
-from batching_watchdog.messages import Failure, Reply
+from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.pool.connection import MAX_OUT, Connection, connect
 from support.fuzzing import fuzzed
 from support.heard import Heard, batch
@@ -77,13 +77,27 @@ async def test_failures_before_the_replies_are_told_of_and_the_replies_follow(co
         connection.send(batch(b"a", b"b"))
     replies = [Reply(500, b"", b"", failed=True)] * 2
     said = b"".join(b for failure in failures for b in wire.encode_failure(failure))
-    said += b"".join(wire.encode_replies(replies, 0.1))
+    said += b"".join(wire.encode_replies(replies, wire.Spent(0.1, 0.1)))
     for at in range(0, len(said), 700):
         worker[1].write(said[at : at + 700])
         await asyncio.sleep(0)
-    assert await heard.answers.get() == (replies, 0.1)
+    assert await heard.answers.get() == (replies, (0.1, 0.1))
     assert heard.failures == failures
     assert connection.idle == (out == 1)
+
+
+@scenario()
+async def test_crash_stands_for_the_replies_to_its_batch(connection, heard, worker):
+    await shake_hands(heard, worker)
+    connection.send(batch(b"a", b"b"))
+    connection.send(batch(b"c"))
+    crash = Crash("Traceback ...", Reply(500, b"X: y\r\n", b"failed", failed=True), out_of_memory=True)
+    replies = [Reply(200, b"", b"C")]
+    worker[1].writelines(wire.encode_crash(crash) + wire.encode_replies(replies, wire.Spent(0.1, 0.1)))
+    assert (await heard.answers.get())[0] == []
+    assert (await heard.answers.get())[0] == replies
+    assert heard.crashes == [crash]
+    assert connection.idle
 
 
 @scenario()
@@ -93,7 +107,7 @@ async def test_frame_larger_than_the_buffer_is_received_whole(connection, heard,
     for _ in range(2):
         connection.send(batch(large))
         assert (await receive(worker))[0][1] == large
-        worker[1].writelines(wire.encode_replies([Reply(200, b"", large)], 0.1))
+        worker[1].writelines(wire.encode_replies([Reply(200, b"", large)], wire.Spent(0.1, 0.1)))
         assert (await heard.answers.get())[0][0].body == large
 
 
@@ -105,8 +119,8 @@ async def test_worker_can_have_its_next_batch_while_it_runs_one(connection, hear
     connection.send(batch(b"b", b"c"))
     assert [sent for _, sent in await receive(worker)] == [b"a"]
     assert [sent for _, sent in await receive(worker)] == [b"b", b"c"]
-    first = wire.encode_replies([Reply(200, b"", b"A")], 0.1)
-    second = wire.encode_replies([Reply(200, b"", b"B"), Reply(200, b"", b"C")], 0.2)
+    first = wire.encode_replies([Reply(200, b"", b"A")], wire.Spent(0.1, 0.1))
+    second = wire.encode_replies([Reply(200, b"", b"B"), Reply(200, b"", b"C")], wire.Spent(0.2, 0.2))
     if together:
         worker[1].write(b"".join(first + second))
     else:
@@ -117,7 +131,7 @@ async def test_worker_can_have_its_next_batch_while_it_runs_one(connection, hear
         worker[1].writelines(second)
     told = [await heard.answers.get() for _ in range(2)]
     assert [[reply.body for reply in replies] for replies, _ in told] == [[b"A"], [b"B", b"C"]]
-    assert [cpu_seconds for _, cpu_seconds in told] == [0.1, 0.2]
+    assert [spent.cpu_seconds for _, spent in told] == [0.1, 0.2]
     assert connection.idle
 
 
@@ -149,11 +163,11 @@ async def test_worker_that_dies_with_two_batches_ran_the_first(connection, heard
     "answer",
     [
         b"x" * wire.HEADER_SIZE,
-        b"".join(wire.encode_replies([], 0.0)),
-        b"".join(wire.encode_replies([Reply(200, b"", b""), Reply(200, b"", b"")], 0.0)),
+        b"".join(wire.encode_replies([], wire.Spent(0.0, 0.0))),
+        b"".join(wire.encode_replies([Reply(200, b"", b""), Reply(200, b"", b"")], wire.Spent(0.0, 0.0))),
         b"".join(wire.encode_requests([(b"", b"")])),
-        b"".join(wire.encode_replies([Reply(200, b"", b"")], 0.0)) + b"more",
-        struct.pack("<4sB3xIQd", b"TBW1", wire.Kind.FAILURE, 0, 0, 0.0),
+        b"".join(wire.encode_replies([Reply(200, b"", b"")], wire.Spent(0.0, 0.0))) + b"more",
+        struct.pack("<4sB3xIQ", wire.MAGIC, wire.Kind.FAILURE, 0, 0),
     ],
     ids=["garbage", "too-few", "too-many", "wrong-kind", "unasked-bytes", "failure-of-nothing"],
 )
@@ -172,10 +186,13 @@ HANDSHAKE = b"".join(wire.encode_handshake(wire.Handshake(1)))
 FRAMES = st.one_of(
     st.just(HANDSHAKE),
     st.just(b"".join(wire.encode_failure(Failure("handler error", "Traceback ...")))),
-    st.integers(0, 3).map(lambda count: b"".join(wire.encode_replies([Reply(200, b"", b"x")] * count, 0.1))),
+    st.integers(0, 3).map(
+        lambda count: b"".join(wire.encode_replies([Reply(200, b"", b"x")] * count, wire.Spent(0.1, 0.1)))
+    ),
+    st.just(b"".join(wire.encode_crash(Crash("Traceback ...", Reply(500, b"", b""))))),
     st.builds(
-        lambda kind, count, size, body: struct.pack("<4sB3xIQd", b"TBW1", kind, count, size, 0.0) + body,
-        *(st.integers(0, 6), st.integers(0, 5), st.integers(0, 100), st.binary(max_size=100)),
+        lambda kind, values, bodies, rest: struct.pack("<4sB3xIQ", wire.MAGIC, kind, values, bodies) + rest,
+        *(st.integers(0, 7), st.integers(0, 40), st.integers(0, 100), st.binary(max_size=100)),
     ),
     st.binary(min_size=1, max_size=100),
 )
@@ -210,7 +227,8 @@ def test_any_bytes_from_a_worker_answer_batches_in_turn_or_end_the_connection(
                     await asyncio.sleep(0)
                     await asyncio.sleep(0)
             answered = [len(heard.answers.get_nowait()[0]) for _ in range(heard.answers.qsize())]
-            assert answered == sent[: len(answered)]
+            assert all(count in (0, size) for count, size in zip(answered, sent, strict=False))
+            assert answered.count(0) == len(heard.crashes)
             assert len(sent) - len(answered) <= MAX_OUT
             lost = list(heard.lost)
             connection.close()

@@ -5,16 +5,17 @@ from collections.abc import Callable
 
 import pytest
 
+from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import Batch, DispatchReason, Reply
+from batching_watchdog.messages import Batch, Crash, DispatchReason, Reply
 from batching_watchdog.pool.profile import PROFILE_SECONDS, Profiler
 
 
 class Worker:
     """Answers each batch, the first ``warm_up`` seconds later.
 
-    Dies under the first of ``deadly`` bodies; says that it ran ``splits`` or more in parts.
+    Dies under the first of ``deadly`` bodies; fails on a batch of ``fails`` or more.
     """
 
     def __init__(
@@ -23,14 +24,16 @@ class Worker:
         deadly: int = 0,
         *,
         warm_up: float = 0.0,
-        splits: int = 1 << 20,
+        fails: int = 1 << 20,
+        out_of_memory: bool = False,
         status: int = 200,
         **environment: str,
     ) -> None:
         config = Config.from_env({"slo_latency": "1h", "exec_timeout": "1h", **environment}, cpus=1.0)
         self.model = LatencyModel(config.max_batch_size)
         self.profiler = Profiler(config, self.learn, self.model, lambda: self.now)
-        self.law, self.deadly, self.splits, self.status = law, deadly, splits, status
+        self.law, self.deadly, self.fails, self.status = law, deadly, fails, status
+        self.crash = Crash("Traceback ...", Reply(500, b"", b"", failed=True), out_of_memory=out_of_memory)
         self.sizes: list[int] = []
         self.now, self.left = 0.0, warm_up
 
@@ -38,15 +41,20 @@ class Worker:
         assert batch.reason is DispatchReason.PROFILE
         self.sizes.append(len(batch.requests))
         if len(batch.requests) == self.deadly:
-            self.profiler.closed(self)
+            self.profiler.closed(self, batch, out_of_memory=self.crash.out_of_memory)
+        elif len(batch.requests) >= self.fails:
+            self.profiler.crashed(self, batch, self.crash)
         else:
-            self.now += self.law(len(batch.requests)) + self.left
+            seconds = self.law(len(batch.requests)) + self.left
+            self.now += seconds
             self.left = 0.0
-            cpu_seconds = 0.001 if len(batch.requests) < self.splits else 0.0
-            replies = [Reply(self.status, b"", b"")] * len(batch.requests)
-            self.profiler.replied(self, replies, cpu_seconds)
+            replies = [Reply(self.status, b"", b"", failed=self.status == 500)] * len(batch.requests)
+            self.profiler.replied(self, replies, wire.Spent(seconds, 0.001))
 
     def cancel(self, indexes: object) -> None:
+        raise AssertionError
+
+    def check(self) -> None:
         raise AssertionError
 
     def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
@@ -74,11 +82,34 @@ def test_sizes_are_no_larger_than_what_may_wait():
     assert worker.measured(b"x" * 500_000) == [1, 2]
 
 
-@pytest.mark.parametrize(("splits", "split"), [(1 << 20, False), (2, True)])
-def test_batches_that_were_run_again_in_parts_are_noticed(splits, split):
-    worker = Worker(lambda n: 0.01, splits=splits, max_batch_size="4")
-    worker.measured()
+@pytest.mark.parametrize(("fails", "split"), [(1 << 20, False), (2, True)])
+def test_batch_that_fails_whole_is_noticed_and_ends_the_measurement(fails, split):
+    worker = Worker(lambda n: 0.01, fails=fails, max_batch_size="4")
+    assert worker.measured() == ([1, 2] if split else [1, 2, 4])
     assert worker.profiler.split == split
+
+
+def test_batch_that_runs_out_of_memory_lowers_the_ceiling_and_no_larger_one_is_measured():
+    worker = Worker(lambda n: 0.01, fails=5, out_of_memory=True)
+    assert worker.measured() == [1, 2, 4, 8]
+    assert worker.model.ceiling == 4
+    assert not worker.profiler.split
+
+
+@pytest.mark.parametrize(("size", "ceiling"), [(1, 256), (8, 4)])
+def test_worker_that_the_kernel_ends_for_lack_of_memory_lowers_the_ceiling(size, ceiling):
+    worker = Worker(lambda n: 0.01, deadly=size, out_of_memory=True, max_batch_size="256")
+    with pytest.raises(ConnectionResetError):
+        worker.measured()
+    assert worker.model.ceiling == ceiling
+
+
+@pytest.mark.parametrize(
+    ("status", "deadly", "serves"), [(200, 0, True), (400, 0, True), (500, 0, False), (200, 1, False)]
+)
+def test_worker_serves_unless_it_dies_or_raises_on_the_example(status, deadly, serves):
+    worker = Worker(lambda n: 0.01, deadly=deadly, status=status)
+    assert asyncio.run(worker.profiler.serves(worker, b"x")) == serves
 
 
 def test_worker_that_dies_of_being_measured_is_told_with_the_size():

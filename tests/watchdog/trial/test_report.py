@@ -22,6 +22,7 @@ TRIAL = Trial(
     promise=Promise(0.2, 40.0, 4.0),
     others=(Promise(0.2, 40.0, 4.0), Promise(1.0, 42.0, 8.0)),
     split=False,
+    ceiling=0,
     busy=0.1,
 )
 
@@ -52,7 +53,7 @@ def test_report_of_an_answer_with_control_characters_is_printable():
 
 
 def test_promise_is_what_the_watchdog_exports_and_no_more_than_its_cores_allow():
-    model, cost = LatencyModel(8), CpuCost(8)
+    model, cost = LatencyModel(8), CpuCost(LatencyModel(8))
     for size in (1, 2, 4, 8):
         for _ in range(5):
             model.observe(size, 0.010)

@@ -2,6 +2,7 @@ import threading
 
 import pytest
 
+from batching_watchdog.worker import arbiter
 from batching_watchdog.worker.arbiter import Restarts, other_threads
 
 
@@ -33,3 +34,10 @@ def test_threads_are_seen_by_name_and_gone_when_they_have_ended():
     done.set()
     thread.join()
     assert "poller" not in before
+
+
+@pytest.mark.parametrize(("file", "refused"), [("/dev/nvidia-uvm", True), ("/dev/null", False)])
+def test_process_that_has_called_cuda_in_any_way_must_not_be_forked(monkeypatch, file, refused):
+    monkeypatch.setattr(arbiter, "open_files", lambda: {7: file})
+    monkeypatch.setattr(arbiter, "other_threads", list)
+    assert (arbiter.unsafe_to_fork() is not None) == refused

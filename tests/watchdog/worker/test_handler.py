@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from batching_watchdog import wire
-from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.errors import HandlerNotLoaded, Poisoned
 from batching_watchdog.function import Event
-from batching_watchdog.messages import Failure, Reply
+from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.wsgi import create_app
 
@@ -25,11 +25,17 @@ class Function:
     failures: list[Failure]
 
     def serve(self, *bodies: bytes) -> list[Reply]:
-        return self.handler.serve([event(body) for body in bodies])
+        outcome = self.handler.serve([event(body) for body in bodies])
+        assert isinstance(outcome, list), outcome
+        return outcome
+
+    def crash(self, *bodies: bytes) -> Crash:
+        outcome = self.handler.serve([event(body) for body in bodies])
+        assert isinstance(outcome, Crash), outcome
+        return outcome
 
     def one(self, request: Event | None = None) -> Reply:
-        (reply,) = self.handler.serve([request or event()])
-        return reply
+        return self.handler.serve_one(request or event())
 
 
 Load = Callable[[str], Function]
@@ -162,7 +168,7 @@ HEADERS += [f"{{'X-A': {value!r}}}" for value in ("split\r\nX-B: c", "bell\x07",
         *(f"{{'body': '', 'headers': {headers}}}" for headers in HEADERS),
     ],
 )
-def test_result_that_cannot_be_sent_fails_alone_and_the_batch_is_not_run_again(load, result):
+def test_result_that_cannot_be_sent_fails_alone(load, result):
     function = load(f"""
         batches = []
         def handle_batch(events, context):
@@ -175,65 +181,81 @@ def test_result_that_cannot_be_sent_fails_alone_and_the_batch_is_not_run_again(l
     assert function.failures[0].trace.startswith("the result cannot be sent")
 
 
-def test_batch_that_raises_is_run_again_in_halves_and_reported_by_the_event_at_fault(load):
-    function = load("""
-        batches = []
-        def handle_batch(events, context):
-            batches.append(len(events))
-            return [batches[-1] / int(event.body) for event in events]
-    """)
-    bodies = [b"1"] * 16
-    bodies[5] = b"0"
-    replies = function.serve(*bodies)
-    assert [(reply.status, reply.failed) for reply in replies] == [
-        (500, True) if body == b"0" else (200, False) for body in bodies
-    ]
-    assert function.handler.repeated
-    assert [failure.text for failure in function.failures] == ["handler error: POST /"]
-    assert function.serve(b"1")[0].body == b"1.0"
-    assert not function.handler.repeated
-    assert sys.modules["function.handler"].batches == [16, 8, 4, 4, 2, 1, 1, 2, 8, 1]
-
-
-@pytest.mark.parametrize("function", ["handle", "handle_batch"])
 @pytest.mark.parametrize(
-    "error", ["SystemExit('usage: ...')", "KeyboardInterrupt", "asyncio.CancelledError", "GeneratorExit"]
+    "error",
+    ["SystemExit('usage: ...')", "KeyboardInterrupt", "asyncio.CancelledError", "ValueError('length')"],
 )
-def test_error_that_is_no_exception_fails_its_request_alone(load, function, error):
-    answer = "answer(each)" if function == "handle" else "[answer(event) for event in each]"
-    loaded = load(f"""
+def test_error_of_any_kind_fails_its_request_alone_or_its_batch_as_a_whole(load, error):
+    source = f"""
         import asyncio
         def answer(event):
             if event.body == b"bad":
                 raise {error}
             return event.body
-        def {function}(each, context):
-            return {answer}
-    """)
-    good, bad = loaded.serve(b"good", b"bad")
+    """
+    alone = load(f"{source}\n        def handle(event, context):\n            return answer(event)\n")
+    good, bad = alone.serve(b"good", b"bad")
     assert (good.body, bad.status, bad.failed) == (b"good", 500, True)
-    assert error.partition("(")[0] in loaded.failures[0].trace
+    assert error.partition("(")[0] in alone.failures[0].trace
+    whole = load(f"{source}
+        def handle_batch(events, context):
+            return list(map(answer, events))
+    """)
+    crash = whole.crash(b"good", b"bad")
+    assert error.partition("(")[0] in crash.error
+    assert (crash.reply.status, crash.reply.failed, crash.out_of_memory) == (500, True, False)
+    assert not whole.failures
+    assert whole.serve(b"bad")[0].failed
+    assert len(whole.failures) == 1
+
+
+def test_batch_with_too_few_results_fails_as_a_whole(load):
+    crash = load("def handle_batch(events, context):\n    return [1]\n").crash(b"a", b"b")
+    assert "1 results for 2 events" in crash.error
+
+
+OWN_TYPE = "type({name!r}, ({base},), {{}})({text!r})"
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("error", "out_of_memory"),
     [
-        ("raise ValueError('not the same length')", "ValueError: not the same length"),
-        ("return results[:1]", "returned 1 results for 2 events"),
+        ("MemoryError()", True),
+        (OWN_TYPE.format(name="OutOfMemoryError", base="RuntimeError", text="CUDA: none left"), True),
+        (
+            OWN_TYPE.format(name="AcceleratorError", base="RuntimeError", text="CUDA error: out of memory"),
+            True,
+        ),
+        ('RuntimeError("DefaultCPUAllocator: can\'t allocate memory")', True),
+        ("ValueError('out of memory, says the client')", False),
     ],
 )
-def test_batch_that_fails_while_its_parts_do_not_is_reported_once(load, body, words):
-    function = load(f"""
-        def handle_batch(events, context):
-            results = [event.body for event in events]
-            if len(events) > 1:
-                {body}
-            return results
-    """)
-    for _ in range(3):
-        assert [reply.status for reply in function.serve(b"a", b"b", b"c", b"d")] == [200] * 4
-    (failure,) = function.failures
-    assert words in failure.trace
+def test_lack_of_memory_is_told_apart_from_other_errors_of_a_batch(load, error, out_of_memory):
+    function = load(f"def handle_batch(events, context):\n    raise {error}\n")
+    assert function.crash(b"a", b"b").out_of_memory == out_of_memory
+
+
+POISON = {
+    "type": OWN_TYPE.format(name="AcceleratorError", base="RuntimeError", text="device-side assert"),
+    "text": "RuntimeError('CUDA error: device-side assert triggered')",
+}
+PLACES = {
+    "handle": "def handle(event, context):\n    fail()\n",
+    "handle_batch": "def handle_batch(events, context):\n    fail()\n",
+    "result": (
+        "class Tensor:\n    def tolist(self):\n        fail()\n"
+        "def handle_batch(events, context):\n    return [Tensor() for _ in events]\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("error", POISON.values(), ids=POISON)
+def test_sticky_error_of_an_accelerator_ends_the_worker(load, place, error):
+    function = load(f"{place}def fail():\n    raise {error}\n")
+    with pytest.raises(Poisoned) as raised:
+        function.serve(b"a")
+    assert raised.value.trace.rstrip().endswith(("device-side assert", "device-side assert triggered"))
 
 
 @pytest.mark.parametrize("result", ["{'y': 1}", "'y'", "b'y'", "None", "iter([1])", "[]"])
