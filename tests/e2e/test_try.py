@@ -67,6 +67,17 @@ def test_handler_is_loaded_measured_and_asked_over_http_and_the_report_is_all_of
     assert "\x1b" not in done.stderr, "progress is for terminals"
 
 
+def test_batch_that_runs_out_of_memory_shows_as_a_ceiling_in_the_report(tmp_path):
+    fits = SLEEPING.replace(
+        "    return [{", "    if len(events) > 4:\n        raise MemoryError\n    return [{"
+    )
+    done = tried(tmp_path, fits, "--workers", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["batch_ceiling"] == 4
+    assert max(batch["size"] for batch in report["batches"]) == 4
+
+
 BROKEN = {
     "import": "import nothing_like_it\n",
     "no example": "def handle(e, c): ...\n",

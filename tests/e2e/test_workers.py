@@ -229,6 +229,112 @@ def test_handler_whose_load_changes_the_folder_is_loaded_again_in_the_one_of_the
         assert dog.call().body.decode() == os.getcwd()
 
 
+STICKY = """
+import os
+
+poisoned = False
+
+def example():
+    return b"fine"
+
+def handle(event, context):
+    global poisoned
+    if event.body == b"bad":
+        raise ValueError("a bad input")
+    poisoned = poisoned or event.body == b"poison"
+    if poisoned:
+        raise ERROR
+    return str(os.getpid())
+"""
+"""Serves nothing any more after one request."""
+
+
+def test_worker_that_a_request_has_poisoned_is_found_by_its_example_and_replaced():
+    with watchdog(STICKY.replace("ERROR", "ValueError('lost')"), workers="2", max_batch_size="2") as dog:
+        dog.wait_idle(2)
+        assert dog.call(body=b"poison").status == 500
+        answers = [answer for _ in range(25) for answer in dog.call_all([b"x"] * 8)]
+        assert [answer.status for answer in answers].count(200) >= 0.9 * len(answers)
+        dog.wait_idle(2)
+        assert dog.metric("watchdog_workers_sick_total") == 1
+        assert dog.metric("watchdog_worker_restarts_total") == 0
+        assert {answer.status for answer in dog.call_all([b"x"] * 8)} == {200}
+
+
+def test_inputs_of_clients_alone_cost_no_worker_that_serves_its_example():
+    with watchdog(STICKY.replace("ERROR", "ValueError('lost')"), max_batch_size="4") as dog:
+        (worker,) = dog.workers()
+        for _ in range(8):
+            assert {answer.status for answer in dog.call_all([b"bad"] * 8)} == {500}
+        dog.wait_idle(1)
+        assert dog.ready()
+        assert dog.call().body == str(worker).encode()
+        assert dog.metric("watchdog_workers_sick_total") == 0
+
+
+MENDED = """
+import pathlib
+
+def example():
+    return b"x"
+
+def handle(event, context):
+    assert pathlib.Path(__file__).with_name("mended").exists()
+    return "fine"
+"""
+
+
+def test_replica_whose_workers_fail_their_own_example_is_not_ready_until_one_serves_it():
+    with starting_watchdog(MENDED) as dog:
+        until(lambda: "example()" in dog.log, "the log has it")
+        answer = dog.call("GET", "/_/ready")
+        assert (answer.status, b"example()" in answer.body) == (503, True)
+        (dog.folder / "mended").touch()
+        dog.wait_ready()
+        (dog.folder / "mended").unlink()
+        for _ in range(3):
+            assert dog.call().status == 500
+        until(lambda: not dog.ready(), "it has been found")
+        assert dog.metric("watchdog_workers_sick_total") == 1
+        (dog.folder / "mended").touch()
+        assert dog.call().body == b"fine"
+
+
+def test_worker_whose_accelerator_is_lost_ends_at_once_and_the_log_has_the_trace():
+    lost = "type('AcceleratorError', (RuntimeError,), {})('CUDA error: device-side assert triggered')"
+    with watchdog(STICKY.replace("ERROR", lost), workers="2") as dog:
+        dog.wait_idle(2)
+        assert dog.call(body=b"poison").status == 502
+        dog.wait_idle(2)
+        assert {answer.status for answer in dog.call_all([b"x"] * 16)} == {200}
+        assert dog.metric("watchdog_workers_sick_total") == 0
+        assert "AcceleratorError: CUDA error" in dog.log
+
+
+def test_batches_that_run_out_of_memory_become_smaller_and_every_request_is_served():
+    handler = """
+    import time
+
+    def handle_batch(events, context):
+        time.sleep(0.02)
+        if len(events) > 8:
+            raise MemoryError
+        return ["fine"] * len(events)
+    """
+    with watchdog(handler, max_batch_size="16") as dog:
+        assert dog.metric("watchdog_batch_ceiling") == 16
+
+        def is_lower() -> bool:
+            assert {answer.status for answer in dog.call_all([b"x"] * 40)} == {200}
+            return dog.metric("watchdog_batch_ceiling") < 16
+
+        until(is_lower, "a batch was too large")
+        assert {answer.status for answer in dog.call_all([b"x"] * 40)} == {200}
+        assert 2 <= dog.metric("watchdog_batch_ceiling") <= 8
+        assert 1 <= dog.log.count("ran out of memory") <= 2  # two batches may be under way
+        assert "MemoryError" in dog.log
+
+
 THREAD = "threading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()"
 CUDA = (
     "import types, sys; sys.modules['torch'] = "

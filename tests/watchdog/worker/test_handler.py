@@ -197,10 +197,8 @@ def test_error_of_any_kind_fails_its_request_alone_or_its_batch_as_a_whole(load,
     good, bad = alone.serve(b"good", b"bad")
     assert (good.body, bad.status, bad.failed) == (b"good", 500, True)
     assert error.partition("(")[0] in alone.failures[0].trace
-    whole = load(f"{source}
-        def handle_batch(events, context):
-            return list(map(answer, events))
-    """)
+    batches = "def handle_batch(events, context):\n            return list(map(answer, events))\n"
+    whole = load(f"{source}\n        {batches}")
     crash = whole.crash(b"good", b"bad")
     assert error.partition("(")[0] in crash.error
     assert (crash.reply.status, crash.reply.failed, crash.out_of_memory) == (500, True, False)
