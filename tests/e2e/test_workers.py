@@ -249,8 +249,10 @@ def handle(event, context):
 """Serves nothing any more after one request."""
 
 
-def test_worker_that_a_request_has_poisoned_is_found_by_its_example_and_replaced():
-    with watchdog(STICKY.replace("ERROR", "ValueError('lost')"), workers="2", max_batch_size="2") as dog:
+@pytest.mark.parametrize("example", ["example", "not_example"])
+def test_worker_that_a_request_has_poisoned_is_replaced_while_the_other_one_serves(example):
+    handler = STICKY.replace("ERROR", "ValueError('lost')").replace("def example", f"def {example}")
+    with watchdog(handler, workers="2", max_batch_size="2") as dog:
         dog.wait_idle(2)
         assert dog.call(body=b"poison").status == 500
         answers = [answer for _ in range(25) for answer in dog.call_all([b"x"] * 8)]

@@ -1,5 +1,6 @@
 import asyncio
 import mmap
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,9 +8,24 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.messages import Crash, DispatchReason, Reply
 from batching_watchdog.pool import supervisor
 from batching_watchdog.pool.supervisor import WorkerPool, resident_bytes
 from support.heard import batch
+
+WORKER: Any = object()
+
+
+def with_pool(use: Callable[[WorkerPool], None], **shell: Any) -> None:
+    """Use a pool that is not started, and whose shell has these methods only."""
+
+    async def run() -> None:
+        told: Any = SimpleNamespace(learn=None, **shell)
+        pool = WorkerPool(Config.from_env({}, cpus=1.0), {}, told, LatencyModel(8))
+        use(pool)
+        await pool.stop()
+
+    asyncio.run(run())
 
 
 def test_resident_memory_is_read_in_bytes_and_a_process_that_has_gone_has_none(tmp_path):
@@ -25,16 +41,18 @@ def test_worker_that_the_kernel_ended_for_lack_of_memory_is_told_apart(monkeypat
     monkeypatch.setattr(supervisor, "oom_kills", lambda: next(kills))
     heard: list[bool] = []
 
-    def worker_lost(_: Any, *, out_of_memory: bool) -> None:
-        heard.append(out_of_memory)
-
-    async def run() -> None:
-        shell: Any = SimpleNamespace(worker_lost=worker_lost, learn=None)
-        worker: Any = object()
-        pool = WorkerPool(Config.from_env({}, cpus=1.0), {}, shell, LatencyModel(8))
+    def use(pool: WorkerPool) -> None:
         for _ in told:
-            pool.closed(worker, batch(b"a", b"b"))
-        await pool.stop()
+            pool.closed(WORKER, batch(b"a", b"b"))
 
-    asyncio.run(run())
+    with_pool(use, worker_lost=lambda _, out_of_memory: heard.append(out_of_memory))
     assert heard == told
+
+
+@pytest.mark.parametrize(("reason", "logged"), [(DispatchReason.FULL, 1), (DispatchReason.RETRY, 0)])
+def test_batch_that_fails_is_logged_with_its_trace_and_its_parts_are_not(caplog, reason, logged):
+    failed = batch(b"a", b"b")
+    failed.reason = reason
+    crash = Crash("Traceback ...", Reply(500, b"", b"", failed=True))
+    with_pool(lambda pool: pool.crashed(WORKER, failed, crash), batch_failed=lambda *_, **__: None)
+    assert [record.getMessage().count("Traceback ...") for record in caplog.records] == [1] * logged
