@@ -258,9 +258,6 @@ def test_start_that_cannot_work_ends_with_a_message_that_names_the_variable(name
 
 
 RAISING = """
-def example():
-    return b"typical"
-
 def handle(event, context):
     return model()
 
@@ -276,13 +273,12 @@ def test_failure_of_the_handler_is_one_record_that_begins_with_its_own_frame_and
         documents = [json.loads(line) for line in dog.log.splitlines()]
     (line,) = [each for each in documents if each["event"] == "request"]
     assert (line["call_id"], line["outcome"], line["batch_size"]) == ("2a7b9d50", "error", 1)
-    failures = [each for each in documents if each["event"] == "failure"]
-    assert [each["call_id"] for each in failures] == ["example()", "2a7b9d50"]
-    for each in failures:
-        first, *lines = each["trace"].splitlines()
-        assert first.startswith("Traceback")
-        assert lines[0] == f'  File "{dog.folder}/handler.py", line 6, in handle'
-        assert lines[-1] == "ValueError: no such layer"
+    (failure,) = [each for each in documents if each["event"] == "failure"]
+    assert failure["call_id"] == "2a7b9d50"
+    first, *lines = failure["trace"].splitlines()
+    assert first.startswith("Traceback")
+    assert lines[0] == f'  File "{dog.folder}/handler.py", line 3, in handle'
+    assert lines[-1] == "ValueError: no such layer"
 
 
 @pytest.mark.parametrize(("broken", "preload"), [("load", "auto"), ("load", "false"), ("cost", "auto")])
