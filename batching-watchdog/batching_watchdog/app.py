@@ -177,6 +177,7 @@ def build(
         restarts=lambda: pool.restarts,
         recycled=lambda: pool.recycled,
         sick=lambda: pool.sick,
+        ceiling=lambda: cost.ceiling,
         resident_bytes=pool.resident_bytes,
         lines_dropped=lines_dropped,
         spans=dict if telemetry is None else telemetry.counts,

@@ -97,6 +97,7 @@ class Gauges:
     restarts: Callable[[], int] = lambda: 0
     recycled: Callable[[], int] = lambda: 0
     sick: Callable[[], int] = lambda: 0
+    ceiling: Callable[[], int] = lambda: 0
     resident_bytes: Callable[[], Mapping[int, int]] = dict
     lines_dropped: Callable[[], int] = lambda: 0
     spans: Callable[[], Mapping[str, int]] = dict
@@ -340,8 +341,8 @@ ROWS: Final = (
     Row(
         "watchdog_batch_ceiling",
         GAUGE,
-        "Largest batch that is sent: less than max_batch_size after batches that ran out of memory.",
-        lambda m: m.capacity.times.ceiling,
+        "Largest batch of every cost class: less than max_batch_size after batches that ran out of memory.",
+        lambda m: m.gauges.ceiling(),
     ),
     Row(
         "watchdog_start_up_seconds",

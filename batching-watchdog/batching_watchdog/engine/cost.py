@@ -125,6 +125,12 @@ class CostModel:
         """Pools by compatible requests; the first pool is for unknown classes."""
         self._classes: OrderedDict[CostClass, _Class] = OrderedDict()
 
+    @property
+    def ceiling(self) -> int:
+        """The largest batch allowed in every pool: fewer requests after batches that ran out of memory."""
+        pools = (pool.times.ceiling for pools in self._keys.values() for pool in pools)
+        return min(self.overall.ceiling, *pools, self.max_batch_size)
+
     def mix_paths(self) -> None:
         """Allow requests of different methods and paths in one batch, as the handler does."""
         if self._apart:

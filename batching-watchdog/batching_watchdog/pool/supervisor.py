@@ -300,6 +300,8 @@ class WorkerPool:
         """
         try:
             self.fails_example = not await self._profiler.serves(connection, example)
+            if self._stopping:
+                return
             if self.fails_example:
                 log.error("a worker fails on example(): it gets no requests, and another takes its place")
                 await asyncio.sleep(SICK_WAIT_SECONDS)
