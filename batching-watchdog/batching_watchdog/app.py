@@ -29,7 +29,7 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
-from batching_watchdog.front.cost import CostFunction, load_cost
+from batching_watchdog.front.weight import WeightFunction, load_weight
 from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
@@ -86,9 +86,9 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     if not (folder / "handler.py").is_file():
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
     try:
-        cost = load_cost(folder)
+        weight = load_weight(folder)
         keep_freed_memory(environ)
-        return uvloop.run(run(config, environ, lines_dropped, cost))
+        return uvloop.run(run(config, environ, lines_dropped, weight))
     except HandlerNotLoaded as error:
         if error.trace:
             log.error(Failure("the function's code cannot be loaded", error.trace))
@@ -121,12 +121,12 @@ def build(
     config: Config,
     environ: Mapping[str, str],
     lines_dropped: Callable[[], int] = lambda: 0,
-    own_cost: Callable[[Event], Any] | None = None,
+    own_weight: Callable[[Event], Any] | None = None,
     telemetry: Telemetry | None = None,
 ) -> Watchdog:
     """Build the parts in the order in which they need each other, for the loop that runs.
 
-    ``own_cost``: the function's cost(event). ``telemetry``: takes the spans; None: there are none.
+    ``own_weight``: the function's weight(event). ``telemetry``: takes the spans; None: there are none.
     """
     clock, cpus = time.monotonic, available_cpus()
     cost = CostModel(config.max_batch_size)
@@ -157,7 +157,7 @@ def build(
         metrics,
         clock,
         not_ready=lambda: pool.not_ready,
-        cost=CostFunction(own_cost, metrics, clock) if own_cost else None,
+        weight=WeightFunction(own_weight, metrics, clock) if own_weight else None,
         tracer=telemetry,
     )
     limits = Limits(
@@ -190,11 +190,11 @@ async def run(
     config: Config,
     environ: Mapping[str, str],
     lines_dropped: Callable[[], int],
-    own_cost: Callable[[Event], Any] | None = None,
+    own_weight: Callable[[Event], Any] | None = None,
 ) -> int:
     """Build, start, serve until the first signal, drain; the exit status."""
     telemetry = start_telemetry(config, environ, time.monotonic)
-    built = build(config, environ, lines_dropped, own_cost, telemetry)
+    built = build(config, environ, lines_dropped, own_weight, telemetry)
     shell, pool, front, requests = built.shell, built.pool, built.front, built.requests
     scrapes = Connections(MetricsPage(Exposition(built.metrics)), METRICS_LIMITS, time.monotonic)
     signals = _Signals()

@@ -1,6 +1,6 @@
 """Imports the function's own files, and defines the event that their functions receive.
 
-The worker processes import ``handler.py``, the watchdog itself only ``cost.py``. An event is python3-http's,
+The worker processes import ``handler.py``, the watchdog itself only ``weight.py``. An event is python3-http's,
 made from a request's header block and body.
 """
 
@@ -167,18 +167,18 @@ def import_handler(folder: Path) -> ModuleType:
     return _imported(folder, "handler")
 
 
-def import_cost(folder: Path) -> ModuleType | None:
-    """Import ``folder``/cost.py as ``function.cost``; None if there is none. Raises ``HandlerNotLoaded``.
+def import_weight(folder: Path) -> ModuleType | None:
+    """Import ``folder``/weight.py as ``function.weight``; None if there is none. Raises ``HandlerNotLoaded``.
 
     It may import its siblings either way, but by their plain names only during its own import: later imports
     of the watchdog must not find modules in ``folder``.
     """
     folder = folder.resolve()
-    if not (folder / "cost.py").is_file():
+    if not (folder / "weight.py").is_file():
         return None
     sys.path.insert(0, str(folder))
     try:
-        return _imported(folder, "cost")
+        return _imported(folder, "weight")
     finally:
         sys.path.remove(str(folder))
 

@@ -31,8 +31,8 @@ SLO_FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 4.0)
 """Further edges, as multiples of slo_latency. One lies exactly on it: attainment needs no interpolation."""
 SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025)
 """Further edges of what can be much shorter than a request."""
-COST_BUCKETS: Final = (0.00001, 0.0001, 0.001, 0.01, 0.1)
-"""Of cost(event), which runs on the event loop."""
+WEIGHT_BUCKETS: Final = (0.00001, 0.0001, 0.001, 0.01, 0.1)
+"""Of weight(event), which runs on the event loop."""
 SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
 ANSWERED: Final = frozenset(("good", "slow"))
@@ -138,8 +138,8 @@ class Metrics(Collector):
         self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
         self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
         self.upload_seconds = Histogram(DEFAULT_BUCKETS)
-        self.cost_seconds = Histogram(COST_BUCKETS)
-        self.cost_failures = 0
+        self.weight_seconds = Histogram(WEIGHT_BUCKETS)
+        self.weight_failures = 0
         self.batch_size = Histogram(SIZE_BUCKETS)
         self.queue_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
         self.service_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
@@ -278,16 +278,16 @@ ROWS: Final = (
         lambda m: m.upload_seconds,
     ),
     Row(
-        "watchdog_cost_seconds",
+        "watchdog_weight_seconds",
         HISTOGRAM,
-        "Seconds that the function's cost(event) took on the event loop.",
-        lambda m: m.cost_seconds,
+        "Seconds that the function's weight(event) took on the event loop.",
+        lambda m: m.weight_seconds,
     ),
     Row(
-        "watchdog_cost_failures",
+        "watchdog_weight_failures",
         COUNTER,
-        "Requests for which cost(event) failed and the length of the body counted.",
-        lambda m: m.cost_failures,
+        "Requests for which weight(event) failed and the length of the body counted.",
+        lambda m: m.weight_failures,
     ),
     Row("watchdog_batch_size", HISTOGRAM, "Requests per batch.", lambda m: m.batch_size),
     Row(

@@ -57,21 +57,21 @@ def test_requests_that_come_together_are_served_in_batches_and_answered_in_order
         assert ("; built without its compiled part" in dog.log) == lacks
 
 
-COST = """
-def cost(event):
+WEIGHT = """
+def weight(event):
     return {b"s": 0.5, b"l": 30}[event.body[:1]]
 """
 
 
-def test_requests_of_one_length_are_told_apart_by_the_functions_own_cost_and_by_length_where_it_fails():
-    with watchdog(BATCHES, cost=COST) as dog:
+def test_requests_of_one_length_are_told_apart_by_the_functions_own_weight_and_by_length_where_it_fails():
+    with watchdog(BATCHES, weight=WEIGHT) as dog:
         bodies = [b"short", b"large"] * 8
         alone = 'watchdog_dispatch_total{reason="alone"}'
         until(lambda: dog.call_all(bodies) and dog.metric(alone), "a batch of one cost class alone")
-        assert dog.metric("watchdog_cost_failures_total") == 0
+        assert dog.metric("watchdog_weight_failures_total") == 0
         assert {answer.status for answer in dog.call_all([b"?"] * 3)} == {201}
-        assert dog.metric("watchdog_cost_failures_total") == 3
-        assert dog.metric("watchdog_cost_seconds_count") >= 19
+        assert dog.metric("watchdog_weight_failures_total") == 3
+        assert dog.metric("watchdog_weight_seconds_count") >= 19
         assert dog.log.count("KeyError") == 1
 
 

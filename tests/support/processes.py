@@ -68,13 +68,13 @@ class Watchdog:
         handler: str,
         environment: Mapping[str, str],
         output: int | None = None,
-        cost: str = "",
+        weight: str = "",
         command: Sequence[str] = (sys.executable, "-m", "batching_watchdog"),
     ) -> None:
-        """``output``: the descriptor that its output goes to; None: its log. ``cost``: of cost.py."""
+        """``output``: the descriptor that its output goes to; None: its log. ``weight``: of weight.py."""
         self.folder = Path(tempfile.mkdtemp(prefix="e2e-"))
-        if cost:
-            (self.folder / "cost.py").write_text(textwrap.dedent(cost))
+        if weight:
+            (self.folder / "weight.py").write_text(textwrap.dedent(weight))
         (self.folder / "handler.py").write_text(textwrap.dedent(handler))
         self.port, self.metrics_port = free_ports(2)
         with (self.folder / "log").open("w") as log:
@@ -212,20 +212,20 @@ def _parent(pid: int) -> int:
 
 @contextlib.contextmanager
 def watchdog(
-    handler: str, output: int | None = None, cost: str = "", **environment: str
+    handler: str, output: int | None = None, weight: str = "", **environment: str
 ) -> Iterator[Watchdog]:
     """A watchdog that is ready, and is gone afterwards whatever happens."""
-    with starting_watchdog(handler, output, cost, **environment) as started:
+    with starting_watchdog(handler, output, weight, **environment) as started:
         started.wait_ready()
         yield started
 
 
 @contextlib.contextmanager
 def starting_watchdog(
-    handler: str, output: int | None = None, cost: str = "", **environment: str
+    handler: str, output: int | None = None, weight: str = "", **environment: str
 ) -> Iterator[Watchdog]:
     """A watchdog that may not be ready yet, or may never be."""
-    started = Watchdog(handler, environment, output, cost)
+    started = Watchdog(handler, environment, output, weight)
     try:
         yield started
     finally:

@@ -4,17 +4,16 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from batching_watchdog.engine.capacity import sustained
+from batching_watchdog.engine.capacity import Capacity, sustained
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason, Target
 from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Gauges, Metrics, Traced
 
 
-def make(slo_latency: float = 0.2, **classes: Target) -> tuple[Metrics, LatencyModel]:
-    model = LatencyModel(8)
-    metrics = Metrics(
-        slo_latency=slo_latency, slo_objective=0.95, workers=1, model=model, slo_classes=classes
-    )
+def make(slo_latency: float = 0.2, largest: int = 8, **classes: Target) -> tuple[Metrics, LatencyModel]:
+    model = LatencyModel(largest)
+    capacity = Capacity(model, 1, slo_latency, 0.95, cpus=8.0)
+    metrics = Metrics(slo_latency=slo_latency, slo_objective=0.95, capacity=capacity, slo_classes=classes)
     return metrics, model
 
 
@@ -120,13 +119,13 @@ def test_capacity_after_more_batches_is_that_of_the_next_search():
     for _ in range(20):
         model.observe(1, 0.01)
     assert value(metrics, "watchdog_capacity_requests_per_second") == first
-    assert list(metrics.estimate()), "in steps, between which requests are served"
+    assert list(metrics.capacity.estimate()), "in steps, between which requests are served"
     assert value(metrics, "watchdog_capacity_requests_per_second") > 1.5 * first
-    assert not list(metrics.estimate()), "no batch has finished since"
+    assert not list(metrics.capacity.estimate()), "no batch has finished since"
 
 
 def test_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
-    metrics, model = make()
+    metrics, model = make(largest=1)
     for _ in range(8):
         model.observe(1, 0.001)
     cpu = iter([(0.0, 0.0), (10.0, 5.0)])
@@ -135,7 +134,6 @@ def test_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
     for _ in range(100):
         metrics.request_finished(200, b"POST", 0.01, "good")
         metrics.service_seconds.observe(0.001)
-    # Batches of 1 then and at capacity, so what a batch costs does not matter.
     assert value(metrics, "watchdog_capacity_requests_per_second") == pytest.approx(100 / 5.0)
 
 

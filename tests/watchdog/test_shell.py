@@ -8,15 +8,17 @@ from functools import partial
 import pytest
 import uvloop
 
-from batching_watchdog.engine.capacity import BUSIEST
+from batching_watchdog.engine.capacity import Capacity, Sustained
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, ShuttingDown
 from batching_watchdog.messages import DROPPED, Batch, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
+from batching_watchdog.wire import Spent
 from support.connection import Clock
 from support.loops import within
 from support.tracer import KeepsSpans
@@ -86,17 +88,23 @@ class Bench:
     def reply(self, cpu_seconds: float = 0.0) -> None:
         """The worker answers its last batch, and may have another."""
         self.clock.now += 0.01
-        self.shell.batch_done(self.worker, [OK] * len(self.worker.batches[-1].requests), cpu_seconds)
+        self.shell.batch_done(
+            self.worker, [OK] * len(self.worker.batches[-1].requests), Spent(0.01, cpu_seconds)
+        )
 
     def sizes(self) -> list[int]:
         return [len(batch.requests) for batch in self.worker.batches]
+
+
+def a_capacity(cost: CostModel) -> Capacity:
+    return Capacity(cost.overall, 1, 0.1, 0.99, 1.0)
 
 
 @asynccontextmanager
 async def a_bench(max_inflight: int = 100) -> AsyncIterator[tuple[Bench]]:
     clock, cost = Clock(), CostModel(8)
     cost.overall.observe(8, 0.01)  # batches grow only as far as sizes are known
-    metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall)
+    metrics = Metrics(slo_latency=0.1, slo_objective=0.99, capacity=a_capacity(cost))
     policy = POLICIES["slo"](PolicySettings(8, 0.0, 0.1))
     engine = Engine(policy, cost, max_inflight=max_inflight, workers=1, lead=0.002)
     tracer = KeepsSpans()
@@ -176,7 +184,7 @@ def test_timer_fires_once_however_coarse_the_clock_of_the_loop_is():
     async def run() -> int:
         engine, clock = CountsTicks(), time.monotonic
         cost = CostModel(8)
-        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall)
+        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, capacity=a_capacity(cost))
         shell = Shell(clock, engine, cost, metrics)
         for _ in range(20):
             engine.until = clock() + 0.0024
@@ -189,14 +197,14 @@ def test_timer_fires_once_however_coarse_the_clock_of_the_loop_is():
     assert uvloop.run(run()) <= 3 * 20
 
 
-@pytest.mark.parametrize(("told", "bound"), [(0.02, BUSIEST / 0.02), (0.0, 1000.0)])
+@pytest.mark.parametrize(("told", "bound"), [(0.02, TUNING.busiest / 0.02), (0.0, 1000.0)])
 @scenario()
 async def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(bench, told, bound):
     bench.shell.worker_ready(bench.worker)
     bench.offer(0)
     await turn()
     bench.reply(cpu_seconds=told)
-    assert bench.metrics.cost.bound(1000.0, 1, 1.0) == pytest.approx(bound)
+    assert bench.metrics.capacity.cost.bound(Sustained(1000.0, 1.0), 1.0) == pytest.approx(bound)
 
 
 @scenario()
@@ -213,8 +221,8 @@ async def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_a
     assert bench.sizes() == [1, 1]
     bench.shell.withdraw(gone)
     assert bench.worker.cancelled == [0]
-    bench.shell.batch_done(bench.worker, [OK], 0.001)
-    bench.shell.batch_done(bench.worker, [DROPPED], 0.001)
+    bench.shell.batch_done(bench.worker, [OK], Spent(0.001))
+    bench.shell.batch_done(bench.worker, [DROPPED], Spent())
     assert set(bench.answers) == {0}
     assert b"watchdog_service_seconds_count 1.0" in Exposition(bench.metrics).scrape()[0]
 

@@ -3,7 +3,7 @@
 - ``protocol``  bytes to exchanges and back: limits, timeouts, keep-alive, pipelining
 - ``head`` [P]  refuses heads that RFC 9112 forbids and the parser accepts
 - ``loop_lag``  measures event-loop lag
-- ``cost``      the function's own cost(event)
+- ``weight``    the function's own weight(event)
 - ``tracing``   which trace a request belongs to, and its spans
 - ``ended`` [P]   the end of a request, for log and spans
 - ``routes``    function path, health, readiness; errors to statuses

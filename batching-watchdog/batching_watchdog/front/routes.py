@@ -14,7 +14,7 @@ from typing import Final
 from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.engine.effects import Answer
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
-from batching_watchdog.front.cost import CostFunction
+from batching_watchdog.front.weight import WeightFunction
 from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.front.tracing import RequestTracing, caller
@@ -66,10 +66,10 @@ class Front:
         clock: Callable[[], float],
         *,
         not_ready: Callable[[], str],
-        cost: CostFunction | None = None,
+        weight: WeightFunction | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """``cost``: the function's own; without it the length of the body determines the cost class.
+        """``weight``: the function's own; without it the length of the body determines the cost class.
 
         ``tracer``: takes the spans of requests; None: there are none.
         """
@@ -85,7 +85,7 @@ class Front:
         self._shell = shell
         self._metrics = metrics
         self._clock = clock
-        self._cost = cost
+        self._weight = weight
         self._tracing = None if tracer is None else RequestTracing(tracer, CALL_ID)
         self._not_ready = not_ready
         """Why no worker can serve now; empty if one can."""
@@ -196,7 +196,7 @@ class Front:
         slo_class = self._slo_class(exchange)
         deadline, expires, wanted_by = self._times(exchange, slo_class)
         header_block, body = exchange.header_block, exchange.body
-        bucket = len(body).bit_length() if self._cost is None else self._cost.bucket(header_block, body)
+        bucket = len(body).bit_length() if self._weight is None else self._weight.bucket(header_block, body)
         request = Request(
             next(self._ids),
             header_block,

@@ -18,7 +18,7 @@ import uvloop
 
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, WatchdogError
-from batching_watchdog.front.cost import load_cost
+from batching_watchdog.front.weight import load_weight
 from batching_watchdog.logs import TextFormatter, printable
 from batching_watchdog.machine import available_cpus, cuda_devices, open_files
 from batching_watchdog.messages import Failure
@@ -155,10 +155,10 @@ def _try(function: Function, progress: Progress) -> report.Trial:
         environ, cpus=available_cpus(), devices=cuda_devices(environ), files=open_files()
     )
     try:
-        cost = load_cost(function.folder)
+        weight = load_weight(function.folder)
         return uvloop.run(
             measure(
-                config, environ, cost, str(function.folder / "handler.py"), function.slo_from, progress.show
+                config, environ, weight, str(function.folder / "handler.py"), function.slo_from, progress.show
             )
         )
     except HandlerNotLoaded as error:

@@ -45,7 +45,7 @@ class Exchange:
 async def measure(
     config: Config,
     environ: Mapping[str, str],
-    own_cost: Callable[[Event], Any] | None,
+    own_weight: Callable[[Event], Any] | None,
     handler: str,
     slo_from: str,
     tell: Callable[[str, float], None],
@@ -56,7 +56,7 @@ async def measure(
     ``StartFailed``, and ``TrialFailed`` for a handler without example(), or one that does not serve it.
     """
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
-    watchdog = app.build(config, environ, own_cost=own_cost)
+    watchdog = app.build(config, environ, own_weight=own_weight)
     pool = watchdog.pool
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from batching_watchdog.config import Config
+from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.latency import LatencyModel
@@ -22,7 +23,7 @@ from batching_watchdog.messages import Batch, Reply
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 from batching_watchdog.trace_context import format_traceparent
-from batching_watchdog.wire import parse_header_block
+from batching_watchdog.wire import Spent, parse_header_block
 from support.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector, statuses
 from support.loops import within
 from support.tracer import KeepsSpans
@@ -65,7 +66,7 @@ class Bench:
 
     async def reply(self, reply: Reply = OK) -> None:
         """The worker answers its last batch, and is idle again."""
-        self.shell.batch_done(self, [reply for _ in self.batches[-1].requests])
+        self.shell.batch_done(self, [reply for _ in self.batches[-1].requests], Spent())
         await self.turn()
 
     async def worker_idle(self) -> None:
@@ -89,7 +90,10 @@ async def a_bench(
     tracer = tracing and tracing()
     clock, cost = Clock(), CostModel(config.max_batch_size)
     metrics = Metrics(
-        slo_latency=0.1, slo_objective=0.99, workers=1, model=cost.overall, slo_classes=config.slo_classes
+        slo_latency=0.1,
+        slo_objective=0.99,
+        capacity=Capacity(cost.overall, 1, 0.1, 0.99, 1.0),
+        slo_classes=config.slo_classes,
     )
     policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
     engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
@@ -332,13 +336,13 @@ TERMS = {
     "a start before the timeout": ("X-Timeout: 1s\r\n" + gateway(1.1), "default", 0.125, 0.125, 1.0),
     "client's and gateway's start": (gateway(-0.5) + gateway(0.02), "default", 0.105, 0.105, 30.0),
 }
-"""Headers; the class, and seconds from arrival to the deadline, to the slot and to the timeout."""
+"""Headers; the class; seconds from arrival until the client wants the answer, the deadline and the timeout."""
 
 
-@pytest.mark.parametrize(("headers", "name", "budget", "slot", "expiry"), TERMS.values(), ids=TERMS)
+@pytest.mark.parametrize(("headers", "name", "wanted", "deadline", "expiry"), TERMS.values(), ids=TERMS)
 @scenario(slo_latency="125ms", slo_classes="batch=2s, fast=62.5ms")
 async def test_request_sets_its_own_terms_which_count_from_its_last_byte(
-    bench, headers, name, budget, slot, expiry, monkeypatch
+    bench, headers, name, wanted, deadline, expiry, monkeypatch
 ):
     monkeypatch.setattr(routes, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
     client = bench.client()
@@ -349,8 +353,8 @@ async def test_request_sets_its_own_terms_which_count_from_its_last_byte(
     await bench.worker_idle()
     ((request,),) = (batch.requests for batch in bench.batches)
     assert (request.slo_class, request.arrived) == (name, complete)
-    ends = [end - complete for end in (request.deadline, request.slot, request.expires)]
-    assert ends == pytest.approx([budget, slot, expiry])
+    ends = [end - complete for end in (request.wanted_by, request.deadline, request.expires)]
+    assert ends == pytest.approx([wanted, deadline, expiry])
 
 
 @scenario(slo_classes="batch=2s")
