@@ -29,10 +29,10 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
-from batching_watchdog.front.weight import WeightFunction, load_weight
 from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
+from batching_watchdog.front.weight import WeightFunction, load_weight
 from batching_watchdog.function import Event
 from batching_watchdog.machine import available_cpus, cuda_devices, open_files
 from batching_watchdog.messages import Failure

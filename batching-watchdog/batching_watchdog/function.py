@@ -1,7 +1,7 @@
 """Imports the function's own files, and defines the event that their functions receive.
 
-The worker processes import ``handler.py``, the watchdog itself only ``weight.py``. An event is python3-http's,
-made from a request's header block and body.
+The worker processes import ``handler.py``, the watchdog itself only ``weight.py``. An event is that of
+python3-http, made from a request's header block and body.
 """
 
 import importlib.util

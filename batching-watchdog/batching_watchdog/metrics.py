@@ -135,6 +135,7 @@ class Metrics(Collector):
             for name, target in (self.slos.items() if slo_classes else ())
         }
         self.abandoned = 0
+        self.client_deadlines = {"met": 0, "missed": 0}
         self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
         self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
         self.upload_seconds = Histogram(DEFAULT_BUCKETS)
@@ -156,6 +157,17 @@ class Metrics(Collector):
             self.outcomes[slo_class, outcome] += 1
             if self.class_durations and outcome in ANSWERED:
                 self.class_durations[slo_class].observe(seconds)
+
+    def request_abandoned(self, outcome: str | None, slo_class: str) -> None:
+        """Count a request whose client left; ``outcome`` is None before the deadline of its class."""
+        if outcome is None:
+            self.abandoned += 1
+        else:
+            self.outcomes[slo_class, outcome] += 1
+
+    def client_deadline(self, *, met: bool) -> None:
+        """Count a request whose client wanted it before the deadline of its class."""
+        self.client_deadlines["met" if met else "missed"] += 1
 
     def request_traced(self, status: int, method: bytes, seconds: float, traced: Traced) -> None:
         """Keep a request that was counted, and whose trace is recorded, as the exemplar of its latency."""
@@ -270,6 +282,13 @@ ROWS: Final = (
         COUNTER,
         "Requests whose client left before their deadline; the SLO does not count them.",
         lambda m: m.abandoned,
+    ),
+    Row(
+        "watchdog_client_deadlines",
+        COUNTER,
+        "Admitted requests whose client set a tighter deadline; a miss of it is none of the SLO.",
+        lambda m: m.client_deadlines,
+        ("outcome",),
     ),
     Row(
         "watchdog_upload_seconds",
@@ -420,5 +439,8 @@ class Exposition:
         ``accept``: the scraper's header. If it names OpenMetrics, the answer is that, with exemplars; else it
         is Prometheus' text format.
         """
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # its version is no number
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type

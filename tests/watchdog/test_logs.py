@@ -13,6 +13,7 @@ from batching_watchdog.logs import (
     ERROR_LINES,
     MISSED_LINES,
     AccessLog,
+    FailureLog,
     JsonFormatter,
     LineLimit,
     RequestLine,
@@ -136,3 +137,15 @@ def test_share_of_the_good_requests_has_a_line_and_of_the_misses_so_many_per_sec
 
     assert (lines(missed=False), lines(missed=True)) == (good, missed)
     assert AccessLog(share, lambda: 0.0).on == (share is not None)
+
+
+def test_errors_of_the_function_have_so_many_records_per_second_and_the_number_left_out(caplog):
+    now = 10.0
+    failures = FailureLog(logging.getLogger("a"), lambda: now)
+    for _ in range(1000):
+        failures.error(Failure("handler error", "a trace"))
+    assert len(caplog.records) == ERROR_LINES
+    now += 1.0
+    failures.error(Failure("handler error", "a trace"))
+    *_, left_out, _ = caplog.records
+    assert str(1000 - ERROR_LINES) in left_out.getMessage()

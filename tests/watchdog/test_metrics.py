@@ -144,6 +144,9 @@ OPENMETRICS = (
 )
 
 
+NO_VERSION = ("application/openmetrics-text; version=abc", "text/plain; version=1.x")
+
+
 def test_scraper_that_asks_for_openmetrics_gets_it_whole_with_units():
     metrics, model = make(fast=Target(0.1, 0.999))
     model.observe(1, 0.05)
@@ -163,7 +166,7 @@ def test_scraper_that_asks_for_openmetrics_gets_it_whole_with_units():
     assert families["watchdog_service_seconds_predicted"].unit == ""
 
 
-@pytest.mark.parametrize("accept", ["", "*/*", "text/plain;version=0.0.4", "application/json"])
+@pytest.mark.parametrize("accept", ["", "*/*", "text/plain;version=0.0.4", "application/json", *NO_VERSION])
 def test_scraper_that_does_not_gets_the_text_format_of_prometheus(accept):
     metrics, _ = make()
     metrics.request_finished(200, b"post", 0.05, "good")

@@ -14,12 +14,12 @@ from typing import Final
 from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.engine.effects import Answer
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
-from batching_watchdog.front.weight import WeightFunction
 from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.front.tracing import RequestTracing, caller
+from batching_watchdog.front.weight import WeightFunction
 from batching_watchdog.logs import AccessLog, RequestLine
-from batching_watchdog.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
+from batching_watchdog.messages import DEFAULT_CLASS, PROBE, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics, Traced
 from batching_watchdog.shell import Shell
 from batching_watchdog.spans import RequestTrace, Tracer
@@ -122,36 +122,10 @@ class Front:
         return self._call(exchange)
 
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
-        """Respond with one of our own errors, and count a request that was never admitted."""
+        """End a request that was never admitted with one of our own errors."""
         meaning = "shed" if error.reason in _SHED else None
-        if exchange.refused:
-            slo_class = self._refuse(exchange, error, meaning)
-        else:
-            slo_class = self._slo_class(exchange)
-            self._finish(exchange, error, now=self._clock(), meaning=meaning, slo_class=slo_class)
-        if self._tracing is not None:
-            ended = Ended(error, self._clock(), meaning, slo_class)
-            self._trace(exchange, self._tracing.sample(exchange), ended)
-
-    def _refuse(self, exchange: Exchange, error: WatchdogError, meaning: str | None) -> str:
-        """Respond to a request that is refused at its header, without times; return its SLO class.
-
-        Under overload most requests take this path.
-        """
-        if error is not self._refusal:
-            self._refusal, self._refusal_answer = error, (error_head(error), f"{error}\n".encode())
-        head, body = self._refusal_answer
-        slo_class = DEFAULT_CLASS
-        if self._class_names:
-            slo_class = self._slo_class(exchange)
-            head += self._class_lines[slo_class]
-        self._metrics.refused(error.reason)
-        self._metrics.request_finished(error.status, exchange.method, 0.0, meaning, slo_class)
-        exchange.respond(error.status, head, body)
-        if self._access_log.on or error.status >= 500:
-            ended = Ended(error, self._clock(), meaning, slo_class)
-            self._log(exchange, ended, len(body), caller(exchange))
-        return slo_class
+        trace = None if self._tracing is None else self._tracing.sample(exchange)
+        self._end(exchange, Ended(error, self._clock(), meaning, self._slo_class(exchange)), trace)
 
     def _health(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
@@ -189,8 +163,13 @@ class Front:
             cost_class=PROBE,
             client=_Probe(exchange),
         )
-        exchange.on_disconnect = lambda: self._shell.withdraw(request)
-        self._shell.offer(request)
+        try:
+            self._shell.offer(request)
+        except WatchdogError as error:
+            request.client = None
+            exchange.respond(error.status, error_head(error), f"{error}\n".encode())
+        else:
+            exchange.on_disconnect = lambda: self._shell.withdraw(request)
 
     def _call(self, exchange: Exchange) -> None:
         slo_class = self._slo_class(exchange)
@@ -224,47 +203,35 @@ class Front:
                 self._tracing.begin(exchange, request)
 
     def deliver(self, exchange: Exchange, request: Request, answer: Answer) -> None:
-        """Answer an admitted request, and count its outcome for the SLO."""
+        """End an admitted request. Its outcome for the SLO is by its class, whatever its client wants."""
         self._metrics.in_flight -= 1
-        outcome, now = answer.outcome, self._clock()
+        outcome, batch, now = answer.outcome, answer.batch, self._clock()
+        meaning: str | None
         if not isinstance(outcome, Reply):
-            meaning = "expired" if outcome.status == 504 else "shed" if outcome.reason in _SHED else "error"
+            meaning = "shed" if outcome.reason in _SHED else "error"
+            if outcome.status == 504:
+                # A client that gives up before the deadline of its class says nothing about the SLO.
+                meaning = None if request.expires < request.deadline else "expired"
         elif outcome.failed or outcome.status >= 500:
             meaning = "error"
         else:
             meaning = "good" if now <= request.deadline else "slow"
-        batch = answer.batch
+        if request.wanted_by < request.deadline:
+            self._metrics.client_deadline(met=meaning == "good" and now <= request.wanted_by)
         waited = (now if batch is None else batch.dispatched) - request.arrived
-        slo_class = request.slo_class
-        self._finish(
-            exchange, outcome, now=now, meaning=meaning, slo_class=slo_class, batch=batch, waited=waited
+        self._end(
+            exchange, Ended(outcome, now, meaning, request.slo_class, batch, waited, True), request.trace
         )
-        if request.trace is not None:
-            ended = Ended(outcome, now, meaning, slo_class, batch)
-            self._trace(exchange, request.trace, ended, admitted=True)
 
     def withdraw(self, exchange: Exchange, request: Request) -> None:
-        """Remove a request whose client left: a miss if its deadline has passed, else counted separately."""
+        """End a request whose client left: a miss if its deadline has passed, else counted separately."""
         self._shell.withdraw(request)
-        metrics, now = self._metrics, self._clock()
-        metrics.in_flight -= 1
+        self._metrics.in_flight -= 1
+        now = self._clock()
+        if request.wanted_by < request.deadline and now > request.wanted_by:
+            self._metrics.client_deadline(met=False)
         meaning = "slow" if now > request.deadline else None
-        if meaning is None:
-            metrics.abandoned += 1
-        else:
-            metrics.outcomes[request.slo_class, meaning] += 1
-        ended = Ended(_ABANDONED, now, meaning, request.slo_class)
-        if self._access_log.on:
-            self._log(exchange, ended, 0, caller(exchange))
-        self._trace(exchange, request.trace, ended)
-
-    def _trace(
-        self, exchange: Exchange, trace: RequestTrace | None, ended: Ended, *, admitted: bool = False
-    ) -> None:
-        """Record a request, if it was sampled; ``admitted``: with the spans of its stages."""
-        if self._tracing is not None and trace is not None:
-            shown = self._shown_class(ended.slo_class)
-            self._tracing.end(exchange, trace, ended, slo_class=shown, admitted=admitted)
+        self._end(exchange, Ended(_ABANDONED, now, meaning, request.slo_class), request.trace)
 
     def _shown_class(self, slo_class: str) -> str | None:
         """The class as logs and spans tell it: not at all if none are declared."""
@@ -321,48 +288,54 @@ class Front:
             return exchange.captured_headers[BATCH_KEY], self._last_group[1]
         return self._last_group
 
-    def _finish(
-        self,
-        exchange: Exchange,
-        outcome: Reply | WatchdogError,
-        *,
-        now: float,
-        meaning: str | None,
-        slo_class: str,
-        batch: Batch | None = None,
-        waited: float = 0.0,
-    ) -> None:
-        seconds = now - exchange.arrived
-        context = self._caller(exchange, outcome) if TRACEPARENT in exchange.captured_headers else None
+    def _end(self, exchange: Exchange, ended: Ended, trace: RequestTrace | None) -> None:
+        """End a request: answer it, and tell metrics, log and spans. Every request ends here, once."""
+        outcome, metrics = ended.outcome, self._metrics
+        logged = self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply))
+        context, size = None, 0
+        if TRACEPARENT in exchange.captured_headers and (
+            logged or may_be_sampled(exchange.captured_headers[TRACEPARENT])
+        ):
+            context = caller(exchange)
+        if outcome is _ABANDONED:
+            metrics.request_abandoned(ended.meaning, ended.slo_class)
+        else:
+            # One that is refused at its header has not arrived: under overload most are.
+            seconds = 0.0 if exchange.refused else ended.now - exchange.arrived
+            head, body = self._answer(exchange, ended, seconds)
+            metrics.request_finished(outcome.status, exchange.method, seconds, ended.meaning, ended.slo_class)
+            if context is not None and context.sampled:
+                traced = Traced(context.trace_id, time.time())
+                metrics.request_traced(outcome.status, exchange.method, seconds, traced)
+            exchange.respond(outcome.status, head, body)
+            size = len(body)
+        if logged:
+            self._log(exchange, ended, size, context)
+        if trace is not None and self._tracing is not None:
+            self._tracing.end(exchange, trace, ended, slo_class=self._shown_class(ended.slo_class))
+
+    def _answer(self, exchange: Exchange, ended: Ended, seconds: float) -> tuple[bytes, bytes]:
+        """Return header lines and body of the answer; an error is counted as a refusal, if it is one."""
+        outcome, batch = ended.outcome, ended.batch
         if isinstance(outcome, Reply):
             head, body = outcome.header_block, outcome.body
         else:
-            head, body = error_head(outcome), f"{outcome}\n".encode()
             self._metrics.refused(outcome.reason)
-        measured = b"X-Duration-Seconds: %.6f\r\nX-Batch-Size: %d\r\nX-Queue-Seconds: %.6f\r\n" % (
-            seconds,
-            0 if batch is None else len(batch.requests),
-            waited,
-        )
+            if outcome is not self._refusal:
+                self._refusal = outcome
+                self._refusal_answer = (error_head(outcome), f"{outcome}\n".encode())
+            head, body = self._refusal_answer
+        if not exchange.refused:
+            head += b"X-Duration-Seconds: %.6f\r\nX-Batch-Size: %d\r\nX-Queue-Seconds: %.6f\r\n" % (
+                seconds,
+                0 if batch is None else len(batch.requests),
+                ended.waited,
+            )
         if batch is not None:
-            measured += _BATCH_REASONS[batch.reason]
+            head += _BATCH_REASONS[batch.reason]
         if self._class_names:
-            measured += self._class_lines[slo_class]
-        self._metrics.request_finished(outcome.status, exchange.method, seconds, meaning, slo_class)
-        if context is not None and context.sampled:
-            traced = Traced(context.trace_id, time.time())
-            self._metrics.request_traced(outcome.status, exchange.method, seconds, traced)
-        exchange.respond(outcome.status, head + measured, body)
-        if self._access_log.on or (outcome.status >= 500 and not isinstance(outcome, Reply)):
-            ended = Ended(outcome, now, meaning, slo_class, batch, waited)
-            self._log(exchange, ended, len(body), context)
-
-    def _caller(self, exchange: Exchange, outcome: Reply | WatchdogError) -> SpanContext | None:
-        """Return the calling span if a line of the log or an exemplar needs it."""
-        logged = self._access_log.on or not isinstance(outcome, Reply)
-        if logged or may_be_sampled(exchange.captured_headers[TRACEPARENT]):
-            return caller(exchange)
-        return None
+            head += self._class_lines[ended.slo_class]
+        return head, body
 
     def _log(self, exchange: Exchange, ended: Ended, size: int, context: SpanContext | None) -> None:
         """Write the request's line to the log, unless it is left out. ``size``: bytes of the answer."""

@@ -43,19 +43,8 @@ class RequestTracing:
             exchange.header_block, trace.execution, restarted=trace.parent is None
         )
 
-    def end(
-        self,
-        exchange: Exchange,
-        trace: RequestTrace,
-        ended: Ended,
-        *,
-        slo_class: str | None,
-        admitted: bool,
-    ) -> None:
-        """Record a sampled request that has ended; ``admitted``: with the spans of its stages.
-
-        ``slo_class``: None if none is declared.
-        """
+    def end(self, exchange: Exchange, trace: RequestTrace, ended: Ended, *, slo_class: str | None) -> None:
+        """Record a sampled request that has ended. ``slo_class``: None if none is declared."""
         outcome, error = ended.outcome, None
         if isinstance(outcome, WatchdogError):
             error = outcome.reason
@@ -69,7 +58,7 @@ class RequestTracing:
             error=error,
             outcome=ended.meaning,
             slo_class=slo_class,
-            queued=admitted,
+            queued=ended.admitted,
             batch=ended.batch,
         )
         self._tracer.record(spans)

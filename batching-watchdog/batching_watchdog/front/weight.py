@@ -1,8 +1,8 @@
 """Calls the function's own ``weight(event)``, which replaces the body's length in the cost class.
 
-Requests with weights between the same powers of two form a cost class, as bodies of such lengths do without it.
-The real cost of a class is measured: the number only distinguishes requests. It runs on the event loop for
-each request, so it delays all of them: it counts in their latency (``loop_lag``) and is measured here.
+Requests with weights between the same powers of two form a cost class, as bodies of such lengths do without
+it. The real cost of a class is measured: the number only distinguishes requests. It runs on the event loop
+for each request, so it delays all of them: it counts in their latency (``loop_lag``) and is measured here.
 """
 
 import logging

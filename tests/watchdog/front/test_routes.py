@@ -178,11 +178,19 @@ OUTCOMES = {
     "large": (413, "body_too_large", None),
     "closing": (503, "shutting_down", "shed"),
     "expired": (504, "expired", "expired"),
+    "expired early": (504, "expired", None),
     "gone": (499, "abandoned", None),
     "gone late": (499, "abandoned", "slow"),
 }
 """The status, the reason of ours, and how the SLO counts it."""
-WAITED = {"good": 0.125, "slow": 0.126, "gone": 0.125, "gone late": 0.126, "expired": 1.0}
+WAITED = {
+    "good": 0.125,
+    "slow": 0.126,
+    "gone": 0.125,
+    "gone late": 0.126,
+    "expired": 1.0,
+    "expired early": 0.1,
+}
 SERVED = {"good": OK, "slow": OK, "failed": Reply(500, b"", b"", failed=True), "gone late": OK}
 
 
@@ -196,7 +204,8 @@ async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(b
     if kind in SERVED:
         await bench.worker_idle()
     bench.front.accepting = kind != "closing"
-    timeout = "X-Timeout: 1s\r\n" if kind == "expired" else ""
+    timeouts = {"expired": "X-Timeout: 1s\r\n", "expired early": "X-Timeout: 100ms\r\n"}
+    timeout = timeouts.get(kind, "")
     if kind == "full before its body":
         client = bench.client()
         client.send(f"POST /it HTTP/1.1\r\nHost: x\r\n{ABOUT}Content-Length: 1\r\n\r\n".encode())
@@ -207,7 +216,7 @@ async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(b
     bench.clock.now += WAITED.get(kind, 0.0)
     if status == 499:
         client.lose()
-    if kind == "expired":
+    if kind in timeouts:
         await bench.worker_idle()
     if kind in SERVED:
         await bench.reply(SERVED[kind])
@@ -281,6 +290,56 @@ async def test_full_queue_is_not_ready_but_healthy_whatever_is_held(bench):
     assert [answer.status for answer in client.send(health, ready)] == [200, 429]
     refused = bench.answer(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
     assert refused.status == 429, "before its body"
+
+
+@scenario(max_inflight="3", ready_path="/warm")
+async def test_probe_of_the_function_without_room_is_refused_and_its_connection_holds_nothing(bench):
+    await bench.worker_idle()
+    await bench.ask("/running")
+    await bench.ask("/late")
+    bench.clock.now += 0.15
+    await bench.ask("/next")
+    await bench.reply()
+    await bench.ask()
+    client = bench.client()
+    (answer,) = client.send(GET.replace(b"/a?b=c", b"/_/ready"))
+    assert (answer.status, answer.headers["x-watchdog-reason"]) == (429, "queue_full")
+    client.lose()
+    assert (len(client.connections.open), client.connections.queued_bytes) == (0, 0)
+    assert bench.shell.admitted == 3
+
+
+@scenario(ready_path="/warm")
+async def test_probe_that_has_left_before_its_answer_is_withdrawn(bench):
+    client = bench.client()
+    client.send(GET.replace(b"/a?b=c", b"/_/ready"))
+    assert bench.shell.admitted == 1
+    client.lose()
+    assert bench.shell.admitted == 0
+
+
+@pytest.mark.parametrize("headers", ["X-Deadline-Ms: 0.001\r\n", "X-Timeout: 1ns\r\n"])
+@scenario()
+async def test_deadline_that_only_a_client_has_set_is_counted_apart_and_no_miss_of_the_slo(bench, headers):
+    for _ in range(100):
+        await bench.ask(headers=headers)
+    bench.clock.now += 0.01
+    await bench.worker_idle()
+    while bench.metrics.in_flight:
+        await bench.reply()
+    assert {key for key, number in bench.metrics.outcomes.items() if number} <= {("default", "good")}
+    assert bench.metrics.client_deadlines == {"met": 0, "missed": 100}
+
+
+@pytest.mark.parametrize(("seconds", "outcome"), [(0.05, "met"), (0.06, "missed")])
+@scenario()
+async def test_tighter_deadline_of_a_client_is_met_by_an_answer_until_then(bench, seconds, outcome):
+    await bench.worker_idle()
+    await bench.ask(headers="X-Deadline-Ms: 50\r\n")
+    bench.clock.now += seconds
+    await bench.reply()
+    assert bench.metrics.outcomes["default", "good"] == 1
+    assert bench.metrics.client_deadlines[outcome] == 1
 
 
 def gateway(seconds: float) -> str:
