@@ -395,7 +395,7 @@ TERMS = {
     "a start before the timeout": ("X-Timeout: 1s\r\n" + gateway(1.1), "default", 0.125, 0.125, 1.0),
     "client's and gateway's start": (gateway(-0.5) + gateway(0.02), "default", 0.105, 0.105, 30.0),
 }
-"""Headers; the class; seconds from arrival until the client wants the answer, the deadline and the timeout."""
+"""Headers; class; seconds from arrival to when the client wants the answer, to deadline and timeout."""
 
 
 @pytest.mark.parametrize(("headers", "name", "wanted", "deadline", "expiry"), TERMS.values(), ids=TERMS)
