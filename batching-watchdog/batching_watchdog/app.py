@@ -34,7 +34,7 @@ from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.front.weight import WeightFunction, load_weight
 from batching_watchdog.function import Event
-from batching_watchdog.machine import available_cpus, cuda_devices, open_files
+from batching_watchdog.machine import available_cpus, cuda_devices, memory_limit, open_files
 from batching_watchdog.messages import Failure
 from batching_watchdog.metrics import Exposition, Gauges, Metrics
 from batching_watchdog.pool.child import reap_orphans
@@ -61,8 +61,9 @@ none, and a queue of a thousand is no reason to walk it again and again."""
 OTLP_PROTOCOL: Final = "http/protobuf"
 """The one in which the extra ``otel`` sends."""
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-_MALLOC_OPTIONS: Final = ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 64 << 20))
-"""For mallopt (malloc.h); glibc takes no larger threshold for mapping."""
+"""For mallopt (malloc.h), which takes at most 32 MiB as threshold for mapping."""
+BATCHES_QUEUED: Final = 4
+"""Largest batches, in bytes, that fill max_queued_bytes: a worker holds a copy of its batch."""
 METRICS_LIMITS: Final = Limits(
     max_body_bytes=0, read_timeout=10.0, write_timeout=10.0, max_queued_bytes=1 << 22, max_connections=32
 )
@@ -77,7 +78,11 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     the last is in the log.
     """
     config = Config.from_env(
-        environ, cpus=available_cpus(), devices=cuda_devices(environ), files=open_files()
+        environ,
+        cpus=available_cpus(),
+        devices=cuda_devices(environ),
+        files=open_files(),
+        memory=memory_limit(),
     )
     logs.set_up(config.log_format)
     for line in ignored(environ):
@@ -87,7 +92,7 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
         raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
     try:
         weight = load_weight(folder)
-        keep_freed_memory(environ)
+        keep_freed_memory(environ, config.kept_bytes)
         return uvloop.run(run(config, environ, lines_dropped, weight))
     except HandlerNotLoaded as error:
         if error.trace:
@@ -144,6 +149,7 @@ def build(
         policy,
         cost,
         max_inflight=config.max_inflight,
+        max_batch_bytes=config.max_queued_bytes // BATCHES_QUEUED,
         workers=config.workers,
         shed_late=config.shed_late,
         lead=TUNING.lead,
@@ -290,15 +296,15 @@ def start_telemetry(
         return None
 
 
-def keep_freed_memory(environ: Mapping[str, str]) -> None:
+def keep_freed_memory(environ: Mapping[str, str], kept: int) -> None:
     """Have the memory of large bodies kept for the next ones: to map it anew costs more than to copy them.
 
-    Up to 64 MB are kept. glibc only, and left alone where ``GLIBC_TUNABLES`` is set.
+    Up to ``kept`` bytes are kept. glibc only, and left alone where ``GLIBC_TUNABLES`` is set.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "GLIBC_TUNABLES" not in environ:
-        for parameter, value in _MALLOC_OPTIONS:
-            mallopt(parameter, value)
+        mallopt(_MMAP_THRESHOLD, kept // 2)
+        mallopt(_TRIM_THRESHOLD, kept)
 
 
 def freeze_gc() -> None:

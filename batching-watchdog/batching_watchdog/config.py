@@ -29,7 +29,17 @@ MAX_SLO_CLASSES: Final = 16
 """Maximum SLO classes: each has its own series in every replica, rule and dashboard."""
 
 QUEUED_BYTES: Final = 1 << 28
-"""Default of max_queued_bytes, or twice max_body_bytes if that is more."""
+QUEUED_SHARE: Final = 8
+"""Default of max_queued_bytes, at most the memory limit divided by this: bodies are copied to workers, which
+need memory of their own. Twice max_body_bytes if that is more."""
+
+BODY_BYTES: Final = 1 << 24
+BODY_SHARE: Final = 4
+"""Default of max_body_bytes, at most that of max_queued_bytes divided by this."""
+
+KEPT_BYTES: Final = 1 << 26
+KEPT_SHARE: Final = 16
+"""Freed memory that is kept for the next bodies, at most the memory limit divided by this."""
 
 RESERVED_FILES: Final = 128
 """Open files that ``auto`` reserves for other purposes than clients, in addition to one per worker."""
@@ -159,8 +169,10 @@ SLO_CLASSES: Final = Rule(
 )
 COUNT: Final = _or_auto(_whole(1, 4096, "a whole number from 1 to 4096"))
 PORT: Final = _whole(0, 65535, "a port number from 1 to 65535, or 0 for any free one")
-BODY_BYTES: Final = _where(
-    lambda size: 0 < size <= MAX_PART, parse_bytes, "a number of bytes from 1 to 4Gi - 1, such as 16Mi"
+BODY_LENGTH: Final = _or_unset(
+    _where(
+        lambda size: 0 < size <= MAX_PART, parse_bytes, "a number of bytes from 1 to 4Gi - 1, such as 16Mi"
+    )
 )
 QUEUE_BYTES: Final = _or_unset(
     _where(
@@ -280,12 +292,18 @@ class Config:
         _whole(1, 10**9, "a whole number of at least 1: the queue is always bounded"),
         "most requests queued and running; beyond it 429",
     )
-    max_body_bytes: int = variable("16Mi", BODY_BYTES, "longest request body")
+    max_body_bytes: int = variable(
+        "",
+        BODY_LENGTH,
+        "longest request body",
+        shown=f"{BODY_BYTES >> 20}Mi, or 1/{QUEUED_SHARE * BODY_SHARE} of the memory limit if that is less",
+    )
     max_queued_bytes: int = variable(
         "",
         QUEUE_BYTES,
         "most bytes of requests, unread answers and connections together; beyond it 429",
-        shown=f"{QUEUED_BYTES >> 20}Mi or twice max_body_bytes",
+        shown=f"{QUEUED_BYTES >> 20}Mi, or 1/{QUEUED_SHARE} of the memory limit if that is less, "
+        "or twice max_body_bytes if that is more",
     )
     max_connections: int = variable(
         "auto",
@@ -333,15 +351,23 @@ class Config:
     """The CUDA devices that the workers share, as ``CUDA_VISIBLE_DEVICES`` names them."""
     drain_timeout: float
     """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
+    kept_bytes: int
+    """Freed memory that the watchdog keeps for the next bodies."""
 
     @classmethod
     def from_env(
-        cls, environ: Mapping[str, str], *, cpus: float, devices: tuple[str, ...] = (), files: int = 1024
+        cls,
+        environ: Mapping[str, str],
+        *,
+        cpus: float,
+        devices: tuple[str, ...] = (),
+        files: int = 1024,
+        memory: int | None = None,
     ) -> "Config":
         """Read the ``VARIABLES``.
 
-        ``cpus`` (quota or affinity), CUDA ``devices`` and open ``files`` are what this container may use, for
-        ``auto``.
+        ``cpus`` (quota or affinity), CUDA ``devices``, open ``files`` and bytes of ``memory`` (None: without
+        a limit) are what this container may use, for ``auto`` and for the bounds of what clients hold.
         Raises ``ConfigError`` that names the variable, its value and the rule.
         """
         values = {name: declared.read(environ) for name, declared in VARIABLES.items()}
@@ -374,14 +400,24 @@ class Config:
         if values["max_connections"] is None:
             values["max_connections"] = max(1, files - RESERVED_FILES - values["workers"])
         values["traces"] = _exports(values["traces"], environ)
-        largest = 2 * values["max_body_bytes"]
-        if values["max_queued_bytes"] is None:
-            values["max_queued_bytes"] = max(QUEUED_BYTES, largest)
-        elif values["max_queued_bytes"] < largest:
-            text = environ["max_queued_bytes"].strip()
-            raise VARIABLES["max_queued_bytes"].error("max_queued_bytes", text)
+        _bound_memory(values, environ, memory)
         drain_timeout = values["write_timeout"] if environ.get("write_timeout", "").strip() else DRAIN_SECONDS
         return cls(**values, devices=devices, drain_timeout=drain_timeout)
+
+
+def _bound_memory(values: dict[str, Any], environ: Mapping[str, str], memory: int | None) -> None:
+    """Set the bounds of what clients hold that the environment does not set, by the limit of ``memory``."""
+    room, values["kept_bytes"] = QUEUED_BYTES, KEPT_BYTES
+    if memory is not None:
+        room = min(room, max(1 << 20, memory // QUEUED_SHARE))
+        values["kept_bytes"] = min(KEPT_BYTES, memory // KEPT_SHARE)
+    if values["max_body_bytes"] is None:
+        values["max_body_bytes"] = min(BODY_BYTES, room // BODY_SHARE)
+    largest = 2 * values["max_body_bytes"]
+    if values["max_queued_bytes"] is None:
+        values["max_queued_bytes"] = max(room, largest)
+    elif values["max_queued_bytes"] < largest:
+        raise VARIABLES["max_queued_bytes"].error("max_queued_bytes", environ["max_queued_bytes"].strip())
 
 
 def _exports(chosen: bool | None, environ: Mapping[str, str]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.metrics import Exposition, Metrics
 from docs import generate_reference as reference
@@ -48,7 +49,11 @@ def scraped() -> list[Sample]:
 
 def exposed() -> set[str]:
     """The names of a scrape, of what a watchdog says of its process, and of Prometheus' own series."""
-    whole = Metrics(slo_latency=0.1, slo_objective=0.99, workers=1, model=LatencyModel(4))
+    whole = Metrics(
+        slo_latency=0.1,
+        slo_objective=0.99,
+        capacity=Capacity(LatencyModel(4), 1, 0.1, 0.99, 1.0),
+    )
     families = text_string_to_metric_families(Exposition(whole).scrape()[0].decode())
     of_process = {sample.name for family in families for sample in family.samples}
     return {name for name, _, _ in scraped()} | of_process | _OF_PROMETHEUS

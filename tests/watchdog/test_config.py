@@ -107,6 +107,25 @@ def read(cpus: float = 2.0, devices: tuple[str, ...] = (), **environ: str) -> Co
     return Config.from_env(environ, cpus=cpus, devices=devices)
 
 
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("memory", "environ", "bounds"),
+    [
+        (None, {}, (16 * MIB, 256 * MIB, 64 * MIB)),
+        (64 * 1024 * MIB, {}, (16 * MIB, 256 * MIB, 64 * MIB)),
+        (256 * MIB, {}, (8 * MIB, 32 * MIB, 16 * MIB)),
+        (256 * MIB, {"max_body_bytes": "32Mi"}, (32 * MIB, 64 * MIB, 16 * MIB)),
+        (256 * MIB, {"max_queued_bytes": "128Mi"}, (8 * MIB, 128 * MIB, 16 * MIB)),
+        (MIB, {}, (MIB // 4, MIB, MIB // 16)),
+    ],
+)
+def test_what_clients_may_hold_is_a_share_of_the_memory_limit_unless_it_is_set(memory, environ, bounds):
+    config = Config.from_env(environ, cpus=1.0, memory=memory)
+    assert (config.max_body_bytes, config.max_queued_bytes, config.kept_bytes) == bounds
+
+
 def test_class_without_an_objective_has_the_functions_own():
     others = ",".join(f"c{number}=1s" for number in range(MAX_SLO_CLASSES - 2))
     classes = read(slo_classes=f"a=1s,b=2s@0.5,{others}", slo_objective="0.9").slo_classes

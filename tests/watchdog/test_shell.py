@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 
 import pytest
 import uvloop
@@ -77,9 +78,11 @@ class Bench:
         if not self.shell.admitted:
             self.all_answered.set()
 
-    def offer(self, number: int, *, timeout: float = 30.0, recorded: bool = False) -> Request:
+    def offer(
+        self, number: int, *, timeout: float = 30.0, recorded: bool = False, body: bytes = b""
+    ) -> Request:
         now = self.clock.now
-        request = Request(number, b"POST /\r\n", b"", now, now + 0.1, now + timeout, client=self)
+        request = Request(number, b"POST /\r\n", body, now, now + 0.1, now + timeout, client=self)
         if recorded:
             request.trace = self.tracer.begin(None, "", "POST", {})
         self.shell.offer(request)
@@ -101,12 +104,14 @@ def a_capacity(cost: CostModel) -> Capacity:
 
 
 @asynccontextmanager
-async def a_bench(max_inflight: int = 100) -> AsyncIterator[tuple[Bench]]:
+async def a_bench(max_inflight: int = 100, max_batch_bytes: float = inf) -> AsyncIterator[tuple[Bench]]:
     clock, cost = Clock(), CostModel(8)
     cost.overall.observe(8, 0.01)  # batches grow only as far as sizes are known
     metrics = Metrics(slo_latency=0.1, slo_objective=0.99, capacity=a_capacity(cost))
     policy = POLICIES["slo"](PolicySettings(8, 0.0, 0.1))
-    engine = Engine(policy, cost, max_inflight=max_inflight, workers=1, lead=0.002)
+    engine = Engine(
+        policy, cost, max_inflight=max_inflight, workers=1, max_batch_bytes=max_batch_bytes, lead=0.002
+    )
     tracer = KeepsSpans()
     yield (Bench(Shell(clock, engine, cost, metrics, tracer), clock, metrics, tracer),)
 
@@ -143,6 +148,26 @@ async def test_queue_of_a_full_batch_leaves_at_once_when_a_worker_is_ready(bench
     await turn()
     bench.shell.worker_ready(bench.worker)
     assert bench.sizes() == [8]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@within(lambda: a_bench(max_batch_bytes=250))
+async def test_batch_ends_where_its_bodies_exceed_its_bytes_and_the_rest_leaves_next(bench, late):
+    for number in range(3):
+        bench.offer(number, body=bytes(100))
+    bench.offer(3, body=bytes(1000))
+    bench.clock.now += 0.2 * late
+    bench.shell.worker_ready(bench.worker)
+    await turn()
+    while bench.shell.admitted:
+        bench.reply()
+        await turn()
+    assert [[request.id for request in batch.requests] for batch in bench.worker.batches] == [
+        [0, 1],
+        [2],
+        [3],
+    ]
+    assert set(bench.answers) == {0, 1, 2, 3}
 
 
 @scenario()

@@ -51,11 +51,16 @@ class Engine:
         *,
         max_inflight: int,
         workers: int,
+        max_batch_bytes: float = inf,
         shed_late: bool = False,
         lead: float = 0.0,
         cpus: float = inf,
     ) -> None:
-        """``lead`` and ``cpus``: see ``Prefetch``."""
+        """``max_batch_bytes``: of the bodies of one batch, unless it has one request.
+
+        ``lead`` and ``cpus``: see ``Prefetch``.
+        """
+        self._max_batch_bytes = max_batch_bytes
         self._policy = policy
         self._cost = cost
         self._max_inflight = max_inflight
@@ -362,6 +367,8 @@ class Engine:
         waiting = islice(lane.on_time, take.start, None)
         alone = self._cost.alone(lane.pool, waiting, take.size)
         taken = lane.take(take.size, alone, take.start)
+        for request in self._beyond_bytes(taken):
+            lane.add(request, self._key(request))
         lane.served = now
         if lane.overdue_at:
             for request in taken:
@@ -378,6 +385,17 @@ class Engine:
         self._went_late *= keep if now - self._late_at <= span else 0.0
         self._went_on_time = self._went_on_time * keep + size
         self._left_at = now
+
+    def _beyond_bytes(self, taken: list[Request]) -> list[Request]:
+        """Remove from a batch, and return, the requests whose bodies exceed ``max_batch_bytes``."""
+        total = 0
+        for place, request in enumerate(taken):
+            total += len(request.body)
+            if total > self._max_batch_bytes and place:
+                beyond = taken[place:]
+                del taken[place:]
+                return beyond
+        return []
 
     @property
     def _overloaded(self) -> bool:
@@ -403,6 +421,7 @@ class Engine:
         if not size:
             return False
         taken = list(islice((request for request in self._late.values() if request.lane is lane), size))
+        self._beyond_bytes(taken)
         self._dispatch(taken, DispatchReason.LATE, now, effects)
         self._end(lane)
         return True

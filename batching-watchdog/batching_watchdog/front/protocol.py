@@ -682,13 +682,13 @@ class HttpProtocol(asyncio.Protocol):
 
     def _send_answers(self, transport: asyncio.Transport) -> None:
         """Send all answers that are next in order."""
-        pending = self._pending
+        pending, most = self._pending, min(MAX_UNSENT_BYTES, self._limits.max_queued_bytes)
         while pending and pending[0].answer is not None:
             done = pending.pop(0)
             answer_head, answer_body = done.answer  # type: ignore[misc] # just tested
             if done.held:
                 self._connections.charge(done, 0)
-            if self.stalled_since is not None and transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            if self.stalled_since is not None and transport.get_write_buffer_size() > most:
                 self.abort()
                 return
             if len(answer_body) <= SMALL_BYTES:

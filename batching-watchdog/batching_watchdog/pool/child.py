@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Final, TextIO
 
-from batching_watchdog.config import Config
+from batching_watchdog.config import KEPT_BYTES, Config
 from batching_watchdog.launch import how_it_ended
 from batching_watchdog.logs import line_maker
 from batching_watchdog.machine import THREAD_VARIABLES
@@ -235,7 +235,8 @@ def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, 
             environment[variable] = str(config.worker_threads)
     if len(config.devices) > 1 and config.workers > 1:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)  # devices.take_devices splits it
-    environment.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
+    if config.kept_bytes == KEPT_BYTES:  # there is memory enough
+        environment.setdefault("GLIBC_TUNABLES", MALLOC_TUNABLES)
     environment["function_path"] = config.function_path
     environment["preload"] = config.preload
     environment["load_timeout"] = str(config.load_timeout)

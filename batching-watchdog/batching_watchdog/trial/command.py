@@ -20,7 +20,7 @@ from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, WatchdogError
 from batching_watchdog.front.weight import load_weight
 from batching_watchdog.logs import TextFormatter, printable
-from batching_watchdog.machine import available_cpus, cuda_devices, open_files
+from batching_watchdog.machine import available_cpus, cuda_devices, memory_limit, open_files
 from batching_watchdog.messages import Failure
 from batching_watchdog.pool import profile
 from batching_watchdog.trial import report
@@ -152,7 +152,11 @@ def _try(function: Function, progress: Progress) -> report.Trial:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger(profile.__name__).setLevel(logging.ERROR)  # how example() is answered is in the report
     config = Config.from_env(
-        environ, cpus=available_cpus(), devices=cuda_devices(environ), files=open_files()
+        environ,
+        cpus=available_cpus(),
+        devices=cuda_devices(environ),
+        files=open_files(),
+        memory=memory_limit(),
     )
     try:
         weight = load_weight(function.folder)
