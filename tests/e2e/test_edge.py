@@ -1,7 +1,10 @@
 """The watchdog's edge with real processes: many idle connections, slow clients, slow readers."""
 
+import os
 import resource
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -103,3 +106,48 @@ def test_the_memory_of_large_bodies_is_taken_over_and_not_mapped_anew():
             assert dog.call(body=body).status == 200
         # Mapped anew, each body would cost its pages once or twice.
         assert (faults() - before) / 10 < pages / 4
+
+
+@contextmanager
+def a_cgroup(memory: int) -> Iterator[Path]:
+    """A memory cgroup with this limit, of version 1 or 2; skip the test where none can be made."""
+    root = Path("/sys/fs/cgroup")
+    if (root / "memory").exists():
+        group, limit = root / "memory" / f"tailbound-{os.getpid()}", "memory.limit_in_bytes"
+    else:
+        group, limit = root / f"tailbound-{os.getpid()}", "memory.max"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    try:
+        if not (group / limit).exists():
+            pytest.skip(f"{group} has no memory controller")
+        (group / limit).write_text(str(memory))
+        yield group
+    finally:
+        with suppress(OSError):
+            group.rmdir()
+
+
+def test_bodies_that_a_small_container_cannot_hold_are_refused_and_its_first_process_lives():
+    handler = Path("functions/accelerator/handler.py").read_text()
+
+    def status(body: bytes) -> int | None:
+        try:
+            return dog.call(body=body).status
+        except ConnectionError:
+            return None  # refused at its header, and closed before it had sent its body
+
+    with a_cgroup(256 << 20) as group:
+        run = f"echo $$ > {group}/cgroup.procs; exec {sys.executable} -m batching_watchdog"
+        dog = Watchdog(handler, {}, command=("sh", "-c", run))
+        with ExitStack() as stack, ThreadPoolExecutor(16) as clients:
+            stack.callback(dog.clean_up)
+            dog.wait_ready()
+            for _ in range(3):
+                assert set(clients.map(status, [bytes(15 << 20)] * 16)) <= {413, 429, None}
+                assert set(clients.map(status, [bytes(7 << 20)] * 16)) <= {200, 429, None}
+            assert dog.call(body=bytes(7 << 20)).status == 200
+            assert dog.process.poll() is None
+            assert dog.metric("watchdog_worker_restarts_total") == 0
