@@ -119,12 +119,6 @@ def test_model_that_takes_half_of_the_slo_alone_learns_that_batches_cost_little_
     assert simulation.run(55, 60.0).attainment() > 0.98
 
 
-def test_first_overload_is_served_as_well_as_later_ones():
-    simulation = Simulation(twice, workers=1, slo_latency=0.2)
-    first, later = simulation.run(1300.0, 2.0), simulation.run(1300.0, 10.0)
-    assert first.count("good") / 2.0 >= 0.9 * later.count("good") / 10.0
-
-
 def test_stall_under_overload_is_forgotten():
     """By what it taught nothing can be on time, and only late requests are served."""
 
@@ -134,8 +128,7 @@ def test_stall_under_overload_is_forgotten():
 
     simulation = Simulation(law, max_batch_size=64, slo_latency=0.4)
     outcome = simulation.run(1000, 50)
-    stalled = [ended.request.arrived for ended in outcome.ended if ended.waited > 0.9]
-    assert min(outcome.attainment(second, second + 1) for second in range(8, 30)) == 0.0, stalled[:3]
+    assert min(outcome.attainment(second, second + 1) for second in range(8, 30)) == 0.0
     assert outcome.attainment(38, 50) > 0.9 * outcome.attainment(2, 8) > 0.2
 
 
