@@ -62,8 +62,6 @@ OTLP_PROTOCOL: Final = "http/protobuf"
 """The one in which the extra ``otel`` sends."""
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """For mallopt (malloc.h), which takes at most 32 MiB as threshold for mapping."""
-BATCHES_QUEUED: Final = 4
-"""Largest batches, in bytes, that fill max_queued_bytes: a worker holds a copy of its batch."""
 METRICS_LIMITS: Final = Limits(
     max_body_bytes=0, read_timeout=10.0, write_timeout=10.0, max_queued_bytes=1 << 22, max_connections=32
 )
@@ -149,7 +147,7 @@ def build(
         policy,
         cost,
         max_inflight=config.max_inflight,
-        max_batch_bytes=config.max_queued_bytes // BATCHES_QUEUED,
+        max_batch_bytes=config.max_batch_bytes,
         workers=config.workers,
         shed_late=config.shed_late,
         lead=TUNING.lead,

@@ -37,6 +37,9 @@ BODY_BYTES: Final = 1 << 24
 BODY_SHARE: Final = 4
 """Default of max_body_bytes, at most that of max_queued_bytes divided by this."""
 
+BATCH_SHARE: Final = 4
+"""Bodies of one batch have at most max_queued_bytes divided by this: its worker copies them."""
+
 KEPT_BYTES: Final = 1 << 26
 KEPT_SHARE: Final = 16
 """Freed memory that is kept for the next bodies, at most the memory limit divided by this."""
@@ -353,6 +356,11 @@ class Config:
     """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
     kept_bytes: int
     """Freed memory that the watchdog keeps for the next bodies."""
+
+    @property
+    def max_batch_bytes(self) -> int:
+        """Most bytes of bodies in a batch of several requests."""
+        return self.max_queued_bytes // BATCH_SHARE
 
     @classmethod
     def from_env(

@@ -281,11 +281,11 @@ def test_failure_of_the_handler_is_one_record_that_begins_with_its_own_frame_and
     assert lines[-1] == "ValueError: no such layer"
 
 
-@pytest.mark.parametrize(("broken", "preload"), [("load", "auto"), ("load", "false"), ("cost", "auto")])
+@pytest.mark.parametrize(("broken", "preload"), [("load", "auto"), ("load", "false"), ("weight", "auto")])
 def test_trace_of_what_cannot_be_loaded_is_in_the_log_before_the_message(broken, preload):
     code = "def inner():\n    raise OSError('no weights')\n"
     handler = f"{code}def load():\n    inner()\ndef handle(event, context): ...\n"
-    own = {"load": (handler, ""), "cost": (ECHO, f"{code}inner()\n")}[broken]
+    own = {"load": (handler, ""), "weight": (ECHO, f"{code}inner()\n")}[broken]
     with starting_watchdog(own[0], None, own[1], preload=preload, workers="2") as dog:
         assert dog.ended() == 1
         *log, last = dog.log.splitlines()

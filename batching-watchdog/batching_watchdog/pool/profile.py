@@ -84,12 +84,12 @@ class Profiler:
     async def measure(self, worker: Worker, example: bytes) -> None:
         """Measure l(b) on one worker, size by size. Raises ``ConnectionResetError`` if it dies.
 
-        Sizes double until one takes longer than the SLO or exceeds the queue's limit, until two in a row did
-        not improve the throughput, or until the handler rejects the example.
+        Sizes double until one takes longer than the SLO or exceeds the bytes of a batch, until two in a row
+        did not improve the throughput, or until the handler rejects the example.
         """
         ends = self._clock() + PROFILE_SECONDS
         config, size, seconds = self._config, 1, 0.0
-        largest = min(config.max_batch_size, config.max_queued_bytes // max(1, len(example)))
+        largest = min(config.max_batch_size, config.max_batch_bytes // max(1, len(example)))
         while size <= min(largest, self._model.ceiling) and self._clock() + 2 * seconds < ends:
             try:
                 seconds = await self._measure_size(worker, example, size, ends)

@@ -13,7 +13,6 @@ from batching_watchdog.front.protocol import (
     KEEP_ALIVE_SECONDS,
     LINGER_SECONDS,
     MAX_PIPELINED,
-    MAX_UNSENT_BYTES,
     SMALL_BYTES,
     Connections,
 )
@@ -188,8 +187,8 @@ COURSES: dict[str, list[tuple[Step, str]]] = {
     "reads late": [(stalls(), "paused"), (WRITE, "paused"), (reads, ""), (1, "")],
     "last answer unread": [(LAST, ""), (answers(0), "200 closed"), (WRITE, "closed"), (1, "aborted")],
     "too much unread": [
-        *((GET * 3, ""), (stalls(MAX_UNSENT_BYTES), "paused"), (answers(0), "200 paused")),
-        *((stalls(MAX_UNSENT_BYTES + 1), "paused"), (answers(1), "paused aborted")),
+        *((GET * 3, ""), (stalls(LIMITS.max_queued_bytes), "paused"), (answers(0), "200 paused")),
+        *((stalls(LIMITS.max_queued_bytes + 1), "paused"), (answers(1), "paused aborted")),
     ],
     "pipelines": [(GET * (MAX_PIPELINED - 1), ""), (GET, "paused"), (answers(0), "200")],
 }

@@ -78,7 +78,7 @@ def test_sizes_double_while_a_larger_batch_could_be_of_use(law, settings, sizes)
 
 
 def test_sizes_are_no_larger_than_what_may_wait():
-    worker = Worker(lambda n: 0.01, max_body_bytes="512Ki", max_queued_bytes="1Mi")
+    worker = Worker(lambda n: 0.01, max_body_bytes="512Ki", max_queued_bytes="4Mi")
     assert worker.measured(b"x" * 500_000) == [1, 2]
 
 
