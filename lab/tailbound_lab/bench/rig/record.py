@@ -58,11 +58,11 @@ class Run:
 def begin(question: str, words: Sequence[str], folder: Path) -> Run:
     """Return a run of ``bench WORDS`` with this machine, commit and date, and no rows yet.
 
-    An absolute path is of this machine alone; the record has ``DIR`` for it.
+    A path is of this machine alone; the record has ``DIR`` for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     date = f"{datetime.now(UTC):%Y-%m-%d}"
-    command = " ".join(("bench", *("DIR" if word.startswith("/") else word for word in words)))
+    command = " ".join(("bench", *("DIR" if "/" in word else word for word in words)))
     return Run(Record(question, commit(), date, describe(), command, []), folder)
 
 
