@@ -54,7 +54,7 @@ def access(environment: Mapping[str, str] = os.environ) -> Access | None:
 
 real = [
     pytest.mark.e2e,
-    # Of a server that TEST_KUBE_APISERVER names, nobody knows who vouches for it.
+    # The CA of a server that TEST_KUBE_APISERVER names is unknown.
     pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning"),
     pytest.mark.skipif(access() is None, reason="no TEST_KUBE_APISERVER and no TEST_KUBECONFIG"),
 ]

@@ -9,7 +9,7 @@ similar lengths, and a model that depends on neither length nor path gets full o
 
 Requests of different batch keys never share a batch, nor do those of different paths if the handler forbids
 it (``mix_paths``). Clients choose classes and keys, so their number is bounded: those that have shown no cost
-are dropped first. One more curve learns from all batches, and stands in for pools that have hardly run.
+are dropped first. One more curve learns from all batches, and predicts for pools with few of their own.
 """
 
 from collections import Counter, OrderedDict, deque

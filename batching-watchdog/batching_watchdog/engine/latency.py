@@ -178,7 +178,7 @@ class LatencyModel:
         double = list(self._kept.get(2 * best, ()))
         patience = TUNING.again * max(1, len(double) // TUNING.tries)
         due = len(double) < TUNING.tries or self.runs - double[-1].number > patience
-        self._trying = due and best < min(self.ceiling, self.max_batch_size)
+        self._trying = due and best < self.ceiling
         if self._trying:
             return min(2 * best, 2 * self._largest, self.max_batch_size)
         return best

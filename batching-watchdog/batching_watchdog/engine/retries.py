@@ -88,8 +88,7 @@ class Suspects:
         return [] if part is None else _still(part.held)
 
     def _go_on(self, part: Part) -> None:
-        held = _still(part.held)
-        self.split(held, kills=part.kills)
+        self.split(_still(part.held), kills=part.kills)
 
     def _add(self, part: Part) -> None:
         insort(self._waiting, part, key=lambda each: each.deadline)
