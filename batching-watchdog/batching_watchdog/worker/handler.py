@@ -110,8 +110,9 @@ class Handler:
 
     def serve_one(self, event: Event) -> Reply:
         """Return the reply to one event, as the only one of its batch."""
-        outcome = self.serve([event])
-        return outcome.reply if isinstance(outcome, Crash) else outcome[0]
+        replies = self.serve([event])
+        assert isinstance(replies, list), "only a batch of several crashes"  # noqa: S101 - for the type checker
+        return replies[0]
 
     def _serve_alone(self, event: Event) -> Reply:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
