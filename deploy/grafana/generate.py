@@ -430,10 +430,11 @@ FUNCTION: Final = {
         ),
         graph("Workers by state", {"{{state}}": f"sum by (state) (watchdog_workers{F})"}, stacked=True),
         graph(
-            "Workers that died or were recycled",
+            "Workers that died or were replaced",
             {
                 "died": f"sum({over('increase', f'watchdog_worker_restarts_total{F}')})",
                 "recycled": f"sum({over('increase', f'watchdog_workers_recycled_total{F}')})",
+                "sick": f"sum({over('increase', f'watchdog_workers_sick_total{F}')})",
             },
         ),
     ],
