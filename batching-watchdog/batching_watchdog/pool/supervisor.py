@@ -28,7 +28,7 @@ from batching_watchdog.launch import how_it_ended
 from batching_watchdog.logs import FailureLog
 from batching_watchdog.machine import oom_kills
 from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Reply
-from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks
+from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Backoff, Child, Tasks
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.profile import Profiler
 from batching_watchdog.shell import Shell
@@ -40,8 +40,6 @@ JITTER: Final = 0.1
 """Random extra share of max_requests that a worker serves, so that workers are not replaced together."""
 SICK_SECONDS: Final = 60.0
 """Minimum time between two workers that are replaced without the evidence of example()."""
-SICK_WAIT_SECONDS: Final = 1.0
-"""Time for which a fresh worker that fails on example() stays: the backoff of such restarts."""
 MAX_SOCKET_PATH: Final = 103
 """Bytes of a Unix socket's path: 107 on Linux, 103 on macOS (sun_path, without its end)."""
 SHORT_FOLDERS: Final = ("/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a safe folder in it
@@ -83,6 +81,8 @@ class WorkerPool:
         self._sick_at = -math.inf
         self.fails_example = False
         """Whether the newest worker that has loaded failed on its own example()."""
+        self._example_backoff = Backoff()
+        """Of workers that fail on example() before they serve."""
         self._oom_kills = oom_kills()
         self._tasks = Tasks()
         self.failed = self._tasks.failed
@@ -264,7 +264,8 @@ class WorkerPool:
         if not self._is_old(connection, len(batch.requests)):
             return True
         if connection.idle:  # else it has another batch, and goes after that
-            self._recycle(connection)
+            self.recycled += 1
+            self._replace(connection)
         return False
 
     async def _check(self, connection: Connection, example: bytes) -> None:
@@ -279,12 +280,10 @@ class WorkerPool:
         log.error("a worker is replaced: %s", reason)
         self.sick += 1
         self._sick_at = time.monotonic()
-        self._discard(connection)
-        connection.close()
+        self._replace(connection)
 
-    def _recycle(self, connection: Connection) -> None:
+    def _replace(self, connection: Connection) -> None:
         """Replace an idle worker: it exits when its connection closes."""
-        self.recycled += 1
         self._discard(connection)
         connection.close()
 
@@ -303,10 +302,15 @@ class WorkerPool:
             if self._stopping:
                 return
             if self.fails_example:
-                log.error("a worker fails on example(): it gets no requests, and another takes its place")
-                await asyncio.sleep(SICK_WAIT_SECONDS)
+                wait = self._example_backoff.after(0.0)
+                log.error(
+                    "a worker fails on example(): it gets no requests, and another takes its place in %g s",
+                    wait,
+                )
+                await asyncio.sleep(wait)
                 connection.close()
                 return
+            self._example_backoff = Backoff()
             if self._measures:
                 await self._profiler.measure(connection, example)
         except ConnectionResetError as error:

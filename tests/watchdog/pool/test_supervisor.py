@@ -8,9 +8,10 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import Crash, DispatchReason, Reply
+from batching_watchdog.messages import Batch, Crash, DispatchReason, Reply
 from batching_watchdog.pool import supervisor
 from batching_watchdog.pool.supervisor import WorkerPool, resident_bytes
+from batching_watchdog.wire import Handshake, Spent
 from support.heard import batch
 
 WORKER: Any = object()
@@ -56,3 +57,49 @@ def test_batch_that_fails_is_logged_with_its_trace_and_its_parts_are_not(caplog,
     crash = Crash("Traceback ...", Reply(500, b"", b"", failed=True))
     with_pool(lambda pool: pool.crashed(WORKER, failed, crash), batch_failed=lambda *_, **__: None)
     assert [record.getMessage().count("Traceback ...") for record in caplog.records] == [1] * logged
+
+
+@pytest.mark.parametrize(
+    ("failures", "waits"),
+    [
+        pytest.param([True] * 7, [0.5, 1.0, 2.0, 5.0, 10.0, 10.0, 10.0], id="bounded"),
+        pytest.param([True, True, False, True], [0.5, 1.0, 0.5], id="short again after one that serves"),
+    ],
+)
+def test_fresh_workers_that_fail_on_the_example_wait_longer_each_time(monkeypatch, failures, waits):
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def run() -> None:
+        told: Any = SimpleNamespace(learn=None)
+        pool = WorkerPool(Config.from_env({}, cpus=1.0), {}, told, LatencyModel(8))
+        for fails in failures:
+            ended = asyncio.Event()
+            pool.loaded(Fresh(pool, ended, fails=fails), Handshake(1, example=b"{}", mix_paths=False))  # type: ignore[arg-type]
+            await ended.wait()
+        await pool.stop()
+
+    monkeypatch.setattr(supervisor.asyncio, "sleep", sleep)
+    asyncio.run(run())
+    assert slept == waits
+
+
+class Fresh:
+    """A worker that has loaded: it fails on its example, or dies under the one after."""
+
+    def __init__(self, pool: WorkerPool, ended: asyncio.Event, *, fails: bool) -> None:
+        self.pool, self.ended, self.fails = pool, ended, fails
+        self.served = 0
+
+    def send(self, sent: Batch) -> None:
+        pool: Any = self.pool
+        if self.served:
+            self.ended.set()
+            return
+        self.served += 1
+        pool.replied(self, sent, [Reply(500 if self.fails else 200, b"", b"", failed=self.fails)], Spent())
+
+    def close(self) -> None:
+        self.ended.set()
