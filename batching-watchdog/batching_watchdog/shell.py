@@ -123,7 +123,7 @@ class Shell:
 
     def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
         """Learn that ``size`` examples took a worker ``seconds`` and ``cpu_seconds`` of CPU."""
-        self._engine.learn_any(size, seconds)
+        self._cost.learn_any(size, seconds)
         self._metrics.capacity.cost.observe(size, cpu_seconds)
 
     def batch_done(self, worker: Worker, replies: list[Reply], spent: Spent, *, ready: bool = True) -> None:

@@ -63,6 +63,10 @@ class Shared(Protocol):
     def times(self) -> ServiceTimes:
         """Service times of its batches."""
 
+    @property
+    def overdue_at(self) -> dict[str, float]:
+        """Time from which an SLO class goes first: a request of it is late, and none left on time since."""
+
 
 class Cost(Protocol):
     """All pools together, as the engine uses them."""
@@ -80,19 +84,17 @@ class Cost(Protocol):
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
         """Learn that a batch of these took a worker ``seconds``."""
 
-    def learn_any(self, size: int, seconds: float) -> None:
-        """Learn that a batch of ``size`` representative requests took a worker ``seconds``."""
-
 
 class Pool:
     """Classes that share batches, and the service times of those."""
 
-    __slots__ = ("batches", "classes", "model", "times", "turns")
+    __slots__ = ("batches", "classes", "model", "overdue_at", "times", "turns")
 
     def __init__(self, model: LatencyModel, times: LatencyModel) -> None:
         self.model = model
         self.times = times
         """``model``, once that has run often enough."""
+        self.overdue_at: dict[str, float] = {}
         self.classes: set[CostClass] = set()
         self.batches = 0
         self.turns = 0

@@ -5,12 +5,11 @@ the policy decides; this module reads no clock. With equal budgets every request
 """
 
 from bisect import bisect_left, bisect_right
-from itertools import compress, islice
 from math import inf
 from typing import Final
 
 from batching_watchdog.engine.cost import ServiceTimes, Shared
-from batching_watchdog.messages import CostClass, Request
+from batching_watchdog.messages import Request
 
 MAX_MOVE: Final = 256
 """Maximum places by which a request with its own deadline moves up: each comparison costs time."""
@@ -19,20 +18,14 @@ MAX_MOVE: Final = 256
 class Lane:
     """One pool: its waiting requests and its service times."""
 
-    __slots__ = ("keys", "late", "on_time", "overdue_at", "pool", "served")
+    __slots__ = ("keys", "on_time", "pool")
 
-    def __init__(self, pool: Shared, now: float) -> None:
+    def __init__(self, pool: Shared) -> None:
         self.pool = pool
         self.keys: list[float] = []
         """Sort keys of the requests on time, ascending."""
         self.on_time: list[Request] = []
         """The requests on time, parallel to ``keys``."""
-        self.late = 0
-        """Number of late requests of the pool."""
-        self.served = now
-        """Time when its last batch left, or since which it has requests again."""
-        self.overdue_at: dict[str, float] = {}
-        """Time from which an SLO class goes first: a request of it is late, and none left on time since."""
 
     @property
     def times(self) -> ServiceTimes:
@@ -79,20 +72,16 @@ class Lane:
             index = on_time.index(request)  # of equal keys a later one, or moved up
         del keys[index], on_time[index]
 
-    def take(self, size: int, only: CostClass | None = None, start: int = 0) -> list[Request]:
-        """Take ``size`` that are on time from place ``start`` on, of all or of the cost class ``only``."""
-        if only is None:
-            end = start + size
-            taken = self.on_time[start:end]
-            del self.on_time[start:end], self.keys[start:end]
-            return taken
-        places = (place for place in range(start, len(self.keys)) if self.on_time[place].cost_class == only)
-        gone = set(islice(places, size))
-        taken = [self.on_time[place] for place in sorted(gone)]
-        stays = [place not in gone for place in range(len(self.keys))]
-        self.on_time[:] = compress(self.on_time, stays)
-        self.keys[:] = compress(self.keys, stays)
+    def drop(self, start: int, size: int) -> list[Request]:
+        """Remove and return ``size`` requests from place ``start`` on."""
+        end = start + size
+        taken = self.on_time[start:end]
+        del self.on_time[start:end], self.keys[start:end]
         return taken
+
+    def slack(self, now: float) -> float:
+        """Return the seconds that the lane can wait, with all that fits into a batch on time."""
+        return self.keys[0] - now - self.times.predict(min(len(self.keys), self.times.best_size))
 
     def share_before(self, deadline: float, now: float, workers: int) -> float:
         """Return the requests on time up to ``deadline``, as a share of what workers serve until then.

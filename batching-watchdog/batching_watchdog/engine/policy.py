@@ -8,7 +8,7 @@ class and a line in ``POLICIES``. ``cut`` is the rule for one queue; ``capacity`
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import exp, inf
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -54,6 +54,26 @@ class Situation(NamedTuple):
     """Whether so many requests go late that only throughput counts."""
     following: float = inf
     """Time at which the next worker will be idle, by prediction; infinite without another busy one."""
+
+
+class Overload:
+    """Detects that so many requests go late that only throughput counts."""
+
+    __slots__ = ("_at", "_late", "_on_time")
+
+    def __init__(self) -> None:
+        self._late = self._on_time = self._at = 0.0
+
+    def count(self, now: float, budget: float, *, late: int = 0, on_time: int = 0) -> None:
+        """Count requests that went late, or left on time, and forget older ones over some budgets."""
+        span = TUNING.overload_budgets * max(budget, LEAST)
+        keep = exp(min(0.0, (self._at - now) / span))
+        self._late, self._on_time, self._at = self._late * keep + late, self._on_time * keep + on_time, now
+
+    @property
+    def now(self) -> bool:
+        """Whether it is so by the recent requests."""
+        return self._late > TUNING.overload * (self._late + self._on_time) + TUNING.overload_least
 
 
 class BatchingPolicy(Protocol):
@@ -162,7 +182,7 @@ class Job(NamedTuple):
     lane: Lane
     cut: Cut
     overdue: bool = False
-    """Whether the lane, or an SLO class of the cut, has been passed over for too long."""
+    """Whether an SLO class of the lane has been passed over for too long."""
 
     @property
     def density(self) -> float:
@@ -234,9 +254,9 @@ def _densest(deadlines: Sequence[float], times: ServiceTimes, most: int, begin: 
 class ByDeadline:
     """Policy ``slo``: maximizes requests on time per second of the workers; ``cut`` is its rule for a lane.
 
-    Among lanes the earliest deadline goes first while all cuts can be on time, else the densest cut. A lane
-    that was passed over for ``age`` of its budgets goes first. Likewise an SLO class in a lane: the next
-    batch holds a request of it, as soon as one can be on time.
+    Among lanes the earliest deadline goes first while all cuts can be on time, else the densest cut. An SLO
+    class of a lane that was passed over for ``age`` of its budgets goes first: the next batch holds a request
+    of it, as soon as one can be on time.
 
     In deadline order an overloaded queue finishes each request just before its deadline, so a millisecond of
     network makes most of them late: ``reserve`` is kept.
@@ -280,16 +300,12 @@ def _job(lane: Lane, begin: float, at: Situation) -> Job:
     """Return the cut of ``lane``, with a request of an SLO class that was passed over for too long."""
     budget = lane.budget(0)
     chosen = cut(lane.keys, lane.times, begin, budget=budget, overloaded=at.overloaded)
-    overdue = at.now - lane.served > TUNING.age * budget
-    classes = {slo_class for slo_class, since in lane.overdue_at.items() if since <= at.now}
-    if classes:
-        places = (place for place, request in enumerate(lane.on_time) if request.slo_class in classes)
-        place = next(places, None)
-        if place is not None:
-            overdue = True
-            if not chosen.start <= place < chosen.start + chosen.size:
-                chosen = cut_from(lane.keys, lane.times, place, begin)
-    return Job(lane.keys[chosen.start], lane, chosen, overdue)
+    classes = {slo_class for slo_class, since in lane.pool.overdue_at.items() if since <= at.now}
+    places = (place for place, request in enumerate(lane.on_time) if request.slo_class in classes)
+    place = next(places, None) if classes else None
+    if place is not None and not chosen.start <= place < chosen.start + chosen.size:
+        chosen = cut_from(lane.keys, lane.times, place, begin)
+    return Job(lane.keys[chosen.start], lane, chosen, overdue=place is not None)
 
 
 def _first_job(jobs: list[Job], at: Situation) -> Job:

@@ -20,7 +20,7 @@ WEIGHT: Final = 1 / 16
 class Prefetch:
     """The next batches of busy workers, and the workers that may get one now."""
 
-    __slots__ = ("_cancelled", "_computing", "_cpus", "_lead", "_workers", "batches")
+    __slots__ = ("_computing", "_cpus", "_lead", "_workers", "batches")
 
     def __init__(self, workers: int, lead: float, cpus: float) -> None:
         """``lead``: seconds before the end of a batch from which its worker may get the next; 0: never early.
@@ -34,7 +34,6 @@ class Prefetch:
         """Share of a batch's time in which the worker computes; in the rest it waits for a device."""
         self.batches: dict[Worker, Batch] = {}
         """The early batch of each worker."""
-        self._cancelled: dict[Worker, list[int]] = {}
 
     def observe(self, share: float) -> None:
         """Record that a worker computed for ``share`` of its batch's time."""
@@ -63,13 +62,8 @@ class Prefetch:
                 done = batch.dispatched + batch.seconds
                 yield worker, done - min(self._lead, TUNING.lead_share * batch.seconds), done + self._lead
 
-    def leave(self, request: Request) -> None:
-        """Note a leaving request of a sent batch: its worker skips it unless it has begun."""
+    def cancels(self, request: Request) -> Iterator[Cancel]:
+        """Yield the cancellation for a leaving request of an early batch: its worker skips it."""
         for worker, batch in self.batches.items():
             if request in batch.requests:
-                self._cancelled.setdefault(worker, []).append(batch.requests.index(request))
-
-    def cancels(self) -> list[Cancel]:
-        """Return the cancellations for requests that have just left."""
-        cancelled, self._cancelled = self._cancelled, {}
-        return [Cancel(worker, gone) for worker, gone in cancelled.items()]
+                yield Cancel(worker, [batch.requests.index(request)])

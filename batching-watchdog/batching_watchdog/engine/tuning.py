@@ -51,7 +51,7 @@ class Tuning:
     not_urgent: float = 0.5
     """Value under overload of a request that the next batch could serve on time, too."""
     age: float = 10.0
-    """Budgets after which a lane or an SLO class that was passed over goes first."""
+    """Budgets after which an SLO class of a lane that was passed over goes first."""
     overload: float = 0.05
     """Share of requests that go late from which only throughput counts."""
     overload_budgets: float = 4.0
@@ -60,17 +60,15 @@ class Tuning:
     """Requests above that share that must have gone late: one or two show nothing."""
     patience: float = 0.5
     """Share of its timeout after which a late request may go before those on time, if these stay on time."""
-    late_share: float = 0.02
-    """Of the workers' time: what such late requests may take."""
     admit: float = 1.5
     """Multiple of what can be served before a deadline from which a request is predicted to be late."""
 
     # Retries: ``engine``
-    failed_alone: int = 8
-    """Requests in a row that fail alone, while no batch succeeds, after which a failed batch is not tried
-    again in parts: what the function needs is down."""
-    failed_in_a_row: int = 3
+    parts_first: int = 3
     """Batches that fail whole, while none succeeds, after which their parts go first."""
+    down_after: int = 16
+    """Batches that fail whole, while none succeeds, after which a failed batch is not tried again in parts:
+    what the function needs is down."""
     missing: float = 0.25
     """Share of the workers that may be dead while a batch that may kill another is tried."""
     lately: float = 600.0

@@ -53,6 +53,7 @@ class _Alike:
         self.best_size = function.service.best_size
         self.max_batch_size = self.ceiling = len(self._seconds)
         self.lead = 0.0
+        self.overdue_at: dict[str, float] = {}
 
     @property
     def cost(self) -> "_Alike":
@@ -67,9 +68,6 @@ class _Alike:
         """Return None: with a single class no class is tried alone."""
 
     def learn(self, requests: Sequence[Request], seconds: float) -> None:
-        """Nothing to learn."""
-
-    def learn_any(self, size: int, seconds: float) -> None:
         """Nothing to learn."""
 
     def untried(self, size: int) -> bool:

@@ -20,7 +20,7 @@ from batching_watchdog.engine.policy import (
     cut,
 )
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import DispatchReason
+from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason
 from watchdog.engine.queues import MAX_BATCH_SIZE, SLO_LATENCY, Law, learn, learned, policy, request
 
 TIMES = st.floats(0, 10)
@@ -40,7 +40,7 @@ def at(now: float, *, workers: int = 1, overloaded: bool = False, following: flo
 
 
 def lane_of(model: LatencyModel, waiting: list[tuple[float, float]], *, by_deadline: bool = True) -> Lane:
-    lane = Lane(Pool(model, model), 0.0)
+    lane = Lane(Pool(model, model))
     for number, (arrived, budget) in enumerate(waiting):
         made = request(number, arrived, budget)
         lane.add(made, made.deadline if by_deadline else arrived)
@@ -169,14 +169,14 @@ def test_slo_of_more_work_than_time_takes_the_densest_until_another_is_overdue()
     cheap, dear = learned(steady, times=9), learned(lambda size: 0.05 + 0.005 * size, times=9)
     lanes = [alike(dear, 8, 0.095), alike(cheap, 8, 0.1)]
     assert EIGHT.choose(lanes, at(0.0)).lane is lanes[1]
-    lanes[0].served = -1.01 * TUNING.age * 0.095
+    lanes[0].pool.overdue_at[DEFAULT_CLASS] = 0.0
     assert EIGHT.choose(lanes, at(0.0)).lane is lanes[0]
 
 
 def test_slo_class_that_is_overdue_is_in_the_next_batch():
     lane = alike(learned(steady, times=9), 12, 0.1)
     lane.on_time[10].slo_class = "wide"
-    lane.overdue_at = {"wide": 0.05}
+    lane.pool.overdue_at["wide"] = 0.05
     assert EIGHT.choose([lane], at(0.049)) == Take(lane, 8, FULL)
     assert EIGHT.choose([lane], at(0.05)) == Take(lane, 2, IDLE, 10)
 
