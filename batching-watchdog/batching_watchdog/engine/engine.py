@@ -302,7 +302,7 @@ class Engine:
     def _serve_on_time(self, now: float, effects: list[Effect]) -> float | None:
         ends = (batch.dispatched + batch.seconds for batch in self._running.values())
         following = max(now, min(ends, default=inf))
-        situation = Situation(now, self._workers, self._overload.now, following)
+        situation = Situation(now, self._overload.now, following)
         answer = self._policy.choose(self._choice(), situation)
         if isinstance(answer, Wait):
             return answer.until

@@ -49,7 +49,6 @@ class Situation(NamedTuple):
     """The inputs of a policy besides the lanes."""
 
     now: float
-    workers: int
     overloaded: bool
     """Whether so many requests go late that only throughput counts."""
     following: float = inf
@@ -254,7 +253,7 @@ def _densest(deadlines: Sequence[float], times: ServiceTimes, most: int, begin: 
 class ByDeadline:
     """Policy ``slo``: maximizes requests on time per second of the workers; ``cut`` is its rule for a lane.
 
-    Among lanes the earliest deadline goes first while all cuts can be on time, else the densest cut. An SLO
+    Among lanes the earliest deadline goes first, under overload the densest cut. An SLO
     class of a lane that was passed over for ``age`` of its budgets goes first: the next batch holds a request
     of it, as soon as one can be on time.
 
@@ -313,14 +312,7 @@ def _first_job(jobs: list[Job], at: Situation) -> Job:
     overdue = next((job for job in jobs if job.overdue), None)
     if overdue is not None:
         return overdue
-    jobs.sort(key=attrgetter("deadline"))
-    begins = at.now
-    for job in jobs:
-        # One of several workers finishes the jobs before it, and then does this one.
-        if begins + job.cut.seconds > job.deadline:
-            return max(jobs, key=attrgetter("density"))
-        begins += job.cut.seconds / at.workers
-    return jobs[0]
+    return max(jobs, key=attrgetter("density")) if at.overloaded else min(jobs, key=attrgetter("deadline"))
 
 
 def _first_key(lane: Lane) -> float:

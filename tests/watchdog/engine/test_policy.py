@@ -35,8 +35,8 @@ def steady(size: int) -> float:
     return 0.008 + 0.001 * size
 
 
-def at(now: float, *, workers: int = 1, overloaded: bool = False, following: float = 99.0) -> Situation:
-    return Situation(now, workers, overloaded, following)
+def at(now: float, *, overloaded: bool = False, following: float = 99.0) -> Situation:
+    return Situation(now, overloaded, following)
 
 
 def lane_of(model: LatencyModel, waiting: list[tuple[float, float]], *, by_deadline: bool = True) -> Lane:
@@ -63,19 +63,18 @@ def model_of(runs: list[tuple[int, float]]) -> LatencyModel:
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
-@example(lanes=[([(0.0, 1.0)], [])], now=1.0, workers=1, overloaded=True)
-@example(lanes=[([(2.0, 0.0), (2.0, 1.0), (2.0, 1.0)], [(1, 1.0)])], now=1.0, workers=1, overloaded=True)
+@example(lanes=[([(0.0, 1.0)], [])], now=1.0, overloaded=True)
+@example(lanes=[([(2.0, 0.0), (2.0, 1.0), (2.0, 1.0)], [(1, 1.0)])], now=1.0, overloaded=True)
 @given(
     lanes=st.lists(st.tuples(WAITING, RUNS), min_size=1, max_size=4),
     now=TIMES,
-    workers=st.integers(1, 4),
     overloaded=st.booleans(),
 )
-def test_policy_with_any_lanes_takes_what_waits_and_only_fixed_waits(name, lanes, now, workers, overloaded):
+def test_policy_with_any_lanes_takes_what_waits_and_only_fixed_waits(name, lanes, now, overloaded):
     chosen = policy(name)
     made = [lane_of(model_of(runs), waiting, by_deadline=chosen.by_deadline) for waiting, runs in lanes]
     before = [list(lane.on_time) for lane in made]
-    answer = chosen.choose(made, at(now, workers=workers, overloaded=overloaded))
+    answer = chosen.choose(made, at(now, overloaded=overloaded))
     assert before == [lane.on_time for lane in made]
     if isinstance(answer, Wait):
         assert name == "fixed"
@@ -159,18 +158,18 @@ def test_slo_request_that_cannot_be_on_time_goes_late_unless_the_next_worker_can
     assert EIGHT.choose([lane], at(0.089, following=0.0895)) == Take(lane, 8, FULL, 1)
 
 
-def test_slo_of_lanes_that_can_all_be_on_time_takes_the_earliest_deadline():
+def test_slo_takes_the_earliest_deadline_of_several_lanes():
     model = learned(steady, times=9)
     many, few = alike(model, 8, 0.1), alike(model, 1, 0.09)
     assert EIGHT.choose([many, few], at(0.0)) == Take(few, 1, IDLE)
 
 
-def test_slo_of_more_work_than_time_takes_the_densest_until_another_is_overdue():
+def test_slo_under_overload_takes_the_densest_until_another_is_overdue():
     cheap, dear = learned(steady, times=9), learned(lambda size: 0.05 + 0.005 * size, times=9)
     lanes = [alike(dear, 8, 0.095), alike(cheap, 8, 0.1)]
-    assert EIGHT.choose(lanes, at(0.0)).lane is lanes[1]
+    assert EIGHT.choose(lanes, at(0.0, overloaded=True)).lane is lanes[1]
     lanes[0].pool.overdue_at[DEFAULT_CLASS] = 0.0
-    assert EIGHT.choose(lanes, at(0.0)).lane is lanes[0]
+    assert EIGHT.choose(lanes, at(0.0, overloaded=True)).lane is lanes[0]
 
 
 def test_slo_class_that_is_overdue_is_in_the_next_batch():
