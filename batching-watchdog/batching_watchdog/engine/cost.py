@@ -266,11 +266,8 @@ def _off(runs: Iterable[tuple[int, float]], times: LatencyModel) -> float:
 
 
 def _alike(one: LatencyModel, other: LatencyModel) -> bool:
-    """Return whether two curves agree at the largest size that both know, and that either knows."""
-    sizes, others = one.sizes_learned(), other.sizes_learned()
-    common = set(sizes) & set(others)
-    pairs = [
-        sorted((one.predict_mean(size), other.predict_mean(size)))
-        for size in (max(common, default=0), max(sizes + others))
-    ]
-    return bool(common) and all(high <= TUNING.alike * low for low, high in pairs)
+    """Return whether two curves share a size, and agree at the largest one of either."""
+    sizes, others = set(one.sizes_learned()), set(other.sizes_learned())
+    largest = max(sizes | others, default=1)
+    low, high = sorted((one.predict_mean(largest), other.predict_mean(largest)))
+    return not sizes.isdisjoint(others) and high <= TUNING.alike * low

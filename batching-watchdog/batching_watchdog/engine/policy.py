@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, inf
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
@@ -176,17 +175,16 @@ class Cut(NamedTuple):
 class Job(NamedTuple):
     """The cut of a lane, among those of others."""
 
-    deadline: float
-    """Of its first request, the tightest."""
     lane: Lane
     cut: Cut
-    overdue: bool = False
+    overdue: bool
     """Whether an SLO class of the lane has been passed over for too long."""
 
-    @property
-    def density(self) -> float:
-        """Requests on time per second of a worker."""
-        return self.cut.size / self.cut.seconds
+    def turn(self, *, overloaded: bool) -> tuple[bool, float]:
+        """Return the order among jobs: by deadline, or under overload by requests on time per second."""
+        if overloaded:
+            return not self.overdue, -self.cut.size / max(LEAST, self.cut.seconds)
+        return not self.overdue, self.lane.keys[self.cut.start]
 
 
 def first_on_time(deadlines: Sequence[float], times: ServiceTimes, size: int, begin: float) -> int:
@@ -210,11 +208,9 @@ def cut(
     """
     waiting = len(deadlines)
     most = min(waiting, times.best_size)
-    if first_on_time(deadlines, times, most, begin) == 0:
-        return Cut(0, most, times.predict(most) or LEAST)
+    if first_on_time(deadlines, times, most, begin) == 0 or (overloaded and times.untried(most)):
+        return Cut(0, most, times.predict(most))
     if overloaded:
-        if times.untried(most):
-            return Cut(0, most, times.predict(most) or LEAST)
         return _densest(deadlines, times, most, begin)
     least = max(1, min(times.best_size, times.largest_within(budget / 2)))
     start = first_on_time(deadlines, times, least, begin) if waiting > least else 0
@@ -227,7 +223,7 @@ def cut_from(deadlines: Sequence[float], times: ServiceTimes, start: int, begin:
     """Return the largest batch from the request at ``start`` on, at least that one."""
     fits = times.largest_within(deadlines[start] - begin)
     size = max(1, min(len(deadlines) - start, times.best_size, fits))
-    return Cut(start, size, times.predict(size) or LEAST)
+    return Cut(start, size, times.predict(size))
 
 
 def _densest(deadlines: Sequence[float], times: ServiceTimes, most: int, begin: float) -> Cut:
@@ -235,7 +231,7 @@ def _densest(deadlines: Sequence[float], times: ServiceTimes, most: int, begin: 
 
     Those that can also wait for the next batch count ``not_urgent``, since they are not lost.
     """
-    best, highest, size = Cut(0, 1, times.predict(1) or LEAST), 0.0, 1
+    best, highest, size = Cut(0, 1, times.predict(1)), 0.0, 1
     while size <= most:
         seconds = times.predict(size) or LEAST
         start = bisect_left(deadlines, begin + seconds)
@@ -275,7 +271,7 @@ class ByDeadline:
             if late:
                 return Late(lane, late)
             jobs.append(_job(lane, begin, at))
-        job = jobs[0] if len(jobs) == 1 else _first_job(jobs, at)
+        job = min(jobs, key=lambda job: job.turn(overloaded=at.overloaded))
         lane, chosen = job.lane, job.cut
         # Of those passed over, the next worker may serve some.
         following = min(at.following, at.now + chosen.seconds)
@@ -304,15 +300,7 @@ def _job(lane: Lane, begin: float, at: Situation) -> Job:
     place = next(places, None) if classes else None
     if place is not None and not chosen.start <= place < chosen.start + chosen.size:
         chosen = cut_from(lane.keys, lane.times, place, begin)
-    return Job(lane.keys[chosen.start], lane, chosen, overdue=place is not None)
-
-
-def _first_job(jobs: list[Job], at: Situation) -> Job:
-    """Return the job that goes first: an overdue one, the earliest, or under overload the densest."""
-    overdue = next((job for job in jobs if job.overdue), None)
-    if overdue is not None:
-        return overdue
-    return max(jobs, key=attrgetter("density")) if at.overloaded else min(jobs, key=attrgetter("deadline"))
+    return Job(lane, chosen, overdue=place is not None)
 
 
 def _first_key(lane: Lane) -> float:
