@@ -10,16 +10,15 @@ of the first; after ``tick`` no worker is idle while a request waits that it may
 waits.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
 from typing import Final
 
-from batching_watchdog.engine.cost import Cost, Shared
+from batching_watchdog.engine.cost import Cost
 from batching_watchdog.engine.effects import Answer, Check, Dispatch, Effect, Lowered, WakeAt, Worker
-from batching_watchdog.engine.lanes import Lane
+from batching_watchdog.engine.lanes import LATE, ON_TIME, Queues
 from batching_watchdog.engine.policy import BatchingPolicy, Late, Overload, Situation, Take, Wait
 from batching_watchdog.engine.prefetch import Prefetch
 from batching_watchdog.engine.retries import Part, Suspects
@@ -30,13 +29,9 @@ from batching_watchdog.messages import DROPPED, PROBE, Batch, Crash, DispatchRea
 REFUSAL_SECONDS: Final = 0.25
 """Seconds for which one error object serves all requests refused at the header: creating one costs as much as
 reading the request."""
-MAX_LANES: Final = 64
-"""Maximum lanes in one choice. A served lane moves behind the others, so all have a turn."""
-
-# Where a request is: plain numbers, since an Enum's hash is Python code and places change with every request.
+# ``Request.place`` besides ``lanes.ON_TIME``, ``lanes.LATE`` and ``retries.SUSPECT``: plain numbers, since an
+# Enum's hash is Python code and places change with every request.
 _GONE: Final = 0
-_ON_TIME: Final = 1
-_LATE: Final = 3
 _RUNNING: Final = 4
 
 
@@ -74,10 +69,7 @@ class Engine:
         self._admitted: dict[int, Request] = {}
         self._expiries: list[tuple[float, int]] = []
         """Heap of (expiry, id). Entries of requests that have left are dropped when first or many."""
-        self._lanes: dict[Shared, Lane] = {}
-        """Lanes with requests on time, the last served one at the end."""
-        self._late: OrderedDict[int, Request] = OrderedDict()
-        """All late requests in the order in which they became late."""
+        self._queues = Queues(by_deadline=policy.by_deadline)
         self._suspects = Suspects(self._workers)
         self._overload = Overload()
         self._refusal: QueueFull | None = None
@@ -85,7 +77,7 @@ class Engine:
 
     def __repr__(self) -> str:
         return (
-            f"<Engine {self.queued} queued in {len(self._lanes)} lanes, {len(self._late)} late,"
+            f"<Engine {self.queued} queued in {len(self._queues.lanes)} lanes, {len(self._queues.late)} late,"
             f" {self.suspects} suspect; {len(self._running)} workers busy, {len(self._idle)} idle>"
         )
 
@@ -97,7 +89,7 @@ class Engine:
     @property
     def queued(self) -> int:
         """Number of requests that wait for a worker."""
-        return sum(len(lane.keys) for lane in self._lanes.values()) + len(self._late) + self.suspects
+        return len(self._queues) + self.suspects
 
     @property
     def idle(self) -> int:
@@ -149,7 +141,7 @@ class Engine:
             return False
         if deadline <= now:
             return True
-        ahead = sum(lane.share_before(deadline, now, self._workers) for lane in self._choice())
+        ahead = sum(lane.share_before(deadline, now, self._workers) for lane in self._queues.choice())
         return ahead > TUNING.admit
 
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
@@ -171,7 +163,7 @@ class Engine:
         if len(self._expiries) > 64 + 2 * len(self._admitted):
             self._expiries = [entry for entry in self._expiries if entry[1] in self._admitted]
             heapify(self._expiries)
-        self._queue(request)
+        self._queues.add(request, self._cost.pool(request.cost_class))
         return effects
 
     def worker_ready(self, worker: Worker, *, checked: bool = False) -> list[Effect]:
@@ -293,21 +285,23 @@ class Engine:
             self._suspects.send(part, self._idle[-1])
             self._dispatch(part.requests, DispatchReason.RETRY, now, effects)
             return None
-        if self._late:
+        if self._queues.late:
             served = self._shed(now, effects) if self._shed_late else self._serve_late(now, effects)
             if served:
                 return None
-        return self._serve_on_time(now, effects) if self._lanes else inf
+        return self._serve_on_time(now, effects) if self._queues.lanes else inf
 
     def _serve_on_time(self, now: float, effects: list[Effect]) -> float | None:
         ends = (batch.dispatched + batch.seconds for batch in self._running.values())
         following = max(now, min(ends, default=inf))
         situation = Situation(now, self._overload.now, following)
-        answer = self._policy.choose(self._choice(), situation)
+        answer = self._policy.choose(self._queues.choice(), situation)
         if isinstance(answer, Wait):
             return answer.until
         if isinstance(answer, Late):
-            self._go_late(answer.lane, answer.number, now)
+            head = answer.lane.on_time[0]
+            self._overload.count(now, head.deadline - head.arrived, late=answer.number)
+            self._queues.go_late(answer.lane, answer.number, now)
         elif not self._idle:
             # Checked again when its deadline passes with every worker busy: it may be shed then.
             return answer.lane.keys[0]
@@ -324,25 +318,17 @@ class Engine:
         if only is not None:
             waiting = [request for request in waiting if request.cost_class == only]
         taken = self._within_bytes(waiting[: take.size])
-        if only is None:
-            lane.drop(take.start, len(taken))
-        else:
-            for request in taken:
-                lane.remove(request, self._key(request))
-        for request in taken if lane.pool.overdue_at else ():
-            lane.pool.overdue_at.pop(request.slo_class, None)
-        del self._lanes[lane.pool]
-        if lane.keys:
-            self._lanes[lane.pool] = lane
+        self._queues.serve(lane, taken, take.start if only is None else None)
         self._dispatch(taken, take.reason if only is None else DispatchReason.ALONE, now, effects)
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
         """Dispatch late requests of one lane, the oldest first, if those on time leave time for them."""
-        head = next(iter(self._late.values()))
+        late = self._queues.late
+        head = next(iter(late.values()))
         times = head.lane.times
         if self._suspects.down:
             size = times.ceiling  # a batch that fails answers all of its requests
-        elif self._lanes:
+        elif self._queues.lanes:
             size = min(times.best_size, times.largest_within(self._spare(head, now)))
         else:
             # New arrivals wait for at most half of their budget. If none can be on time, throughput counts.
@@ -350,10 +336,10 @@ class Engine:
             size = min(times.best_size, half or times.best_size)
         if not size:
             return False
-        alike = (request for request in self._late.values() if request.lane.pool is head.lane.pool)
+        alike = (request for request in late.values() if request.lane.pool is head.lane.pool)
         taken = self._within_bytes(islice(alike, size))
         for request in taken:
-            del self._late[request.id]
+            del late[request.id]
         self._dispatch(taken, DispatchReason.LATE, now, effects)
         return True
 
@@ -364,12 +350,13 @@ class Engine:
         prediction: the try costs nothing, and otherwise a model that was slow once would never be measured
         again.
         """
-        last = self._late[next(reversed(self._late))]
-        tried = bool(self._idle) and not self._lanes and last.deadline > now
+        late = self._queues.late
+        last = late[next(reversed(late))]
+        tried = bool(self._idle) and not self._queues.lanes and last.deadline > now
         if tried:
-            del self._late[last.id]
+            del late[last.id]
             self._dispatch([last], DispatchReason.LATE, now, effects)
-        for request in list(self._late.values()):
+        for request in list(late.values()):
             effects += self._end(request, _NO_TIME)
         return tried
 
@@ -381,7 +368,7 @@ class Engine:
         """
         if now < head.arrived + TUNING.patience * (head.expires - head.arrived):
             return 0.0
-        return min(lane.slack(now) for lane in self._choice()) if self._policy.by_deadline else inf
+        return min(lane.slack(now) for lane in self._queues.choice()) if self._policy.by_deadline else inf
 
     def _in_turn(self, part: Part, now: float) -> bool:
         """Return whether ``part`` goes before the requests on time.
@@ -389,9 +376,9 @@ class Engine:
         It does in order of deadline, while it is on time. So it does when nothing but parts of failed batches
         shows whether the function works at all.
         """
-        if not self._lanes or self._suspects.only_failures:
+        if not self._queues.lanes or self._suspects.only_failures:
             return True
-        if now < part.deadline <= min(lane.keys[0] for lane in self._choice()):
+        if now < part.deadline <= min(lane.keys[0] for lane in self._queues.choice()):
             return True
         head = part.requests[0]
         return bool(head.lane.times.predict(len(part.requests)) < self._spare(head, now))
@@ -453,16 +440,6 @@ class Engine:
             taken.append(request)
         return taken
 
-    def _go_late(self, lane: Lane, count: int, now: float) -> None:
-        for request in lane.drop(0, count):
-            budget = request.deadline - request.arrived
-            lane.pool.overdue_at.setdefault(request.slo_class, now + TUNING.age * budget)
-            request.place = _LATE
-            self._late[request.id] = request
-        self._overload.count(now, budget, late=count)
-        if not lane.keys:
-            del self._lanes[lane.pool]
-
     def _end(
         self, request: Request, outcome: Reply | WatchdogError, batch: Batch | None = None
     ) -> list[Effect]:
@@ -471,45 +448,25 @@ class Engine:
 
     def _leave(self, request: Request) -> list[Effect]:
         """Remove an admitted request."""
-        place, request.place = request.place, _GONE
+        place = request.place
+        if place in (ON_TIME, LATE):
+            self._queues.remove(request)
+        request.place = _GONE
         request.header_block = request.body = b""  # its batch may run on for long, and needs them no more
         del self._admitted[request.id]
         if place == _RUNNING:
             return [*self._prefetch.cancels(request)]
-        if place == _LATE:
-            del self._late[request.id]
-        elif place == _ON_TIME:
-            lane = request.lane
-            lane.remove(request, self._key(request))
-            if not lane.keys:
-                del self._lanes[lane.pool]
         return []
-
-    def _queue(self, request: Request) -> None:
-        """Queue an admitted request as on time; the policy detects whether it is late."""
-        request.place = _ON_TIME
-        pool = self._cost.pool(request.cost_class)
-        lane = self._lanes.get(pool)
-        if lane is None:
-            lane = self._lanes[pool] = Lane(pool)
-        request.lane = lane
-        lane.add(request, self._key(request))
 
     def _queue_again(self, requests: Iterable[Request]) -> None:
         """Queue requests again that are under no suspicion."""
         for request in requests:
             request.attempts = 0
-            self._queue(request)
+            self._queues.add(request, self._cost.pool(request.cost_class))
 
     def _replaceable(self) -> Request | None:
         """Return the request that is replaced at ``max_inflight``."""
-        return next(iter(self._late.values()), None) or self._suspects.first()
-
-    def _key(self, request: Request) -> float:
-        return request.deadline if self._policy.by_deadline else request.arrived
-
-    def _choice(self) -> list[Lane]:
-        return list(islice(self._lanes.values(), MAX_LANES))
+        return self._queues.oldest_late() or self._suspects.first()
 
     def _queue_full(self, *, displaced: bool = False) -> QueueFull:
         """Return the error for a request without room; Retry-After is the time to drain half of the queue.

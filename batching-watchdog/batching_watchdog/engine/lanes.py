@@ -1,22 +1,32 @@
-"""Queues the requests on time of one pool of cost classes, which may share a batch. [P]
+"""Queues requests: those on time in a lane for each pool of cost classes, and the late ones. [P]
 
-Owns their order: by deadline or by arrival, as the policy requires. ``Engine`` keeps late requests, and
-the policy decides; this module reads no clock. With equal budgets every request is appended, which is cheap.
+Owns their order: by deadline or by arrival, as the policy requires. The policy and ``Engine`` decide; this
+module reads no clock. With equal budgets every request is appended, which is cheap.
 """
 
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import islice
 from math import inf
 from typing import Final
 
 from batching_watchdog.engine.cost import ServiceTimes, Shared
+from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.messages import Request
 
+ON_TIME: Final = 1
+"""``Request.place`` of a request in a lane."""
+LATE: Final = 3
+"""``Request.place`` of a late request."""
+MAX_LANES: Final = 64
+"""Maximum lanes in one choice. A served lane moves behind the others, so all have a turn."""
 MAX_MOVE: Final = 256
 """Maximum places by which a request with its own deadline moves up: each comparison costs time."""
 
 
 class Lane:
-    """One pool: its waiting requests and its service times."""
+    """One pool: its requests on time and its service times."""
 
     __slots__ = ("keys", "on_time", "pool")
 
@@ -97,3 +107,70 @@ class Lane:
         size = min(times.best_size, times.largest_within(deadline - now - in_hand / (workers + 1)))
         ahead = bisect_right(keys, deadline) - bisect_left(keys, now + times.predict(size))
         return ahead / (workers * size) if size else inf
+
+
+class Queues:
+    """All lanes and all late requests."""
+
+    def __init__(self, *, by_deadline: bool) -> None:
+        self._by_deadline = by_deadline
+        self.lanes: dict[Shared, Lane] = {}
+        """Lanes with requests on time, the last served one at the end."""
+        self.late: OrderedDict[int, Request] = OrderedDict()
+        """All late requests in the order in which they became late."""
+
+    def __len__(self) -> int:
+        """Return the number of requests."""
+        return sum(len(lane.keys) for lane in self.lanes.values()) + len(self.late)
+
+    def choice(self) -> list[Lane]:
+        """Return the lanes that a policy may choose from."""
+        return list(islice(self.lanes.values(), MAX_LANES))
+
+    def oldest_late(self) -> Request | None:
+        """Return the request that has been late longest; None without one."""
+        return next(iter(self.late.values()), None)
+
+    def add(self, request: Request, pool: Shared) -> None:
+        """Queue a request as on time; the policy detects whether it is late."""
+        lane = self.lanes.get(pool)
+        if lane is None:
+            lane = self.lanes[pool] = Lane(pool)
+        request.place, request.lane = ON_TIME, lane
+        lane.add(request, self._key(request))
+
+    def serve(self, lane: Lane, requests: Sequence[Request], start: int | None) -> None:
+        """Remove requests on time that leave in a batch, a row of them from ``start`` on if it is given."""
+        if start is not None:
+            lane.drop(start, len(requests))
+        else:
+            for request in requests:
+                lane.remove(request, self._key(request))
+        for request in requests if lane.pool.overdue_at else ():
+            lane.pool.overdue_at.pop(request.slo_class, None)
+        del self.lanes[lane.pool]
+        if lane.keys:
+            self.lanes[lane.pool] = lane
+
+    def go_late(self, lane: Lane, count: int, now: float) -> None:
+        """Make the first ``count`` requests of a lane late."""
+        for request in lane.drop(0, count):
+            overdue_at = now + TUNING.age * (request.deadline - request.arrived)
+            lane.pool.overdue_at.setdefault(request.slo_class, overdue_at)
+            request.place = LATE
+            self.late[request.id] = request
+        if not lane.keys:
+            del self.lanes[lane.pool]
+
+    def remove(self, request: Request) -> None:
+        """Remove a request that leaves before it is served."""
+        if request.place == LATE:
+            del self.late[request.id]
+        else:
+            lane: Lane = request.lane
+            lane.remove(request, self._key(request))
+            if not lane.keys:
+                del self.lanes[lane.pool]
+
+    def _key(self, request: Request) -> float:
+        return request.deadline if self._by_deadline else request.arrived
