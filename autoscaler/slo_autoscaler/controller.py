@@ -27,10 +27,11 @@ from slo_autoscaler.errors import (
 from slo_autoscaler.fields import Mode
 from slo_autoscaler.journal import Entry, Journal, named
 from slo_autoscaler.law.allocate import allocate
-from slo_autoscaler.law.decide import Wish, claim, decided, raised, recommended
+from slo_autoscaler.law.decide import Wish, agreed, claim, decided, raised, recommended
 from slo_autoscaler.law.history import KEPT, SLOT
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.restart import Recorded, warm
+from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Decision, Reason, Scale
@@ -84,8 +85,6 @@ class _Target:
 
     spec: Spec
     memory: Memory | None = None
-    before: Memory | None = None
-    """``memory`` before the decision that is being applied."""
     scale: Scale | None = None
     """The last counts that the platform returned."""
     counted: int | None = None
@@ -106,6 +105,18 @@ class _Target:
     """Whether its last failure was an unreadable answer of the platform."""
     skip: int = 0
     """Remaining backoff, in reconciles."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A decision to apply."""
+
+    replicas: int
+    decision: Decision
+    scale: Scale
+    """The counts that the platform returned."""
+    memory: Memory
+    """The function's memory once the platform has agreed."""
 
 
 class Controller:
@@ -249,25 +260,21 @@ class Controller:
                 logger.exception("%s: cannot decide", name)
                 errors += self._failed(name, "decide", PlatformError(f"{type(error).__name__}: {error}"))
         shares = self._shares(wishes)
-        wanted: dict[str, tuple[int, Decision, Scale]] = {}
+        changes: dict[str, _Change] = {}
         desired: dict[str, int] = {}
         for name, wish in wishes.items():
-            target = self._targets[name]
-            if target.memory is None:
+            target, scale = self._targets[name], wish.at.scale
+            decision = self._decide(name, target, wish, shares.get(name))
+            if self._leading and scale.mode in {"active", "recommend"} and wish.bounds is not None:
+                desired[name] = scale.desired if decision.replicas is None else decision.replicas
+            if decision.replicas is not None and self._acts(scale.mode):
+                after = agreed(wish, decision)
+                changes[name] = _Change(decision.replicas, decision, target.scale or scale, after)
                 continue
-            decision = self._decide(name, target, wish, target.memory, shares.get(name))
-            mode = wish.scale.mode
-            if self._leading and mode in {"active", "recommend"} and not wish.holds:
-                desired[name] = wish.scale.desired if decision.replicas is None else decision.replicas
-            if decision.replicas is not None and self._acts(mode):
-                wanted[name] = decision.replicas, decision, target.scale or wish.scale
-                continue
-            if decision.replicas is not None and mode != "shadow":
-                self._take_back(target)
             self._recovered(name, target)
         # Replaces all earlier ones: another autoscaler may act on them.
         self._metrics.desires(desired)
-        errors += self._act(wanted)
+        errors += self._act(changes)
         self._metrics.conflicting_scaler(there=bool(self._conflicts))
         self._finished_at = self._clocks.monotonic()
         self._metrics.reconciled(self._finished_at - began)
@@ -286,35 +293,36 @@ class Controller:
             for name, rate in self._direct.rates().items()
             if (target := self._targets.get(name)) is not None
             and target.scale is not None
-            and self._raised(target, rate, target.scale)[0] is not None
+            and self._raised(target, rate, target.scale) is not None
         }
-        wanted: dict[str, tuple[int, Decision, Scale]] = {}
+        changes: dict[str, _Change] = {}
         for name, scale in self._read(list(raises)).items():
             target = self._targets[name]
             if isinstance(scale, PlatformError):
                 continue  # the next reconcile reports it
             target.scale = scale
-            decision, memory = self._raised(target, raises[name], scale)
-            if decision is not None and decision.replicas is not None:
-                target.before, target.memory = target.memory, memory
-                self._record(name, target, scale, scale, decision)
-                wanted[name] = decision.replicas, decision, scale
-        if wanted:
-            self._act(wanted)
+            change = self._raised(target, raises[name], scale)
+            if change is not None:
+                self._record(name, target, scale, scale, change.decision)
+                changes[name] = change
+        if changes:
+            self._act(changes)
 
-    def _raised(self, target: _Target, rate: float, scale: Scale) -> tuple[Decision | None, Memory | None]:
+    def _raised(self, target: _Target, rate: float, scale: Scale) -> _Change | None:
         """Return the result of ``raised`` for a function, if it may be scaled and was observed lately."""
         now, memory = self._clocks.monotonic(), target.memory
         if memory is None or target.observed is None or target.skip or not self._acts(scale.mode):
-            return None, memory
-        at, seen = target.observed
+            return None
+        observed_at, seen = target.observed
         # Most functions end here, before any object is made for them.
-        if now - at > KNOWN_FOR or rate <= (seen.capacity or inf) * scale.desired:
-            return None, memory
-        seen = replace(seen, direct_rate=rate)
-        return raised(
-            _with_labels(target.spec, scale), seen, scale, self._free(target.spec.group), memory, now
-        )
+        if now - observed_at > KNOWN_FOR or rate <= (seen.capacity or inf) * scale.desired:
+            return None
+        spec, seen = _with_labels(target.spec, scale), replace(seen, direct_rate=rate)
+        found = raised(Situation(spec, seen, scale, memory, now), self._free(target.spec.group))
+        if found is None or found[0].replicas is None:
+            return None
+        decision, after = found
+        return _Change(found[0].replicas, decision, scale, after)
 
     def _free(self, group: str | None) -> float:
         """Return the replicas of a budget that no function has requested."""
@@ -470,8 +478,9 @@ class Controller:
         if earlier is not None:
             history = target.memory.history.with_past(earlier)
             target.memory = replace(target.memory, history=history)
-        wish, target.memory = recommended(spec, seen, scale, target.memory, now)
-        if seen is not None and not wish.holds:
+        wish = recommended(Situation(spec, seen or Observation(), scale, target.memory, now))
+        target.memory = wish.at.memory
+        if seen is not None and wish.bounds is not None:
             target.observed = now, seen
         return wish
 
@@ -482,29 +491,23 @@ class Controller:
         members: dict[str | None, list[str]] = {group: [] for group in budgets}
         for name, wish in wishes.items():
             group = self._targets[name].spec.group
-            if group in members and wish.scale.mode != "shadow":
+            if group in members and wish.at.scale.mode != "shadow":
                 members[group].append(name)
-        now = self._clocks.monotonic()
         # Those that back off or were not read keep their replicas.
         left_out = [target for name, target in self._targets.items() if name not in wishes] if members else []
         for group, names in members.items():
-            held = sum(wishes[name].scale.desired for name in names if wishes[name].holds)
+            held = sum(wishes[name].at.scale.desired for name in names if wishes[name].bounds is None)
             held += sum(_held(target) for target in left_out if target.spec.group == group)
-            claims = {
-                name: claim(wishes[name], target.memory, now)
-                for name in names
-                if not wishes[name].holds and (target := self._targets[name]).memory is not None
-            }
+            claims = {name: claim(wishes[name]) for name in names if wishes[name].bounds is not None}
             shares |= allocate(claims, budgets[group] - held)
         return shares
 
-    def _decide(self, name: str, target: _Target, wish: Wish, memory: Memory, share: int | None) -> Decision:
-        now = self._clocks.monotonic()
-        target.before = memory
-        decision, target.memory = decided(wish, share, memory, now)
+    def _decide(self, name: str, target: _Target, wish: Wish, share: int | None) -> Decision:
+        decision = decided(wish, share)
         if target.shadow is not None and decision.replicas is not None:
-            target.shadow = target.shadow.wanted(decision.replicas, _start_up(target), now)
-        self._record(name, target, target.scale or wish.scale, wish.scale, decision)
+            target.memory = agreed(wish, decision)
+            target.shadow = target.shadow.wanted(decision.replicas, _start_up(target), wish.at.now)
+        self._record(name, target, target.scale or wish.at.scale, wish.at.scale, decision)
         return decision
 
     def _record(self, name: str, target: _Target, real: Scale, scale: Scale, decision: Decision) -> None:
@@ -528,41 +531,41 @@ class Controller:
     def _acts(self, mode: Mode) -> bool:
         return self._leading and mode == "active"
 
-    def _act(self, wanted: Mapping[str, tuple[int, Decision, Scale]]) -> int:
-        """Request all ``wanted`` counts until ``timeout``; return the number of failures."""
-        conflicts = {name: self._targets[name].conflict for name in wanted}
-        for name, (count, _, _) in wanted.items():
-            self._targets[name].conflict = conflicts[name].requested(count)
+    def _act(self, changes: Mapping[str, _Change]) -> int:
+        """Request all changes until ``timeout``; return the number of failures."""
+        conflicts = {name: self._targets[name].conflict for name in changes}
+        for name, change in changes.items():
+            self._targets[name].conflict = conflicts[name].requested(change.replicas)
         # Scale-ups go first: a missing replica costs misses now, a spare one only money.
-        ups_first = sorted(wanted, key=lambda name: wanted[name][0] < wanted[name][2].desired)
+        ups_first = sorted(changes, key=lambda name: changes[name].replicas < changes[name].scale.desired)
         asking = {
-            name: self._pool.submit(self._set_scale, name, wanted[name][0], wanted[name][2])
+            name: self._pool.submit(self._set_scale, name, changes[name].replicas, changes[name].scale)
             for name in ups_first
         }
         errors = deferred = 0
         for name, result in self._results(asking):
             if isinstance(result, _DeferredError):
                 deferred += 1
-                self._take_back(self._targets[name])
             elif isinstance(result, ScaleChangedError):
-                self._left_out(name, wanted[name][1], wanted[name][2], result)
+                self._left_out(name, changes[name], result)
                 self._targets[name].conflict = conflicts[name]
             elif isinstance(result, PlatformError):
                 errors += self._failed(name, "act", result)
             else:
+                self._targets[name].memory = changes[name].memory
                 self._recovered(name, self._targets[name])
         if deferred:
             self._metrics.failed("act")
-            logger.warning("%d of %d changes deferred: the platform is slow", deferred, len(wanted))
+            logger.warning("%d of %d changes deferred: the platform is slow", deferred, len(changes))
         return errors + deferred
 
-    def _left_out(self, name: str, decision: Decision, scale: Scale, why: ScaleChangedError) -> None:
+    def _left_out(self, name: str, change: _Change, why: ScaleChangedError) -> None:
         """Record that a decision was not applied, because its count had changed meanwhile."""
-        logger.info("%s: not scaled to %s: %s", name, decision.replicas, why)
+        logger.info("%s: not scaled to %s: %s", name, change.replicas, why)
         target = self._targets[name]
         self._recovered(name, target)
-        self._take_back(target)
-        self._record(name, target, scale, scale, Decision(None, Reason.SCALE_CHANGED, decision.inputs))
+        held = Decision(None, Reason.SCALE_CHANGED, change.decision.inputs)
+        self._record(name, target, change.scale, change.scale, held)
 
     def _set_scale(self, name: str, replicas: int, seen: Scale) -> None:
         with self._writing:
@@ -624,8 +627,6 @@ class Controller:
             self._forget(name)
             return 0
         target = self._targets[name]
-        if stage == "act":
-            self._take_back(target)
         if "discover" in self._logged:
             # The whole platform fails: when it recovers, no function should have to wait longer.
             return 1
@@ -645,11 +646,6 @@ class Controller:
         if target.failures:
             logger.info("%s: recovered", name)
             target.failures, target.problem = 0, ""
-
-    @staticmethod
-    def _take_back(target: _Target) -> None:
-        if target.before is not None and target.memory is not None and target.memory.asked is not None:
-            target.memory = target.memory.unapplied(target.before)
 
     def _forget(self, name: str) -> None:
         self._targets.pop(name, None)

@@ -63,6 +63,11 @@ class Reason(StrEnum):
     # hold: no change is needed, or a rule says to wait
     WITHIN_RANGE = "DesiredWithinRange", "the count is right", *PREDICTED
     """Hold: one replica fewer would let too many be late, one more would save too few."""
+    AT_MINIMUM = (
+        *("AtMinimum", "fewer would do, but this is the minimum"),
+        *("the recommendation is {recommended}", "{min} is the minimum", *PREDICTED),
+    )
+    """Hold: the minimum of the label or the configuration is reached."""
     WITHIN_TOLERANCE = (
         *("WithinTolerance", "the recommendation is within tolerance of the current count"),
         "it is {recommended}",

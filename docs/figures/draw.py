@@ -21,13 +21,15 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.messages import Batch, Reply, Request
 from slo_autoscaler.config import Config
-from slo_autoscaler.law.decide import decided, recommended
+from slo_autoscaler.law.decide import agreed, decided, recommended
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import traces, world
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Service, View
-from tailbound_lab.simulate.scalers import Situation, make
+from tailbound_lab.simulate.scalers import Experiment, make
 
 FOLDER: Final = Path(__file__).resolve().parent
 DIGEST: Final = "Numbers: sha256 "
@@ -160,12 +162,12 @@ def _day() -> Data:
     trace = traces.generate("diurnal", 150.0, 900, cv2=None, seed=1)
     function = Function(Service.affine(CONSTANT, PER_REQUEST, LARGEST), slo_latency=SLO, start_up=10.0)
     config = Config.parse(CONFIG, "the figure")
-    situation = Situation(
+    experiment = Experiment(
         trace, function, Bounds(1, 12), config.target("f.openfaas-fn"), config.interval, phase=2.0
     )
     scalers: Data = {}
     for choice in ("slo", "proportional", "keda-value", "oracle"):
-        scaler = make(choice, situation)
+        scaler = make(choice, experiment)
         outcome = world.run(trace, function, scaler, world.Settings(1, 12, replicas=2))
         scalers[choice] = {
             "replicas": [int(count) for count in outcome.series.desired],
@@ -221,11 +223,13 @@ class Predicting:
     def scale(self, view: View, now: float) -> int | None:
         """Decide as the controller does."""
         memory = self.memory or Memory.initial(view.scale, now)
-        wish, memory = recommended(self.spec, view.observe(), view.scale, memory, now)
+        seen = view.observe() or Observation()
+        wish = recommended(Situation(self.spec, seen, view.scale, memory, now))
         if wish.recommendation.late is not None:
-            horizon = memory.start_up(self.spec) + self.interval
+            horizon = wish.at.memory.start_up(self.spec) + self.interval
             self.predictions.append((round(now + horizon), wish.recommendation.late))
-        decision, self.memory = decided(wish, None, memory, now)
+        decision = decided(wish, None)
+        self.memory = agreed(wish, decision)
         return decision.replicas
 
 

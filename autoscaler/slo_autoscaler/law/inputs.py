@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Final
 
-from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.model import Recommendation, Scale
-from slo_autoscaler.signals import INPUTS, SIGNALS, Observation
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.model import Recommendation
+from slo_autoscaler.signals import INPUTS, SIGNALS
 
 
 class Inputs(Mapping[str, float | None]):
@@ -43,11 +42,9 @@ class Inputs(Mapping[str, float | None]):
         return self._numbers
 
 
-def numbers(
-    spec: Spec, seen: Observation | None, scale: Scale, memory: Memory, found: Recommendation, now: float
-) -> dict[str, float | None]:
+def numbers(at: Situation, found: Recommendation) -> dict[str, float | None]:
     """Return the numbers of a decision; None: unknown."""
-    seen = seen or _NOT_SEEN
+    seen, scale, memory = at.seen, at.scale, at.memory
     told = _UNKNOWN.copy()
     told.update(zip(SIGNALS, _signals(seen), strict=True))
     told |= {
@@ -55,8 +52,8 @@ def numbers(
         "ready": scale.available,
         "pending": scale.pending,
         "arrival_rate": seen.arrival_rate,
-        "horizon": memory.start_up(spec),
-        "stuck": memory.stuck(spec, now),
+        "horizon": memory.start_up(at.spec),
+        "stuck": memory.stuck(at.spec, at.now),
         "unschedulable": scale.unschedulable,
         "period": memory.history.period * memory.history.slot or None,
         "correction": memory.calibration.factor,
@@ -68,13 +65,12 @@ def numbers(
             "expected": found.rate,
             "allowed": found.allowed,
             "worth": found.worth,
-            "budget": memory.budget.remaining(spec.budget_period),
+            "budget": memory.budget.remaining(at.spec.budget_period),
         }
     return told
 
 
 _UNKNOWN: Final[dict[str, float | None]] = dict.fromkeys(INPUTS)
-_NOT_SEEN: Final = Observation()
 _signals: Final = attrgetter(*SIGNALS)
 
 

@@ -210,10 +210,6 @@ class Memory:
             budget=self.budget,
         )
 
-    def unapplied(self, before: "Memory") -> "Memory":
-        """Return the memory if the decision after ``before`` was not applied; what was learned stays."""
-        return replace(self, asked=None, scaled_at=before.scaled_at, scaled_up_at=before.scaled_up_at)
-
 
 def smoothed(known: float | None, took: Iterable[float]) -> float | None:
     """Return the learned start-up time after more start-ups, in seconds; too long ones do not count."""

@@ -1,6 +1,6 @@
 """Recommends a count of replicas: the policies. [P]
 
-A policy is a function ``(spec, seen, scale, memory, now) -> (Recommendation, Memory)``; it knows no limits.
+A policy is a function ``(Situation) -> (Recommendation, Memory)``; it knows no limits.
 ``decide`` calls it only with data, an SLO and at least one requested replica, and bounds the result. A new
 policy is a function here and a record in ``POLICIES``; its own setting is a field of ``Spec``, its own reason
 a member of ``Reason``.
@@ -13,11 +13,12 @@ from typing import Final
 
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.recommend import SIGMAS, recommend
-from slo_autoscaler.model import Reason, Recommendation, Scale
+from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.model import Reason, Recommendation
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 
-Law = Callable[[Spec, Observation, Scale, Memory, float], tuple[Recommendation, Memory]]
+Law = Callable[[Situation], tuple[Recommendation, Memory]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +30,28 @@ class Policy:
     """Description for the page and the reference."""
 
 
-def slo(
-    spec: Spec, seen: Observation, scale: Scale, memory: Memory, now: float
-) -> tuple[Recommendation, Memory]:
+def slo(at: Situation) -> tuple[Recommendation, Memory]:
     """Size by predicted late requests: ``recommend``.
 
     With a capacity of 0 no count would help. Until a capacity is learned latency alone decides: by latency /
     SLO while the objective is missed, else as ``proportional``.
     """
-    if seen.capacity is None:
-        return _by_latency_alone(spec, seen, scale, memory, now)
-    if seen.capacity <= 0.0:
-        return Recommendation(scale.desired, Reason.WILL_NOT_HELP), memory
-    return recommend(spec, seen, scale, memory, now)
+    if at.seen.capacity is None:
+        return _by_latency_alone(at)
+    if at.seen.capacity <= 0.0:
+        return Recommendation(at.scale.desired, Reason.WILL_NOT_HELP), at.memory
+    return recommend(at)
 
 
-def proportional(
-    spec: Spec, seen: Observation, scale: Scale, memory: Memory, now: float
-) -> tuple[Recommendation, Memory]:
+def proportional(at: Situation) -> tuple[Recommendation, Memory]:
     """Apply the algorithm of the Kubernetes HPA to latency: ceil(available x latency / target).
 
     The target is ``utilization_target`` of the SLO's latency. Ratios within ``tolerance`` change nothing.
     Hold while replicas start, or the query window still holds the time before they did: the ratio would
     answer the same shortage twice. Recommend fewer only where attainment does not contradict the SLO.
     """
-    memory = _seen(memory, scale, spec, now)
+    spec, seen, scale, now = at.spec, at.seen, at.scale, at.now
+    memory = at.memory.with_data(spec, now, 0)
     latency = latency_at_objective(seen)
     if latency is None or seen.slo_latency is None:
         return Recommendation(scale.desired, Reason.TOO_FEW_SAMPLES), memory
@@ -104,16 +102,15 @@ def wilson(share: float, samples: float, sigmas: float) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def _by_latency_alone(
-    spec: Spec, seen: Observation, scale: Scale, memory: Memory, now: float
-) -> tuple[Recommendation, Memory]:
+def _by_latency_alone(at: Situation) -> tuple[Recommendation, Memory]:
+    spec, seen, scale, now = at.spec, at.seen, at.scale, at.now
     enough = (seen.samples or 0.0) >= spec.min_samples
     # A burst that is over needs no replicas.
     lasts = seen.burn_short is None or seen.burn_short > 1.0
     latency = latency_at_objective(seen)
     if not (enough and lasts and _contradicts(seen, SIGMAS)) or not latency or not seen.slo_latency:
-        return proportional(spec, seen, scale, memory, now)
-    memory = _seen(memory, scale, spec, now).with_need(scale.desired, memory.held(spec))
+        return proportional(at)
+    memory = at.memory.with_data(spec, now, 0).with_need(scale.desired, at.memory.held(spec))
     if not _settled(spec, memory, now):
         return Recommendation(scale.desired, Reason.SETTLING), memory
     if latency <= seen.slo_latency:
@@ -122,10 +119,6 @@ def _by_latency_alone(
     ratio = min(latency / seen.slo_latency, spec.scale_up.max_factor)
     wanted = max(scale.desired + 1, math.ceil(scale.desired * ratio - 1e-9))
     return Recommendation(wanted, Reason.SLO_MISSED), memory
-
-
-def _seen(memory: Memory, scale: Scale, spec: Spec, now: float) -> Memory:
-    return memory.with_data(spec, now, 0)
 
 
 def _settled(spec: Spec, memory: Memory, now: float) -> bool:

@@ -33,6 +33,7 @@ from slo_autoscaler.law.calibration import Calibration
 from slo_autoscaler.law.curve import LOADS, Curve, curve, late_shares
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.scenarios import RATIOS, STEP, STILL, with_rates
+from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Recommendation, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
@@ -151,13 +152,12 @@ _LAST: Final = len(LOADS) - len(RATIOS)
 """Index of the highest load from which on there is one for each ratio."""
 
 
-def recommend(
-    spec: Spec, seen: Observation, scale: Scale, memory: Memory, now: float
-) -> tuple[Recommendation, Memory]:
+def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     """Return the recommended count, and the memory with this observation.
 
     Needs an arrival rate, an SLO, and a capacity above 0.
     """
+    spec, seen, scale, memory, now = at.spec, at.seen, at.scale, at.memory, at.now
     objective = seen.slo_objective or 0.0
     replica = curve(seen.capacity or 0.0, seen.slo_latency or 0.0, objective, seen.service_time_single)
     rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
@@ -169,7 +169,7 @@ def recommend(
     settled = DRAINED_IN * horizon + 2.0 * lag
     loads = (*[each for each in memory.loads if 0.0 < now - each[0] <= settled], (now, load))
     stalled = _hanging(spec, seen, memory.stalled)
-    calibration, budget = _accounts(spec, seen, memory, replica, loads, stalled, now)
+    calibration, budget = _accounts(at, replica, loads, stalled)
     replica = replica.corrected(calibration.factor)
     nothing = history.nothing
     base = max(believed, nothing)
@@ -227,15 +227,10 @@ def recommend(
 
 
 def _accounts(
-    spec: Spec,
-    seen: Observation,
-    memory: Memory,
-    replica: Curve,
-    loads: Sequence[tuple[float, float]],
-    stalled: float,
-    now: float,
+    at: Situation, replica: Curve, loads: Sequence[tuple[float, float]], stalled: float
 ) -> tuple[Calibration, Budget]:
     """Return those of ``memory`` with this observation. ``replica`` is without correction."""
+    spec, seen, memory, now = at.spec, at.seen, at.memory, at.now
     passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
     lately = [load for when, load in loads if now - when <= 2.0 * spec.timing.rate_lag]
     late, calibration = late_share(seen), memory.calibration

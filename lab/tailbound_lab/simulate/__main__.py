@@ -81,7 +81,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _run(
     options: argparse.Namespace, config: Config, function: Function, trace: Trace, settings: Settings
 ) -> list[Outcome]:
-    situation = scalers.Situation(
+    experiment = scalers.Experiment(
         trace=trace,
         function=function,
         bounds=Bounds(settings.lowest, settings.highest),
@@ -92,7 +92,7 @@ def _run(
         direct_interval=config.direct_interval,
     )
     chosen = options.policies.split(",") if options.policies else scalers.DEFAULT_POLICIES
-    made = [scalers.make(choice.strip(), situation) for choice in chosen]
+    made = [scalers.make(choice.strip(), experiment) for choice in chosen]
     with Console(stderr=True).status("") as status:
         outcomes = []
         for scaler in made:

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from slo_autoscaler.law.decide import decide, raised
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
+from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import SimulationError, baselines
@@ -55,18 +56,21 @@ class DecideScaler:
             self._due += self._every
             observed = view.observe()
             self._seen = observed or self._seen
-            decision, memory = decide(self._spec, observed, scale, memory, now)
+            seen = observed or Observation()
+            decision, memory = decide(Situation(self._spec, seen, scale, memory, now))
             wanted = decision.replicas
         if wanted is None and self._direct and self._seen is not None:
             seen = replace(self._seen, direct_rate=view.direct_rate())
-            more, memory = raised(self._spec, seen, scale, math.inf, memory, now)
-            wanted = None if more is None else more.replicas
+            more = raised(Situation(self._spec, seen, scale, memory, now), math.inf)
+            if more is not None:
+                decision, memory = more
+                wanted = decision.replicas
         self._memory = memory
         return wanted
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class Experiment:
     """The arguments from which scalers are created."""
 
     trace: Trace
@@ -82,13 +86,13 @@ class Situation:
     """Seconds between two direct reads of the load, for ours; None: no direct reads."""
 
 
-Maker = Callable[[Situation, float | None, str], Scaler]
+Maker = Callable[[Experiment, float | None, str], Scaler]
 _Settings = TypeVar("_Settings")
 _Law = Callable[[Bounds, _Settings, str], Scaler]
 
 
 def _ours(policy: str) -> Maker:
-    def make(at: Situation, target: float | None, name: str) -> Scaler:
+    def make(at: Experiment, target: float | None, name: str) -> Scaler:
         spec = replace(at.spec, policy=policy)
         if target is not None and policy == "slo":
             raise SimulationError(f"policy {name!r}: slo must have no target; it aims at the SLO")
@@ -102,7 +106,7 @@ def _ours(policy: str) -> Maker:
 def _theirs(law: _Law[_Settings], settings: Callable[..., _Settings], target: str) -> Maker:
     """Return a factory of an algorithm with default settings, in which a given target replaces its key."""
 
-    def make(at: Situation, value: float | None, name: str) -> Scaler:
+    def make(at: Experiment, value: float | None, name: str) -> Scaler:
         return law(at.bounds, settings(**({} if value is None else {target: value})), name)
 
     return make
@@ -138,7 +142,7 @@ DEFAULT_POLICIES: Final = (
 """Scalers that are compared by default."""
 
 
-def make(choice: str, at: Situation) -> Scaler:
+def make(choice: str, at: Experiment) -> Scaler:
     """Return the scaler for ``NAME`` or ``NAME:TARGET``. Raises ``SimulationError``."""
     name, colon, text = choice.partition(":")
     if name not in SCALERS:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from slo_autoscaler.law.curve import curve
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Decision, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
@@ -64,7 +65,8 @@ class Function:
         self.pending = [when for when in self.pending if when > self.now]
         one = curve(self.capacity, 0.1, self.objective, 0.025)
         self.steps.append((rate, rate * one.late(rate / max(1, self.scale.available))))
-        decision, self.memory = decide(self.spec, change(self.observed()), self.scale, self.memory, self.now)
+        seen = change(self.observed()) or Observation()
+        decision, self.memory = decide(Situation(self.spec, seen, self.scale, self.memory, self.now))
         if decision.replicas is not None:
             self.set(decision.replicas)
         return decision

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.decide import claim, decide, decided, raised, recommended
 from slo_autoscaler.law.memory import Memory, Refusal
+from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import ScaleDown, ScaleUp
@@ -48,7 +49,7 @@ def play(spec, scale, story, memory=None, now=0.0):
     memory = memory or Memory.initial(scale, now)
     for observation, gap in story:
         now += gap
-        decision, memory = decide(spec, observation, scale, memory, now)
+        decision, memory = decide(Situation(spec, observation or Observation(), scale, memory, now))
         yield observation, scale, decision, memory, now
         if decision.replicas is not None:
             scale = replace(scale, desired=decision.replicas, available=decision.replicas)
@@ -94,7 +95,7 @@ def test_no_replica_is_given_back_while_one_is_not_seen_or_not_in_the_rates(
     scale = replace(scale, desired=min(20, limits_of(spec, scale)[1]), available=20, cap=None)
     for partial in ({"up_replicas": float(seen_replicas)}, {"rated_replicas": float(seen_replicas)}):
         observation = replace(observation, **{"up_replicas": 20.0} | partial)
-        decision, _ = decide(spec, observation, scale, memory, now + 5.0)
+        decision, _ = decide(Situation(spec, observation, scale, memory, now + 5.0))
         assert decision.replicas is None or decision.replicas > scale.desired
 
 
@@ -117,7 +118,7 @@ def test_more_load_on_the_same_past_never_gets_fewer_replicas(spec, observation,
     objective = max(0.9, observation.slo_objective)
     observation = replace(observation, rate_now=None, gateway_rate_now=None, slo_objective=objective)
     counts = [
-        decide(spec, loaded, scale, Memory.initial(scale, 0.0), LATER)[0].replicas
+        decide(Situation(spec, loaded, scale, Memory.initial(scale, 0.0), LATER))[0].replicas
         for loaded in (observation, replace(observation, rate=observation.rate * more))
     ]
     fewer, further = (scale.desired if count is None else count for count in counts)
@@ -142,7 +143,7 @@ def test_a_steady_load_ends_in_a_count_that_stays(spec, observation, scale, capa
 def test_a_clock_that_jumps_neither_fails_nor_breaks_a_bound(spec, scale, story, observation, jump):
     *_, (_, before, _, memory, now) = play(spec, scale, story)
     for _ in range(3):
-        decision, memory = decide(spec, observation, before, memory, now + jump)
+        decision, memory = decide(Situation(spec, observation or Observation(), before, memory, now + jump))
         assert (
             decision.reason is Reason.IDLE
             or decision.replicas is None
@@ -155,11 +156,11 @@ def test_a_clock_that_jumps_neither_fails_nor_breaks_a_bound(spec, scale, story,
 def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, gap):
     *_, (_, _, _, memory, now) = play(spec, scale, story)
     scale = replace(scale, desired=max(1, limits_of(spec, scale)[1]), available=1)
-    _, held = decide(spec, nothing, scale, memory, now + gap)
+    _, held = decide(Situation(spec, nothing or Observation(), scale, memory, now + gap))
     assert (held.observed, held.needs, held.history, held.budget) == (
         memory.observed, memory.needs, memory.history, memory.budget
     )  # fmt: skip
-    decision, _ = decide(spec, resting, scale, held, now + gap + 5.0)
+    decision, _ = decide(Situation(spec, resting, scale, held, now + gap + 5.0))
     most = memory.needed(
         memory.start_up(spec) + spec.scale_down.stabilization_window - 2.0 * spec.timing.interval
     )
@@ -170,7 +171,7 @@ def test_a_new_autoscaler_keeps_replicas_for_one_start_up_as_they_report_it():
     spec, scale = a_spec(start_up_time=10.0, max_replicas=20), Scale(10, 10)
     calm = seen(rate=100.0, up_replicas=10.0, rated_replicas=10.0, start_up_time=80.0)
     memory, held = Memory.initial(scale, 0.0), 0.0
-    while (found := decide(spec, calm, scale, memory, held))[0].replicas is None:
+    while (found := decide(Situation(spec, calm, scale, memory, held)))[0].replicas is None:
         _, memory = found
         held += spec.timing.interval
     assert 80.0 <= held <= 80.0 + 2.0 * spec.timing.interval
@@ -183,10 +184,10 @@ def test_what_is_read_directly_only_raises_and_teaches_nothing_but_the_need(spec
     for observation, before, _, memory, now in play(spec, scale, story):
         if observation is None:
             continue
-        decision, after = raised(spec, replace(observation, direct_rate=rate), before, free, memory, now)
-        if decision is None:
-            assert after is memory
+        found = raised(Situation(spec, replace(observation, direct_rate=rate), before, memory, now), free)
+        if found is None:
             continue
+        decision, after = found
         assert before.desired < decision.replicas <= highest
         assert decision.replicas <= max(lowest, before.desired + free)
         assert rate > observation.capacity * before.desired
@@ -198,18 +199,17 @@ def test_a_step_that_is_read_directly_is_followed_once():
     spec, calm = a_spec(max_replicas=20), seen(rate=100.0, up_replicas=2.0)
     memory = Memory.initial(TWO, 0.0)
     for now in (5.0, 10.0):
-        decision, memory = decide(spec, calm, TWO, memory, now)
+        decision, memory = decide(Situation(spec, calm, TWO, memory, now))
         assert decision.replicas is None
     step = replace(calm, direct_rate=450.0)
-    decision, memory = raised(spec, step, TWO, math.inf, memory, 11.0)
+    decision, memory = raised(Situation(spec, step, TWO, memory, 11.0), math.inf)
     assert decision.reason is Reason.LOAD_ABOVE_CAPACITY
     assert decision.replicas >= 5
     # The platform's list may still be the old one.
     for now in (12.0, 13.0, 14.0):
-        again, memory = raised(spec, step, TWO, math.inf, memory, now)
-        assert again is None
+        assert raised(Situation(spec, step, TWO, memory, now), math.inf) is None
     # No scrape has seen it yet: what was added is kept for a start-up.
-    assert decide(spec, calm, Scale(decision.replicas, 2), memory, 15.0)[0].replicas is None
+    assert decide(Situation(spec, calm, Scale(decision.replicas, 2), memory, 15.0))[0].replicas is None
 
 
 def test_one_observation_after_a_gap_is_not_enough_to_give_back_a_replica():
@@ -237,14 +237,13 @@ class Case:
         spec = a_spec(**{"longest_gap": math.inf} | self.spec)
         memory = replace(Memory.initial(self.scale, 0.0), needs=())
         memory = replace(memory, **self.memory)
-        return recommended(spec, self.observation, self.scale, memory, LATER)
+        return recommended(Situation(spec, self.observation or Observation(), self.scale, memory, LATER))
 
     def decide(self):
-        wish, memory = self.wish()
-        return decided(wish, self.share, memory, LATER)[0]
+        return decided(self.wish(), self.share)
 
     def claim(self):
-        return claim(*self.wish(), LATER)
+        return claim(self.wish())
 
 
 PROPORTIONAL = {"policy": "proportional"}
@@ -257,13 +256,13 @@ WITHOUT_ROOM = Scale(5, 3, unschedulable=2)
 WAITING_LONG = {"pending": ((0.0, True),) * 2, "available": 3}
 
 HOLDS = [
+    Case(Reason.AT_MINIMUM, None, seen(rate=10.0), replace(TWO, min=2)),
     Case(Reason.DISABLED, None, seen(), replace(TWO, mode="off")),
     *(Case(Reason.NO_DATA, None, nothing) for nothing in GAPS),
     Case(Reason.NOT_MANAGED, None, seen(slo_latency=None)),
     Case(Reason.NOT_MANAGED, None, seen(slo_objective=None)),
     Case(Reason.SCALED_TO_ZERO, None, seen(), Scale(0, 0)),
     Case(Reason.WITHIN_RANGE, None, seen(rate=150.0)),
-    Case(Reason.WITHIN_RANGE, None, seen(rate=10.0), replace(TWO, min=2)),
     Case(Reason.WITHIN_TOLERANCE, None, seen(p99=0.085), TWO, PROPORTIONAL),
     Case(Reason.AT_MAXIMUM, None, seen(rate=1000.0), FIVE),
     Case(Reason.AT_MAXIMUM, None, seen(rate=1000.0), FIVE, share=9),
@@ -396,11 +395,11 @@ def test_a_replica_that_is_not_seen_is_no_evidence_of_idleness(partial):
 
 def test_a_stale_read_of_an_own_write_neither_scales_down_nor_is_a_refusal():
     spec, memory, now = a_spec(max_replicas=20), Memory.initial(Scale(4, 4), 0.0), 0.0
-    asked, memory = decide(spec, seen(rate=700.0), Scale(4, 4), memory, 5.0)
+    asked, memory = decide(Situation(spec, seen(rate=700.0), Scale(4, 4), memory, 5.0))
     assert asked.replicas == 8
     for desired in (8, 4, 8, 8):
         now += 5.0
-        decision, memory = decide(spec, seen(rate=700.0), Scale(desired, 4), memory, 5.0 + now)
+        decision, memory = decide(Situation(spec, seen(rate=700.0), Scale(desired, 4), memory, 5.0 + now))
         assert decision.replicas is None or decision.replicas >= 8
         assert memory.refusal is None
 

@@ -118,12 +118,6 @@ def test_what_was_needed_is_the_most_of_the_last_seconds_with_data(needs, span):
     assert memory.needed(span) == max(recent, default=0)
 
 
-def test_what_was_not_done_is_not_remembered_but_what_was_learned_is():
-    before = replace(Memory.initial(Scale(2, 2), 0.0), scaled_at=-50.0)
-    undone = replace(before.scaled(Scale(2, 2), 4, 10.0), start_up_time=20.0).unapplied(before)
-    assert undone == replace(before, start_up_time=20.0)
-
-
 @given(reads)
 def test_for_other_replicas_what_was_learned_stays_and_what_was_asked_or_awaited_goes(counts):
     memory = asking(2, 9)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES, latency_at_objective, proportional, slo, wilson
+from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
 from support.builders import a_spec, observations, scales, seen, specs
@@ -19,7 +20,8 @@ SPEC = a_spec(utilization_target=0.8)
 
 
 def ask(policy, observation, scale=TWO, spec=SPEC, **memory):
-    found, _ = policy(spec, observation, scale, replace(Memory.initial(scale, 0.0), **memory), LATER)
+    memory = replace(Memory.initial(scale, 0.0), **memory)
+    found, _ = policy(Situation(spec, observation, scale, memory, LATER))
     return found.replicas, found.reason
 
 
@@ -46,7 +48,7 @@ def test_every_policy_gives_a_count_and_none_less_for_more_load(spec, observatio
         both = (observation, loaded)
         if policy is slo:
             both = tuple(replace(each, burn_short=None) for each in both)
-        (before, _), (after, _) = (policy(spec, each, scale, memory, LATER) for each in both)
+        (before, _), (after, _) = (policy(Situation(spec, each, scale, memory, LATER)) for each in both)
         assert isinstance(after.replicas, int)
         assert after.replicas >= before.replicas
 
@@ -98,11 +100,11 @@ def test_what_was_not_safe_a_moment_ago_is_not_given_back_now():
     spec = a_spec(policy="proportional", start_up_time=30.0)
     memory, quick = Memory.initial(FOUR, 0.0), seen(p99=0.03, up_replicas=4.0)
     for now in range(45, 65, 5):
-        _, memory = decide(spec, replace(quick, attainment=0.9), FOUR, memory, float(now))
+        _, memory = decide(Situation(spec, replace(quick, attainment=0.9), FOUR, memory, float(now)))
     reached = None
     while reached is None:
         now += 5
-        decision, memory = decide(spec, quick, FOUR, memory, float(now))
+        decision, memory = decide(Situation(spec, quick, FOUR, memory, float(now)))
         reached = decision.replicas
     assert (reached, now) == (2, 60 + 35)
 

@@ -11,6 +11,7 @@ from slo_autoscaler.law.curve import Curve, curve
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.recommend import Prediction, late_share, recommend
 from slo_autoscaler.law.scenarios import RATIOS, Followed
+from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from support.builders import a_spec, seen
 
@@ -109,7 +110,7 @@ def observed(*observations, memory=None, scale=TWO, spec=SPEC, every=5.0):
     """Return what is recommended and remembered after observations of these."""
     found, memory = None, memory or Memory.initial(scale, 0.0)
     for observation in observations:
-        found, memory = recommend(spec, observation, scale, memory, memory.seen_at + every)
+        found, memory = recommend(Situation(spec, observation, scale, memory, memory.seen_at + every))
     return found, memory
 
 
@@ -193,6 +194,6 @@ def test_a_ramp_is_learned_from_every_reconcile_of_a_short_interval():
     spec, memory = a_spec(max_replicas=50, interval=1.0, start_up_time=3.0), Memory.initial(TWO, 0.0)
     for now in range(1, 31):
         rate = 20.0 if now <= 10 else 20.0 + 8.0 * (now - 10)
-        found, memory = recommend(spec, seen(rate=rate), TWO, memory, float(now))
+        found, memory = recommend(Situation(spec, seen(rate=rate), TWO, memory, float(now)))
     assert len(memory.history.rates) == 30
     assert found.rate >= 1.02 * rate

@@ -11,6 +11,7 @@ from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.history import SLOT
 from slo_autoscaler.law.memory import LONGEST_START_UP, Memory
 from slo_autoscaler.law.restart import Recorded, warm
+from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Scale
 from support.builders import a_spec, seen
 
@@ -75,5 +76,5 @@ def test_whatever_the_past_says_the_memory_stays_sound(rate, horizon, correction
     assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= LONGEST_START_UP
     assert (memory.history.begin + len(memory.history.rates) - 1) * SLOT <= NOW
     assert isfinite(left(memory))
-    decision, _ = decide(SPEC, seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE, memory, NOW)
+    decision, _ = decide(Situation(SPEC, seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE, memory, NOW))
     assert decision.replicas is None, "the count stands for one start-up"

@@ -7,6 +7,7 @@ import pytest
 from slo_autoscaler.config import Config
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.prometheus import PrometheusSource
@@ -52,7 +53,7 @@ def test_a_function_without_a_watchdog_is_scaled_on_what_the_gateway_sees(tmp_pa
     assert plain.burn_short == pytest.approx(20.0)
     assert 0.25 < (plain.p95 or 0.0) <= 0.5
     assert plain.capacity is None
-    decision, _ = decide(spec, plain, one, Memory.initial(one, -19.0), 0.0)
+    decision, _ = decide(Situation(spec, plain, one, Memory.initial(one, -19.0), 0.0))
     assert (decision.replicas, decision.reason) == (2, Reason.SLO_MISSED)
     # A function of ours is not judged by the gateway: it has no SLO here.
     assert seen["ours.fn"].slo_latency is None

@@ -1,0 +1,27 @@
+"""Holds what one decision on one function is made on. [P]
+
+A rule takes a ``Situation`` and no further arguments: a new input of decisions is a field here.
+"""
+
+from dataclasses import dataclass
+
+from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
+from slo_autoscaler.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One function at one reconcile."""
+
+    spec: Spec
+    """Its settings, with its own labels applied."""
+    seen: Observation
+    """The newest observation; an empty one is no data."""
+    scale: Scale
+    """Its counts, by the platform; after ``decide.recommended`` with own writes over stale reads."""
+    memory: Memory
+    """Its state since earlier reconciles."""
+    now: float
+    """Seconds on the clock of ``memory``."""
