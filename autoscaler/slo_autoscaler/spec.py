@@ -70,7 +70,7 @@ class ScaleDown:
     cooldown: Duration = 0.0
     """Time after a change in either direction without a scale-down."""
     stabilization_window: Duration = 0.0
-    """Time, beyond one start-up, for which fewer replicas must have been enough in every reconcile."""
+    """Time whose highest recommendation rules a scale-down, as in the HPA; one start-up if that is longer."""
 
 
 def _policy(value: object, info: ValidationInfo) -> str:
@@ -90,7 +90,8 @@ class Spec:
     """Mode of functions without the label. ``active``: decide and scale. ``recommend``: decide, and export
     the count for an HPA or KEDA. ``shadow``: decide and record beside the incumbent. ``off``: do nothing."""
     signals: Literal["watchdog", "gateway"] = "watchdog"
-    """``gateway``: the function has no batching watchdog; its SLO is set here and the gateway measures."""
+    """``gateway``: the function has no batching watchdog; its SLO is set here and the gateway measures. Needs
+    ``policy: proportional``."""
     slo_latency: PositiveDuration | None = None
     """Target latency, only with ``signals: gateway``: a watchdog declares its function's SLO itself."""
     slo_objective: Objective | None = None
@@ -120,6 +121,16 @@ class Spec:
     scale_up: ScaleUp = Field(default_factory=ScaleUp)
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
     timing: InstanceOf[Timing] = Timing()
+
+    @field_validator("signals")
+    @classmethod
+    def _has_capacity(cls, signals: str, info: ValidationInfo) -> str:
+        if signals == "gateway" and info.data.get("policy") == "slo":
+            raise ValueError(
+                "must have policy: proportional: policy slo needs the capacity of a replica, which only a"
+                " watchdog measures"
+            )
+        return signals
 
     @field_validator("slo_latency", "slo_objective")
     @classmethod

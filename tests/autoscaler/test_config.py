@@ -61,9 +61,13 @@ functions: {a.fn: {policy: proportional, scale_down: {cooldown: 1m}}}
 @pytest.mark.parametrize(
     ("text", "named", "others"),
     [
-        ("functions: {a.fn: {signals: gateway, slo_latency: 1s}, b.fn: {policy: slo}}", Slo(1.0, 0.99), None),
         (
-            "defaults: {signals: gateway, slo_latency: 500ms, slo_objective: 0.95}\n"
+            "functions: {a.fn: {policy: proportional, signals: gateway, slo_latency: 1s}, b.fn: {policy: slo}}",
+            Slo(1.0, 0.99),
+            None,
+        ),
+        (
+            "defaults: {policy: proportional, signals: gateway, slo_latency: 500ms, slo_objective: 0.95}\n"
             "functions: {b.fn: {signals: watchdog, slo_latency: null, slo_objective: null}}",
             Slo(0.5, 0.95),
             Slo(0.5, 0.95),
@@ -92,13 +96,14 @@ WRONG = {
         "defaults: {mode: standby}": "defaults.mode: ",
         "defaults: {signals: cpu}": "defaults.signals: ",
         "defaults: {slo_objective: 0.9}": "defaults.slo_objective: ",
-        "defaults: {signals: gateway, slo_latency: 1s, slo_objective: 99}": "defaults.slo_objective: ",
+        "defaults: {signals: gateway, slo_latency: 1s}": "defaults.signals: .*proportional.*capacity",
+        "defaults: {policy: proportional, signals: gateway, slo_latency: 1s, slo_objective: 99}": "defaults.slo_objective: ",
         "defaults: {min_replicas: 7}": "defaults.max_replicas: ",
         "defaults: {utilization_target: 1.2}": "defaults.utilization_target: ",
         "defaults: {scale_up: {max_factor: 0.5}}": "defaults.scale_up.max_factor: ",
         "defaults: {timing: {max_age: 3}}": "defaults.timing: ",
         "defaults: {tolerence: 0.1}": "defaults.tolerence: .*tolerance",
-        "functions: {a.fn: {signals: gateway}}": "functions.a.fn.slo_latency: ",
+        "functions: {a.fn: {policy: proportional, signals: gateway}}": "functions.a.fn.slo_latency: ",
         "functions: {a.fn: {slo_latency: 250ms}}": "functions.a.fn.slo_latency: ",
         "functions: {vision: {}}": "functions: ",
         "defaults: {group: gpu}": "defaults: group 'gpu' .*fleet.groups",

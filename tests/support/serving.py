@@ -18,7 +18,7 @@ CONFIG = """
 platform: {{gateway_url: "http://127.0.0.1:1"}}
 prometheus: {{url: "{prometheus}", timeout: 10s}}
 web: {{page_port: 0, page_allowed_hosts: [status.example.org]}}
-functions: {{resize.openfaas-fn: {{signals: gateway, slo_latency: 500ms}}}}
+functions: {{resize.openfaas-fn: {{policy: proportional, signals: gateway, slo_latency: 500ms}}}}
 """
 
 INPUTS: dict[str, float | None] = {

@@ -59,7 +59,7 @@ class Memory:
     asked: Asked | None = None
     refusal: Refusal | None = None
     pending: tuple[tuple[float, bool], ...] = ()
-    """(time since which a replica is awaited, whether it never served), in order."""
+    """(time since which a replica is awaited, whether that is when it was requested), in order."""
     start_up_time: float | None = None
     """Learned, in seconds; None until a replica has started."""
     reported: float = 0.0
@@ -82,8 +82,16 @@ class Memory:
 
     @classmethod
     def initial(cls, scale: Scale, now: float) -> "Memory":
-        """Return the state at the start: the current count is needed, so a restart at a peak keeps it."""
-        return cls(seen_at=now, needs=((0.0, scale.desired),), available=scale.available)
+        """Return the state at the start: the current count is needed, so a restart at a peak keeps it.
+
+        Replicas that are starting then were requested at an unknown time, and teach no start-up time.
+        """
+        return cls(
+            seen_at=now,
+            pending=((now, False),) * scale.pending,
+            available=scale.available,
+            needs=((0.0, scale.desired),),
+        )
 
     def start_up(self, spec: Spec) -> float:
         """Return the start-up time in seconds, at least the configured one and what the replicas report.
@@ -94,7 +102,7 @@ class Memory:
 
     def held(self, spec: Spec) -> float:
         """Return the seconds for which fewer must have been enough before a scale-down."""
-        return self.start_up(spec) + spec.scale_down.stabilization_window
+        return max(self.start_up(spec), spec.scale_down.stabilization_window)
 
     def stuck(self, spec: Spec, now: float) -> int:
         """Return the number of replicas that should serve by now and do not."""

@@ -161,20 +161,20 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
         memory.observed, memory.needs, memory.history, memory.budget
     )  # fmt: skip
     decision, _ = decide(Situation(spec, resting, scale, held, now + gap + 5.0))
-    most = memory.needed(
-        memory.start_up(spec) + spec.scale_down.stabilization_window - 2.0 * spec.timing.interval
-    )
+    most = memory.needed(memory.held(spec) - 2.0 * spec.timing.interval)
     assert decision.replicas is None or decision.replicas >= min(most, scale.desired)
 
 
-def test_a_new_autoscaler_keeps_replicas_for_one_start_up_as_they_report_it():
-    spec, scale = a_spec(start_up_time=10.0, max_replicas=20), Scale(10, 10)
+@pytest.mark.parametrize(("window", "longest"), [(0.0, 80.0), (60.0, 80.0), (120.0, 120.0)])
+def test_decide_fewer_are_enough_waits_for_the_window_or_one_start_up_as_reported(window, longest):
+    down = ScaleDown(stabilization_window=window)
+    spec, scale = a_spec(start_up_time=10.0, max_replicas=20, scale_down=down), Scale(10, 10)
     calm = seen(rate=100.0, up_replicas=10.0, rated_replicas=10.0, start_up_time=80.0)
     memory, held = Memory.initial(scale, 0.0), 0.0
     while (found := decide(Situation(spec, calm, scale, memory, held)))[0].replicas is None:
         _, memory = found
         held += spec.timing.interval
-    assert 80.0 <= held <= 80.0 + 2.0 * spec.timing.interval
+    assert longest <= held <= longest + 2.0 * spec.timing.interval
 
 
 @fuzzed(40)

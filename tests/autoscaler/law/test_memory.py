@@ -92,6 +92,8 @@ def starts(*reads):
         ([(2, 2), *[(3, 2)] * 200, (3, 3)], None, 0),  # it was broken
         ([(2, 2), (2, 1), *[(2, 1)] * 9, (2, 2)], None, 0),  # it crashed, and was started anew
         ([(2, 2), (2, 1), *[(2, 1)] * 9], None, 1),
+        ([(3, 2), (3, 2), (3, 3)], None, 0),  # requested before the autoscaler started
+        ([(3, 2), (4, 2), (4, 2), (4, 3), (4, 4)], 15.0, 0),  # and one more after it
     ],
 )
 def test_start_ups_are_learned_from_replicas_that_were_asked_for_and_serve(reads, learned, stuck):
