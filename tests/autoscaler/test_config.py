@@ -62,7 +62,7 @@ functions: {a.fn: {policy: proportional, scale_down: {cooldown: 1m}}}
     ("text", "named", "others"),
     [
         (
-            "functions: {a.fn: {policy: proportional, signals: gateway, slo_latency: 1s}, b.fn: {policy: slo}}",
+            "functions: {a.fn: {policy: proportional, signals: gateway, slo_latency: 1s}, b.fn: {}}",
             Slo(1.0, 0.99),
             None,
         ),
@@ -97,7 +97,9 @@ WRONG = {
         "defaults: {signals: cpu}": "defaults.signals: ",
         "defaults: {slo_objective: 0.9}": "defaults.slo_objective: ",
         "defaults: {signals: gateway, slo_latency: 1s}": "defaults.signals: .*proportional.*capacity",
-        "defaults: {policy: proportional, signals: gateway, slo_latency: 1s, slo_objective: 99}": "defaults.slo_objective: ",
+        "defaults: {policy: proportional, signals: gateway, slo_latency: 1s, slo_objective: 99}": (
+            "defaults.slo_objective: "
+        ),
         "defaults: {min_replicas: 7}": "defaults.max_replicas: ",
         "defaults: {utilization_target: 1.2}": "defaults.utilization_target: ",
         "defaults: {scale_up: {max_factor: 0.5}}": "defaults.scale_up.max_factor: ",

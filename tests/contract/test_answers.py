@@ -2,7 +2,7 @@
 
 import pytest
 
-from slo_autoscaler.sources import promql
+from slo_autoscaler.sources import queries
 from slo_autoscaler.spec import GatewaySlos, Slo
 from support.exposed import recorded, scraped
 from support.promtool import complaints, needs_promtool
@@ -14,12 +14,10 @@ EVALUATED = "25m"
 COUNTERS = ("_total", "_bucket", "_count", "_sum", "_started")
 SLOS = GatewaySlos(others=Slo(0.25, 0.9))
 ASKED = {
-    "signals": promql.queries(30.0, 20.0),
-    "signals of rare requests": promql.queries(30.0, 20.0, seldom=True),
-    "gateway": promql.gateway_queries(30.0, 20.0, SLOS),
-    "gateway of rare requests": promql.gateway_queries(30.0, 20.0, SLOS, seldom=True),
-    "history": promql.history_queries(20.0, SLOS),
-    "restored state": promql.RESTORED,
+    "signals": queries.fill(queries.WATCHDOG, 20.0, 30.0),
+    "gateway": queries.gateway(SLOS, 20.0, 30.0),
+    "history": {"rate": queries.arrivals(20.0, SLOS)},
+    "restored state": queries.RESTORED,
 }
 
 

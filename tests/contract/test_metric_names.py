@@ -4,21 +4,15 @@ import re
 
 from docs.site_hooks import anchor
 
-from slo_autoscaler.sources import promql
+from slo_autoscaler.sources import queries
 from support.exposed import ROOT, exposed, metrics_in, recorded, rules
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")
 
 
 def test_autoscalers_questions_beside_its_signals_name_only_what_is_exported():
-    new = promql.new_queries((), 30.0, 20.0).values()
-    texts = [
-        *new,
-        promql.exported_at(20.0),
-        promql.corrections(30.0, 20.0),
-        promql.GATEWAYS,
-        promql.WATCHDOGS,
-    ]
+    more = {"": queries.EXPORTED_AT, "corrections": queries.CORRECTIONS}
+    texts = [*queries.fill(queries.NEW | more, 20.0).values(), queries.GATEWAYS, queries.WATCHDOGS]
     asked = {name for text in texts for name in metrics_in(text)}
     assert asked
     assert asked <= exposed()

@@ -1,35 +1,32 @@
 """Charts: the queries are PromQL of one function, answers stand on one grid."""
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.errors import SourceError
+from slo_autoscaler.sources import queries
 from slo_autoscaler.spec import Slo
 from slo_autoscaler.web import charts
 from support.promtool import complaints_about
 
-WINDOWS = {"rate_window": 20.0, "window": 30.0}
 SLO = Slo(0.25, 0.95)
 GRID = charts.Grid(100, 10, 3)
 
 
 def test_every_query_is_promql_of_this_function_alone(tmp_path):
-    gateway = {f"gateway.{key}": text for key, text in charts.lines(charts.charts(SLO)).items()}
-    texts = charts.lines(charts.charts(None)) | gateway | charts.LEARNED
-    found = charts.filled(texts, "vision.openfaas-fn", **WINDOWS, slo=SLO)
-    assert found.pop("gateway.latency.target") == "vector(0.25)"
-    for key, text in found.items():
-        assert "$" not in text, key
-        assert text.count('function_name="vision.openfaas-fn"') == text.count("{") > 0, key
-    assert complaints_about(list(found.values()), tmp_path) == ""
-
-
-def test_a_name_with_quotes_stays_inside_its_label():
-    (text,) = charts.filled({"x": "up{$F}"}, 'a"} or up{b="\\', **WINDOWS).values()
-    assert text == 'up{function_name="a\\"} or up{b=\\"\\\\"}'
+    name = "vision.openfaas-fn"
+    chosen = queries.matching([name])
+    gateway = queries.of_chart(name, SLO, 20.0, 30.0)
+    assert gateway.pop("latency.target") == "vector(0.25)"
+    learned = queries.fill(queries.LEARNED, 20.0, functions=chosen)
+    texts = [
+        text
+        for each in (queries.of_chart(name, None, 20.0, 30.0), gateway, learned)
+        for text in each.values()
+    ]
+    for text in texts:
+        assert text.count(chosen) == text.count("{") > 0, text
+    assert complaints_about(texts, tmp_path) == ""
 
 
 @given(st.sampled_from(list(charts.SPANS.values())), st.floats(0.1, 60), st.floats(1e9, 2e9))
@@ -46,11 +43,11 @@ def test_a_grid_is_on_whole_steps_ends_now_and_is_no_finer_than_scrapes(span, sc
     ("points", "column"),
     [
         ([], [None, None, None]),
-        ([(90, 1.0), (100, math.nan), (111, 2.0), (130, 3.0)], [None, 2.0, None]),
-        ([(100, math.inf), (120, 1.23456789)], [None, None, 1.2346]),
+        ([(90, 1.0), (111, 2.0), (130, 3.0)], [None, 2.0, None]),
+        ([(120, 1.23456789)], [None, None, 1.2346]),
     ],
 )
-def test_a_column_has_a_value_for_each_moment_that_has_a_finite_one(points, column):
+def test_a_column_has_a_value_for_each_moment_that_has_one(points, column):
     assert charts.column(points, GRID) == column
 
 
@@ -63,29 +60,10 @@ def test_a_document_has_every_line_of_every_chart(slo):
         for chart in found["charts"]
         for line in chart["lines"]
     }
-    assert values.keys() == charts.lines(chosen).keys()
+    assert values.keys() == queries.of_chart("a.fn", slo, 20.0, 30.0).keys()
     assert values.pop("load.good") == [None, 5.0, None]
     assert all(column == [None] * 3 for column in values.values())
     assert (found["times"], found["start"], found["end"], found["step"]) == ([100, 110, 120], 100, 120, 10)
-
-
-def sizes(found):
-    return charts.values(found, "size")
-
-
-@pytest.mark.parametrize(
-    ("read", "answer"),
-    [
-        *[
-            (charts.points, answer)
-            for answer in (None, {}, [{}], [{"values": [[1]]}], [{"values": [["x", "y"]]}])
-        ],
-        *[(sizes, answer) for answer in (None, [{}], [{"metric": {}, "value": [1, "x"]}])],
-    ],
-)
-def test_an_answer_of_the_wrong_shape_is_a_source_error(read, answer):
-    with pytest.raises(SourceError, match="expected"):
-        read(answer)
 
 
 def test_the_profile_is_by_size_with_the_throughput_of_all_workers():

@@ -131,7 +131,7 @@ def test_without_prometheus_the_charts_are_502_and_the_rest_is_there(page):
 
 
 def test_a_prometheus_without_data_gives_columns_without_values():
-    now = b'{"data": {"resultType": "scalar", "result": [1767355385, "1767355385"]}}'
+    now = b'{"data": {"result": [{"metric": {}, "value": [1767355385, "1767355385"]}]}}'
     empty = b'{"status": "success", "data": {"resultType": "vector", "result": []}}'
     asked = []
 

@@ -62,7 +62,9 @@ def test_a_failure_is_not_kept(reader, prometheus):
 def test_a_problem_ends_with_its_cause(reader, prometheus, clock):
     prometheus.faults["GET"] = doubles.status(503)
     assert "503" in reader.problem()
-    prometheus.faults["GET"] = doubles.status(200, b'{"data": {"result": [5, "7"]}}')
+    prometheus.faults["GET"] = doubles.status(
+        200, b'{"data": {"result": [{"metric": {}, "value": [5, "7"]}]}}'
+    )
     assert reader.now() == 7.0
     clock[0] += web_reader.KEPT
     assert reader.problem() is None

@@ -1,7 +1,7 @@
 """Restores the memory of a function from the history in Prometheus. [P]
 
 A controller that starts in mid-peak knows only the current count, which ``Memory.initial`` keeps for one
-start-up. ``promql`` queries the rates of two hours, and the numbers that an autoscaler exported last.
+start-up. ``sources.queries`` has the rates of two hours, and the numbers that an autoscaler exported last.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,7 @@
 """Sources of observations.
 
-- ``promql`` [P]   query texts; answers -> numbers
+- ``queries`` [P]  every PromQL text; the API's answers -> series
+- ``answers`` [P]  series -> observations
 - ``prometheus``   the queries over HTTP, one per signal for all functions
 - ``direct``       only the load, each second, from the pages that Prometheus scrapes
 - ``counters`` [P] their counters -> arrivals per second

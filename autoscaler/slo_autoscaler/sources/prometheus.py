@@ -1,7 +1,7 @@
 """Queries observations from Prometheus' HTTP API.
 
-Owns the requests, their common time limit, and the conversion of errors; ``promql`` has the queries and
-parses the answers. There are no retries: the next reconcile queries again, and until then every function
+Owns the requests, their common time limit, and the conversion of errors; ``queries`` has the queries and
+reads the answers. There are no retries: the next reconcile queries again, and until then every function
 holds.
 """
 
@@ -24,7 +24,8 @@ from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.session import Authorization, Secret, open_session
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources import Earlier, Settings, promql
+from slo_autoscaler.sources import Earlier, Settings, answers, queries
+from slo_autoscaler.sources.queries import Points, Series
 from slo_autoscaler.spec import GatewaySlos
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ T = TypeVar("T")
 
 RECONCILES_BETWEEN: Final = 60
 """Reconciles between two queries of an expensive signal: five minutes at the default interval."""
+
+EARLIER_STEPS: Final = 30
+"""Maximum steps of a range around an earlier moment: 300,000 numbers for 10,000 functions."""
 
 _OTHER_SERVER: Final = (AttributeError, JSONDecodeError, LookupError, TypeError)
 """Errors that the client raises for an answer without data.result, which it reads unchecked."""
@@ -66,19 +70,21 @@ class Server:
         """Call ``ask`` in a thread; it sends its queries by the next two methods."""
         return self._pool.submit(ask, *arguments)
 
-    def instant(
-        self, parse: Callable[[object], T], query: str, params: Mapping[str, float] | None = None
-    ) -> T:
-        """Return the parsed answer to an instant query. Raises ``SourceError``."""
-        return self._read(lambda: parse(self._client.custom_query(query, params)), query)
+    def instant(self, query: str, params: Mapping[str, float] | None = None) -> list[Series]:
+        """Return the answer to an instant query. Raises ``SourceError``."""
+        return self._read(lambda: self._client.custom_query(query, params), query)
 
-    def range(self, parse: Callable[[object], T], query: str, span: tuple[float, float], step: float) -> T:
-        """Return the parsed answer to a range query, in Unix seconds. Raises ``SourceError``."""
+    def range(self, query: str, span: tuple[float, float], step: float) -> list[Series]:
+        """Return the answer to a range query; ``span`` is Unix seconds. Raises ``SourceError``."""
         # The client rounds to seconds: a rate at the next one would lack what is still to come.
         start, end = (datetime.fromtimestamp(math.floor(when), UTC) for when in span)
-        return self._read(
-            lambda: parse(self._client.custom_query_range(query, start, end, f"{step:g}")), query
-        )
+        return self._read(lambda: self._client.custom_query_range(query, start, end, f"{step:g}"), query)
+
+    def moment(self, query: str, params: Mapping[str, float] | None = None) -> tuple[float, float]:
+        """Return (Unix time by Prometheus' clock, value) of a query of one number. Raises ``SourceError``."""
+        for _, points in self.instant(query, params):
+            return points[0]
+        raise SourceError(f"{self._url}: wrong answer to {query}: expected a number, got none")
 
     def answers(self, asked: Sequence[Future[Any]], end: float | None = None) -> list[Any]:
         """Return all answers; raise ``SourceError`` if one fails or ``timeout`` passes first.
@@ -116,10 +122,10 @@ class Server:
             warnings = (text for text in response.json()["warnings"] if not text.startswith(_ABOUT_QUERY))
             self._partial = next(warnings, self._partial)
 
-    def _read(self, answer: Callable[[], T], query: str) -> T:
-        """Return the result of ``answer``; turn every error of the client into a ``SourceError``."""
+    def _read(self, answer: Callable[[], object], query: str) -> list[Series]:
+        """Return the series of ``answer``; turn every error of the client into a ``SourceError``."""
         try:
-            return answer()
+            return queries.read(answer())
         except SourceError as error:
             raise SourceError(f"{self._url}: wrong answer to {query}: {error}") from error
         except _OTHER_SERVER as error:
@@ -183,19 +189,15 @@ class PrometheusSource:
         self._config = config
         self._at = at
         self._gateway = gateway or GatewaySlos()
-        self._queries = promql.queries(config.window, config.rate_window)
-        self._corrections_query = promql.corrections(config.window, config.rate_window)
-        self._corrections = promql.Corrections()
+        self._queries = self._filled(queries.WATCHDOG)
+        self._gateway_queries = queries.gateway(self._gateway, config.rate_window, config.window)
+        texts = [each.pop(queries.SELDOM, None) for each in (self._queries, self._gateway_queries)]
+        self._seldom = _Seldom(" or ".join(f"({text})" for text in texts if text))
+        self._corrections_query = self._filled({"": queries.CORRECTIONS})
+        self._corrections = answers.Corrections()
         """The last ones."""
-        self._gateway_queries = promql.gateway_queries(config.window, config.rate_window, self._gateway)
-        self._seldom = _Seldom(
-            [
-                promql.queries(config.window, config.rate_window, seldom=True),
-                promql.gateway_queries(config.window, config.rate_window, self._gateway, seldom=True),
-            ]
-        )
-        self._advised: dict[str, str | None] = {}
-        """The last logged advice, by subject."""
+        self._advised: str | None = None
+        """The last logged advice on the scrape interval."""
         self._repeated: Collection[str] = frozenset()
         """The pages that were scraped more than once, as logged."""
         self._partial: str | None = None
@@ -212,19 +214,17 @@ class PrometheusSource:
         self._server.take_partial()  # of queries for other times
         own = self._asked(self._queries)
         theirs = self._asked(self._gateway_queries)
-        (corrections,) = self._asked({"": self._corrections_query}).values()
+        (corrections,) = self._asked(self._corrections_query).values()
         self._server.answers([corrections, *own.values(), *theirs.values()], end)
-        self._corrections = promql.Corrections.of(corrections.result())
+        self._corrections = answers.Corrections.of(corrections.result())
         self._advise_jobs(end)
-        seldom = self._seldom.poll(self._asked)
-        scrape_interval, max_age = self._config.scrape_interval, self._config.max_age
-        ratios = seldom.get("scrape_ratio", {})
-        self._advise("interval", promql.scrape_advice(ratios, scrape_interval, max_age))
-        found = {signal: query.result() for signal, query in own.items()} | seldom
+        ratios = {queries.SELDOM: self._seldom.poll(self._asked)}
+        self._advise(ratios[queries.SELDOM])
+        found = {signal: query.result() for signal, query in own.items()} | ratios
         found |= self._with_new(found, self._corrections.corrected, end)
-        seen = promql.observations(self._corrections.once(found, watchdog=True))
-        answers = {signal: query.result() for signal, query in theirs.items()} | seldom
-        seen |= promql.gateway_observations(self._corrections.once(answers, watchdog=False), self._gateway)
+        seen = answers.observations(self._corrections.once(found, watchdog=True))
+        found = {signal: query.result() for signal, query in theirs.items()} | ratios
+        seen |= answers.gateway_observations(self._corrections.once(found, watchdog=False), self._gateway)
         partial = self._server.take_partial()
         if partial != self._partial and partial is not None:
             logger.warning("Prometheus' answers are partial, so nothing is scaled down: %s", partial)
@@ -241,31 +241,34 @@ class PrometheusSource:
         Prometheus' own clock, so that clocks need not agree.
         """
         (found,) = self._server.answers([self._server.submit(self._ask_history, span)])
-        return promql.recorded(found)
+        return found  # type: ignore[no-any-return]
 
     def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
         """Return the arrivals around earlier moments, by one range query each, within ``timeout``."""
         asked = [self._server.submit(self._ask_earlier, age, span) for age in ages]
-        return promql.earlier(dict(zip(ages, self._server.answers(asked), strict=True)))
+        return answers.earlier(dict(zip(ages, self._server.answers(asked), strict=True)))
 
     def gateways(self) -> dict[str, set[str]]:
         """Return {address: functions} of the scraped gateways, within ``timeout``."""
         functions: dict[str, set[str]] = {}
-        for address, name in self._places(promql.GATEWAYS):
+        for address, name in self._places(queries.GATEWAYS):
             functions.setdefault(address, set()).add(name)
         return functions
 
     def watchdogs(self) -> dict[str, str]:
         """Return {address: function} of the scraped replicas, within ``timeout``."""
-        return dict(self._places(promql.WATCHDOGS))
+        return dict(self._places(queries.WATCHDOGS))
 
     def close(self) -> None:
         """Close connections and stop threads."""
         self._server.close()
 
-    def _asked(self, queries: Mapping[str, str]) -> dict[str, Future[dict[str, float]]]:
+    def _filled(self, texts: Mapping[str, str], functions: str = queries.ANY) -> dict[str, str]:
+        return queries.fill(texts, self._config.rate_window, self._config.window, functions=functions)
+
+    def _asked(self, texts: Mapping[str, str]) -> dict[str, Future[dict[str, float]]]:
         params = self._time()
-        return {signal: self._server.submit(self._ask, text, params) for signal, text in queries.items()}
+        return {signal: self._server.submit(self._ask, text, params) for signal, text in texts.items()}
 
     def _with_new(
         self, found: Mapping[str, dict[str, float]], names: Collection[str], end: float
@@ -273,7 +276,8 @@ class PrometheusSource:
         """Return the signals that miss new replicas, corrected for functions that have some."""
         if not names:
             return {}
-        asked = self._asked(promql.new_queries(names, self._config.window, self._config.rate_window))
+        chosen = queries.ANY if len(names) > queries.MOST_NAMED else queries.matching(names)
+        asked = self._asked(self._filled(queries.NEW, chosen))
         self._server.answers([*asked.values()], end)
         return {signal: found.get(signal, {}) | query.result() for signal, query in asked.items()}
 
@@ -281,93 +285,82 @@ class PrometheusSource:
         """Log the pages that are scraped more than once, with the jobs, when they change."""
         pages = self._corrections.scrapes.keys()
         if pages and pages != self._repeated:
-            query = self._corrections.jobs_query()
-            asked = self._server.submit(self._server.instant, promql.jobs, query, self._time())
-            logger.warning("%s", self._corrections.advice(*self._server.answers([asked], end)))
+            asked = self._server.submit(self._server.instant, self._corrections.jobs_query(), self._time())
+            (found,) = self._server.answers([asked], end)
+            jobs = queries.values(found, "job").keys() - {""}
+            logger.warning("%s", self._corrections.advice(jobs))
         self._repeated = pages
 
-    def _advise(self, subject: str, advice: str | None) -> None:
+    def _advise(self, ratios: Mapping[str, float]) -> None:
         """Log once the settings to change."""
-        if advice is not None and advice != self._advised.get(subject):
+        advice = answers.scrape_advice(ratios, self._config.scrape_interval, self._config.max_age)
+        if advice is not None and advice != self._advised:
             logger.warning("%s", advice)
-        self._advised[subject] = advice
+        self._advised = advice
 
     def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
-        return self._server.instant(promql.parse, query, params)
+        return queries.values(self._server.instant(query, params))
 
     def _places(self, query: str) -> list[tuple[str, str]]:
-        asked = self._server.submit(self._server.instant, promql.places, query, self._time())
-        found: list[tuple[str, str]]
+        asked = self._server.submit(self._server.instant, query, self._time())
         (found,) = self._server.answers([asked])
-        return found
+        names = [(labels.get("instance", ""), labels.get(queries.FUNCTION_LABEL, "")) for labels, _ in found]
+        return [(address, name) for address, name in names if address and name]
 
-    def _ask_history(self, span: float) -> dict[str, Any]:
+    def _ask_history(self, span: float) -> dict[str, Recorded]:
         window = self._config.rate_window
-        now, exported = self._clock(promql.exported_at(window))
-        texts = promql.history_queries(window, self._gateway)
-        found = {
-            field: self._ask_arrivals(text, now, (now - span, now), self._config.scrape_interval)
-            for field, text in texts.items()
-        }
-        if math.isnan(exported):
-            return found
-        for field, text in promql.RESTORED.items():
+        (text,) = self._filled({"": queries.EXPORTED_AT}).values()
+        now, exported = self._server.moment(text, self._time())
+        found = {"rate": self._ask_arrivals(window, (now - span, now), self._config.scrape_interval)}
+        for field, text in queries.RESTORED.items() if exported else ():
             values = self._ask(text, {"time": exported})
-            found[field] = {name: ((now - exported, value),) for name, value in values.items()}
-        return found
+            found[field] = {name: ((exported, value),) for name, value in values.items()}
+        return answers.recorded(found, now)
 
-    def _ask_earlier(self, age: float, span: float) -> dict[str, Any]:
-        now, _ = self._clock("time()")
-        step = max(self._config.rate_window, 2.0 * span / promql.EARLIER_STEPS)
-        text = promql.arrivals(step, self._gateway)
-        return self._ask_arrivals(text, now, (now - age - span, min(now, now - age + span)), step)
+    def _ask_earlier(self, age: float, span: float) -> tuple[float, dict[str, Points]]:
+        now, _ = self._server.moment(queries.TIME, self._time())
+        step = max(self._config.rate_window, 2.0 * span / EARLIER_STEPS)
+        return now - age, self._ask_arrivals(step, (now - age - span, min(now, now - age + span)), step)
 
-    def _ask_arrivals(
-        self, query: str, now: float, span: tuple[float, float], step: float
-    ) -> dict[str, tuple[tuple[float, float], ...]]:
+    def _ask_arrivals(self, window: float, span: tuple[float, float], step: float) -> dict[str, Points]:
         """Return rates of the past; as many jobs count as scraping then as do now."""
-        found = self._server.range(lambda answer: promql.parse_range(answer, now), query, span, step)
+        found = queries.ranges(self._server.range(queries.arrivals(window, self._gateway), span, step))
         corrections, slos = self._corrections, self._gateway
         if not corrections.scrapes:
             return found
         factors = {name: corrections.factor(name, "rate", watchdog=slos.of(name) is None) for name in found}
         return {
-            name: tuple((ago, rate / factors[name]) for ago, rate in points) for name, points in found.items()
+            name: tuple((when, rate / factors[name]) for when, rate in points)
+            for name, points in found.items()
         }
-
-    def _clock(self, query: str) -> tuple[float, float]:
-        """Return the time by Prometheus' clock, and the value of a scalar."""
-        return self._server.instant(promql.parse_time, query, self._time())
 
     def _time(self) -> dict[str, float]:
         return {} if self._at is None else {"time": self._at()}
 
 
 class _Seldom:
-    """Queries expensive signals that change slowly, once in ``RECONCILES_BETWEEN`` reconciles.
+    """An expensive query of what changes slowly, sent once in ``RECONCILES_BETWEEN`` reconciles.
 
-    No reconcile waits for them or fails because of them; without an answer their signals are unknown.
+    No reconcile waits for it or fails because of it; without an answer its signal is unknown.
     """
 
-    def __init__(self, sets: Sequence[Mapping[str, str]]) -> None:
-        self._sets = sets
-        self._asked: list[tuple[str, Future[dict[str, float]]]] = []
-        self._known: dict[str, dict[str, float]] = {}
+    def __init__(self, query: str) -> None:
+        self._query = query
+        self._asked: Future[dict[str, float]] | None = None
+        self._known: dict[str, float] = {}
         self._until_next = 0
 
     def poll(
         self, ask: Callable[[Mapping[str, str]], dict[str, Future[dict[str, float]]]]
-    ) -> dict[str, dict[str, float]]:
-        """Return the last answers, {signal: {function_name: value}}; query again when due."""
-        if self._asked and all(query.done() for _, query in self._asked):
-            self._known = {}
-            for signal, query in self._asked:
-                if not query.cancelled() and query.exception() is None:
-                    self._known.setdefault(signal, {}).update(query.result())
-            self._asked = []
+    ) -> dict[str, float]:
+        """Return the last answer, {function_name: value}; query again when due."""
+        asked = self._asked
+        if asked is not None and asked.done():
+            self._known = {} if asked.cancelled() or asked.exception() else asked.result()
+            self._asked = None
             # Without any answer the replicas are too new: query again soon.
-            self._until_next = RECONCILES_BETWEEN if any(self._known.values()) else 1
+            self._until_next = RECONCILES_BETWEEN if self._known else 1
         self._until_next -= 1
-        if self._until_next < 0 and not self._asked:
-            self._asked = [item for queries in self._sets for item in ask(queries).items()]
+        if self._until_next < 0 and self._asked is None:
+            (self._asked,) = ask({"": self._query}).values()
         return self._known

@@ -1,8 +1,8 @@
-"""Defines the charts of a function's page as queries, and turns answers into columns. [P]
+"""Defines the charts of a function's page, and turns answers into columns. [P]
 
-Owns the charts, their lines and labels, and the table of batch sizes. Each line is one range query. Functions
-without our watchdog have charts of the gateway's metrics. As in ``promql``: rates before sums, buckets summed
-before the quantile, successes only.
+Owns the charts, their lines and labels, and the table of batch sizes. Each line is one range query, which
+``sources.queries`` has under the keys of chart and line. Functions without our watchdog have charts of the
+gateway's metrics.
 """
 
 import math
@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from slo_autoscaler.fields import whole
-from slo_autoscaler.sources.promql import expected
+from slo_autoscaler.sources.queries import Points
 from slo_autoscaler.spec import Slo
-
-Points = Sequence[tuple[float, float]]
-"""(Unix time, value), ascending."""
 
 SPANS: Final[Mapping[str, int]] = {"5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
 """Selectable time spans, in seconds."""
@@ -34,7 +31,6 @@ class Line:
 
     key: str
     label: str
-    query: str
     role: str = "main"
     """How it is drawn: ``main``, ``second``, ``area`` (filled, behind the others) or ``limit`` (dashed)."""
 
@@ -69,57 +65,31 @@ class Grid:
         return [self.start + self.step * index for index in range(self.length)]
 
 
-def _rate(selector: str) -> str:
-    return f"sum(rate({selector}[$W]))"
-
-
-def _mean(histogram: str) -> str:
-    return f"{_rate(f'{histogram}_sum{{$F}}')} / {_rate(f'{histogram}_count{{$F}}')}"
-
-
-def _quantile(share: float, buckets: str) -> str:
-    return f"histogram_quantile({share:g}, sum by (le) (rate({buckets}[$Q])))"
-
-
-_COMPLETED: Final = _rate("slo_requests_total{$F}")
-_GOOD: Final = _rate('slo_requests_total{$F,outcome="good"}')
-_STARTED: Final = _rate("gateway_function_invocation_started{$F}")
-_SUCCESSES: Final = 'http_request_duration_seconds_bucket{$F,code=~"2.."}'
-_GATEWAY_SUCCESSES: Final = 'gateway_functions_seconds_bucket{$F,code=~"2.."}'
-_DESIRED: Final = "max(gateway_service_count{$F})"
-_RECOMMENDED: Final = "max(slo_autoscaler_recommended_replicas{$F})"
-
 CHARTS: Final = (
     Chart(
         "load",
         "Requests",
         "per_second",
         (
-            # Under overload completions are fewer than arrivals, which the gateway counts if all pass it.
-            Line("offered", "offered", f"({_STARTED} > {_COMPLETED}) or {_COMPLETED}", "area"),
-            Line("good", "within the SLO", _GOOD),
-            Line("capacity", "capacity", "sum(watchdog_capacity_requests_per_second{$F} >= 0)", "limit"),
+            Line("offered", "offered", "area"),
+            Line("good", "within the SLO"),
+            Line("capacity", "capacity", "limit"),
         ),
     ),
     Chart(
         "latency",
         "Latency",
         "seconds",
-        (
-            Line("p95", "p95", _quantile(0.95, _SUCCESSES), "second"),
-            Line("p99", "p99", _quantile(0.99, _SUCCESSES)),
-            Line("target", "target", 'min(slo_latency_seconds{$F,slo_class=~"|default"})', "limit"),
-        ),
+        (Line("p95", "p95", "second"), Line("p99", "p99"), Line("target", "target", "limit")),
     ),
     Chart(
         "late",
         "Late requests",
         "share",
         (
-            # Includes shed and failed requests, which spend the error budget too.
-            Line("measured", "missed", f"1 - {_GOOD} / {_COMPLETED}", "area"),
-            Line("predicted", "predicted", "max(slo_autoscaler_predicted_late_ratio{$F})"),
-            Line("allowed", "allowed", "max(slo_autoscaler_allowed_late_ratio{$F})", "limit"),
+            Line("measured", "missed", "area"),
+            Line("predicted", "predicted"),
+            Line("allowed", "allowed", "limit"),
         ),
     ),
     Chart(
@@ -127,9 +97,9 @@ CHARTS: Final = (
         "Replicas",
         "count",
         (
-            Line("serving", "serving", "sum(up{$F})", "area"),
-            Line("desired", "desired", f'max(slo_autoscaler_replicas{{$F,state="desired"}}) or {_DESIRED}'),
-            Line("recommended", "recommended", _RECOMMENDED, "second"),
+            Line("serving", "serving", "area"),
+            Line("desired", "desired"),
+            Line("recommended", "recommended", "second"),
         ),
         stepped=True,
     ),
@@ -137,70 +107,35 @@ CHARTS: Final = (
         "queue",
         "Queue",
         "count",
-        (
-            Line("in_flight", "in flight", "sum(http_requests_in_flight{$F})", "area"),
-            Line("waiting", "waiting for a worker", "sum(watchdog_queue_length{$F})"),
-        ),
+        (Line("in_flight", "in flight", "area"), Line("waiting", "waiting for a worker")),
     ),
     Chart(
         "time",
         "Where the time goes",
         "seconds",
-        (
-            Line("waiting", "waiting", _mean("watchdog_queue_seconds")),
-            Line("model", "in the model", _mean("watchdog_service_seconds"), "second"),
-        ),
+        (Line("waiting", "waiting"), Line("model", "in the model", "second")),
     ),
-    Chart(
-        "batches",
-        "Batch size",
-        "count",
-        (
-            Line("p95", "p95", _quantile(0.95, "watchdog_batch_size_bucket{$F}"), "second"),
-            Line("mean", "mean", _mean("watchdog_batch_size")),
-        ),
-    ),
+    Chart("batches", "Batch size", "count", (Line("p95", "p95", "second"), Line("mean", "mean"))),
 )
 """Charts of a function with the batching watchdog."""
 
 GATEWAY_CHARTS: Final = (
-    Chart(
-        "load",
-        "Requests",
-        "per_second",
-        (
-            Line("offered", "offered", _STARTED, "area"),
-            Line("good", "successes", _rate('gateway_function_invocation_total{$F,code=~"2.."}')),
-        ),
-    ),
+    Chart("load", "Requests", "per_second", (Line("offered", "offered", "area"), Line("good", "successes"))),
     Chart(
         "latency",
         "Latency, at the gateway",
         "seconds",
-        (
-            Line("p95", "p95", _quantile(0.95, _GATEWAY_SUCCESSES), "second"),
-            Line("p99", "p99", _quantile(0.99, _GATEWAY_SUCCESSES)),
-            Line("target", "target", "vector($SLO)", "limit"),
-        ),
+        (Line("p95", "p95", "second"), Line("p99", "p99"), Line("target", "target", "limit")),
     ),
     Chart(
         "replicas",
         "Replicas",
         "count",
-        (Line("desired", "desired", _DESIRED, "area"), Line("recommended", "recommended", _RECOMMENDED)),
+        (Line("desired", "desired", "area"), Line("recommended", "recommended")),
         stepped=True,
     ),
 )
 """Charts of a function that the gateway measures."""
-
-LEARNED: Final[Mapping[str, str]] = {
-    # The median replica's, as for the sizing.
-    "predicted": "quantile by (size) (0.5, watchdog_service_seconds_predicted{$F})",
-    # Excludes replicas without a worker so far.
-    "workers": "quantile(0.5, sum by (instance) (watchdog_workers{$F}) > 0)",
-    "capacity": "quantile(0.5, watchdog_capacity_requests_per_second{$F} >= 0)",
-}
-"""Instant queries of ``profile``, by ``size``."""
 
 
 def charts(slo: Slo | None) -> tuple[Chart, ...]:
@@ -219,52 +154,12 @@ def grid(span: float, scrape_interval: float, now: float) -> Grid:
     return Grid(end - step * (length - 1), step, length)
 
 
-def filled(
-    queries: Mapping[str, str],
-    function_name: str,
-    *,
-    rate_window: float,
-    window: float,
-    slo: Slo | None = None,
-) -> dict[str, str]:
-    """Return the queries of one function. Windows are seconds: of rates, of quantiles."""
-    quoted = function_name.replace("\\", r"\\").replace('"', r"\"")
-    values = {
-        "$F": f'function_name="{quoted}"',
-        "$W": f"{round(rate_window * 1000)}ms",
-        "$Q": f"{round(window * 1000)}ms",
-        "$SLO": "0" if slo is None else f"{slo.latency:g}",
-    }
-    texts = dict(queries)
-    for name, value in values.items():
-        texts = {key: text.replace(name, value) for key, text in texts.items()}
-    return texts
-
-
-def lines(chosen: Sequence[Chart]) -> dict[str, str]:
-    """Return {chart.line: query} of all charts."""
-    return {f"{chart.key}.{line.key}": line.query for chart in chosen for line in chart.lines}
-
-
-def points(result: object) -> list[tuple[float, float]]:
-    """Return the points of a range answer of one series at most. Raises ``SourceError``."""
-    with expected("series with values", result) as matrix:
-        return [(float(when), float(value)) for series in matrix[:1] for when, value in series["values"]]
-
-
-def values(result: object, label: str) -> dict[str, float]:
-    """Return {value of the label: value} of an instant answer, without NaN. Raises ``SourceError``."""
-    with expected("series with metric and value", result) as vector:
-        numbers = {str(series["metric"].get(label, "")): float(series["value"][1]) for series in vector}
-        return {key: value for key, value in numbers.items() if math.isfinite(value)}
-
-
 def column(found: Points, at: Grid) -> list[float | None]:
     """Return one value for each moment of the grid; None where there is none."""
     made: list[float | None] = [None] * at.length
     for when, value in found:
         index = round((when - at.start) / at.step)
-        if 0 <= index < at.length and math.isfinite(value):
+        if 0 <= index < at.length:
             made[index] = float(f"{value:.{DIGITS}g}")
     return made
 

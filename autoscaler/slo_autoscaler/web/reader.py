@@ -1,7 +1,7 @@
 """Queries Prometheus for the page, with limits on time, number and rate.
 
 Owns the requests and the cached answers. It is separate from the source of decisions, so page traffic cannot
-delay a reconcile. ``charts`` has the queries.
+delay a reconcile. ``sources.queries`` has the queries.
 """
 
 import threading
@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.sources import Settings
+from slo_autoscaler.sources import Settings, queries
 from slo_autoscaler.sources.prometheus import Server
-from slo_autoscaler.sources.promql import parse_time
-from slo_autoscaler.web.charts import Grid, Points, points, values
+from slo_autoscaler.sources.queries import Points
+from slo_autoscaler.web.charts import Grid
 
 KEPT: Final = 5.0
 """Seconds for which an answer is cached."""
@@ -37,21 +37,21 @@ class Reader:
         """Return the Unix time by Prometheus' own clock, so that clocks need not agree."""
         return self._remembered("now", lambda: self._all({"now": self._time})["now"])
 
-    def ranges(self, queries: Mapping[str, str], at: Grid) -> dict[str, Points]:
+    def ranges(self, texts: Mapping[str, str], at: Grid) -> dict[str, Points]:
         """Return the points of every query, each with at most one series. Raises ``SourceError``."""
-        key = (tuple(queries.values()), at)
+        key = (tuple(texts.values()), at)
         return self._remembered(
-            key, lambda: self._all({name: self._range(text, at) for name, text in queries.items()})
+            key, lambda: self._all({name: self._range(text, at) for name, text in texts.items()})
         )
 
-    def instants(self, queries: Mapping[str, str], label: str = "") -> dict[str, dict[str, float]]:
+    def instants(self, texts: Mapping[str, str], label: str = "") -> dict[str, dict[str, float]]:
         """Return {query: {value of the label: value}}, "" for a series without it.
 
         Raises ``SourceError``.
         """
-        key = (tuple(queries.values()), label)
+        key = (tuple(texts.values()), label)
         return self._remembered(
-            key, lambda: self._all({name: self._instant(text, label) for name, text in queries.items()})
+            key, lambda: self._all({name: self._instant(text, label) for name, text in texts.items()})
         )
 
     def problem(self) -> str | None:
@@ -90,10 +90,12 @@ class Reader:
         return dict(zip(asks, self._server.answers(asked), strict=True))
 
     def _time(self) -> float:
-        return self._server.instant(parse_time, "time()")[1]
+        return self._server.moment(queries.TIME)[1]
 
     def _range(self, text: str, at: Grid) -> Callable[[], Points]:
-        return lambda: self._server.range(points, text, (at.start, at.end), at.step)
+        return lambda: next(
+            (points for _, points in self._server.range(text, (at.start, at.end), at.step)), []
+        )
 
     def _instant(self, text: str, label: str) -> Callable[[], dict[str, float]]:
-        return lambda: self._server.instant(lambda answer: values(answer, label), text)
+        return lambda: queries.values(self._server.instant(text), label)

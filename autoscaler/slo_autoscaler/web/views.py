@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException
 from slo_autoscaler import __version__, words
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import DEPTH, named
+from slo_autoscaler.sources import queries
 from slo_autoscaler.web import Plan, charts, rows
 from slo_autoscaler.web.listener import Decisions
 from slo_autoscaler.web.reader import Reader
@@ -153,14 +154,8 @@ class _Views:
         chosen = charts.charts(slo)
         at = charts.grid(charts.SPANS[_span()], prometheus.scrape_interval, self._reader.now())
         # At least one step, so that no event falls between two moments.
-        queries = charts.filled(
-            charts.lines(chosen),
-            function_name,
-            rate_window=max(prometheus.rate_window, at.step),
-            window=max(prometheus.window, at.step),
-            slo=slo,
-        )
-        found = self._reader.ranges(queries, at)
+        spans = [max(span, at.step) for span in (prometheus.rate_window, prometheus.window)]
+        found = self._reader.ranges(queries.of_chart(function_name, slo, *spans), at)
         return jsonify(function_name=function_name, span=_span(), **charts.document(chosen, found, at))
 
     def api(self) -> Response:
@@ -232,11 +227,10 @@ class _Views:
         prometheus = self._config.prometheus
         if self._config.gateway_slos().of(function_name) is not None:
             return None, "This function has no batching watchdog, so no service times are learned."
-        queries = charts.filled(
-            charts.LEARNED, function_name, rate_window=prometheus.rate_window, window=prometheus.window
-        )
+        chosen = queries.matching([function_name])
+        texts = queries.fill(queries.LEARNED, prometheus.rate_window, functions=chosen)
         try:
-            return charts.profile(self._reader.instants(queries, "size")), None
+            return charts.profile(self._reader.instants(texts, "size")), None
         except SourceError as error:
             return None, f"Prometheus does not answer: {error}"
 

@@ -35,7 +35,7 @@ from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Reason
 from slo_autoscaler.platforms import build
 from slo_autoscaler.sources.prometheus import PrometheusSource
-from slo_autoscaler.sources.promql import queries
+from slo_autoscaler.sources.queries import WATCHDOG
 from tailbound_lab.bench.rig.processes import cpu_of
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.bench.workloads import ROOT
@@ -207,7 +207,7 @@ def _cpu_of_scrape(metrics: Metrics) -> float:
 
 def _write(path: Path, functions: int, now: int) -> int:
     """Write the samples of all functions up to ``now`` as OpenMetrics text; return how many series."""
-    asked = " ".join(queries(30, 20).values())
+    asked = " ".join(WATCHDOG.values())
     with path.open("w") as out:
         series = sum(_write_one(out, _name(number), _rate(number), now, asked) for number in range(functions))
         out.write("# EOF\n")

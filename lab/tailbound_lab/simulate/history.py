@@ -8,20 +8,13 @@ import math
 from typing import Final
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.sources import Settings
+from slo_autoscaler.sources import Settings, queries
 from slo_autoscaler.sources.prometheus import Server
-from slo_autoscaler.web import charts
 from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.traces import Trace, from_rates
 
 MOST_POINTS: Final = 10_000
 """Maximum points of one answer: Prometheus refuses more than 11,000."""
-
-
-def query(function_name: str, rate_window: float) -> str:
-    """Return the query of a function's completions per second."""
-    quoted = function_name.replace("\\", r"\\").replace('"', r"\"")
-    return f'sum(rate(slo_requests_total{{function_name="{quoted}"}}[{round(rate_window * 1000)}ms]))'
 
 
 def read(
@@ -41,19 +34,19 @@ def read(
     step = max(source.scrape_interval, since / MOST_POINTS)
     server = Server(source, "history")
     try:
-        points = server.range(
-            charts.points, query(function_name, source.rate_window), (end - since, end), step
-        )
+        chosen = queries.matching([function_name])
+        (text,) = queries.fill({"": queries.COMPLETED}, source.rate_window, functions=chosen).values()
+        series = server.range(text, (end - since, end), step)
     except SourceError as error:
         raise SimulationError(str(error)) from error
     finally:
         server.close()
     rates = [0.0] * math.ceil(since)
-    for time, value in points:
+    for time, value in (point for _, points in series for point in points):
         # The rate at a moment is that of the step before it.
         last = time - (end - since)
         for second in range(max(0, math.floor(last - step)), min(len(rates), math.ceil(last))):
-            rates[second] = value if math.isfinite(value) else 0.0
+            rates[second] = value
     if not any(rates):
         raise SimulationError(
             f"{source.url}: no requests of {function_name} in the last {since:g} s; use the full name,"

@@ -1,6 +1,6 @@
 """Simulates Prometheus' view of the replicas.
 
-Owns the samples and the results of ``promql``'s queries: rates over at least four scrapes of each replica's
+Owns the samples and the results of ``sources.queries``: rates over at least four scrapes of each replica's
 own counters, extrapolated as by Prometheus; quantiles from buckets with the watchdog's edges; gauges of the
 last scrape. So requests before a replica's first scrape are not seen, and observations are delayed. Next
 step: ``world`` passes the observation to ``decide``.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from batching_watchdog.metrics import DEFAULT_BUCKETS, SLO_FRACTIONS
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources.promql import NEWEST
+from slo_autoscaler.sources.queries import NEWEST
 from tailbound_lab.simulate.function import Function
 
 Floats = NDArray[np.float64]

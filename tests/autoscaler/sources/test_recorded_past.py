@@ -7,7 +7,7 @@ import pytest
 
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
-from slo_autoscaler.sources.promql import RESTORED
+from slo_autoscaler.sources.queries import RESTORED
 from slo_autoscaler.spec import GatewaySlos, Slo
 from support.doubles import a_prometheus
 from support.promtool import promtool
@@ -127,7 +127,9 @@ def test_observe_longer_scrape_interval_than_configured_is_measured_and_said_onc
         {
             'up{function_name="slow.fn"}': scraped(15.0),
             'up{function_name="right.fn"}': scraped(5.0),
-            'up{function_name="young.fn"}': scraped(5.0, start=-100.0),
+            # Deleted and created again: neither life fills a window.
+            'up{function_name="again.fn",instance="one"}': scraped(5.0, start=-170.0, end=-125.0),
+            'up{function_name="again.fn",instance="two"}': scraped(5.0, start=-30.0),
             # Prometheus was down for some minutes.
             'up{function_name="paused.fn"}': scraped(5.0, end=-200.0) | scraped(5.0, start=-30.0),
         }

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from slo_autoscaler.signals import SIGNALS, Summed
-from slo_autoscaler.sources import promql
+from slo_autoscaler.sources import queries
 from slo_autoscaler.spec import GatewaySlos, Slo
 from support.promtool import promtool
 
@@ -115,6 +115,8 @@ BY_THE_WATCHDOG = {
     "budget_remaining": {"a.fn": 0.4, "classes.fn": -3},
     "samples": {"a.fn": 660.0, "classes.fn": 1200.0, "idle.fn": 0.0, "quiet.fn": 0.0, "hangs.fn": 600.0},
     "service_time_single": {"a.fn": 0.04},
+    # A replica that is not ready has none.
+    "start_up_time": {"a.fn": 85.0},
     "service_mean": {"a.fn": 0.02},
     "queue_mean": {"a.fn": 0.005},
     "slo_latency": {"a.fn": 0.1, "classes.fn": 0.5},
@@ -199,22 +201,31 @@ BUT_THE_DEAD = {
 }
 
 
-def test_a_replica_that_is_not_ready_has_no_start_up_time(tmp_path):
-    texts = {"start_up_time": promql.queries(30.0, 20.0, seldom=True)["start_up_time"]}
-    run_promtool(tmp_path, a_test(WATCHDOGS, texts, {"start_up_time": {"a.fn": 85.0}}))
+SIGNALS_ASKED = {
+    name: text for name, text in queries.fill(queries.WATCHDOG, 20.0, 30.0).items() if name != queries.SELDOM
+}
+CORRECTIONS = queries.fill({"": queries.CORRECTIONS}, 20.0)
 
 
-AS_NEW = promql.new_queries(["a.fn"], 30.0, 20.0)
+def of_gateway(slos):
+    return {name: text for name, text in queries.gateway(slos, 20.0, 30.0).items() if name != queries.SELDOM}
+
+
+def as_new(*names):
+    return queries.fill(queries.NEW, 20.0, functions=queries.matching(names))
+
+
+AS_NEW = as_new("a.fn")
 
 
 def test_a_function_has_new_replicas_for_a_window_after_their_first_scrape(tmp_path):
-    texts = {"": promql.corrections(30.0, 20.0)}
+    texts = CORRECTIONS
     for at, expected in ((105, {}), (110, {"a.fn": 2}), (125, {"a.fn": 2}), (130, {})):
         run_promtool(tmp_path, a_test(joined(), texts, {"": expected}, f"{at}s"))
 
 
 def test_queries_for_new_replicas_agree_without_new_replicas(tmp_path):
-    texts = promql.new_queries(["a.fn", "classes.fn", "idle.fn", "quiet.fn", "hangs.fn"], 30.0, 20.0)
+    texts = as_new("a.fn", "classes.fn", "idle.fn", "quiet.fn", "hangs.fn")
     run_promtool(tmp_path, a_test(WATCHDOGS, texts, {name: BY_THE_WATCHDOG[name] for name in texts}))
 
 
@@ -225,8 +236,8 @@ def scraped_by(job, series):
 @pytest.mark.parametrize(
     ("series", "texts", "once", "single"),
     [
-        (WATCHDOGS, promql.queries(30.0, 20.0), BY_THE_WATCHDOG, {Summed.NO}),
-        (GATEWAY, promql.gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY, {Summed.NO, Summed.WATCHDOGS}),
+        (WATCHDOGS, SIGNALS_ASKED, BY_THE_WATCHDOG, {Summed.NO}),
+        (GATEWAY, of_gateway(NAMED), BY_THE_GATEWAY, {Summed.NO, Summed.WATCHDOGS}),
     ],
     ids=["watchdog", "gateway"],
 )
@@ -272,8 +283,8 @@ def test_corrections_are_of_pages_that_several_jobs_scraped_in_the_window_of_rat
         f'{identity}{{function_name="apart.fn",job="one",instance="c:1"}}': "8x30",
         f'{identity}{{function_name="apart.fn",job="two",instance="c:2"}}': "9x30",
     }
-    expected = {"": {"twice.fn": -2, "moved.fn": -2, promql.GATEWAY_PAGES: -2}}
-    run_promtool(tmp_path, a_test(series, {"": promql.corrections(30.0, 20.0)}, expected))
+    expected = {"": {"twice.fn": -2, "moved.fn": -2, queries.GATEWAY_PAGES: -2}}
+    run_promtool(tmp_path, a_test(series, CORRECTIONS, expected))
 
 
 def counted(function, replica, started, *points, inside=2):
@@ -343,10 +354,10 @@ def a_test(series, texts, expected, at="2m", digits=3):
 @pytest.mark.parametrize(
     ("series", "texts", "expected"),
     [
-        (WATCHDOGS, promql.queries(30.0, 20.0), BY_THE_WATCHDOG),
+        (WATCHDOGS, SIGNALS_ASKED, BY_THE_WATCHDOG),
         (
             WATCHDOGS,
-            promql.history_queries(20.0, GatewaySlos()) | promql.RESTORED,
+            {"rate": queries.arrivals(20.0, GatewaySlos()), **queries.RESTORED},
             {
                 "rate": BY_THE_WATCHDOG["rate"],
                 "horizon": {"a.fn": 25.0},
@@ -354,9 +365,9 @@ def a_test(series, texts, expected, at="2m", digits=3):
                 "budget": {"a.fn": -0.5},
             },
         ),
-        (WATCHDOGS | GATEWAY, {"rate": promql.history_queries(20.0, NAMED)["rate"]}, EVERY_RATE),
-        (GATEWAY, promql.gateway_queries(30.0, 20.0, NAMED), BY_THE_GATEWAY),
-        (GATEWAY, promql.gateway_queries(30.0, 20.0, MOST), BUT_THE_DEAD),
+        (WATCHDOGS | GATEWAY, {"rate": queries.arrivals(20.0, NAMED)}, EVERY_RATE),
+        (GATEWAY, of_gateway(NAMED), BY_THE_GATEWAY),
+        (GATEWAY, of_gateway(MOST), BUT_THE_DEAD),
     ],
     ids=["watchdog", "history", "history of all", "gateway, named", "gateway, all but some"],
 )

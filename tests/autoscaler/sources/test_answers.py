@@ -1,0 +1,48 @@
+"""Answers become observations of each function, and history in ages."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.law.restart import Recorded
+from slo_autoscaler.signals import Observation
+from slo_autoscaler.sources import answers, queries
+from slo_autoscaler.spec import GatewaySlos, Slo
+
+names = st.sampled_from(["a.fn", "b.fn", "c.fn"])
+
+
+@given(st.dictionaries(st.sampled_from(sorted(queries.WATCHDOG)), st.dictionaries(names, st.floats(0, 1e6))))
+def test_every_function_that_any_signal_names_is_observed_and_the_rest_is_none(signals):
+    seen = answers.observations(signals)
+    assert set(seen) == {name for values in signals.values() for name in values}
+    for name, observation in seen.items():
+        for signal in queries.WATCHDOG:
+            assert getattr(observation, signal) == signals.get(signal, {}).get(name)
+
+
+def test_only_functions_that_have_no_watchdog_are_taken_from_the_gateway():
+    assert queries.gateway(GatewaySlos({"ours.fn": None}), 20.0, 30.0) == {}
+    slos = GatewaySlos({"plain.fn": Slo(0.25, 0.95), "ours.fn": None})
+    signals = {"rate": {"plain.fn": 5.0, "ours.fn": 7.0, "stranger.fn": 9.0}, "burn_short": {"plain.fn": 0.9}}
+    assert answers.gateway_observations(signals, slos) == {
+        "plain.fn": Observation(rate=5.0, slo_latency=0.25, slo_objective=0.95, burn_short=pytest.approx(2.0))
+    }
+
+
+def test_earlier_counts_seconds_from_the_moment_and_knows_only_ages_with_rates():
+    ranges = {
+        3600.0: (6400.0, {"a.fn": ((6380.0, 4.0), (6400.0, 5.0), (6420.0, 6.0)), "b.fn": ()}),
+        86400.0: (-76400.0, {"a.fn": ((-76400.0, 7.0),)}),
+    }
+    assert answers.earlier(ranges) == {
+        "a.fn": {3600.0: ((-20.0, 4.0), (0.0, 5.0), (20.0, 6.0)), 86400.0: ((0.0, 7.0),)}
+    }
+
+
+def test_recorded_has_ages():
+    ranges = {"rate": {"a.fn": ((90.0, 1.0), (100.0, 2.0))}, "horizon": {"b.fn": ((70.0, 30.0),)}}
+    assert answers.recorded(ranges, 100.0) == {
+        "a.fn": Recorded(rate=((10.0, 1.0), (0.0, 2.0))),
+        "b.fn": Recorded(horizon=((30.0, 30.0),)),
+    }
