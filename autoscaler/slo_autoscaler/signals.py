@@ -67,7 +67,10 @@ def _signal(unit: Unit, meaning: str, **record: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The signals of one function over the source's windows; None is no data, never zero."""
+    """The signals of one function over the source's windows; None is no data, never zero.
+
+    ``law.window`` takes the rates of a slow function over longer.
+    """
 
     rate: float | None = _signal(
         Unit.RATE, "Completions of every outcome: a shed request was demand too.", summed=Summed.ALL

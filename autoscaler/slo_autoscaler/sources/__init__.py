@@ -47,7 +47,8 @@ class Settings:
     scrape_interval: PositiveDuration = 5.0
     """Interval at which Prometheus scrapes the functions. It is measured, and a difference is logged."""
     window: PositiveDuration = 30.0
-    """Query window of latency and attainment, at least four scrapes; arrival rates use exactly four."""
+    """Query window of latency and attainment, at least four scrapes; arrival rates use four or, for a slow
+    function, the time of 100 requests, at most five minutes."""
     timeout: PositiveDuration = 5.0
     """Time limit of all queries of a reconcile together; after it every function holds. No retries."""
     max_age: PositiveDuration = 20.0

@@ -22,6 +22,7 @@ from requests import JSONDecodeError, RequestException, Response
 
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.law.restart import Recorded
+from slo_autoscaler.law.window import Past, widened
 from slo_autoscaler.session import Authorization, Secret, open_session
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Earlier, Settings, answers, queries
@@ -196,6 +197,8 @@ class PrometheusSource:
         self._corrections_query = self._filled({"": queries.CORRECTIONS})
         self._corrections = answers.Corrections()
         """The last ones."""
+        self._past: dict[str, Past] = {}
+        """Of functions whose rates are taken over more than the window of the queries."""
         self._advised: str | None = None
         """The last logged advice on the scrape interval."""
         self._repeated: Collection[str] = frozenset()
@@ -232,7 +235,7 @@ class PrometheusSource:
         if partial is not None:
             # Queries may lack different stores: no count of replicas proves that the rates have them all.
             seen = {name: replace(each, rated_replicas=0.0) for name, each in seen.items()}
-        return seen
+        return self._widened(seen)
 
     def history(self, span: float) -> dict[str, Recorded]:
         """Return the history of the last ``span`` seconds, one value per scrape, within ``timeout``.
@@ -280,6 +283,13 @@ class PrometheusSource:
         asked = self._asked(self._filled(queries.NEW, chosen))
         self._server.answers([*asked.values()], end)
         return {signal: found.get(signal, {}) | query.result() for signal, query in asked.items()}
+
+    def _widened(self, seen: Mapping[str, Observation]) -> dict[str, Observation]:
+        """Return the observations with the rates of slow functions over longer windows."""
+        now, shortest = time.monotonic(), self._config.rate_window
+        both = {name: widened(self._past.get(name, ()), each, shortest, now) for name, each in seen.items()}
+        self._past = {name: past for name, (_, past) in both.items() if past}
+        return {name: each for name, (each, _) in both.items()}
 
     def _advise_jobs(self, end: float) -> None:
         """Log the pages that are scraped more than once, with the jobs, when they change."""

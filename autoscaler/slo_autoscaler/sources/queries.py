@@ -7,7 +7,7 @@ The gateway's are for functions without a watchdog, whose SLO is in the configur
 scrapes, ``$G`` the seconds for which a gauge counts, ``$F`` a matcher of functions.
 
 A window must span at least four scrapes: a rate needs two, and one may be missed. Arrival rates use exactly
-four, because a count is as exact over a short window and a longer one adds delay. Latency quantiles and
+four, because a longer one adds delay; ``law.window`` adds up those of slow functions. Latency quantiles and
 attainment use the longer window, because p99 of few requests is noise.
 
 - Quantiles: bucket rates are summed over replicas *before* the quantile is taken, and the sum keeps ``le``.

@@ -13,6 +13,7 @@ from slo_autoscaler.law.decide import decide, raised
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.law.window import Past, widened
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import SimulationError, baselines
@@ -46,6 +47,7 @@ class DecideScaler:
         self._every, self._due = interval, phase
         self._direct = direct_interval is not None
         self._seen: Observation | None = None
+        self._past: Past = ()
 
     def scale(self, view: View, now: float) -> int | None:
         """Decide as the controller does."""
@@ -55,6 +57,9 @@ class DecideScaler:
         if now >= self._due:
             self._due += self._every
             observed = view.observe()
+            if observed is not None:
+                shortest = 2.0 * self._spec.timing.rate_lag
+                observed, self._past = widened(self._past, observed, shortest, now)
             self._seen = observed or self._seen
             seen = observed or Observation()
             decision, memory = decide(Situation(self._spec, seen, scale, memory, now))

@@ -145,6 +145,15 @@ def test_slo_policy_meets_the_objective_where_the_oracle_does_without_a_reversal
     assert (outcome.reversals, outcome.max_replicas > 3) == (0, True)
 
 
+def test_slow_function_at_a_constant_rate_seldom_changes_its_count():
+    """Two requests are under way at a time; a replica serves one at a time."""
+    slow = Function(Service((8.0,)), slo_latency=25.0, start_up=10.0)
+    outcome = run(steady(0.1, 3600), slow, ours())
+    assert outcome.attainment >= 0.98
+    assert outcome.replica_seconds <= 3.5 * 3600
+    assert outcome.changes <= 30
+
+
 @pytest.mark.parametrize("policy", ["slo", "proportional"])
 def test_overload_is_ended(policy):
     outcome = run(steady(200.0, 400), FUNCTION, ours(policy), ONE)

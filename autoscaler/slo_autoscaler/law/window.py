@@ -1,0 +1,67 @@
+"""Chooses the window of a function's rates, and takes them over it. [P]
+
+The queries have one window for all functions, four scrapes. A slow function completes a few requests in it:
+chance then moves the rate by its own size, and the count of replicas with it. Its rates are the mean of the
+last observations instead.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from math import inf
+from typing import Final
+
+from slo_autoscaler.signals import Observation
+
+ENOUGH_REQUESTS: Final = 100.0
+"""Requests in a window: chance moves a rate of so many by about a tenth of it. With 20 the count of replicas
+still changed once a minute."""
+LONGEST_WINDOW: Final = 300.0
+"""Maximum seconds to wait for so many requests."""
+
+Past = tuple[tuple[float, Observation], ...]
+"""(time, observation) of one function, as queried, oldest first."""
+
+
+def rate_window(shortest: float, slo_latency: float, rate: float) -> float:
+    """Return the seconds over which a function's rates are taken.
+
+    ``shortest`` is four scrapes; ``rate`` is requests per second. No shorter than the SLO, in which a request
+    may still be answered, and than the time of ``ENOUGH_REQUESTS``, at most ``LONGEST_WINDOW``.
+    """
+    enough = ENOUGH_REQUESTS / rate if rate > 0.0 else inf
+    return max(shortest, slo_latency, min(enough, LONGEST_WINDOW))
+
+
+def widened(past: Past, seen: Observation, shortest: float, now: float) -> tuple[Observation, Past]:
+    """Return the observation with rates over the function's window, and the past for the next one.
+
+    ``now`` is seconds on any monotonic clock. The newest observation chooses the window, so a load that rises
+    shortens it at once. Its own rate is then the newest one: two scrapes of a slow function are chance.
+    """
+    window = rate_window(shortest, seen.slo_latency or 0.0, seen.arrival_rate or 0.0)
+    # Each observation covers the shortest window itself.
+    past = tuple(each for each in past if 0.0 < now - each[0] <= window - shortest)
+    if seen.rate is None:
+        return seen, past
+    past = (*past, (now, seen))
+    every = [each for _, each in past]
+    if window <= shortest or not any(each.arrival_rate for each in every):
+        return seen, ()
+    means = {name: _mean(every, name) for name in _RATES if getattr(seen, name) is not None}
+    now_and_burn = {"rate_now": seen.arrival_rate, "gateway_rate_now": None, "burn_short": _burn(every)}
+    return replace(seen, **means | now_and_burn), past
+
+
+_RATES: Final = ("rate", "gateway_rate", "in_flight_growth")
+
+
+def _mean(every: Iterable[Observation], name: str) -> float:
+    known: list[float] = [value for each in every if (value := getattr(each, name)) is not None]
+    return sum(known) / len(known)
+
+
+def _burn(every: Iterable[Observation]) -> float | None:
+    """Return the mean burn rate, weighted by requests; None without any."""
+    known = [(each.rate, each.burn_short) for each in every if each.rate and each.burn_short is not None]
+    total = sum(rate for rate, _ in known)
+    return sum(rate * burn for rate, burn in known) / total if total else None
