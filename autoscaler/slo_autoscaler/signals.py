@@ -294,6 +294,12 @@ DERIVED: Final[Mapping[str, Signal]] = {
         gauge="slo_autoscaler_start_up_seconds",
         restored="max",
     ),
+    "new_node_start_up": Signal(
+        Unit.SECONDS,
+        "The same of replicas that waited for a node, which counts while one does.",
+        gauge="slo_autoscaler_new_node_start_up_seconds",
+        restored="max",
+    ),
     "period": Signal(
         Unit.SECONDS,
         "Period with which the rates repeat, if they do.",

@@ -61,7 +61,11 @@ class Memory:
     pending: tuple[tuple[float, bool], ...] = ()
     """(time since which a replica is awaited, whether that is when it was requested), in order."""
     start_up_time: float | None = None
-    """Learned, in seconds; None until a replica has started."""
+    """Learned, in seconds, of replicas that found a node; None until one has started."""
+    new_node_start_up: float | None = None
+    """Likewise of replicas that waited for a node; None too where the platform does not report them."""
+    without_node: int = 0
+    """Awaited replicas, the last ones, that waited for a node at some read."""
     reported: float = 0.0
     """Start-up time that the replicas report, in seconds: their own part of it."""
     scaled_at: float | None = None
@@ -96,9 +100,13 @@ class Memory:
     def start_up(self, spec: Spec) -> float:
         """Return the start-up time in seconds, at least the configured one and what the replicas report.
 
-        Platforms may call a replica available too early. Before a first scale-up nothing is learned.
+        Platforms may call a replica available too early. Before a first scale-up nothing is learned. While a
+        replica waits for a node, that of such replicas counts.
         """
-        return max(spec.start_up_time, self.reported, self.start_up_time or 0.0)
+        learned = max(
+            self.start_up_time or 0.0, (self.new_node_start_up or 0.0) if self.without_node else 0.0
+        )
+        return max(spec.start_up_time, self.reported, learned)
 
     def held(self, spec: Spec) -> float:
         """Return the seconds for which fewer must have been enough before a scale-down."""
@@ -143,6 +151,8 @@ class Memory:
             self.refusal,
             self.pending,
             self.start_up_time,
+            self.new_node_start_up,
+            self.without_node,
             self.reported,
             self.scaled_at,
             self.scaled_up_at,
@@ -183,16 +193,23 @@ class Memory:
                 asked = None
         else:
             asked = None
-        pending, took = _started(self.pending, self.stuck(spec, now), scale, self.available, now)
-        known = self.asked, self.refusal, self.pending, self.available
-        if (asked, refusal, pending, scale.available) == known and not took:
+        order, started = _started(self.pending, self.stuck(spec, now), scale, self.available, now)
+        pending = tuple(sorted(order[started:])[: scale.pending])
+        without_node = max(self.without_node, scale.unschedulable or 0)
+        # Replicas with a node serve first.
+        warm = min(started, max(0, len(order) - without_node))
+        without_node = min(without_node, len(pending))
+        known = self.asked, self.refusal, self.pending, self.without_node, self.available
+        if (asked, refusal, pending, without_node, scale.available) == known and not started:
             return self, scale
         noticed = replace(
             self,
             asked=asked,
             refusal=refusal,
             pending=pending,
-            start_up_time=smoothed(self.start_up_time, took),
+            start_up_time=smoothed(self.start_up_time, _took(order[:warm], now)),
+            new_node_start_up=smoothed(self.new_node_start_up, _took(order[warm:started], now)),
+            without_node=without_node,
             available=scale.available,
         )
         return noticed, scale
@@ -214,6 +231,7 @@ class Memory:
         return replace(
             Memory.initial(scale, now),
             start_up_time=self.start_up_time,
+            new_node_start_up=self.new_node_start_up,
             history=self.history,
             budget=self.budget,
         )
@@ -229,17 +247,17 @@ def smoothed(known: float | None, took: Iterable[float]) -> float | None:
 
 def _started(
     pending: tuple[tuple[float, bool], ...], stuck: int, scale: Scale, available: int, now: float
-) -> tuple[tuple[tuple[float, bool], ...], set[float]]:
-    """Return the replicas still awaited, and the start-up times in seconds of those that now serve."""
+) -> tuple[tuple[tuple[float, bool], ...], int]:
+    """Return the replicas that were awaited, in the order in which they serve, and how many serve now."""
     gone = len(pending) - scale.pending
-    if not gone:
-        return pending, set()
     if gone < 0:
         # A replica that stopped serving says nothing of a start-up.
         fallen = min(-gone, max(0, available - scale.available))
-        return (*pending, *[(now, False)] * fallen, *[(now, True)] * (-gone - fallen)), set()
+        return (*pending, *[(now, False)] * fallen, *[(now, True)] * (-gone - fallen)), 0
     # The oldest serve first, stuck ones last. A scale-down removes the youngest.
-    order = (*pending[stuck:], *pending[:stuck])
-    started = min(gone, max(0, scale.available - available))
-    took = {max(0.0, now - since) for since, asked in order[:started] if asked}
-    return tuple(sorted(order[started:])[: scale.pending]), took
+    return (*pending[stuck:], *pending[:stuck]), min(gone, max(0, scale.available - available))
+
+
+def _took(started: Iterable[tuple[float, bool]], now: float) -> set[float]:
+    """Return the start-up times in seconds of those that were requested at a known time."""
+    return {max(0.0, now - since) for since, asked in started if asked}

@@ -24,6 +24,8 @@ class Recorded:
     """Arrivals per second."""
     horizon: tuple[Entry, ...] = ()
     """Start-up time in seconds, as the earlier autoscaler exported it."""
+    new_node_start_up: tuple[Entry, ...] = ()
+    """That of replicas that waited for a node, likewise."""
     correction: tuple[Entry, ...] = ()
     """Factor on the exported capacity, likewise."""
     budget: tuple[Entry, ...] = ()
@@ -32,8 +34,10 @@ class Recorded:
 
 def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
     """Return ``memory``, fresh from ``Memory.initial``, with the history."""
-    if (seconds := _newest(past.horizon)) is not None:
-        memory = replace(memory, start_up_time=min(max(0.0, seconds), LONGEST_START_UP))
+    start_up, new_node = _start_up(past.horizon), _start_up(past.new_node_start_up)
+    # If both are alike a replica was waiting for a node: how long others take is unknown.
+    start_up = None if start_up == new_node else start_up
+    memory = replace(memory, start_up_time=start_up, new_node_start_up=new_node)
     horizon = memory.start_up(spec) + spec.timing.interval
     history = memory.history.every(spec.timing.interval).after(_in_order(past.rate, now), horizon)
     budget, calibration = Budget(), Calibration()
@@ -45,6 +49,11 @@ def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
         spent = (1.0 - remaining) * served
         budget = replace(budget, seconds=spec.budget_period, served=served, spent=spent)
     return replace(memory, history=history, calibration=calibration, budget=budget)
+
+
+def _start_up(entries: Iterable[Entry]) -> float | None:
+    seconds = _newest(entries)
+    return None if seconds is None else min(max(0.0, seconds), LONGEST_START_UP)
 
 
 def _newest(entries: Iterable[Entry]) -> float | None:

@@ -100,6 +100,22 @@ def test_start_ups_are_learned_from_replicas_that_were_asked_for_and_serve(reads
     assert starts(*reads) == (learned, stuck)
 
 
+def test_replicas_that_waited_for_a_node_teach_a_time_that_counts_while_one_does():
+    two, six = Scale(2, 2, unschedulable=0), Scale(6, 2, unschedulable=2)
+    reads = [two, six, six, replace(six, available=4), *[replace(six, available=4, unschedulable=0)] * 16]
+    memory = Memory.initial(two, 0.0)
+    for number, scale in enumerate([*reads, replace(six, available=6, unschedulable=0)]):
+        memory, _ = memory.noticed(SPEC, scale, number * STEP)
+    assert (memory.start_up_time, memory.new_node_start_up) == (10.0, 95.0)
+    assert memory.start_up(SPEC) == 10.0
+    waiting, _ = memory.noticed(SPEC, Scale(7, 6, unschedulable=1), 200.0)
+    assert waiting.start_up(SPEC) == 95.0
+    again, _ = waiting.noticed(SPEC, Scale(7, 6, unschedulable=0), 205.0)
+    assert again.start_up(SPEC) == 95.0, "its node is there, its image is not"
+    called_back, _ = again.noticed(SPEC, Scale(6, 6, unschedulable=0), 210.0)
+    assert called_back.start_up(SPEC) == 10.0
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from([0.0, 5.0, 700.0, -50.0]))))
 def test_whatever_is_read_each_replica_is_awaited_once_and_start_ups_are_bounded(reads):
     memory, now = Memory.initial(Scale(1, 1), 0.0), 0.0

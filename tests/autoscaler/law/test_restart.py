@@ -66,6 +66,13 @@ def test_the_order_of_the_past_does_not_matter_and_the_future_is_left_out():
     assert warmed(rate=((-1e6, 7.0), *past)) == warmed(rate=past)
 
 
+def test_a_start_up_time_of_new_nodes_is_not_taken_for_that_of_others():
+    new_node = ((5.0, 180.0),)
+    apart, alike = (warmed(horizon=((5.0, time),), new_node_start_up=new_node) for time in (20.0, 180.0))
+    assert (apart.start_up_time, apart.new_node_start_up) == (20.0, 180.0)
+    assert (alike.start_up_time, alike.new_node_start_up) == (None, 180.0)
+
+
 entries = st.lists(st.tuples(st.floats(-50, 500), st.floats(-5, 1e4)), max_size=30).map(tuple)
 
 

@@ -46,6 +46,7 @@ WATCHDOGS = {
     'slo:error_budget_remaining:ratio{function_name="a.fn"}': "0.4x30",
     'slo_autoscaler_start_up_seconds{function_name="a.fn",instance="one"}': "25x30",
     'slo_autoscaler_start_up_seconds{function_name="a.fn",instance="two"}': "10x30",
+    'slo_autoscaler_new_node_start_up_seconds{function_name="a.fn",instance="one"}': "90x30",
     'slo_autoscaler_correction_ratio{function_name="a.fn",instance="one"}': "0.8x30",
     'slo_autoscaler_correction_ratio{function_name="a.fn",instance="two"}': "1x30",
     'slo_autoscaler_budget_ratio{function_name="a.fn"}': "-0.5x30",
@@ -361,6 +362,7 @@ def a_test(series, texts, expected, at="2m", digits=3):
             {
                 "rate": BY_THE_WATCHDOG["rate"],
                 "horizon": {"a.fn": 25.0},
+                "new_node_start_up": {"a.fn": 90.0},
                 "correction": {"a.fn": 0.8},
                 "budget": {"a.fn": -0.5},
             },
