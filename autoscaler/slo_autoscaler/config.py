@@ -259,12 +259,7 @@ def _rule(fault: Any, raw: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         return f"unknown key; {hint}"
-    if fault["type"].startswith("missing"):
-        return "must be set"
-    if fault["type"] in _KINDS:
-        return f"{_shown(fault['input'])} must be {_KINDS[fault['type']]}"
-    rule = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
-    return rule if fault["loc"] in _WHOLE or fault["type"] == "hidden" else f"{_shown(fault['input'])} {rule}"
+    return fields.rule_of(fault, shows=fault["loc"] not in _WHOLE)
 
 
 def _known(place: tuple[object, ...], raw: Mapping[str, Any]) -> list[str]:
@@ -284,29 +279,10 @@ def _platform_keys(raw: Mapping[str, Any]) -> list[str]:
     return _known(("platform",), raw) if _kind(raw.get("platform")) in PLATFORMS else []
 
 
-def _shown(value: object) -> str:
-    text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _key(part: object) -> str:
     """Return a key as it is written, on one line."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(part))
 
-
-_KINDS: Final = {
-    "dataclass_type": "a mapping of keys",
-    "dict_type": "a mapping of names to values",
-    "tuple_type": "a list, such as [a, b]",
-    "too_short": "a list of at least one",
-    "string_type": "text; quotes make text of a number",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-}
-"""Kind of a fault -> its rule in YAML's words, for rules that pydantic tells in Python's."""
 
 _WHOLE: Final = (("functions",), ("defaults",), ("leader",))
 """Sections whose rules concern several keys: their messages name the wrong key themselves."""

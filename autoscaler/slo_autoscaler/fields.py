@@ -7,6 +7,7 @@ with type, default and docstring. ``config`` composes the sections. Next step: `
 import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from datetime import datetime
 from typing import (
     Annotated,
     Any,
@@ -68,17 +69,15 @@ def parse_yaml(
     A key must be text, and occur once in its mapping: of two, YAML itself would keep the last. Raises
     ``ValueError``, one line with the place in ``file``.
     """
-    reader = loader(text)
-    reader.name = file
     try:
+        reader = loader(text)
+        reader.name = file
         node = reader.get_single_node()
         faults = list(_wrong_keys(node))
         return (None if node is None or faults else reader.construct_document(node)), faults
     # ValueError: a timestamp that is no date.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
-    finally:
-        reader.dispose()
 
 
 def _wrong_keys(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, str]]:
@@ -103,6 +102,18 @@ def _written(key: yaml.Node) -> str:
     if isinstance(key, yaml.ScalarNode):
         return str(key.value) or "''"
     return "[...]" if isinstance(key, yaml.SequenceNode) else "{...}"
+
+
+def parse_time(value: object) -> datetime:
+    """Return a time from ISO 8601 text with an offset. Raises ``ValueError`` with the rule."""
+    try:
+        # YAML has read a time without quotes already.
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        found = datetime.min
+    if found.tzinfo is None:
+        raise ValueError("must be a time with its offset, such as 2026-12-01T09:00:00Z or ...+01:00")
+    return found
 
 
 def hidden(rule: str) -> PydanticCustomError:
@@ -188,6 +199,7 @@ Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(_number)]
 """A port; 0 chooses any free port."""
 Concurrency = Annotated[int, Field(ge=1, le=64), BeforeValidator(_number)]
 """Number of parallel requests."""
+Time = Annotated[datetime, BeforeValidator(parse_time)]
 Namespaces = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -196,6 +208,38 @@ def settings(section: type[_Section]) -> type[_Section]:
     """Make a class a section of the configuration: frozen, validated, without unknown keys."""
     config = ConfigDict(extra="forbid", validate_default=True)
     return cast("type[_Section]", dataclass(frozen=True, slots=True, config=config)(section))
+
+
+_KINDS: Final = {
+    "dataclass_type": "a mapping of keys",
+    "dict_type": "a mapping of names to values",
+    "tuple_type": "a list, such as [a, b]",
+    "too_short": "a list of at least one",
+    "string_type": "text; quotes make text of a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+}
+"""Kind of a fault -> its rule in YAML's words, for rules that pydantic tells in Python's."""
+
+
+def rule_of(fault: Any, *, shows: bool = True) -> str:
+    """Return the value of one of pydantic's faults and the rule that it violates, or only the rule."""
+    if fault["type"] == "unexpected_keyword_argument":
+        return "unknown key"
+    if fault["type"].startswith("missing"):
+        return "must be set"
+    if fault["type"] in _KINDS:
+        return f"{_shown(fault['input'])} must be {_KINDS[fault['type']]}"
+    rule = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{_shown(fault['input'])} {rule}" if shows and fault["type"] != "hidden" else rule
+
+
+def _shown(value: object) -> str:
+    text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def keys(section: type) -> dict[str, Any]:

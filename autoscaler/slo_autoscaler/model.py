@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final, Self
 
 from slo_autoscaler.fields import Mode
+from slo_autoscaler.windows import Hold, Schedule
 
 Numbers = Mapping[str, float | None]
 
@@ -166,6 +167,13 @@ class Scale:
     zero_after: float | None = None
     """Seconds without a request after which the function's labels allow 0 replicas, infinity for never; None
     without such labels: ``scale_to_zero_after`` applies."""
+    schedule: Schedule | None = None
+    """The function's own schedule; None: the configuration's."""
+    hold: Hold | None = None
+    """The function's own hold, which may be over."""
+    scaler: str | None = field(default=None, compare=False)
+    """Client that set the count by itself, by its name at the API; empty: a deployment or the platform did;
+    None: the platform does not tell."""
     revision: str = ""
     """The revision with these counts, where a function has several in succession (on Knative)."""
     unschedulable: int | None = None

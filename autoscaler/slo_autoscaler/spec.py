@@ -24,6 +24,7 @@ from slo_autoscaler.fields import (
     Share,
     settings,
 )
+from slo_autoscaler.windows import Schedule
 
 OBJECTIVE: Final = 0.99
 """Default objective of functions without a watchdog, the same as the watchdog's."""
@@ -118,6 +119,11 @@ class Spec:
     scale-ups show count instead."""
     scale_to_zero_after: PositiveDuration | None = None
     """Time without a request after which the last replica is removed; None: never."""
+    schedule: Schedule = ()
+    """Bounds at known times, for functions without an annotation that has them."""
+    manual_hold: Duration = 0.0
+    """Time for which a count stays that another client has set, such as ``kubectl scale``; 0: the next
+    reconcile decides again."""
     scale_up: ScaleUp = Field(default_factory=ScaleUp)
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
     timing: InstanceOf[Timing] = Timing()

@@ -104,6 +104,12 @@ WRONG = {
         "defaults: {utilization_target: 1.2}": "defaults.utilization_target: ",
         "defaults: {scale_up: {max_factor: 0.5}}": "defaults.scale_up.max_factor: ",
         "defaults: {timing: {max_age: 3}}": "defaults.timing: ",
+        "defaults: {schedule: [{cron: 0 8 * *, duration: 1h, min_replicas: 2}]}": "defaults.schedule.0.c",
+        "functions: {a.fn: {schedule: [{duration: 1h, max_replicas: 2}]}}": "functions.a.fn.schedule.0.cron: ",
+        "functions: {a.fn: {schedule: 3}}": "functions.a.fn.schedule: 3 must be a list",
+        "defaults: {schedule: [{cron: 0 8 * * *, duration: 1h, max_replicas: 2, timezon: UTC}]}": (
+            "defaults.schedule.0.timezon: .*timezone"
+        ),
         "defaults: {tolerence: 0.1}": "defaults.tolerence: .*tolerance",
         "functions: {a.fn: {policy: proportional, signals: gateway}}": "functions.a.fn.slo_latency: ",
         "functions: {a.fn: {slo_latency: 250ms}}": "functions.a.fn.slo_latency: ",
@@ -157,6 +163,7 @@ WRONG = {
     "": {
         "[1]": "must be a mapping",
         "a: [": "not YAML",
+        "a: \x08": "not YAML",
         "a: &a {b: *a}": "not YAML",
     },
 }

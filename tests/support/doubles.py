@@ -133,6 +133,7 @@ class Function:
 
     replicas: int = 1
     labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
     namespace: str = "openfaas-fn"
     available: int | None = None
     """As many as desired when None."""
@@ -196,6 +197,7 @@ class Gateway:
             "namespace": function.namespace,
             "image": "x",
             "labels": function.labels,
+            "annotations": function.annotations,
             **{key: value for key, value in counts.items() if value},
         }
 

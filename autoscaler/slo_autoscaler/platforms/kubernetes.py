@@ -5,8 +5,9 @@ Deployment undoes every write: in mode active such a Deployment is an error that
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -28,11 +29,14 @@ from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE, place
 from slo_autoscaler.spec import Modes
+from slo_autoscaler.windows import Hold, Schedule, hold_of, schedule_of
 
 MODE: Final = "tailbound.dev/mode"
 """Label of the Deployments to watch. Its value is the mode; empty: the configuration's mode."""
 MIN_REPLICAS: Final = "tailbound.dev/min-replicas"
 MAX_REPLICAS: Final = "tailbound.dev/max-replicas"
+SCHEDULE: Final = "tailbound.dev/schedule"
+HOLD: Final = "tailbound.dev/hold"
 
 DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
 AUTOSCALERS: Final = Resource("autoscaling/v2", "horizontalpodautoscalers")
@@ -92,6 +96,10 @@ class Deployment:
     """Value of the label."""
     min: int | None = None
     max: int | None = None
+    schedule: Schedule | None = None
+    hold: Hold | None = None
+    scaler: str = ""
+    """Client that wrote the count to the scale subresource last; empty: another request has set it."""
     fault: str | None = None
     """The rules that its annotations violate."""
 
@@ -103,12 +111,14 @@ class Deployment:
         if mode is None:
             return None
         annotations = metadata.get("annotations") or {}
-        bounds, faults = {}, []
-        for key in (MIN_REPLICAS, MAX_REPLICAS):
-            text = annotations.get(key)
-            bounds[key] = whole(text)
-            if text is not None and not bounds[key]:
-                faults.append(f"annotation {key}: {text[:20]!r} must be a whole number of at least 1")
+        found: dict[str, Any] = {}
+        faults = []
+        for key, read in _READ.items():
+            if key in annotations:
+                try:
+                    found[key] = read(annotations[key])
+                except ValueError as error:
+                    faults.append(f"annotation {key}: {error}")
         replicas = document.get("spec", {}).get("replicas")
         return cls(
             namespace=metadata["namespace"],
@@ -118,8 +128,11 @@ class Deployment:
             desired=1 if replicas is None else replicas,
             ready=(document.get("status") or {}).get("readyReplicas") or 0,
             mode=mode,
-            min=bounds.get(MIN_REPLICAS),
-            max=bounds.get(MAX_REPLICAS),
+            min=found.get(MIN_REPLICAS),
+            max=found.get(MAX_REPLICAS),
+            schedule=found.get(SCHEDULE),
+            hold=found.get(HOLD),
+            scaler=_scaler(metadata),
             fault="; ".join(faults) or None,
         )
 
@@ -255,6 +268,9 @@ class Kubernetes:
             max=deployment.max,
             cap=self._config.cap,
             mode=mode,
+            schedule=deployment.schedule,
+            hold=deployment.hold,
+            scaler=deployment.scaler,
             unschedulable=unschedulable,
             shortage=shortage,
             version=deployment.version,
@@ -266,6 +282,31 @@ class Kubernetes:
         Without the right to list them return {}; the watch has logged the error.
         """
         return dict(self._autoscalers.items(skip_failed=True).values())
+
+
+def _bound(text: str) -> int:
+    bound = whole(text)
+    if not bound:
+        raise ValueError(f"{text[:20]!r} must be a whole number of at least 1")
+    return bound
+
+
+_READ: Final[dict[str, Callable[[str], object]]] = {
+    MIN_REPLICAS: _bound,
+    MAX_REPLICAS: _bound,
+    SCHEDULE: schedule_of,
+    HOLD: hold_of,
+}
+"""Annotation -> how its text is read; ``ValueError`` with the rule."""
+
+
+def _scaler(metadata: Document) -> str:
+    """Return the client that owns the count by a write to the scale subresource; empty: there is none."""
+    for entry in metadata.get("managedFields") or ():
+        fields = (entry.get("fieldsV1") or {}).get("f:spec") or {}
+        if entry.get("subresource") == "scale" and "f:replicas" in fields:
+            return str(entry.get("manager"))
+    return ""
 
 
 def _target(document: Document) -> tuple[Key, str] | None:

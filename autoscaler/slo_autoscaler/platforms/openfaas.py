@@ -11,8 +11,8 @@ Owns requests, basic auth, names and labels. Makes no decisions. Pitfalls of the
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, Literal, TypeVar
 from urllib.parse import quote
 
 import requests
@@ -36,6 +36,9 @@ from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE
 from slo_autoscaler.session import Authorization, Secret, open_session
 from slo_autoscaler.spec import Modes
+from slo_autoscaler.windows import hold_of, schedule_of
+
+T = TypeVar("T")
 
 MIN_LABEL: Final = "com.openfaas.scale.min"
 MAX_LABEL: Final = "com.openfaas.scale.max"
@@ -46,6 +49,12 @@ ZERO_DURATION: Final = 900.0
 """Pro's idle time in seconds if the duration is missing or invalid."""
 MODE_LABEL: Final = "com.tailbound.mode"
 """Label of the mode, in our own domain: faas-netes refuses unknown labels under com.openfaas.scale."""
+
+SCHEDULE: Final = "com.tailbound.schedule"
+HOLD: Final = "com.tailbound.hold"
+"""Annotations of the schedule and of the hold; a label could not have their text."""
+UID_LABEL: Final = "uid"
+"""Label that faas-netes changes with each deployment."""
 
 
 @settings
@@ -171,6 +180,8 @@ class OpenFaas:
     def _scale(self, function_name: str, status: Mapping[str, Any]) -> Scale:
         labels = status.get("labels")
         labels = labels if isinstance(labels, dict) else {}
+        annotations = status.get("annotations")
+        annotations = annotations if isinstance(annotations, dict) else {}
         desired = _count(function_name, status, "replicas")
         if self._written.get(function_name) == desired:
             self._written.pop(function_name, None)
@@ -183,6 +194,9 @@ class OpenFaas:
                 cap=self._config.cap,
                 mode=self._modes.of(function_name, MODE_LABEL, labels.get(MODE_LABEL)),
                 zero_after=_zero_after(labels),
+                schedule=_annotated(function_name, annotations, SCHEDULE, schedule_of),
+                hold=_annotated(function_name, annotations, HOLD, hold_of),
+                revision=str(labels.get(UID_LABEL) or ""),
             )
         except PlatformError as error:
             raise UnreadableError(str(error), desired) from error
@@ -238,6 +252,19 @@ def _bound(function_name: str, labels: Mapping[str, Any], label: str) -> int | N
     if text and bound is None:
         raise PlatformError(f"{function_name}: label {label}: {text[:20]!r} must be a whole number, or empty")
     return bound
+
+
+def _annotated(
+    function_name: str, annotations: Mapping[str, Any], key: str, read: Callable[[str], T]
+) -> T | None:
+    """Return the value of an annotation, None without one."""
+    text = annotations.get(key)
+    if not text:
+        return None
+    try:
+        return read(str(text))
+    except ValueError as error:
+        raise PlatformError(f"{function_name}: annotation {key}: {error}") from None
 
 
 def _zero_after(labels: Mapping[str, Any]) -> float | None:

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slo_autoscaler.errors import UnreadableError
 from slo_autoscaler.platforms.knative.allocation import (
+    HOLD,
     KPA,
+    SCHEDULE,
     UNROUTED,
     Defaults,
     Revision,
@@ -20,8 +23,11 @@ from slo_autoscaler.platforms.knative.allocation import (
     newest,
     plan,
     replicas_for_share,
+    scale_of,
     shares,
 )
+from slo_autoscaler.spec import Modes
+from slo_autoscaler.windows import hold_of, schedule_of
 
 SERVING = "serving.knative.dev/"
 
@@ -124,6 +130,23 @@ def test_share_of_a_revision_is_what_routes_say(routes, found):
     ]
     expected = {("default", name): share for name, share in found.items()}
     assert shares(routes, newest(revisions)) == expected
+
+
+def test_annotations_of_a_route_are_those_of_its_revisions():
+    schedule, hold = "[{cron: 0 8 * * *, duration: 2h, min_replicas: 4}]", "{until: 2026-12-01T09:00:00Z}"
+    route = a_route(status=[named("a", 100)])
+    route["metadata"]["annotations"] = {SCHEDULE: schedule, HOLD: hold}
+    share = shares([route], {})["default", "a"]
+    scale = scale_of(a_revision(share=share), None, Modes())
+    assert (scale.schedule, scale.hold) == (schedule_of(schedule), hold_of(hold))
+
+
+@pytest.mark.parametrize(("key", "text"), [("schedule", "[1]"), ("hold", "until: later")])
+def test_scale_wrong_annotation_is_unreadable_with_its_count(key, text):
+    main = a_revision(share=Share(1.0, 1.0, **{key: text}), replicas=3)
+    with pytest.raises(UnreadableError, match=rf"tabular.default: annotation tailbound.dev/{key}") as caught:
+        scale_of(main, None, Modes())
+    assert caught.value.replicas == 3
 
 
 # How a count is divided

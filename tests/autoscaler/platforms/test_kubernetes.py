@@ -9,9 +9,10 @@ from slo_autoscaler.kube.client import Resource
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE
-from slo_autoscaler.platforms.kubernetes import AUTOSCALERS, DEPLOYMENTS, MODE, Kubernetes
+from slo_autoscaler.platforms.kubernetes import AUTOSCALERS, DEPLOYMENTS, MODE, Deployment, Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 from slo_autoscaler.spec import Modes
+from slo_autoscaler.windows import hold_of, schedule_of
 from support import doubles
 from support.cluster import delete, on_double
 from support.doubles import decide, has_listed
@@ -19,6 +20,8 @@ from support.kube_server import a_deployment, a_pod
 from support.waits import until
 
 EVENTS = Resource("v1", "events")
+SCHEDULE = '[{"cron": "0 8 * * *", "duration": "2h", "min_replicas": 4}]'
+REPLICAS = {"f:spec": {"f:replicas": {}}}
 
 
 class Shop:
@@ -115,6 +118,11 @@ def test_a_label_without_a_mode_leaves_it_to_the_configuration(connect, shop):
             ({"mode": "", "max_replicas": text}, f"annotation tailbound.dev/max-replicas: {text[:20]!r} must")
             for text in ("many", "-1", "0", "9" * 5000)
         ),
+        (
+            {"mode": "", "schedule": "[{cron: never}]"},
+            "annotation tailbound.dev/schedule: 0.cron: 'never' must be",
+        ),
+        ({"mode": "", "hold": "until: later"}, "annotation tailbound.dev/hold: until: 'later' must be"),
     ],
 )
 def test_a_label_or_bound_that_is_none_is_an_error_of_this_deployment_alone(platform, shop, odd, words):
@@ -123,6 +131,29 @@ def test_a_label_or_bound_that_is_none_is_an_error_of_this_deployment_alone(plat
     scales = platform.scales()
     assert f"{name}: {words}" in str(scales[name])
     assert scales[shop.web] == shop.scale
+
+
+def test_scale_has_schedule_and_hold_of_the_annotations(platform, shop):
+    hold = "{until: 2026-12-01T09:00:00Z}"
+    name = shop.deploy("peak", mode="", schedule=SCHEDULE, hold=hold)
+    until(lambda: name in platform.scales(), "it is found")
+    scale = platform.scales()[name]
+    assert (scale.schedule, scale.hold) == (schedule_of(SCHEDULE), hold_of(hold))
+
+
+@pytest.mark.parametrize(
+    ("entries", "scaler"),
+    [
+        ([{"manager": "kubectl", "subresource": "scale", "fieldsV1": REPLICAS}], "kubectl"),
+        ([{"manager": "kubectl-client-side-apply", "fieldsV1": REPLICAS}], ""),
+        ([{"manager": "controller", "subresource": "status", "fieldsV1": {"f:status": {}}}], ""),
+        (None, ""),
+    ],
+)
+def test_scaler_is_the_client_that_owns_the_count_by_the_scale_subresource(entries, scaler):
+    document = a_deployment(mode="")
+    document["metadata"]["managedFields"] = entries
+    assert Deployment.of(document).scaler == scaler
 
 
 def test_another_autoscaler_on_the_same_deployment_is_an_error_where_we_would_act(platform, shop):

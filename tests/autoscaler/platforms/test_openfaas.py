@@ -10,15 +10,18 @@ from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChanged
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.openfaas import (
+    HOLD,
     MAX_LABEL,
     MIN_LABEL,
     MODE_LABEL,
+    SCHEDULE,
     ZERO_DURATION_LABEL,
     ZERO_LABEL,
     BasicAuth,
     OpenFaas,
     Settings,
 )
+from slo_autoscaler.windows import hold_of, schedule_of
 from support import doubles
 from support.doubles import Function, a_gateway, decide
 from support.ports import free_port
@@ -71,6 +74,20 @@ def test_scales_are_those_of_the_configured_namespaces(connect, gateway):
 def test_labels_of_a_function_are_honored(platform, gateway, labels, field, value):
     gateway.functions["vision"].labels = labels
     assert getattr(platform.scale("vision.openfaas-fn"), field) == value
+
+
+def test_scale_has_schedule_and_hold_of_the_annotations(platform, gateway):
+    texts = "[{cron: 0 8 * * *, duration: 2h, min_replicas: 4}]", "{until: 2026-12-01T09:00:00Z}"
+    gateway.functions["vision"].annotations = dict(zip((SCHEDULE, HOLD), texts, strict=True))
+    scale = platform.scale("vision.openfaas-fn")
+    assert (scale.schedule, scale.hold) == (schedule_of(texts[0]), hold_of(texts[1]))
+
+
+@pytest.mark.parametrize("key", [SCHEDULE, HOLD])
+def test_scale_wrong_annotation_is_an_error_that_names_it(platform, gateway, key):
+    gateway.functions["vision"].annotations = {key: "1"}
+    with pytest.raises(PlatformError, match=rf"vision.openfaas-fn: annotation {key}: 1 must be"):
+        platform.scale("vision.openfaas-fn")
 
 
 def test_a_mode_that_is_none_is_an_error_of_this_function_alone(connect, gateway):

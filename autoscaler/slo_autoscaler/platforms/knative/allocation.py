@@ -18,14 +18,17 @@ belong to the service. So decisions use the signals of all revisions together, a
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from slo_autoscaler.errors import PlatformError, UnreadableError
 from slo_autoscaler.fields import parse_duration, whole
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Modes
+from slo_autoscaler.windows import hold_of, schedule_of
+
+T = TypeVar("T")
 
 Json = Mapping[str, Any]
 
@@ -34,6 +37,9 @@ SERVING: Final = "serving.knative.dev/"
 
 MODE: Final = "tailbound.dev/mode"
 """Label of the Service: a label on its template would create a new revision."""
+SCHEDULE: Final = "tailbound.dev/schedule"
+HOLD: Final = "tailbound.dev/hold"
+"""Annotations of the Service, likewise."""
 
 KPA: Final = "kpa.autoscaling.knative.dev"
 
@@ -64,6 +70,9 @@ class Share:
     """Desired share, in the route's spec."""
     mode: str | None = None
     """The label of a route that names it, which Knative copies from the Service; None where it has none."""
+    schedule: str | None = None
+    """The text of that route's annotation; ``hold`` likewise."""
+    hold: str | None = None
 
     @property
     def most(self) -> float:
@@ -244,16 +253,18 @@ def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share
     """
     routed: dict[Key, float] = {}
     declared: dict[Key, float] = {}
-    modes: dict[Key, str] = {}
+    told: dict[Key, tuple[str | None, str | None, str | None]] = {}
     for route in routes:
         namespace, _ = key_of(route)
         mode = (route.get("metadata", {}).get("labels") or {}).get(MODE)
+        own = mode, annotation(route, SCHEDULE), annotation(route, HOLD)
         for part, found in (("status", routed), ("spec", declared)):
             for name, percent in _traffic(route.get(part), namespace, latest).items():
                 found[namespace, name] = max(found.get((namespace, name), 0.0), percent)
-                if mode is not None:
-                    modes[namespace, name] = mode
-    return {key: Share(routed.get(key), declared.get(key), modes.get(key)) for key in routed | declared}
+                if any(text is not None for text in own):
+                    told[namespace, name] = own
+    none = None, None, None
+    return {key: Share(routed.get(key), declared.get(key), *told.get(key, none)) for key in routed | declared}
 
 
 def named_by(route: Json) -> set[Key]:
@@ -331,10 +342,12 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
 def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
     """Return the main revision's counts and bounds, from which a decision starts.
 
-    Raises ``UnreadableError`` if the label says no mode.
+    Raises ``UnreadableError`` if the label says no mode, or an annotation cannot be read.
     """
     try:
         mode = modes.of(main.function_name, MODE, main.share.mode)
+        schedule = _read(main, SCHEDULE, main.share.schedule, schedule_of)
+        hold = _read(main, HOLD, main.share.hold, hold_of)
     except PlatformError as error:
         raise UnreadableError(str(error), main.replicas) from error
     return Scale(
@@ -344,9 +357,19 @@ def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
         max=main.most,
         cap=cap,
         mode=mode,
+        schedule=schedule,
+        hold=hold,
+        scaler="",  # what another client writes to a Deployment is set right
         revision=main.name,
         version=main.version,
     )
+
+
+def _read(of: Revision, name: str, text: str | None, read: Callable[[str], T]) -> T | None:
+    try:
+        return None if text is None else read(text)
+    except ValueError as error:
+        raise PlatformError(f"{of.function_name}: annotation {name}: {error}") from None
 
 
 def is_scaled(function_name: str, share: Share, modes: Modes) -> bool:

@@ -214,10 +214,10 @@ def strip_revision(item: Document) -> Json:
 
 
 def strip_route(item: Document) -> Json:
-    """Keep only name, labels and traffic of a Route."""
+    """Keep only name, labels, annotations and traffic of a Route."""
     metadata = item.get("metadata", {})
     return {
-        "metadata": {key: metadata.get(key) for key in ("name", "namespace", "labels")},
+        "metadata": {key: metadata.get(key) for key in ("name", "namespace", "labels", "annotations")},
         "spec": {"traffic": (item.get("spec") or {}).get("traffic")},
         "status": {"traffic": (item.get("status") or {}).get("traffic")},
     }

@@ -1,0 +1,138 @@
+"""Defines the times for which an operator bounds a function's count: a schedule's entries, and a hold. [P]
+
+Both stand in the configuration or in an annotation, as YAML or JSON. ``law.schedule`` has the rules.
+"""
+
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import Annotated, Any, Final
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from slo_autoscaler import fields
+from slo_autoscaler.fields import Count, Time, parse_duration, settings
+
+SHORTEST: Final = 60.0
+"""Seconds: the least duration of an entry, as cron counts in minutes."""
+
+CRON_FIELDS: Final = 5
+
+REMEMBERED: Final = 10_000
+"""Annotations whose values are kept: some platforms return their texts at every reconcile."""
+
+
+def _cron(text: str) -> str:
+    rule = 'must be a cron expression of minute, hour, day, month and weekday, such as "0 8 * * 1-5"'
+    if len(text.split()) != CRON_FIELDS:
+        raise ValueError(rule)
+    try:
+        next(CronSim(text, datetime(2000, 1, 1, tzinfo=UTC)))
+    except CronSimError as error:
+        raise ValueError(f"{rule}: {str(error).lower()}") from None
+    except StopIteration:
+        raise ValueError(f"{rule}: there is no such day") from None
+    return text
+
+
+def _timezone(name: str) -> str:
+    try:
+        zone(name)
+    except (LookupError, OSError, ValueError):
+        raise ValueError("must be a time zone of the IANA database, such as Europe/Berlin") from None
+    return name
+
+
+@cache
+def zone(name: str) -> ZoneInfo:
+    """Return a time zone, by its rules of the tz database."""
+    return ZoneInfo(name)
+
+
+@settings
+class ScheduleEntry:
+    """A repeated time with other bounds, which take the place of the function's own for ``duration``."""
+
+    cron: Annotated[str, AfterValidator(_cron)]
+    """When it begins: minute, hour, day of the month, month, weekday."""
+    duration: Annotated[float, BeforeValidator(parse_duration), Field(ge=SHORTEST)]
+    """How long it lasts, at least a minute."""
+    min_replicas: Count | None = None
+    """Lower bound meanwhile; it also ends a scale to zero. None: the function's own."""
+    max_replicas: Count | None = None
+    """Upper bound meanwhile. None: the function's own, or ``min_replicas`` if that is more."""
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    """Time zone of ``cron``, from the IANA database."""
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _bounds(cls, most: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("min_replicas")
+        if most is None and least is None and "min_replicas" in info.data:
+            raise ValueError("must be set, unless min_replicas is")
+        if most is not None and least is not None and most < least:
+            raise ValueError(f"must be at least min_replicas, {least}")
+        return most
+
+
+@settings
+class Hold:
+    """A pause of one function: its count stays, or is ``replicas``, until a time."""
+
+    until: Time
+    """Its end."""
+    replicas: Count | None = None
+    """The count meanwhile. None: the count at which it is found."""
+    reason: str = ""
+    """Why, for those who read the decisions."""
+
+    @property
+    def text(self) -> str:
+        """Its end and its reason, for a sentence."""
+        end = f"until {self.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        return f"{end}: {self.reason}" if self.reason else end
+
+
+Schedule = tuple[ScheduleEntry, ...]
+
+_SCHEDULE: Final = TypeAdapter(Schedule)
+_HOLD: Final = TypeAdapter(Hold)
+
+
+@lru_cache(REMEMBERED)
+def schedule_of(text: str) -> Schedule:
+    """Return the schedule in an annotation. Raises ``ValueError`` with entries, keys, values and rules."""
+    found: Schedule = _parsed(_SCHEDULE, text)
+    return found
+
+
+@lru_cache(REMEMBERED)
+def hold_of(text: str) -> Hold:
+    """Return the hold in an annotation. Raises ``ValueError`` with keys, values and rules."""
+    found: Hold = _parsed(_HOLD, text)
+    return found
+
+
+def _parsed(adapter: TypeAdapter[Any], text: str) -> Any:
+    raw, wrong = fields.parse_yaml(text, "annotation")
+    if wrong:
+        raise ValueError("; ".join(f"{key}: {rule}" for key, rule in wrong))
+    try:
+        return adapter.validate_python(raw)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        raise ValueError("; ".join(_line(fault) for fault in faults)) from None
+
+
+def _line(fault: Any) -> str:
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place}: {fields.rule_of(fault)}" if place else fields.rule_of(fault)
