@@ -183,7 +183,10 @@ def _rows(kind: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
             field: FieldInfo = kind.__pydantic_fields__[name]
             if not field.is_required() and field.default is None:
                 rows.append((prefix + name, "none", "a section", about))
-            rows += _rows(below[0], f"{prefix}{name}.")
+            several = "[]" if get_origin(hint) is tuple else ""
+            if several:
+                rows.append((prefix + name, "none", "a list", _one_line(docs.get(name, ""))))
+            rows += _rows(below[0], f"{prefix}{name}{several}.")
     return rows
 
 

@@ -1,11 +1,13 @@
-"""Detects another autoscaler on the same function. [P]
+"""Detects counts that another client sets: an operator, or another autoscaler on the same function. [P]
 
 Two autoscalers undo each other's changes. One unrequested change is an operator or a deployment; several
 within minutes are another autoscaler. The controller acts on the result.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+from slo_autoscaler.model import Scale
 
 FEW: Final = 3
 """Number of unrequested changes that only another autoscaler makes,"""
@@ -24,24 +26,35 @@ class ScalerConflict:
     """Times of the last few unrequested changes."""
     revision: str = ""
     """The revision of the expected counts: another revision's count is a hand-over, not a change."""
+    by_hand: str = ""
+    """The last unrequested change, until a deployment's; empty: none."""
 
-    def read(self, desired: int, now: float, revision: str = "") -> "ScalerConflict":
+    def read(self, scale: Scale, now: float) -> "ScalerConflict":
         """Return the state after the platform has reported the desired count."""
-        foreign = self.foreign
-        if self.lowest == self.highest == desired and revision == self.revision:
+        desired, same = scale.desired, scale.revision == self.revision
+        if self.lowest == self.highest == desired and same:
             return self
-        if self.lowest is not None and self.highest is not None and revision == self.revision:
+        foreign, by_hand = self.foreign, self.by_hand if same else ""
+        if self.lowest is not None and self.highest is not None and same:
             # The platform wakes a function from zero itself.
             woken = self.lowest == self.highest == 0
             if not self.lowest <= desired <= self.highest and not woken:
                 foreign = (*foreign, now)[-FEW:]
-        return ScalerConflict(desired, desired, foreign, revision)
+                client = f" by {scale.scaler}" if scale.scaler else ""
+                deployed = scale.scaler == ""
+                by_hand = "" if deployed or not desired else f"from {self.highest} to {desired}{client}"
+        return ScalerConflict(desired, desired, foreign, scale.revision, by_hand)
 
     def requested(self, replicas: int) -> "ScalerConflict":
         """Return the state after a request for a count, of which the platform may grant a part."""
         lowest = replicas if self.lowest is None else min(self.lowest, replicas)
         highest = replicas if self.highest is None else max(self.highest, replicas)
-        return ScalerConflict(lowest, highest, self.foreign, self.revision)
+        return replace(self, lowest=lowest, highest=highest)
+
+    def set_by_hand(self, now: float, seconds: float) -> str:
+        """Return the last unrequested change, if it is at most ``seconds`` old and no other autoscaler's."""
+        lately = bool(self.foreign) and now - self.foreign[-1] <= seconds
+        return self.by_hand if lately and not self.detected(now) else ""
 
     def detected(self, now: float) -> bool:
         """Return whether another autoscaler scales the function."""

@@ -98,6 +98,8 @@ class _Target:
     """The virtual replicas, in shadow mode."""
     conflict: ScalerConflict = field(default_factory=ScalerConflict)
     """Changes of its replicas that this autoscaler did not request."""
+    by_hand: str = ""
+    """The last of them, while ``manual_hold`` respects it."""
     failures: int = 0
     problem: str = ""
     """Why it cannot be read or scaled; empty: it can."""
@@ -318,7 +320,8 @@ class Controller:
         if now - observed_at > KNOWN_FOR or rate <= (seen.capacity or inf) * scale.desired:
             return None
         spec, seen = _with_labels(target.spec, scale), replace(seen, direct_rate=rate)
-        found = raised(Situation(spec, seen, scale, memory, now), self._free(target.spec.group))
+        at = Situation(spec, seen, scale, memory, now, self._clocks.wall(), target.by_hand)
+        found = raised(at, self._free(target.spec.group))
         if found is None or found[0].replicas is None:
             return None
         decision, after = found
@@ -373,11 +376,15 @@ class Controller:
     def _detect_conflict(self, name: str, target: _Target) -> None:
         """Notice changes of a function's replicas that were not requested, in mode active."""
         if target.scale is None or not self._acts(target.scale.mode):
-            target.conflict = ScalerConflict()
+            target.conflict, target.by_hand = ScalerConflict(), ""
             self._conflicts.discard(name)
             return
         now = self._clocks.monotonic()
-        target.conflict = target.conflict.read(target.scale.desired, now, target.scale.revision)
+        target.conflict = target.conflict.read(target.scale, now)
+        target.by_hand = target.conflict.set_by_hand(now, target.spec.manual_hold)
+        if target.conflict.set_by_hand(now, 0.0):
+            text = f"{Reason.SET_BY_HAND.clauses[0]} {target.by_hand}"
+            self._platform.announce(name, Reason.SET_BY_HAND.value, text)
         if not target.conflict.detected(now):
             self._conflicts.discard(name)
             return
@@ -478,7 +485,8 @@ class Controller:
         if earlier is not None:
             history = target.memory.history.with_past(earlier)
             target.memory = replace(target.memory, history=history)
-        wish = recommended(Situation(spec, seen or Observation(), scale, target.memory, now))
+        wall, by_hand = self._clocks.wall(), target.by_hand
+        wish = recommended(Situation(spec, seen or Observation(), scale, target.memory, now, wall, by_hand))
         target.memory = wish.at.memory
         if seen is not None and wish.bounds is not None:
             target.observed = now, seen
@@ -521,6 +529,7 @@ class Controller:
             mode=scale.mode if leads else "standby",
             inputs=decision.inputs,
             incumbent=real.desired if target.shadow is not None else None,
+            detail=decision.detail,
             shortage=real.shortage,
         )
         shadow = None if target.shadow is None else (target.shadow.desired, target.shadow.score)

@@ -48,6 +48,8 @@ class Entry:
     inputs: Numbers
     incumbent: int | None = None
     """In shadow mode the real count; ``before`` and ``after`` are the shadow's."""
+    detail: str = ""
+    """What the reason's clauses cannot say in numbers: the end of a hold, the name of a metric."""
     shortage: str = ""
     """Why no node has room for replicas, and the resources that the cluster would need."""
     repeats: int = 0
@@ -62,7 +64,7 @@ class Entry:
     def document(self) -> dict[str, Any]:
         """The decision as one JSON object, as in the decision log."""
         shadow = {} if self.incumbent is None else {"incumbent": self.incumbent}
-        shortage = {"shortage": self.shortage} if self.shortage else {}
+        texts = {"detail": self.detail, "shortage": self.shortage}
         return {
             "time": self.at.isoformat(timespec="milliseconds"),
             "function_name": self.function_name,
@@ -72,7 +74,7 @@ class Entry:
             **shadow,
             "action": self.action,
             "reason": self.reason,
-            **shortage,
+            **{key: text for key, text in texts.items() if text},
             "inputs": {key: _rounded(value) for key, value in self.inputs.items()},
         }
 
@@ -87,11 +89,12 @@ class Entry:
 
     def says_again(self, other: "Entry") -> bool:
         """Return whether ``other`` only repeats this: a hold, or a decision that is not applied."""
-        same = (self.before, self.after, self.reason, self.mode) == (
+        same = (self.before, self.after, self.reason, self.mode, self.detail) == (
             other.before,
             other.after,
             other.reason,
             other.mode,
+            other.detail,
         )
         return same and (self.mode != "active" or self.before == self.after)
 

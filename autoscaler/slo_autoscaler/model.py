@@ -44,6 +44,10 @@ class Reason(StrEnum):
     # hold: without data, or outside the autoscaler's control
     DISABLED = "Disabled", "its mode is off"
     """Hold: the mode is ``off``."""
+    HELD = "Held", "an operator holds the count"
+    """Hold, up or down: an operator has paused the function until a time, at this count."""
+    SET_BY_HAND = "SetByHand", "another client has changed the count"
+    """Hold: another client, such as ``kubectl scale``, has set the count; for ``manual_hold``."""
     SCALED_TO_ZERO = "ScaledToZero", "it is at 0 replicas, which only a request or an operator changes"
     """Hold: the count is 0; waking is the platform's task."""
     NO_DATA = "NoData", "there is no usable data", "the newest sample is {sample_age} old"
@@ -119,6 +123,8 @@ class Reason(StrEnum):
     """Hold: requests are late in execution, or the capacity is 0; look at the model and what it calls."""
     UNSCHEDULABLE = "Unschedulable", "the cluster has no room for replicas that are needed"
     """Hold: no node has room for requested replicas; the decision says what the cluster would need."""
+    SCHEDULED = "Scheduled", "its schedule bounds the count", "at least {min}", "at most {max}"
+    """Hold, up or down: an entry of its schedule is in force, and the count is at or outside its bounds."""
     # up
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity", "too many would be late at this load", *PREDICTED
     """Up: at the current load more would be late than the budget allows."""
@@ -206,6 +212,8 @@ class Recommendation:
     """Late requests per second that a replica must save."""
     late: Callable[[int], float] | None = None
     """Predicted late share by count."""
+    detail: str = ""
+    """What the reason's clauses cannot say in numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,3 +224,5 @@ class Decision:
     """The new count, or None: hold."""
     reason: Reason
     inputs: Numbers
+    detail: str = ""
+    """What the reason's clauses cannot say in numbers: the end of a hold, the name of a metric."""

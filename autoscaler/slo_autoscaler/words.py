@@ -194,8 +194,9 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
     if decision["reason"] == "NoData" and "sample_age" in numbers and "arrival_rate" not in numbers:
         # Otherwise a function that has just started would show the age of a fresh sample as the cause.
         told.append("the rate of requests is not known yet")
-    shortage = filter(None, [decision.get("shortage")])
-    return f"{at} {_deed(decision)}{times}: {'; '.join([first, *told, *_told(FACTS, numbers), *shortage])}"
+    detail, shortage = (filter(None, [decision.get(key)]) for key in ("detail", "shortage"))
+    parts = [first, *detail, *told, *_told(FACTS, numbers), *shortage]
+    return f"{at} {_deed(decision)}{times}: {'; '.join(parts)}"
 
 
 def score(function_name: str, numbers: Mapping[str, float]) -> str:

@@ -105,7 +105,7 @@ WRONG = {
         "defaults: {scale_up: {max_factor: 0.5}}": "defaults.scale_up.max_factor: ",
         "defaults: {timing: {max_age: 3}}": "defaults.timing: ",
         "defaults: {schedule: [{cron: 0 8 * *, duration: 1h, min_replicas: 2}]}": "defaults.schedule.0.c",
-        "functions: {a.fn: {schedule: [{duration: 1h, max_replicas: 2}]}}": "functions.a.fn.schedule.0.cron: ",
+        "functions: {a.fn: {schedule: [{duration: 1h, max_replicas: 2}]}}": "functions.a.fn.schedule.0.cron",
         "functions: {a.fn: {schedule: 3}}": "functions.a.fn.schedule: 3 must be a list",
         "defaults: {schedule: [{cron: 0 8 * * *, duration: 1h, max_replicas: 2, timezon: UTC}]}": (
             "defaults.schedule.0.timezon: .*timezone"

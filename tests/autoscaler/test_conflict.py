@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
+from slo_autoscaler.model import Scale
 
 
 def after(*counts, every=5.0):
     conflict, now = ScalerConflict(), 0.0
     for count in counts:
-        conflict = conflict.read(count, now)
+        conflict = conflict.read(Scale(count, count), now)
         now += every
     return conflict, now - every
 
@@ -36,20 +37,46 @@ def test_several_changes_within_minutes_are_another_scaler(counts, every, foreig
 def test_a_revision_that_takes_over_is_not_another_scaler_but_its_changes_are():
     conflict = ScalerConflict()
     for number in range(2 * FEW):
-        conflict = conflict.read(number, float(number), f"tabular-{number}")
+        conflict = conflict.read(Scale(number, 1, revision=f"tabular-{number}"), float(number))
     assert not conflict.foreign
     for number in range(FEW + 1):
-        conflict = conflict.read(20 + number, float(number), "tabular-9")
+        conflict = conflict.read(Scale(20 + number, 1, revision="tabular-9"), float(number))
     assert conflict.detected(float(FEW))
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 1)), max_size=30))
 def test_own_requests_are_never_a_conflict_whatever_is_granted(asks):
-    conflict, count, now = ScalerConflict().read(3, 0.0), 3, 0.0
+    conflict, count, now = ScalerConflict().read(Scale(3, 3), 0.0), 3, 0.0
     for wanted, share in asks:
         conflict = conflict.requested(wanted)
         count = round(count + (wanted - count) * share)
         now += 5.0
-        conflict = conflict.read(count, now)
-        conflict = conflict.read(count, now)
+        conflict = conflict.read(Scale(count, count), now)
+        conflict = conflict.read(Scale(count, count), now)
     assert not conflict.foreign
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ([Scale(2, 2), Scale(5, 2, scaler="kubectl")], "from 2 to 5 by kubectl"),
+        ([Scale(2, 2), Scale(5, 2)], "from 2 to 5"),  # the platform does not tell the client
+        ([Scale(2, 2), Scale(5, 2, scaler="")], ""),  # a deployment
+        ([Scale(2, 2), Scale(5, 2, revision="b")], ""),  # likewise
+        ([Scale(2, 2), Scale(5, 2, scaler="kubectl"), Scale(2, 2, scaler="")], ""),
+        ([Scale(2, 2), Scale(5, 2, scaler="kubectl"), Scale(5, 5, revision="b")], ""),
+        ([Scale(2, 2), Scale(0, 0)], ""),  # zero has a reason of its own
+        ([Scale(count, count, scaler="other") for count in (2, 3, 4, 5)], ""),  # another autoscaler
+    ],
+)
+def test_set_by_hand_is_one_clients_change_of_the_count_alone(counts, text):
+    conflict = ScalerConflict()
+    for scale in counts:
+        conflict = conflict.read(scale, 100.0)
+    assert conflict.set_by_hand(100.0, 0.0) == text
+
+
+def test_set_by_hand_ends_after_its_time():
+    conflict = ScalerConflict().read(Scale(2, 2), 0.0).read(Scale(5, 2), 100.0).read(Scale(5, 5), 400.0)
+    assert conflict.set_by_hand(400.0, 300.0) == "from 2 to 5"
+    assert conflict.set_by_hand(400.1, 300.0) == ""

@@ -3,7 +3,7 @@
 import json
 import threading
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -167,12 +167,14 @@ class Asked(Alone):
 
 def test_reconcile_count_that_changes_while_deciding_is_kept_told_and_decided_on_anew(gateway):
     leader = Asked(lambda: setattr(gateway.functions["a"], "replicas", 3))
-    with Bench(gateway, {A: BUSY}, {A: replace(BUSY, up_replicas=3.0)}, leader=leader) as bench:
+    three = {A: replace(BUSY, up_replicas=3.0)}
+    with Bench(gateway, {A: BUSY}, three, three, leader=leader) as bench:
         assert bench.reconcile() is True
         assert gateway.functions["a"].replicas == 3
         assert [line["reason"] for line in bench.about()] == ["LoadAboveCapacity", "ScaleChanged"]
         assert (bench.about()[-1]["from"], bench.about()[-1]["action"]) == (2, "hold")
-        bench.reconcile()
+        bench.times(2)
+        assert [line["reason"] for line in bench.about()[2:]] == ["SetByHand", "LoadAboveCapacity"]
         assert (bench.about()[-1]["from"], gateway.functions["a"].replicas) == (3, 4)
         assert bench.errors("act") == 0
 
@@ -647,6 +649,46 @@ def test_reconcile_replicas_that_keep_changing_are_a_conflict_while_it_leads(
         del gateway.functions["b"]
         bench.reconcile()
         assert bench.value("slo_autoscaler_conflicting_scaler") == 0
+
+
+@pytest.mark.parametrize(("manual_hold", "reconciles"), [("0s", 1), ("20s", 5)])
+def test_reconcile_count_set_by_hand_is_named_and_kept_for_manual_hold(
+    gateway, monkeypatch, manual_hold, reconciles
+):
+    settings = {"defaults.manual_hold": manual_hold}
+    with Bench(gateway, *[{A: replace(BUSY, up_replicas=3.0)}] * 9, **settings) as bench:
+        told = []
+        monkeypatch.setattr(bench.platform, "announce", lambda *event: told.append(event))
+        gateway.functions["a"].replicas = 4
+        bench.reconcile()
+        gateway.functions["a"].replicas = 3
+        bench.times(reconciles)
+        assert gateway.functions["a"].replicas == 3
+        last = bench.about()[-1]
+        assert (last["reason"], last["detail"], last["action"]) == ("SetByHand", "from 4 to 3", "hold")
+        ((name, reason, text),) = told
+        assert (name, reason) == (A, "SetByHand")
+        assert "from 4 to 3" in text
+        bench.reconcile()
+        assert gateway.functions["a"].replicas == 4
+
+
+def test_reconcile_follows_schedule_and_hold_by_the_time_of_day(gateway):
+    midnight = "[{cron: 0 0 * * *, duration: 1h, min_replicas: 4}]"
+    hold = '{"until": "2026-01-02T02:00:00Z", "replicas": 2, "reason": "freeze"}'
+    with Bench(gateway, *[{A: replace(CALM, up_replicas=4.0)}] * 9) as bench:
+        gateway.functions["a"].annotations = {"com.tailbound.schedule": midnight}
+        bench.reconcile()
+        assert (bench.about()[-1]["reason"], gateway.functions["a"].replicas) == ("Scheduled", 4)
+        gateway.functions["a"].annotations = {"com.tailbound.hold": hold}
+        bench.wall += timedelta(hours=1)
+        bench.reconcile()
+        told = bench.about()[-1]
+        assert (told["reason"], told["detail"]) == ("Held", "until 2026-01-02 02:00 UTC: freeze")
+        assert gateway.functions["a"].replicas == 2
+        bench.wall += timedelta(hours=1)
+        bench.times(4)
+        assert gateway.functions["a"].replicas == 1
 
 
 IDLE = seen(rate=0.0, in_flight=0.0, gateway_rate=0.0, samples=0.0, up_replicas=1.0)

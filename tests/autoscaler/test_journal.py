@@ -45,6 +45,7 @@ def test_a_hold_that_is_taken_again_is_no_news_and_is_counted_with_its_latest_nu
         ({}, {"reason": "Settling"}, True),
         ({}, {"after": 3}, True),
         ({}, {"mode": "standby"}, True),
+        ({"detail": "until noon"}, {"detail": "until one"}, True),
         ({"after": 4}, {"after": 4}, True),
         ({"after": 4, "mode": "recommend"}, {"after": 4, "mode": "recommend"}, False),
     ],

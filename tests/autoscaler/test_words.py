@@ -80,6 +80,11 @@ def test_every_sentence_can_be_said_with_all_numbers_and_with_none(reason, input
     assert shown.clauses(reason)[0] in told
 
 
+def test_sentence_has_the_detail_of_its_decision():
+    told = sentence(a_told_decision(reason="Held", to=2, inputs={}, detail="until noon: freeze"))
+    assert told.endswith("held vision.openfaas-fn at 2: an operator holds the count; until noon: freeze")
+
+
 def test_first_clauses_need_no_number_and_the_others_know_the_inputs():
     counts = {"count", "count_fewer", "count_more"}
     for first, *others in (reason.clauses for reason in Reason):

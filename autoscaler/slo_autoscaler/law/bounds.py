@@ -7,8 +7,10 @@ there, with its own reason.
 from dataclasses import dataclass, replace
 from typing import Final
 
+from slo_autoscaler.law.schedule import bounds as scheduled
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason
+from slo_autoscaler.windows import Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,36 @@ class Bounds:
 
 
 def bounds(at: Situation) -> Bounds:
-    """Return the function's own bounds: its labels or settings, then the platform's limits."""
-    lowest = max(1, at.spec.min_replicas if at.scale.min is None else at.scale.min)
-    found = Bounds(lowest, max(lowest, at.spec.max_replicas if at.scale.max is None else at.scale.max))
+    """Return the bounds of a hold, else the function's own, within the platform's limits."""
+    found = _own(at)
+    if (hold := held(at)) is not None:
+        count = hold.replicas or at.scale.desired
+        found = Bounds(count, count, Reason.HELD, Reason.HELD)
     if at.scale.cap is not None:
         found = found.at_most(at.scale.cap, Reason.PLATFORM_CAP)
     if at.memory.refusal is not None:
         found = found.at_most(max(1, at.memory.refusal.granted), Reason.PLATFORM_CAP)
     return found
+
+
+def held(at: Situation) -> Hold | None:
+    """Return the hold that is in force, or None."""
+    hold = at.scale.hold
+    return hold if hold is not None and at.wall is not None and at.wall < hold.until else None
+
+
+def _own(at: Situation) -> Bounds:
+    """Return the bounds of the schedule, where an entry gives one, else of labels or settings."""
+    schedule = at.spec.schedule if at.scale.schedule is None else at.scale.schedule
+    least, most = (None, None) if at.wall is None else scheduled(schedule, at.wall)
+    lowest = least or max(1, at.spec.min_replicas if at.scale.min is None else at.scale.min)
+    highest = most or max(lowest, at.spec.max_replicas if at.scale.max is None else at.scale.max)
+    return Bounds(
+        min(lowest, highest),
+        highest,
+        Reason.SCHEDULED if least else Reason.AT_MINIMUM,
+        Reason.SCHEDULED if most else Reason.AT_MAXIMUM,
+    )
 
 
 _CHANGES: Final = {

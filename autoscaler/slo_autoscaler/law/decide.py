@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from slo_autoscaler.law.allocate import Claim
-from slo_autoscaler.law.bounds import Bounds, bounds
+from slo_autoscaler.law.bounds import Bounds, bounds, held
 from slo_autoscaler.law.inputs import Inputs, numbers, predicted
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
@@ -40,7 +40,8 @@ def decide(at: Situation) -> tuple[Decision, Memory]:
     1. Read the platform: a refusal, replicas that started.
     2. Check the data: mode off, scaled to zero, no data, no SLO. A gap recommends nothing.
     3. Recommend: the policy. With no request for the idle period: 0.
-    4. Bounds: labels, then the platform's limit, then the share of the fleet's budget.
+    4. Bounds: an operator's hold, else schedule and labels; then the platform's limit, then the share of the
+       fleet's budget.
     5. Up: cooldown; rate limit.
     6. Down: every replica is observed; cooldown; rate limit; only to the count that was enough at every
        reconcile of one start-up, the time in which a replica could not be brought back.
@@ -54,17 +55,37 @@ def recommended(at: Situation) -> Wish:
     """Steps 1 to 3 of ``decide``."""
     memory, scale = at.memory.noticed(at.spec, at.scale, at.now)
     at = replace(at, memory=memory, scale=scale)
+    limits = bounds(at)
     ineligible = _data_check(at.spec, at.seen, scale)
     if ineligible is not None:
-        at = replace(at, memory=memory.idle(None))
-        return Wish(at, Recommendation(scale.desired, ineligible), None)
+        wish = Wish(replace(at, memory=memory.idle(None)), Recommendation(scale.desired, ineligible), None)
+        if ineligible is Reason.DISABLED:
+            return wish
+        # A schedule needs no data.
+        raises = scale.desired < limits.lowest and limits.why_lowest is Reason.SCHEDULED
+        return _paused(replace(wish, bounds=limits if raises else None), limits)
     memory = memory.told(at.seen.start_up_time).idle(_idle_since(at.seen, scale, memory, at.now))
     found, memory = POLICIES[at.spec.policy].recommend(replace(at, memory=memory))
-    at = replace(at, memory=memory)
-    limits = bounds(at)
-    if _idle(at.spec, scale, memory, at.now):
-        return Wish(at, Recommendation(0, Reason.IDLE), replace(limits, lowest=0))
-    return Wish(at, found, limits)
+    wish = Wish(replace(at, memory=memory), found, limits)
+    if limits.why_lowest is not Reason.SCHEDULED and _idle(at.spec, scale, memory, at.now):
+        wish = replace(wish, recommendation=Recommendation(0, Reason.IDLE), bounds=replace(limits, lowest=0))
+    return _paused(wish, limits)
+
+
+def _paused(wish: Wish, limits: Bounds) -> Wish:
+    """Return the same as an operator's hold, or a count set by hand, changes it.
+
+    Its memory is the policy's: what was learned meanwhile counts afterwards.
+    """
+    at, current = wish.at, wish.at.scale.desired
+    if (hold := held(at)) is not None:
+        count, reason, detail = limits.lowest, Reason.HELD, hold.text
+    elif at.by_hand:
+        count, reason, detail = current, Reason.SET_BY_HAND, at.by_hand
+    else:
+        return wish
+    found = replace(wish.recommendation, replicas=count, reason=reason, detail=detail)
+    return Wish(at, found, None if count == current else limits)
 
 
 def decided(wish: Wish, share: int | None) -> Decision:
@@ -73,7 +94,9 @@ def decided(wish: Wish, share: int | None) -> Decision:
     if limits is not None:
         limits = limits if share is None else limits.at_most(share, Reason.FLEET_FULL)
         count, reason = _concluded(wish, limits)
-    return Decision(count, reason, Inputs(partial(_told, wish, share, count)))
+    found = wish.recommendation
+    detail = found.detail if reason is found.reason else ""
+    return Decision(count, reason, Inputs(partial(_told, wish, share, count)), detail)
 
 
 def agreed(wish: Wish, decision: Decision) -> Memory:

@@ -4,6 +4,7 @@ A rule takes a ``Situation`` and no further arguments: a new input of decisions 
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.model import Scale
@@ -25,3 +26,7 @@ class Situation:
     """Its state since earlier reconciles."""
     now: float
     """Seconds on the clock of ``memory``."""
+    wall: datetime | None = None
+    """The time of day, for schedules and holds; None: none is in force."""
+    by_hand: str = ""
+    """Change of the count by another client that ``manual_hold`` respects, as text; empty: none."""

@@ -1,6 +1,6 @@
 """Reads and scales functions on OpenFaaS, Kubernetes and Knative.
 
-A platform is a module with a class that has the four methods of ``Platform``, the section ``Settings`` of the
+A platform is a module with a class that has the methods of ``Platform``, the section ``Settings`` of the
 configuration, and one line in ``PLATFORMS``. It makes no decisions.
 
 - ``openfaas``     the REST API of a gateway or a provider
@@ -72,6 +72,9 @@ class Platform(Protocol):
         ``seen`` is the scale of the decision. If another writer has changed it since, write nothing and raise
         ``ScaleChangedError``. The platform may grant less, which the next ``scales`` returns.
         """
+
+    def announce(self, function_name: str, reason: str, message: str) -> None:
+        """Write an event on the function's object, where the platform has events. Raises nothing."""
 
     def close(self) -> None:
         """Close connections."""

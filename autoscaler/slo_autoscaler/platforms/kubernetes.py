@@ -6,6 +6,7 @@ Deployment undoes every write: in mode active such a Deployment is an error that
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
@@ -213,6 +214,13 @@ class Kubernetes:
         if seen.desired != replicas:
             reason = "ScaledUp" if replicas > seen.desired else "ScaledDown"
             self._events.tell(found.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}")
+
+    def announce(self, function_name: str, reason: str, message: str) -> None:
+        """Queue an event on the Deployment."""
+        with suppress(PlatformError):
+            found = self._deployments.get(_key(function_name))
+            if found is not None:
+                self._events.tell(found.reference, reason, message)
 
     def close(self) -> None:
         """Stop the watches and the thread of events; close connections."""

@@ -173,6 +173,9 @@ class OpenFaas:
         self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)
         self._written[function_name] = replicas
 
+    def announce(self, function_name: str, reason: str, message: str) -> None:
+        """Do nothing: the gateway has no events."""
+
     def close(self) -> None:
         """Close connections."""
         self._session.close()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import ScaleDown, ScaleUp
+from slo_autoscaler.windows import Hold, ScheduleEntry
 from support.builders import a_spec, observations, scales, seen, specs
 from support.fuzzing import fuzzed
 
@@ -232,18 +234,34 @@ class Case:
     memory: dict[str, Any] = field(default_factory=dict)
     """What differs from a memory in which nothing has happened for long."""
     share: int | None = None
+    by_hand: str = ""
 
     def wish(self):
         spec = a_spec(**{"longest_gap": math.inf} | self.spec)
         memory = replace(Memory.initial(self.scale, 0.0), needs=())
         memory = replace(memory, **self.memory)
-        return recommended(Situation(spec, self.observation or Observation(), self.scale, memory, LATER))
+        seen = self.observation or Observation()
+        return recommended(Situation(spec, seen, self.scale, memory, LATER, MOMENT, self.by_hand))
 
     def decide(self):
         return decided(self.wish(), self.share)
 
     def claim(self):
         return claim(self.wish())
+
+
+MOMENT = datetime(2026, 11, 30, 8, 30, tzinfo=UTC)
+AFTER = MOMENT + timedelta(minutes=1)
+BY_HAND = "from 2 to 5 by kubectl"
+
+
+def planned(least=None, most=None):
+    entry = ScheduleEntry(cron="0 8 * * *", duration=3600.0, min_replicas=least, max_replicas=most)
+    return {"schedule": (entry,)}
+
+
+def on_hold(scale, replicas=None, until=AFTER):
+    return replace(scale, hold=Hold(until=until, replicas=replicas, reason="freeze"))
 
 
 PROPORTIONAL = {"policy": "proportional"}
@@ -304,6 +322,18 @@ HOLDS = [
     Case(
         Reason.SCALE_DOWN_UNSAFE, None, seen(p99=0.02, attainment=0.95, up_replicas=5.0), FIVE, PROPORTIONAL
     ),
+    Case(Reason.SCHEDULED, None, seen(rate=50.0, up_replicas=5.0), FIVE, planned(5, 9)),
+    Case(Reason.SCHEDULED, None, seen(rate=1000.0), FIVE, planned(most=5)),
+    Case(Reason.WITHIN_RANGE, None, resting, ONE, planned(1) | {"scale_to_zero_after": 9.0}, {"idle_since": 0.0}
+    ),
+    Case(Reason.AT_MAXIMUM, None, seen(rate=1000.0), replace(FIVE, schedule=()), planned(8, 9)),
+    Case(Reason.NO_DATA, None, None, FIVE, planned(most=3)),
+    Case(Reason.DISABLED, None, seen(), replace(TWO, mode="off"), planned(5)),
+    *(Case(Reason.HELD, None, each, on_hold(TWO)) for each in (seen(rate=1000.0), resting, *GAPS)),
+    Case(Reason.HELD, None, seen(rate=1000.0), on_hold(TWO, 2), planned(5), share=1),
+    Case(Reason.HELD, None, seen(), on_hold(Scale(0, 0))),
+    Case(Reason.DISABLED, None, seen(), on_hold(replace(TWO, mode="off"), 5)),
+    *(Case(Reason.SET_BY_HAND, None, each, FIVE, by_hand=BY_HAND) for each in (seen(rate=1000.0), resting)),
     Case(Reason.WILL_NOT_HELP, None, seen(capacity=0.0)),
     Case(Reason.WILL_NOT_HELP, None, ERRORS),
     Case(Reason.WILL_NOT_HELP, None, replace(LEARNING, p99=0.09)),
@@ -325,6 +355,13 @@ CHANGES = [
     Case(Reason.BELOW_MINIMUM, 5, seen(rate=1000.0), replace(TWO, min=3)),
     Case(Reason.ABOVE_MAXIMUM, 3, seen(), replace(FIVE, max=3)),
     Case(Reason.ABOVE_MAXIMUM, 4, seen(), replace(FIVE, cap=4)),
+    *(Case(Reason.SCHEDULED, 8, each, TWO, planned(8)) for each in (seen(), resting, *GAPS)),
+    Case(Reason.SCHEDULED, 3, None, Scale(0, 0), planned(3)),
+    Case(Reason.SCHEDULED, 2, seen(rate=1000.0), FIVE, planned(most=2)),
+    Case(Reason.SCHEDULED, 4, seen(), replace(TWO, cap=4), planned(8)),
+    *(Case(Reason.HELD, 7, each, on_hold(TWO, 7)) for each in (seen(), resting, *GAPS)),
+    *(Case(Reason.HELD, 1, each, on_hold(FIVE, 1), by_hand=BY_HAND) for each in (seen(rate=1000.0), None)),
+    Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=300.0), on_hold(TWO, until=MOMENT)),
     Case(Reason.FLEET_FULL, 4, seen(rate=1000.0), FIVE, share=4),
     Case(Reason.LOAD_BELOW_CAPACITY, 3, seen(rate=90.0, up_replicas=5.0), FIVE),
     Case(Reason.LATENCY_BELOW_TARGET, 3, seen(p99=0.02, up_replicas=5.0), FIVE, PROPORTIONAL),
@@ -339,6 +376,38 @@ def test_a_decision_says_why_and_from_which_numbers(case):
     decision = case.decide()
     assert (decision.replicas, decision.reason) == (case.replicas, case.reason)
     assert {"arrival_rate", "predicted", "allowed", "ready", "p99"} <= decision.inputs.keys()
+
+
+@pytest.mark.parametrize(
+    ("case", "detail"),
+    [
+        (Case(Reason.HELD, None, seen(), on_hold(TWO)), "until 2026-11-30 08:31 UTC: freeze"),
+        (Case(Reason.HELD, 7, seen(), on_hold(TWO, 7)), "until 2026-11-30 08:31 UTC: freeze"),
+        (Case(Reason.SET_BY_HAND, None, seen(), FIVE, by_hand=BY_HAND), BY_HAND),
+        (Case(Reason.WITHIN_RANGE, None, seen(rate=150.0)), ""),
+    ],
+)
+def test_decision_that_an_operator_made_has_the_operators_words(case, detail):
+    assert case.decide().detail == detail
+
+
+@fuzzed(40)
+@given(specs, scales, stories, st.none() | st.integers(1, 9))
+def test_hold_teaches_what_the_same_time_without_it_teaches(spec, scale, story, replicas):
+    for observation, before, _, memory, now in play(spec, scale, story):
+        at = Situation(spec, observation or Observation(), before, memory, now, MOMENT)
+        held = replace(at, scale=on_hold(before, replicas))
+        assert recommended(held).at.memory == recommended(at).at.memory
+
+
+@given(specs, scales, stories, st.none() | st.integers(1, 9), st.sampled_from([None, 0, 3]))
+def test_hold_gives_its_count_whatever_is_observed(spec, scale, story, replicas, share):
+    count = min(replicas or scale.desired, scale.cap or math.inf)
+    memory = Memory.initial(scale, 0.0)
+    for observation, _ in story:
+        at = Situation(spec, observation or Observation(), on_hold(scale, replicas), memory, 5.0, MOMENT)
+        decision = decided(recommended(at), share if count == scale.desired else None)
+        assert (decision.replicas or scale.desired) == count
 
 
 def test_every_reason_of_the_closed_list_is_reached():

@@ -283,3 +283,12 @@ def test_each_scaling_is_an_event_and_the_same_again_counts_it_up(platform, shop
     uid = shop.cluster.get(DEPLOYMENTS.path(shop.namespace, "web"))["metadata"]["uid"]
     about = {"apiVersion": "apps/v1", "kind": "Deployment", "namespace": shop.namespace, "name": "web"}
     assert shop.events()[0]["involvedObject"] == {**about, "uid": uid}
+
+
+def test_announce_writes_an_event_on_a_deployment_and_nothing_without_one(platform, shop):
+    platform.announce(f"gone.{shop.namespace}", "SetByHand", "from 2 to 5")
+    platform.announce(shop.web, "SetByHand", "from 2 to 5")
+    until(shop.events, "an event is there")
+    (event,) = shop.events()
+    about = event["involvedObject"]["name"], event["reason"], event["message"]
+    assert about == ("web", "SetByHand", "from 2 to 5")

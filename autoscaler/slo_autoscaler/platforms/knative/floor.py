@@ -109,6 +109,9 @@ class Floor:
             self._write_floor(main.key, floor)
         self._loop.wake()
 
+    def announce(self, function_name: str, reason: str, message: str) -> None:
+        """Do nothing: changes of others are the user's own minimum."""
+
     def close(self) -> None:
         """Stop the thread and watches; close connections. The floors stay: a restart keeps replicas."""
         for each in (self._loop, self._revisions, self._routes, self._pods, self._api):

@@ -134,6 +134,9 @@ class OwnClass:
             self._write_scale(members[main], plan(members, replicas)[main.key], before, version)
         self._scaling.wake()
 
+    def announce(self, function_name: str, reason: str, message: str) -> None:
+        """Do nothing: changes of others are set right."""
+
     def close(self) -> None:
         """Stop threads and watches; close connections. The revisions stay unchanged."""
         for each in (
