@@ -1,4 +1,4 @@
-"""Dispatches ``slo-autoscaler``: ``run`` (the default), ``status`` and ``explain``.
+"""Dispatches ``slo-autoscaler``: ``run`` (the default), ``status``, ``explain`` and ``hold``.
 
 Owns the names of the commands. Imports only the requested command. Next step: ``app`` for ``run``, ``cli``
 for the others.
@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "show every function: whether its SLO is met, its replicas, and why",
     ),
     "explain": ("slo_autoscaler.cli.explain", "explain in sentences the last decisions for a function"),
+    "hold": ("slo_autoscaler.cli.hold", "pause the scaling of a function until a time"),
 }
 """Command -> (module whose ``main(arguments)`` returns the exit status, its effect)."""
 

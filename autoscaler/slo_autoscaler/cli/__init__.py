@@ -1,6 +1,7 @@
-"""The commands that ask a running autoscaler.
+"""The commands beside ``run``.
 
 - ``client``    asks it, and says what is wrong when it does not answer
 - ``explain``   the last decisions of a function as sentences
 - ``status``    the table of all functions
+- ``hold``      pauses a function, by an annotation on the platform
 """

@@ -162,6 +162,10 @@ class KubeApi:
         """
         return self._request("PATCH", path, None, body, patient=patient)
 
+    def annotate(self, path: str, key: str, text: str | None) -> Document:
+        """Write an annotation of an object, or remove it (None), and return the object."""
+        return self.patch(path, {"metadata": {"annotations": {key: text}}})
+
     def scale(
         self,
         path: str,

@@ -1,7 +1,7 @@
 """Reads and scales functions on OpenFaaS, Kubernetes and Knative.
 
 A platform is a module with a class that has the methods of ``Platform``, the section ``Settings`` of the
-configuration, and one line in ``PLATFORMS``. It makes no decisions.
+configuration, ``write_hold``, and one line in ``PLATFORMS``. It makes no decisions.
 
 - ``openfaas``     the REST API of a gateway or a provider
 - ``kubernetes``   Deployments, through the Kubernetes API
@@ -103,6 +103,16 @@ def build(settings: PlatformSettings, leader: Leader, modes: Modes = ALL_ACTIVE)
     make: Callable[[PlatformSettings, Leader, Modes], Platform]
     make = getattr(importlib.import_module(module), name)
     return make(settings, leader, modes)
+
+
+def write_hold(settings: PlatformSettings, function_name: str, text: str | None) -> None:
+    """Write a function's hold where the platform reads it, or remove it (None).
+
+    Raises ``PlatformError``, and ``ConfigError`` without credentials.
+    """
+    write: Callable[[PlatformSettings, str, str | None], None]
+    write = importlib.import_module(PLATFORMS[settings.kind][0]).write_hold
+    write(settings, function_name, text)
 
 
 def place(kind: str, namespaces: tuple[str, ...] | None) -> str:

@@ -6,7 +6,7 @@ Deployment undoes every write: in mode active such a Deployment is an error that
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
@@ -290,6 +290,14 @@ class Kubernetes:
         Without the right to list them return {}; the watch has logged the error.
         """
         return dict(self._autoscalers.items(skip_failed=True).values())
+
+
+def write_hold(config: Settings, function_name: str, text: str | None) -> None:
+    """Write the annotation of a hold to a Deployment, or remove it (None). Raises ``PlatformError``."""
+    with closing(KubeApi(*config.cluster, timeout=config.timeout, connections=1)) as api:
+        found = api.annotate(DEPLOYMENTS.path(*_key(function_name)), HOLD, text)
+    if Deployment.of(found) is None:
+        raise PlatformError(f"{function_name}: annotated, but not scaled: the Deployment has no label {MODE}")
 
 
 def _bound(text: str) -> int:

@@ -236,6 +236,12 @@ class OpenFaas:
         return response
 
 
+def write_hold(_config: Settings, function_name: str, text: str | None) -> None:
+    """Raise ``PlatformError`` with the deployment that makes the hold: the gateway cannot annotate."""
+    how = f"without the annotation {HOLD}" if text is None else f"with the annotation {HOLD}: {text}"
+    raise PlatformError(f"{function_name}: the gateway annotates only what it deploys; deploy it {how}")
+
+
 def _split(function_name: str) -> tuple[str, str]:
     name, _, namespace = function_name.rpartition(".")
     return name, namespace

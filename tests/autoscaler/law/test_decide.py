@@ -324,7 +324,13 @@ HOLDS = [
     ),
     Case(Reason.SCHEDULED, None, seen(rate=50.0, up_replicas=5.0), FIVE, planned(5, 9)),
     Case(Reason.SCHEDULED, None, seen(rate=1000.0), FIVE, planned(most=5)),
-    Case(Reason.WITHIN_RANGE, None, resting, ONE, planned(1) | {"scale_to_zero_after": 9.0}, {"idle_since": 0.0}
+    Case(
+        Reason.WITHIN_RANGE,
+        None,
+        resting,
+        ONE,
+        planned(1) | {"scale_to_zero_after": 9.0},
+        {"idle_since": 0.0},
     ),
     Case(Reason.AT_MAXIMUM, None, seen(rate=1000.0), replace(FIVE, schedule=()), planned(8, 9)),
     Case(Reason.NO_DATA, None, None, FIVE, planned(most=3)),

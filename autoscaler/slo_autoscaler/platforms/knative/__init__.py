@@ -70,3 +70,10 @@ def knative(config: Settings, leader: Leader, modes: Modes = ALL_ACTIVE) -> Plat
     make: Callable[[Settings, Leader, Modes], Platform]
     make = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     return make(config, leader, modes)
+
+
+def write_hold(config: Settings, function_name: str, text: str | None) -> None:
+    """Write the annotation of a hold to a Service, or remove it (None). Raises ``PlatformError``."""
+    write: Callable[[Settings, str, str | None], None]
+    write = importlib.import_module(f"{__name__}.objects").write_hold
+    write(config, function_name, text)

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -21,6 +21,7 @@ from slo_autoscaler.platforms.knative import Settings
 from slo_autoscaler.platforms.knative.allocation import (
     CONFIG_MAP,
     CONFIG_NAMESPACE,
+    HOLD,
     Defaults,
     Json,
     Key,
@@ -39,6 +40,7 @@ POD_AUTOSCALERS: Final = Resource("autoscaling.internal.knative.dev/v1alpha1", "
 SERVICES: Final = Resource("networking.internal.knative.dev/v1alpha1", "serverlessservices")
 DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
 REVISIONS: Final = Resource("serving.knative.dev/v1", "revisions")
+SERVING_SERVICES: Final = Resource("serving.knative.dev/v1", "services")
 ROUTES: Final = Resource("serving.knative.dev/v1", "routes")
 CONFIG_MAPS: Final = Resource("v1", "configmaps")
 
@@ -131,6 +133,13 @@ def api_of(config: Settings, kinds: int) -> KubeApi:
         timeout=config.timeout,
         connections=config.concurrency + watches + 2,
     )
+
+
+def write_hold(config: Settings, function_name: str, text: str | None) -> None:
+    """Write the annotation of a hold to a Service, from which Knative copies it to the Route."""
+    name, _, namespace = function_name.rpartition(".")
+    with closing(KubeApi(*config.cluster, timeout=config.timeout, connections=1)) as api:
+        api.annotate(SERVING_SERVICES.path(namespace, name), HOLD, text)
 
 
 def informer_of(
