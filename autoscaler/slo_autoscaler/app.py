@@ -30,7 +30,9 @@ from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone, FileLock, Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.platforms import build
+from slo_autoscaler.sources import Source
 from slo_autoscaler.sources.direct import Direct
+from slo_autoscaler.sources.further import WithFurther
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.web.listener import create_app
 from slo_autoscaler.web.probes import Probes
@@ -114,9 +116,13 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
         if config.direct_interval is not None and not once:
             direct = Direct(source, config.direct_interval)
             closing.callback(direct.close)
+        observed: Source = source
+        if config.further().queries:
+            observed = further = WithFurther(source, config.prometheus, config.further())
+            closing.callback(further.close)
         controller = Controller(
             config,
-            source,
+            observed,
             platform,
             metrics=metrics,
             journal=Journal(),

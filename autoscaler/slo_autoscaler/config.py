@@ -21,7 +21,7 @@ from slo_autoscaler.fields import Mode, PositiveDuration, settings
 from slo_autoscaler.kube import lease_rules
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.platforms import PLATFORMS, PlatformSettings
-from slo_autoscaler.spec import Fleet, GatewaySlos, Modes, Spec, Timing
+from slo_autoscaler.spec import Fleet, FurtherMetrics, GatewaySlos, Modes, Spec, Timing
 from slo_autoscaler.web import Settings as WebSettings
 
 MISSED_RECONCILES: Final = 4
@@ -161,6 +161,10 @@ class Config:
         """Return the SLOs of the functions that are judged by the gateway's metrics."""
         named = {name: spec.gateway_slo for name, spec in self.functions.items()}
         return GatewaySlos(named, self.defaults.gateway_slo)
+
+    def further(self) -> FurtherMetrics:
+        """Return the further metrics of the functions."""
+        return FurtherMetrics({name: spec.also for name, spec in self.functions.items()}, self.defaults.also)
 
 
 _ADAPTER: Final = TypeAdapter(Config)

@@ -94,6 +94,11 @@ class Reason(StrEnum):
     """Hold (``proportional``): the SLO is missed."""
     SCALE_CHANGED = "ScaleChanged", "another writer changed the count while this was decided; it stays"
     """Hold: another writer changed the count after it was read; the next reconcile decides anew."""
+    FURTHER_METRIC_UNKNOWN = (
+        *("FurtherMetricUnknown", "a further metric has no data, so nothing is scaled down"),
+        "{recommended} is needed at least",
+    )
+    """Hold: fewer would do by all that is known, and a metric of ``also`` is unknown."""
     # hold: more would be needed, or would not help
     AT_MAXIMUM = (
         *("AtMaximum", "more is needed than the maximum"),
@@ -123,6 +128,8 @@ class Reason(StrEnum):
     """Hold: requests are late in execution, or the capacity is 0; look at the model and what it calls."""
     UNSCHEDULABLE = "Unschedulable", "the cluster has no room for replicas that are needed"
     """Hold: no node has room for requested replicas; the decision says what the cluster would need."""
+    FURTHER_METRIC = "FurtherMetric", "a further metric needs the most", "{recommended} replicas"
+    """Hold, up or down: a metric of ``also`` needs more replicas than the requests do."""
     SCHEDULED = "Scheduled", "its schedule bounds the count", "at least {min}", "at most {max}"
     """Hold, up or down: an entry of its schedule is in force, and the count is at or outside its bounds."""
     # up

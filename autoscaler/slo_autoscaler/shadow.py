@@ -16,6 +16,7 @@ Only the replicas differ between the two worlds, so:
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import SIGNALS, InShadow, Observation
@@ -102,7 +103,7 @@ def imagined(seen: Observation, real: Scale, virtual: Scale) -> Observation:
         # As many replicas are missing from the source in both worlds.
         return max(1.0, virtual.available - max(0.0, real.available - value))
 
-    changed: dict[str, float | None] = {
+    changed: dict[str, Any] = {
         name: None
         if (value := getattr(seen, name)) is None or signal.in_shadow is InShadow.UNKNOWN
         else shadowed(value, signal.in_shadow)

@@ -195,6 +195,9 @@ class Observation:
         gauge="slo_autoscaler_scrape_interval_ratio",
     )
 
+    further: tuple[float | None, ...] = ()
+    """The function's further metrics, in the order of ``also``; shorter: the rest are unknown."""
+
     @property
     def arrival_rate(self) -> float | None:
         """Arrivals per second: the larger of two measurements, since each can only miss some.
@@ -228,7 +231,9 @@ class Observation:
         return (1.0 - self.attainment) / (1.0 - self.slo_objective)
 
 
-SIGNALS: Final[Mapping[str, Signal]] = {each.name: each.metadata["signal"] for each in fields(Observation)}
+SIGNALS: Final[Mapping[str, Signal]] = {
+    each.name: each.metadata["signal"] for each in fields(Observation) if each.metadata
+}
 """Field of ``Observation`` -> its record."""
 
 DERIVED: Final[Mapping[str, Signal]] = {

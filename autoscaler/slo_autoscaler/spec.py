@@ -74,6 +74,18 @@ class ScaleDown:
     """Time whose highest recommendation rules a scale-down, as in the HPA; one start-up if that is longer."""
 
 
+@settings
+class FurtherMetric:
+    """A further metric that sizes a function: at least value / ``target`` replicas."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Name in decisions."""
+    query: Annotated[str, Field(min_length=1)]
+    """PromQL of one series, or of one with the label function_name for each function."""
+    target: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Value that one replica is to have of it."""
+
+
 def _policy(value: object, info: ValidationInfo) -> str:
     known = (info.context or {}).get("policies", (value,))
     if not isinstance(value, str) or value not in known:
@@ -124,6 +136,8 @@ class Spec:
     manual_hold: Duration = 0.0
     """Time for which a count stays that another client has set, such as ``kubectl scale``; 0: the next
     reconcile decides again."""
+    also: tuple[FurtherMetric, ...] = ()
+    """Further metrics that a function must have replicas for, beside those of its requests."""
     scale_up: ScaleUp = Field(default_factory=ScaleUp)
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
     timing: InstanceOf[Timing] = Timing()
@@ -228,3 +242,21 @@ class GatewaySlos:
     def __bool__(self) -> bool:
         """Return whether any function is measured by the gateway."""
         return self.others is not None or any(slo is not None for slo in self.named.values())
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherMetrics:
+    """The further metrics of each function."""
+
+    named: Mapping[str, tuple[FurtherMetric, ...]] = field(default_factory=dict)
+    """name.namespace -> its own."""
+    others: tuple[FurtherMetric, ...] = ()
+
+    def of(self, function_name: str) -> tuple[FurtherMetric, ...]:
+        """Return the metrics of one function."""
+        return self.named.get(function_name, self.others)
+
+    @property
+    def queries(self) -> frozenset[str]:
+        """The texts of all of them, each once."""
+        return frozenset(each.query for some in (self.others, *self.named.values()) for each in some)

@@ -81,6 +81,15 @@ def test_functions_without_a_watchdog_have_their_slo_here(text, named, others):
     assert not Config.parse(MINIMAL, "as.yaml").gateway_slos()
 
 
+def test_further_metrics_are_the_functions_or_the_defaults():
+    also = "[{name: queue, query: sum(depth), target: 10}]"
+    text = f"{MINIMAL}defaults: {{also: {also}}}\nfunctions: {{a.fn: {{also: []}}, b.fn: {{}}}}\n"
+    further = Config.parse(text, "as.yaml").further()
+    assert further.of("a.fn") == ()
+    assert further.of("b.fn") == further.of("c.fn") == further.others != ()
+    assert further.queries == {"sum(depth)"}
+
+
 def test_a_mode_is_the_functions_or_the_defaults_and_off_needs_no_quotes():
     text = MINIMAL + "defaults: {mode: shadow}\nfunctions: {a.fn: {mode: off}, b.fn: {priority: 2}}"
     modes = Config.parse(text, "as.yaml").modes()
@@ -110,6 +119,8 @@ WRONG = {
         "defaults: {schedule: [{cron: 0 8 * * *, duration: 1h, max_replicas: 2, timezon: UTC}]}": (
             "defaults.schedule.0.timezon: .*timezone"
         ),
+        "defaults: {also: [{name: queue, query: q, target: 0}]}": "defaults.also.0.target: ",
+        "defaults: {also: [{name: queue, target: 3}]}": "defaults.also.0.query: must be set",
         "defaults: {tolerence: 0.1}": "defaults.tolerence: .*tolerance",
         "functions: {a.fn: {policy: proportional, signals: gateway}}": "functions.a.fn.slo_latency: ",
         "functions: {a.fn: {slo_latency: 250ms}}": "functions.a.fn.slo_latency: ",

@@ -16,6 +16,8 @@ objective allows.
 - ``policies``     ``POLICIES``: ``slo`` and ``proportional``; latency alone where there is no capacity
 - ``allocate``     split of a budget of replicas that functions share
 - ``situation``    what a decision is made on; ``bounds``: the counts allowed, and why
+- ``schedule``     bounds at known times
+- ``further``      replicas that metrics of ``also`` need
 - ``decide``       from recommendation to decision: bounds, rate limits, refusals, reasons
 - ``inputs``       the numbers of a decision, for log, page and gauges
 - ``restart``      state that a new autoscaler restores from Prometheus

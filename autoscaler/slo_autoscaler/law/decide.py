@@ -12,6 +12,7 @@ from typing import Final
 
 from slo_autoscaler.law.allocate import Claim
 from slo_autoscaler.law.bounds import Bounds, bounds, held
+from slo_autoscaler.law.further import joined
 from slo_autoscaler.law.inputs import Inputs, numbers, predicted
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
@@ -39,7 +40,7 @@ def decide(at: Situation) -> tuple[Decision, Memory]:
 
     1. Read the platform: a refusal, replicas that started.
     2. Check the data: mode off, scaled to zero, no data, no SLO. A gap recommends nothing.
-    3. Recommend: the policy. With no request for the idle period: 0.
+    3. Recommend: the policy, or 0 with no request for the idle period; then the further metrics.
     4. Bounds: an operator's hold, else schedule and labels; then the platform's limit, then the share of the
        fleet's budget.
     5. Up: cooldown; rate limit.
@@ -66,10 +67,11 @@ def recommended(at: Situation) -> Wish:
         return _paused(replace(wish, bounds=limits if raises else None), limits)
     memory = memory.told(at.seen.start_up_time).idle(_idle_since(at.seen, scale, memory, at.now))
     found, memory = POLICIES[at.spec.policy].recommend(replace(at, memory=memory))
-    wish = Wish(replace(at, memory=memory), found, limits)
+    own = limits
     if limits.why_lowest is not Reason.SCHEDULED and _idle(at.spec, scale, memory, at.now):
-        wish = replace(wish, recommendation=Recommendation(0, Reason.IDLE), bounds=replace(limits, lowest=0))
-    return _paused(wish, limits)
+        found, own = Recommendation(0, Reason.IDLE), replace(limits, lowest=0)
+    found, memory = joined(replace(at, memory=memory), found)
+    return _paused(Wish(replace(at, memory=memory), found, own), limits)
 
 
 def _paused(wish: Wish, limits: Bounds) -> Wish:
@@ -252,6 +254,8 @@ def _why_same(wish: Wish, limits: Bounds) -> Reason:
 
 
 _HOLDS: Final = {
+    Reason.FURTHER_METRIC,
+    Reason.FURTHER_METRIC_UNKNOWN,
     Reason.PEAK_EXPECTED,
     Reason.SCALE_DOWN_UNSAFE,
     Reason.SETTLING,

@@ -15,7 +15,7 @@ from slo_autoscaler.law.memory import Memory, Refusal
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import ScaleDown, ScaleUp
+from slo_autoscaler.spec import FurtherMetric, ScaleDown, ScaleUp
 from slo_autoscaler.windows import Hold, ScheduleEntry
 from support.builders import a_spec, observations, scales, seen, specs
 from support.fuzzing import fuzzed
@@ -264,6 +264,10 @@ def on_hold(scale, replicas=None, until=AFTER):
     return replace(scale, hold=Hold(until=until, replicas=replicas, reason="freeze"))
 
 
+SLEEPY, RESTED = {"scale_to_zero_after": 900.0}, {"idle_since": 0.0}
+QUEUE = FurtherMetric(name="queue", query="sum(depth)", target=10.0)
+MEMORY = FurtherMetric(name="memory", query="sum(memory)", target=1e9)
+ALSO = {"also": (QUEUE, MEMORY)}
 PROPORTIONAL = {"policy": "proportional"}
 LEARNING = seen(capacity=None, attainment=0.9, p99=0.11)
 ERRORS = seen(rate=150.0, burn_short=20.0, queue_mean=0.001)
@@ -322,6 +326,11 @@ HOLDS = [
     Case(
         Reason.SCALE_DOWN_UNSAFE, None, seen(p99=0.02, attainment=0.95, up_replicas=5.0), FIVE, PROPORTIONAL
     ),
+    Case(Reason.FURTHER_METRIC, None, seen(rate=50.0, up_replicas=5.0, further=(41.0, 1e9)), FIVE, ALSO),
+    Case(Reason.FURTHER_METRIC, None, replace(resting, further=(0.5, 0.0)), ONE, ALSO | SLEEPY, RESTED),
+    Case(Reason.FURTHER_METRIC_UNKNOWN, None, seen(rate=50.0, up_replicas=5.0, further=(1.0,)), FIVE, ALSO),
+    Case(Reason.FURTHER_METRIC_UNKNOWN, None, resting, ONE, ALSO | SLEEPY, RESTED),
+    Case(Reason.AT_MAXIMUM, None, seen(further=(999.0, 0.0)), FIVE, ALSO),
     Case(Reason.SCHEDULED, None, seen(rate=50.0, up_replicas=5.0), FIVE, planned(5, 9)),
     Case(Reason.SCHEDULED, None, seen(rate=1000.0), FIVE, planned(most=5)),
     Case(
@@ -361,6 +370,10 @@ CHANGES = [
     Case(Reason.BELOW_MINIMUM, 5, seen(rate=1000.0), replace(TWO, min=3)),
     Case(Reason.ABOVE_MAXIMUM, 3, seen(), replace(FIVE, max=3)),
     Case(Reason.ABOVE_MAXIMUM, 4, seen(), replace(FIVE, cap=4)),
+    Case(Reason.FURTHER_METRIC, 4, seen(further=(31.0, 3e9)), TWO, ALSO),
+    Case(Reason.FURTHER_METRIC, 3, seen(further=(None, 3e9)), TWO, ALSO),
+    Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=300.0, further=(1.0,)), TWO, ALSO),
+    Case(Reason.IDLE, 0, replace(resting, further=(0.0, 0.0)), ONE, ALSO | SLEEPY, RESTED),
     *(Case(Reason.SCHEDULED, 8, each, TWO, planned(8)) for each in (seen(), resting, *GAPS)),
     Case(Reason.SCHEDULED, 3, None, Scale(0, 0), planned(3)),
     Case(Reason.SCHEDULED, 2, seen(rate=1000.0), FIVE, planned(most=2)),
@@ -391,9 +404,13 @@ def test_a_decision_says_why_and_from_which_numbers(case):
         (Case(Reason.HELD, 7, seen(), on_hold(TWO, 7)), "until 2026-11-30 08:31 UTC: freeze"),
         (Case(Reason.SET_BY_HAND, None, seen(), FIVE, by_hand=BY_HAND), BY_HAND),
         (Case(Reason.WITHIN_RANGE, None, seen(rate=150.0)), ""),
+        (
+            Case(Reason.FURTHER_METRIC, 4, seen(further=(31.0, 3e9)), TWO, ALSO),
+            "queue is 31, 10 for each replica",
+        ),
     ],
 )
-def test_decision_that_an_operator_made_has_the_operators_words(case, detail):
+def test_decision_has_the_words_of_its_hold_or_metric(case, detail):
     assert case.decide().detail == detail
 
 

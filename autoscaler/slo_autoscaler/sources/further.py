@@ -1,0 +1,95 @@
+"""Adds the further metrics of functions (``also``) to another source's observations.
+
+Owns their queries, which run beside the others in threads of their own: a slow or wrong one delays no signal,
+and its metric is unknown. Each text is queried once for all functions.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import replace
+
+from slo_autoscaler.errors import SourceError
+from slo_autoscaler.law.restart import Recorded
+from slo_autoscaler.signals import Observation
+from slo_autoscaler.sources import Earlier, Settings, Source, promql
+from slo_autoscaler.sources.prometheus import Server
+from slo_autoscaler.spec import FurtherMetrics
+
+logger = logging.getLogger(__name__)
+
+
+class WithFurther:
+    """A source, with the further metrics of its functions."""
+
+    def __init__(self, source: Source, config: Settings, metrics: FurtherMetrics) -> None:
+        """Raises ``ConfigError`` if a file with credentials is missing."""
+        self._source = source
+        self._timeout = config.timeout
+        self._metrics = metrics
+        self._server = Server(config, "further")
+        self._failed: dict[str, str] = {}
+        """Query -> its failure, as logged."""
+
+    def observe(self) -> dict[str, Observation]:
+        """Return the source's observations with ``further``; raises as the source does."""
+        end = time.monotonic() + self._timeout
+        asked = {text: self._server.submit(self._ask, text) for text in sorted(self._metrics.queries)}
+        try:
+            seen = self._source.observe()
+            wait(asked.values(), max(0.0, end - time.monotonic()))
+        finally:
+            for query in asked.values():
+                query.cancel()
+        found = {text: self._value(text, query) for text, query in asked.items()}
+        return {name: self._joined(name, each, found) for name, each in seen.items()}
+
+    def history(self, span: float) -> dict[str, Recorded]:
+        """Return the source's history."""
+        return self._source.history(span)
+
+    def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
+        """Return the source's earlier arrivals."""
+        return self._source.earlier(ages, span)
+
+    def close(self) -> None:
+        """Close connections and stop threads, not those of the source."""
+        self._server.close()
+
+    def _ask(self, text: str) -> dict[str, float]:
+        return self._server.instant(values, text)
+
+    def _value(self, text: str, query: Future[dict[str, float]]) -> Mapping[str, float]:
+        """Return {function_name: value}, "" for all functions; nothing without an answer."""
+        failure, found = "", dict[str, float]()
+        if query.cancelled() or not query.done():
+            failure = f"not answered within {self._timeout:g} s"
+        elif (error := query.exception()) is not None:
+            failure = str(error)
+        else:
+            found = query.result()
+        if failure != self._failed.get(text, ""):
+            logger.warning("further metric %s: %s", text, failure or "recovered")
+        self._failed[text] = failure
+        return found
+
+    def _joined(self, name: str, seen: Observation, found: Mapping[str, Mapping[str, float]]) -> Observation:
+        answers = [found[metric.query] for metric in self._metrics.of(name)]
+        return replace(seen, further=tuple(each.get(name, each.get("")) for each in answers))
+
+
+def values(result: object) -> dict[str, float]:
+    """Return {function_name: value} of an instant vector; "" is the one series without that label.
+
+    Raises ``SourceError`` for several such series, and for anything that is not an instant vector.
+    """
+    found = promql.parse(result)
+    with promql.expected("series with metric and value", result) as vector:
+        plain = [float(each["value"][1]) for each in vector if promql.FUNCTION_LABEL not in each["metric"]]
+    if len(plain) > 1:
+        raise SourceError(f"{len(plain)} series; needed: one, or the label {promql.FUNCTION_LABEL} on each")
+    if plain and math.isfinite(plain[0]):
+        found[""] = plain[0]
+    return found
