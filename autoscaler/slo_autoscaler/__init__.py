@@ -2,11 +2,12 @@
 
 The modules, in the order in which one reconcile passes them ([P] = pure: no I/O, no clock):
 
-- ``__main__``         the command's words: ``run``, ``explain``, ``status``
+- ``__main__``         the command's words: ``run``, ``explain``, ``status``, ``hold``
 - ``app``              builds the parts below from the configuration, runs and stops them
 - ``config``           YAML text -> frozen ``Config``, composed of the rooms' settings; error messages
 - ``fields`` [P]       the kinds of values that settings hold
 - ``spec`` [P]         ``Spec``: how one function is scaled
+- ``windows`` [P]      schedules and holds, as the configuration and annotations write them
 - ``controller``       the loop: observe, decide, act, record; each function's memory and back-off
 - ``leader``           which of several autoscalers acts, by a lock on a file; by a Lease: ``kube.lease``
 - ``session``          credentials, certificates and proxies of HTTP requests
@@ -17,12 +18,12 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``model`` [P]        the nouns: ``Scale``, ``Recommendation``, ``Decision``, ``Reason``
 - ``law`` [P]          the scaling policy: from an observation to a decision
 - ``shadow`` [P]       the virtual replicas of shadow mode, and the score of both scalers
-- ``conflict`` [P]     whether another autoscaler scales a function too
+- ``conflict`` [P]     counts that an operator or another autoscaler sets
 - ``journal``          the last decisions of each function; tells new ones from repetitions
 - ``metrics``          every metric name and label
 - ``words`` [P]        reasons and numbers as text, for log, page and terminal
 - ``web``              /metrics, /healthz and /decisions; the status page
-- ``cli``              the commands that query a running autoscaler
+- ``cli``              the commands beside ``run``
 - ``errors`` [P]       the kinds of failure, and their messages
 - ``logs``             the log on stderr
 """
