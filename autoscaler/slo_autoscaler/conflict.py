@@ -27,7 +27,7 @@ class ScalerConflict:
     revision: str = ""
     """The revision of the expected counts: another revision's count is a hand-over, not a change."""
     by_hand: str = ""
-    """The last unrequested change, until a deployment's; empty: none."""
+    """The last unrequested change, until a deployment or an own request; empty: none."""
 
     def read(self, scale: Scale, now: float) -> "ScalerConflict":
         """Return the state after the platform has reported the desired count."""
@@ -49,7 +49,7 @@ class ScalerConflict:
         """Return the state after a request for a count, of which the platform may grant a part."""
         lowest = replicas if self.lowest is None else min(self.lowest, replicas)
         highest = replicas if self.highest is None else max(self.highest, replicas)
-        return replace(self, lowest=lowest, highest=highest)
+        return replace(self, lowest=lowest, highest=highest, by_hand="")
 
     def set_by_hand(self, now: float, seconds: float) -> str:
         """Return the last unrequested change, if it is at most ``seconds`` old and no other autoscaler's."""

@@ -80,3 +80,8 @@ def test_set_by_hand_ends_after_its_time():
     conflict = ScalerConflict().read(Scale(2, 2), 0.0).read(Scale(5, 2), 100.0).read(Scale(5, 5), 400.0)
     assert conflict.set_by_hand(400.0, 300.0) == "from 2 to 5"
     assert conflict.set_by_hand(400.1, 300.0) == ""
+
+
+def test_set_by_hand_ends_with_an_own_request():
+    conflict = ScalerConflict().read(Scale(2, 2), 0.0).read(Scale(5, 2), 100.0).requested(6)
+    assert conflict.read(Scale(6, 2), 105.0).set_by_hand(105.0, 300.0) == ""

@@ -22,6 +22,8 @@ def bounds(schedule: Schedule, now: datetime) -> tuple[int | None, int | None]:
 
     Where several are in force, the highest of each bound counts.
     """
+    if not schedule:
+        return None, None
     minute = now.astimezone(UTC).replace(second=0, microsecond=0)
     found = [entry for entry in schedule if in_force(entry, minute)]
     return _highest(entry.min_replicas for entry in found), _highest(entry.max_replicas for entry in found)
