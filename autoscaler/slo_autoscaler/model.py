@@ -48,7 +48,10 @@ class Reason(StrEnum):
     """Hold, up or down: an operator has paused the function until a time, at this count."""
     SET_BY_HAND = "SetByHand", "another client has changed the count"
     """Hold: another client, such as ``kubectl scale``, has set the count; for ``manual_hold``."""
-    SCALED_TO_ZERO = "ScaledToZero", "it is at 0 replicas, which only a request, a schedule or an operator changes"
+    SCALED_TO_ZERO = (
+        "ScaledToZero",
+        "it is at 0 replicas, which only a request, a schedule or an operator changes",
+    )
     """Hold: the count is 0; waking is the platform's task."""
     NO_DATA = "NoData", "there is no usable data", "the newest sample is {sample_age} old"
     """Hold: no observation, a stale one, or none of the rate; also when Prometheus fails."""

@@ -8,7 +8,7 @@ last observations instead.
 from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from slo_autoscaler.signals import Observation
 
@@ -47,7 +47,7 @@ def widened(past: Past, seen: Observation, shortest: float, now: float) -> tuple
     every = [each for _, each in past]
     if window <= shortest or not any(each.arrival_rate for each in every):
         return seen, ()
-    means = {name: _mean(every, name) for name in _RATES if getattr(seen, name) is not None}
+    means: dict[str, Any] = {name: _mean(every, name) for name in _RATES if getattr(seen, name) is not None}
     now_and_burn = {"rate_now": seen.arrival_rate, "gateway_rate_now": None, "burn_short": _burn(every)}
     return replace(seen, **means | now_and_burn), past
 

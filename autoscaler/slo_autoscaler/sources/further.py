@@ -5,7 +5,6 @@ and its metric is unknown. Each text is queried once for all functions.
 """
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -14,8 +13,9 @@ from dataclasses import replace
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources import Earlier, Settings, Source, promql
+from slo_autoscaler.sources import Earlier, Settings, Source, queries
 from slo_autoscaler.sources.prometheus import Server
+from slo_autoscaler.sources.queries import Series
 from slo_autoscaler.spec import FurtherMetrics
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class WithFurther:
         self._server.close()
 
     def _ask(self, text: str) -> dict[str, float]:
-        return self._server.instant(values, text)
+        return values(self._server.instant(text))
 
     def _value(self, text: str, query: Future[dict[str, float]]) -> Mapping[str, float]:
         """Return {function_name: value}, "" for all functions; nothing without an answer."""
@@ -80,16 +80,12 @@ class WithFurther:
         return replace(seen, further=tuple(each.get(name, each.get("")) for each in answers))
 
 
-def values(result: object) -> dict[str, float]:
+def values(answer: Sequence[Series]) -> dict[str, float]:
     """Return {function_name: value} of an instant vector; "" is the one series without that label.
 
-    Raises ``SourceError`` for several such series, and for anything that is not an instant vector.
+    Raises ``SourceError`` for several such series.
     """
-    found = promql.parse(result)
-    with promql.expected("series with metric and value", result) as vector:
-        plain = [float(each["value"][1]) for each in vector if promql.FUNCTION_LABEL not in each["metric"]]
-    if len(plain) > 1:
-        raise SourceError(f"{len(plain)} series; needed: one, or the label {promql.FUNCTION_LABEL} on each")
-    if plain and math.isfinite(plain[0]):
-        found[""] = plain[0]
-    return found
+    plain = sum(queries.FUNCTION_LABEL not in labels for labels, _ in answer)
+    if plain > 1:
+        raise SourceError(f"{plain} series; needed: one, or the label {queries.FUNCTION_LABEL} on each")
+    return queries.values(answer)
