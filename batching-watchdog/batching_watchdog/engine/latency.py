@@ -11,7 +11,8 @@ then scaled by the change.
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -30,6 +31,17 @@ class Run(NamedTuple):
     """Of all runs, from 1."""
 
 
+class _Fit(NamedTuple):
+    """What the kept runs of one power of two show."""
+
+    size: float
+    """Their mean size."""
+    mean: float
+    """Seconds."""
+    deviations: list[float]
+    """Their times as multiples of the mean, ascending."""
+
+
 class LatencyModel:
     """Online estimate of l(b) for 1 <= b <= ``max_batch_size``."""
 
@@ -42,6 +54,9 @@ class LatencyModel:
         self.deviations: Sequence[float] = (1.0,)
         """Times of the kept runs as multiples of the mean of their size, ascending."""
         self._kept: dict[int, deque[Run]] = {}
+        self._fits: dict[int, _Fit] = {}
+        self._stale: set[int] = set()
+        """Powers with runs since their fit."""
         self._recent: deque[float] = deque(maxlen=TUNING.recent)
         self._best = 1
         self._trying = False
@@ -90,8 +105,10 @@ class LatencyModel:
             self._follow(median(self._recent))
         self.runs += 1
         self._largest = max(self._largest, size)
-        kept = self._kept.setdefault(_power(size), deque(maxlen=TUNING.window))
+        power = _power(size)
+        kept = self._kept.setdefault(power, deque(maxlen=TUNING.window))
         kept.append(Run(size, seconds, self.runs))
+        self._stale.add(power)
         few = self._trying or self.runs <= TUNING.again or len(kept) <= TUNING.tries
         # While the speed changes, the factor is measured against the curve before.
         if few or (self.runs % TUNING.refit_every == 0 and not changing):
@@ -144,14 +161,16 @@ class LatencyModel:
             ]
             kept.clear()
             kept.extend(scaled)
+        self._stale.update(self._kept)
         self._recent.clear()
         self._refit()
 
     def _refit(self) -> None:
-        groups = [self._kept[power] for power in sorted(self._kept)]
-        self._sizes = [sum(run.size for run in kept) / len(kept) for kept in groups]
-        measured = [_mean_but_slowest(kept) for kept in groups]
-        means = list(measured)
+        self._fits |= {power: _fit(self._kept[power]) for power in self._stale}
+        self._stale.clear()
+        fits = [self._fits[power] for power in sorted(self._fits)]
+        self._sizes = [fit.size for fit in fits]
+        means = [fit.mean for fit in fits]
         for index in range(len(means) - 2, -1, -1):  # a smaller size is not slower than a larger one
             means[index] = min(means[index], means[index + 1])
         self._means = means
@@ -159,12 +178,7 @@ class LatencyModel:
             self._slope = means[0] / self._sizes[0]
         else:
             self._slope = (means[-1] - means[-2]) / (self._sizes[-1] - self._sizes[-2])
-        # Within a power of two l(b) is taken to grow with the root of the size: between flat and linear.
-        self.deviations = deviations = sorted(
-            run.seconds / max(LEAST, mean * (run.size / size) ** 0.5)
-            for kept, size, mean in zip(groups, self._sizes, measured, strict=True)
-            for run in kept
-        )
+        self.deviations = deviations = sorted(chain.from_iterable(fit.deviations for fit in fits))
         self._above = max(1.0, deviations[min(len(deviations) - 1, int(TUNING.quantile * len(deviations)))])
         self._best = self._find_best()
 
@@ -188,11 +202,17 @@ def _all_differ(ratios: Sequence[float] | deque[float]) -> bool:
     return min(ratios) > TUNING.drift or max(ratios) < 1 / TUNING.drift
 
 
-def _mean_but_slowest(kept: deque[Run]) -> float:
-    """Return the mean seconds without the slowest of several runs, which may be a stall."""
-    seconds = sorted(run.seconds for run in kept)
+def _fit(kept: Collection[Run]) -> _Fit:
+    """Return the fit of one or more runs. The mean leaves out the slowest of several, a stall perhaps.
+
+    Within a power of two l(b) is taken to grow with the root of the size: between flat and linear.
+    """
+    size = sum([run.size for run in kept]) / len(kept)
+    seconds = sorted([run.seconds for run in kept])
     usual = seconds[: max(1, len(seconds) - 1)]
-    return sum(usual) / len(usual)
+    mean = sum(usual) / len(usual)
+    by_size = max(LEAST, mean) / size**0.5
+    return _Fit(size, mean, sorted([run.seconds / (by_size * run.size**0.5) for run in kept]))
 
 
 def _power(size: int) -> int:
