@@ -197,3 +197,37 @@ def test_on_a_real_prometheus_it_scales_up_and_down_and_holds_when_prometheus_di
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.e2e
+def test_on_a_real_prometheus_it_follows_queue_hold_and_schedule_and_names_a_count_set_by_hand(
+    config, tmp_path
+):
+    also = "{also: [{name: queue, query: vector(30), target: 10}], "
+    config.write_text(FAST.replace("defaults: {", f"defaults: {also}"))
+    hold = '{"until": "2126-12-01T09:00:00Z", "replicas": 2, "reason": "freeze"}'
+    schedule = '[{"cron": "* * * * *", "duration": "2m", "min_replicas": 5}]'
+    with a_fleet(capacity=100.0) as fleet, a_gateway(a=Function(1)) as gateway:
+        function = gateway.functions["a"]
+        function.available = 1
+        fleet.rate = 20.0
+        with (
+            a_prometheus(tmp_path, {"a.openfaas-fn": [fleet.address]}) as prometheus,
+            a_process(
+                config,
+                tmp_path / "log",
+                *("--gateway-url", gateway.url, "--prometheus-url", prometheus.url),
+            ) as (_, decisions),
+        ):
+            until(lambda: function.replicas == 3, "30 messages are three replicas")
+            assert "FurtherMetric" in reasons(decisions())
+            function.annotations = {"com.tailbound.hold": hold}
+            until(lambda: function.replicas == 2, "it is held at two")
+            function.annotations = {"com.tailbound.schedule": schedule}
+            until(lambda: function.replicas == 5, "the schedule wants five")
+            function.replicas = 6
+            until(lambda: "SetByHand" in reasons(decisions()), "another client's count is named")
+    details = {each["reason"]: each.get("detail") for each in decisions()}
+    assert details["Held"] == "until 2126-12-01 09:00 UTC: freeze"
+    assert details["SetByHand"] == "from 5 to 6"
+    assert "Traceback" not in (tmp_path / "log").read_text()
