@@ -7,7 +7,7 @@ with type, default and docstring. ``config`` composes the sections. Next step: `
 import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import (
     Annotated,
     Any,
@@ -105,15 +105,16 @@ def _written(key: yaml.Node) -> str:
 
 
 def parse_time(value: object) -> datetime:
-    """Return a time from ISO 8601 text with an offset. Raises ``ValueError`` with the rule."""
+    """Return a time in UTC from ISO 8601 text with an offset. Raises ``ValueError`` with the rule."""
+    rule = "must be a time with its offset, such as 2026-12-01T09:00:00Z or ...+01:00"
     try:
         # YAML has read a time without quotes already.
         found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
-        found = datetime.min
-    if found.tzinfo is None:
-        raise ValueError("must be a time with its offset, such as 2026-12-01T09:00:00Z or ...+01:00")
-    return found
+        if found.tzinfo is None:
+            raise ValueError(rule)
+        return found.astimezone(UTC)
+    except (OverflowError, ValueError):
+        raise ValueError(rule) from None
 
 
 def hidden(rule: str) -> PydanticCustomError:

@@ -12,7 +12,6 @@ from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    Field,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -24,6 +23,8 @@ from slo_autoscaler.fields import Count, Time, parse_duration, settings
 
 SHORTEST: Final = 60.0
 """Seconds: the least duration of an entry, as cron counts in minutes."""
+LONGEST: Final = 366 * 86_400.0
+"""Seconds: the largest duration of an entry, a year."""
 
 CRON_FIELDS: Final = 5
 
@@ -42,6 +43,12 @@ def _cron(text: str) -> str:
     except StopIteration:
         raise ValueError(f"{rule}: there is no such day") from None
     return text
+
+
+def _length(seconds: float) -> float:
+    if not SHORTEST <= seconds <= LONGEST:
+        raise ValueError("must be a duration from 1m to a year, 8784h")
+    return seconds
 
 
 def _timezone(name: str) -> str:
@@ -64,8 +71,8 @@ class ScheduleEntry:
 
     cron: Annotated[str, AfterValidator(_cron)]
     """When it begins: minute, hour, day of the month, month, weekday."""
-    duration: Annotated[float, BeforeValidator(parse_duration), Field(ge=SHORTEST)]
-    """How long it lasts, at least a minute."""
+    duration: Annotated[float, BeforeValidator(parse_duration), AfterValidator(_length)]
+    """How long it lasts, from a minute to a year."""
     min_replicas: Count | None = None
     """Lower bound meanwhile; it also ends a scale to zero. None: the function's own."""
     max_replicas: Count | None = None
@@ -98,7 +105,7 @@ class Hold:
     @property
     def text(self) -> str:
         """Its end and its reason, for a sentence."""
-        end = f"until {self.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        end = f"until {self.until:%Y-%m-%d %H:%M} UTC"
         return f"{end}: {self.reason}" if self.reason else end
 
 

@@ -30,6 +30,10 @@ def test_schedule_json_and_yaml_are_the_same(text):
         ('{cron: "0 0 30 2 *", duration: 1h, min_replicas: 2}', "0.cron: '0 0 30 2 *' must"),
         ('{cron: "0 0 8 * * *", duration: 1h, min_replicas: 2}', "0.cron: '0 0 8 * * *' must"),
         ('{cron: "0 8 * * *", duration: 59s, min_replicas: 2}', "0.duration: '59s' must"),
+        *(
+            (f'{{cron: "0 8 * * *", duration: {text}, min_replicas: 2}}', "0.duration: ")
+            for text in (".inf", ".nan", "9000h")
+        ),
         ('{cron: "0 8 * * *", duration: 1h}', "0.max_replicas: null must"),
         ('{cron: "0 8 * * *", duration: 1h, min_replicas: 3, max_replicas: 2}', "0.max_replicas: 2 must"),
         ('{cron: "0 8 * * *", duration: 1h, min_replicas: 2, timezone: Mars/North}', "0.timezone: 'Mars/"),
@@ -55,7 +59,16 @@ def test_hold_end_is_a_moment_whatever_its_offset(until):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "until: tomorrow", "until: 2026-12-01T09:00:00", "[]", "until: 1"]
+    "text",
+    [
+        "",
+        "{}",
+        "until: tomorrow",
+        "until: 2026-12-01T09:00:00",
+        "[]",
+        "until: 1",
+        "until: '9999-12-31T23:59:59-12:00'",
+    ],
 )
 def test_hold_without_a_moment_of_its_end_is_a_fault(text):
     with pytest.raises(ValueError, match="must be"):
