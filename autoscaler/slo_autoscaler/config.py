@@ -85,7 +85,7 @@ class Config:
     leader: LeaderSettings | None = None
     """Leader election by a Lease; None: this autoscaler is the only one, or ``--lock`` separates it."""
     fleet: Fleet = Field(default_factory=Fleet)
-    """Budgets of replicas that functions share."""
+    """Replica budgets, which functions share."""
     defaults: Spec = Field(default_factory=Spec)
     functions: dict[str, Spec] = Field(default_factory=dict)
     """Settings of single functions, by name.namespace; each is merged with ``defaults``."""

@@ -118,7 +118,7 @@ class Reason(StrEnum):
     )
     """Hold: the platform gives no more; the inputs ``requested`` and ``granted`` have both numbers."""
     FLEET_FULL = (
-        *("FleetFull", "the fleet's replicas save more misses elsewhere"),
+        *("FleetFull", "the replica budget saves more late requests elsewhere"),
         *("the recommendation is {recommended}", "{share} is its share", *PREDICTED),
     )
     """Hold or down: the shared replicas save more late requests elsewhere."""
@@ -137,7 +137,7 @@ class Reason(StrEnum):
     """Hold, up or down: an entry of its schedule is in force, and the count is at or outside its bounds."""
     # up
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity", "too many would be late at this load", *PREDICTED
-    """Up: at the current load more would be late than the budget allows."""
+    """Up: at the current load more would be late than the spending window allows."""
     PEAK_EXPECTED = (
         *("PeakExpected", "too many would be late at the load that may come"),
         *("{arrival_rate} come in now, {expected} are expected", *PREDICTED),

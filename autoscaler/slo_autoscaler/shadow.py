@@ -9,7 +9,7 @@ Only the replicas differ between the two worlds, so:
 - Otherwise, with a learned capacity, the share on time is capacity over arrivals, at most 1, times the share
   without errors: the attainment measured while the incumbent has headroom.
 - Latency and requests in flight follow the load of a replica (the HPA's formula, as in ``decide``). Numbers
-  from the incumbent's past misses (burn rates, budget) do not apply to the shadow and are no data.
+  from the incumbent's past misses (burn rates, error budget) do not apply to the shadow and are no data.
 - Replicas of the shadow take the configured start-up time. Requests that it would have left waiting are not
   carried into the next interval. So a shadow that is too small for long gets too good a score.
 - A shadow at zero wakes to one replica when a request arrives, as the platform does.

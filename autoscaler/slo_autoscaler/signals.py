@@ -144,7 +144,7 @@ class Observation:
     )
     budget_remaining: float | None = _signal(
         Unit.SHARE,
-        "Error budget left of 30 days, of the class with the least; below 0 overspent. Needs the recording "
+        "Error budget of 30 days left, of the class with the least; below 0 overspent. Needs the recording "
         "rules.",
         in_shadow=InShadow.UNKNOWN,
         clause="{budget_remaining} of the error budget of 30 days unspent",
@@ -273,17 +273,17 @@ DERIVED: Final[Mapping[str, Signal]] = {
     ),
     "allowed": Signal(
         Unit.SHARE,
-        "Share of requests that the error budget allows to end late now.",
+        "Share of requests that the spending window allows to end late now.",
         gauge="slo_autoscaler_allowed_late_ratio",
         title="Allowed now",
     ),
-    "budget": Signal(
+    "unspent": Signal(
         Unit.SHARE,
-        "Unspent share of the error budget of `budget_period`: 0 even, below 0 overspent.",
-        gauge="slo_autoscaler_budget_ratio",
+        "Unspent share of the spending window (`budget_period`): 0 even, below 0 overspent.",
+        gauge="slo_autoscaler_spending_window_unspent_ratio",
         restored="min",
-        clause="{budget} of the period's error budget unspent",
-        title="Period's budget",
+        clause="{unspent} of the spending window unspent",
+        title="Spending window",
     ),
     "correction": Signal(
         Unit.FACTOR,
@@ -334,10 +334,10 @@ DERIVED: Final[Mapping[str, Signal]] = {
     "max": Signal(Unit.COUNT, "Highest count allowed, by label, configuration or platform."),
     "share": Signal(
         Unit.COUNT,
-        "Replicas that the shared budget of the fleet gives the function.",
+        "Replicas that the replica budget gives the function.",
         gauge="slo_autoscaler_fleet_share_replicas",
-        clause="its share of the fleet's replicas is {share}",
-        title="Fleet's share",
+        clause="its share of the replica budget is {share}",
+        title="Share of the replica budget",
     ),
     "recommended": Signal(
         Unit.COUNT,

@@ -98,7 +98,7 @@ class Spec:
     """Settings of a function; ``functions`` may override each for one function."""
 
     policy: Annotated[str, BeforeValidator(_policy)] = "slo"
-    """``slo`` sizes by predicted late requests and error budget, ``proportional`` by latency alone."""
+    """``slo`` sizes by predicted late requests and spending window, ``proportional`` by latency alone."""
     mode: ModeKey = "active"
     """Mode of functions without the label. ``active``: decide and scale. ``recommend``: decide, and export
     the count for an HPA or KEDA. ``shadow``: decide and record beside the incumbent. ``off``: do nothing."""
@@ -115,7 +115,7 @@ class Spec:
     max_replicas: Count = 5
     """Upper bound of functions without the label com.openfaas.scale.max."""
     budget_period: PositiveDuration = 3600.0
-    """Period over which scaling keeps the objective: late requests count against it for this long."""
+    """Spending window: time over which scaling keeps the objective. A late request counts for this long."""
     utilization_target: Share = 0.8
     """With policy ``proportional``: target latency as a share of the SLO's latency."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -125,7 +125,7 @@ class Spec:
     priority: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Weight of its late requests where functions share replicas (``fleet``)."""
     group: str | None = None
-    """Budget of replicas that it shares: one of ``fleet.groups``; None: ``fleet.replicas``."""
+    """Replica budget that it shares: one of ``fleet.groups``; None: ``fleet.replicas``."""
     start_up_time: Duration = 10.0
     """Least time from the request for a replica to its first answer. Longer times that replicas report or
     scale-ups show count instead."""
@@ -204,7 +204,7 @@ class Modes:
 
 @settings
 class Fleet:
-    """Budgets of replicas that functions share. None: only each function's own limit."""
+    """Replica budgets: replicas that functions share. None: only each function's own limit."""
 
     replicas: Count | None = None
     """Replicas of all functions without a group."""
@@ -213,7 +213,7 @@ class Fleet:
 
     @property
     def budgets(self) -> dict[str | None, int]:
-        """Replicas that functions share, by group."""
+        """Replica budgets by group."""
         own: dict[str | None, int] = {} if self.replicas is None else {None: self.replicas}
         return own | self.groups
 

@@ -293,7 +293,7 @@ FUNCTION: Final = {
         table(
             "SLO classes",
             {
-                "Budget left": (f"slo:error_budget_remaining:ratio{F}", "percentunit", BUDGET_LEVELS),
+                "Error budget left": (f"slo:error_budget_remaining:ratio{F}", "percentunit", BUDGET_LEVELS),
                 "Spent in": (f"slo:error_budget_exhaustion:seconds{F}", "s", ()),
                 "Burn, 1 hour": (f"slo:burn_rate:ratio_rate1h{F}", "short", BURN_LEVELS),
                 "Burn, 3 days": (f"slo:burn_rate:ratio_rate3d{F}", "short", BURN_LEVELS),
@@ -305,22 +305,24 @@ FUNCTION: Final = {
             heading="Class",
             height=6,
         )
-        | about("Sorted by budget, least first. The panels below show the class selected at the top."),
+        | about("Sorted by error budget, least first. The panels below show the class selected at the top."),
         stat("Objective", f"max(slo:objective:ratio{CLASS})", "percentunit"),
         stat("Target", f"min(slo_latency_seconds{CLASS})", "s"),
         stat("Attainment, 30 days", f"1 - max(slo:sli_error:ratio_rate30d{CLASS})", "percentunit", decimals=3)
         | about("Share of requests answered within the target, among all that ended."),
         stat(
-            "Budget left, 30 days",
+            "Error budget left, 30 days",
             f"max(slo:error_budget_remaining:ratio{CLASS})",
             "percentunit",
             BUDGET_LEVELS,
         )
         | about("Unspent share of the misses that the objective allows. Below zero the objective is missed."),
-        stat("Budget gone in", f"min(slo:error_budget_exhaustion:seconds{CLASS})", "s")
-        | about("Time until the budget is spent at the last hour's rate. No data: that hour had no misses."),
+        stat("Error budget gone in", f"min(slo:error_budget_exhaustion:seconds{CLASS})", "s")
+        | about(
+            "Time until the error budget is spent at the last hour's rate. No data: that hour had no misses."
+        ),
         stat("Burn rate, 1 hour", f"max(slo:burn_rate:ratio_rate1h{CLASS})", "short", BURN_LEVELS, decimals=1)
-        | about("A burn rate of 1 spends the budget exactly in 30 days."),
+        | about("A burn rate of 1 spends the error budget exactly in 30 days."),
         graph(
             "Attainment",
             {
@@ -451,7 +453,7 @@ FLEET: Final = {
             "count(max by (function_name) (slo:burn_rate:ratio_rate1h) > 1) or vector(0)",
             levels=((None, "green"), (1.0, "orange")),
         )
-        | about("Functions that spend their budget too early at the last hour's rate."),
+        | about("Functions that spend their error budget too early at the last hour's rate."),
         stat("Requests", "sum(function_name:slo_requests:rate1m)", "reqps", decimals=1),
         stat("Replicas", "sum(function_name:replicas_desired:max)"),
         stat(
@@ -478,8 +480,8 @@ FLEET: Final = {
             },
         )
         | about(
-            "Sorted by budget, least first. With several SLO classes, the least budget and the highest burn "
-            "rate are shown. A function at zero replicas has no target and no latency."
+            "Sorted by error budget, least first. With several SLO classes, the least one and the highest "
+            "burn rate are shown. A function at zero replicas has no target and no latency."
         )
     ],
     ("Over time", 2): [
@@ -489,7 +491,7 @@ FLEET: Final = {
             levels=BURN_LINES,
         ),
         graph(
-            "Least budget left",
+            "Least error budget left",
             {"{{function_name}} {{slo_class}}": "bottomk(10, slo:error_budget_remaining:ratio)"},
             unit="percentunit",
             span=TO_ONE,
@@ -564,13 +566,14 @@ AUTOSCALER: Final = {
         )
         | about("Calibration of predictions: 1 where the measured late share equals the predicted one."),
         graph(
-            "Error budget of the period",
-            {"left": f"max(slo_autoscaler_budget_ratio{F})"},
+            "Spending window",
+            {"unspent": f"max(slo_autoscaler_spending_window_unspent_ratio{F})"},
             unit="percentunit",
             span=TO_ONE,
         )
         | about(
-            "Unspent share for budget_period. It determines the late share allowed now; below 0: overspent."
+            "Unspent share of the spending window (budget_period). It determines the late share allowed now; "
+            "below 0: overspent."
         ),
         graph("Burn rate", windows("slo:burn_rate", "5m", "1h"), levels=BURN_LINES),
     ],

@@ -26,7 +26,7 @@ EVERY_INPUT: dict[str, float | None] = {
     "predicted_fewer": 0.021,
     "predicted_more": 0.002,
     "allowed": 0.01,
-    "budget": 0.4,
+    "unspent": 0.4,
     "horizon": 10.0,
     "capacity": 95.0,
     "correction": 1.81,

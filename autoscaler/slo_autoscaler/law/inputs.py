@@ -66,7 +66,7 @@ def numbers(at: Situation, found: Recommendation) -> dict[str, float | None]:
             "expected": found.rate,
             "allowed": found.allowed,
             "worth": found.worth,
-            "budget": memory.budget.remaining(at.spec.budget_period),
+            "unspent": memory.budget.remaining(at.spec.budget_period),
         }
     return told
 

@@ -28,8 +28,8 @@ class Recorded:
     """That of replicas that waited for a node, likewise."""
     correction: tuple[Entry, ...] = ()
     """Factor on the exported capacity, likewise."""
-    budget: tuple[Entry, ...] = ()
-    """Unspent share of the error budget, likewise."""
+    unspent: tuple[Entry, ...] = ()
+    """Unspent share of the spending window, likewise."""
 
 
 def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
@@ -44,7 +44,7 @@ def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
     if (correction := _newest(past.correction)) is not None and correction > 0.0:
         factor = min(max(correction, FACTORS[0]), FACTORS[-1])
         calibration = Calibration(factor, believed=factor)
-    if (remaining := _newest(past.budget)) is not None:
+    if (remaining := _newest(past.unspent)) is not None:
         served = history.mean * spec.budget_period
         spent = (1.0 - remaining) * served
         budget = replace(budget, seconds=spec.budget_period, served=served, spent=spent)

@@ -41,7 +41,7 @@ def test_nothing_known_changes_nothing():
 
 
 def test_correction_and_budget_go_on_where_they_were():
-    memory = warmed(rate=ago(STEADY), correction=ago([3.0, 2.0]), budget=ago([0.9, -1.5]))
+    memory = warmed(rate=ago(STEADY), correction=ago([3.0, 2.0]), unspent=ago([0.9, -1.5]))
     assert memory.calibration.factor == pytest.approx(2.0)
     assert left(memory) == pytest.approx(-1.5)
     assert warmed(correction=ago([0.0])).calibration.factor == 1.0
@@ -77,8 +77,8 @@ entries = st.lists(st.tuples(st.floats(-50, 500), st.floats(-5, 1e4)), max_size=
 
 
 @given(entries, entries, entries, entries)
-def test_whatever_the_past_says_the_memory_stays_sound(rate, horizon, correction, budget):
-    memory = warmed(rate=rate, horizon=horizon, correction=correction, budget=budget)
+def test_whatever_the_past_says_the_memory_stays_sound(rate, horizon, correction, unspent):
+    memory = warmed(rate=rate, horizon=horizon, correction=correction, unspent=unspent)
     assert FACTORS[0] <= memory.calibration.factor <= FACTORS[-1]
     assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= LONGEST_START_UP
     assert (memory.history.begin + len(memory.history.rates) - 1) * SLOT <= NOW

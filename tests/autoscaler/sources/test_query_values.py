@@ -49,7 +49,7 @@ WATCHDOGS = {
     'slo_autoscaler_new_node_start_up_seconds{function_name="a.fn",instance="one"}': "90x30",
     'slo_autoscaler_correction_ratio{function_name="a.fn",instance="one"}': "0.8x30",
     'slo_autoscaler_correction_ratio{function_name="a.fn",instance="two"}': "1x30",
-    'slo_autoscaler_budget_ratio{function_name="a.fn"}': "-0.5x30",
+    'slo_autoscaler_spending_window_unspent_ratio{function_name="a.fn"}': "-0.5x30",
     # Per second: 10 interactive ones, of which 1 misses where 0.1 may; 30 of batch, 2 where 3 may. Another
     # class has none, and the function's own is idle.
     **{
@@ -364,7 +364,7 @@ def a_test(series, texts, expected, at="2m", digits=3):
                 "horizon": {"a.fn": 25.0},
                 "new_node_start_up": {"a.fn": 90.0},
                 "correction": {"a.fn": 0.8},
-                "budget": {"a.fn": -0.5},
+                "unspent": {"a.fn": -0.5},
             },
         ),
         (WATCHDOGS | GATEWAY, {"rate": queries.arrivals(20.0, NAMED)}, EVERY_RATE),
