@@ -172,7 +172,7 @@ def table(
     ]
     renamed = {"excludeByName": {"Time": True}, "renameByName": {label: heading, **names}}
     shaping = [{"id": "merge", "options": {}}, {"id": "organize", "options": renamed}]
-    options = {"showHeader": True, "sortBy": [{"displayName": "Budget left", "desc": False}]}
+    options = {"showHeader": True, "sortBy": [{"displayName": "Error budget left", "desc": False}]}
     return panel("table", title, targets, (COLUMNS, height), {}, options, overrides, transformations=shaping)
 
 
@@ -467,7 +467,7 @@ FLEET: Final = {
         table(
             "Functions",
             {
-                "Budget left": (LEAST_BUDGET, "percentunit", BUDGET_LEVELS),
+                "Error budget left": (LEAST_BUDGET, "percentunit", BUDGET_LEVELS),
                 "Spent in": ("min by (function_name) (slo:error_budget_exhaustion:seconds)", "s", ()),
                 "Burn, 1 hour": ("slo:burn_rate:ratio_rate1h", "short", BURN_LEVELS),
                 "Burn, 3 days": ("slo:burn_rate:ratio_rate3d", "short", BURN_LEVELS),
