@@ -8,7 +8,7 @@ holds.
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
@@ -35,6 +35,8 @@ CONCURRENT_QUERIES: Final = 4
 """Parallel queries of a server: enough to hide the round trips, few enough for a shared Prometheus."""
 
 T = TypeVar("T")
+Take = Callable[[Iterable[Series]], T]
+"""Function of ``queries`` that makes something of the series of an answer."""
 
 RECONCILES_BETWEEN: Final = 60
 """Reconciles between two queries of an expensive signal: five minutes at the default interval."""
@@ -71,19 +73,21 @@ class Server:
         """Call ``ask`` in a thread; it sends its queries by the next two methods."""
         return self._pool.submit(ask, *arguments)
 
-    def instant(self, query: str, params: Mapping[str, float] | None = None) -> list[Series]:
-        """Return the answer to an instant query. Raises ``SourceError``."""
-        return self._read(lambda: self._client.custom_query(query, params), query)
+    def instant(self, take: Take[T], query: str, params: Mapping[str, float] | None = None) -> T:
+        """Return what ``take`` makes of the answer to an instant query. Raises ``SourceError``."""
+        return self._read(take, lambda: self._client.custom_query(query, params), query)
 
-    def range(self, query: str, span: tuple[float, float], step: float) -> list[Series]:
-        """Return the answer to a range query; ``span`` is Unix seconds. Raises ``SourceError``."""
+    def range(self, take: Take[T], query: str, span: tuple[float, float], step: float) -> T:
+        """Likewise of the answer to a range query; ``span`` is Unix seconds. Raises ``SourceError``."""
         # The client rounds to seconds: a rate at the next one would lack what is still to come.
         start, end = (datetime.fromtimestamp(math.floor(when), UTC) for when in span)
-        return self._read(lambda: self._client.custom_query_range(query, start, end, f"{step:g}"), query)
+        return self._read(
+            take, lambda: self._client.custom_query_range(query, start, end, f"{step:g}"), query
+        )
 
     def moment(self, query: str, params: Mapping[str, float] | None = None) -> tuple[float, float]:
         """Return (Unix time by Prometheus' clock, value) of a query of one number. Raises ``SourceError``."""
-        for _, points in self.instant(query, params):
+        for _, points in self.instant(list, query, params):
             return points[0]
         raise SourceError(f"{self._url}: wrong answer to {query}: expected a number, got none")
 
@@ -123,10 +127,10 @@ class Server:
             warnings = (text for text in response.json()["warnings"] if not text.startswith(_ABOUT_QUERY))
             self._partial = next(warnings, self._partial)
 
-    def _read(self, answer: Callable[[], object], query: str) -> list[Series]:
-        """Return the series of ``answer``; turn every error of the client into a ``SourceError``."""
+    def _read(self, take: Take[T], answer: Callable[[], object], query: str) -> T:
+        """Return what ``take`` makes of ``answer``; turn every error of the client into a ``SourceError``."""
         try:
-            return queries.read(answer())
+            return take(queries.read(answer()))
         except SourceError as error:
             raise SourceError(f"{self._url}: wrong answer to {query}: {error}") from error
         except _OTHER_SERVER as error:
@@ -295,9 +299,9 @@ class PrometheusSource:
         """Log the pages that are scraped more than once, with the jobs, when they change."""
         pages = self._corrections.scrapes.keys()
         if pages and pages != self._repeated:
-            asked = self._server.submit(self._server.instant, self._corrections.jobs_query(), self._time())
-            (found,) = self._server.answers([asked], end)
-            jobs = queries.values(found, "job").keys() - {""}
+            query = self._corrections.jobs_query()
+            asked = self._server.submit(self._server.instant, queries.jobs, query, self._time())
+            (jobs,) = self._server.answers([asked], end)
             logger.warning("%s", self._corrections.advice(jobs))
         self._repeated = pages
 
@@ -309,13 +313,12 @@ class PrometheusSource:
         self._advised = advice
 
     def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
-        return queries.values(self._server.instant(query, params))
+        return self._server.instant(queries.values, query, params)
 
     def _places(self, query: str) -> list[tuple[str, str]]:
-        asked = self._server.submit(self._server.instant, query, self._time())
+        asked = self._server.submit(self._server.instant, queries.places, query, self._time())
         (found,) = self._server.answers([asked])
-        names = [(labels.get("instance", ""), labels.get(queries.FUNCTION_LABEL, "")) for labels, _ in found]
-        return [(address, name) for address, name in names if address and name]
+        return found  # type: ignore[no-any-return]
 
     def _ask_history(self, span: float) -> dict[str, Recorded]:
         window = self._config.rate_window
@@ -334,7 +337,7 @@ class PrometheusSource:
 
     def _ask_arrivals(self, window: float, span: tuple[float, float], step: float) -> dict[str, Points]:
         """Return rates of the past; as many jobs count as scraping then as do now."""
-        found = queries.ranges(self._server.range(queries.arrivals(window, self._gateway), span, step))
+        found = self._server.range(queries.ranges, queries.arrivals(window, self._gateway), span, step)
         corrections, slos = self._corrections, self._gateway
         if not corrections.scrapes:
             return found

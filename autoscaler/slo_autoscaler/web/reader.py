@@ -94,8 +94,8 @@ class Reader:
 
     def _range(self, text: str, at: Grid) -> Callable[[], Points]:
         return lambda: next(
-            (points for _, points in self._server.range(text, (at.start, at.end), at.step)), []
+            iter(self._server.range(queries.ranges, text, (at.start, at.end), at.step).values()), []
         )
 
     def _instant(self, text: str, label: str) -> Callable[[], dict[str, float]]:
-        return lambda: queries.values(self._server.instant(text), label)
+        return lambda: self._server.instant(lambda series: queries.values(series, label), text)

@@ -36,13 +36,13 @@ def read(
     try:
         chosen = queries.matching([function_name])
         (text,) = queries.fill({"": queries.COMPLETED}, source.rate_window, functions=chosen).values()
-        series = server.range(text, (end - since, end), step)
+        ranges = server.range(queries.ranges, text, (end - since, end), step)
     except SourceError as error:
         raise SimulationError(str(error)) from error
     finally:
         server.close()
     rates = [0.0] * math.ceil(since)
-    for time, value in (point for _, points in series for point in points):
+    for time, value in ranges.get("", ()):
         # The rate at a moment is that of the step before it.
         last = time - (end - since)
         for second in range(max(0, math.floor(last - step)), min(len(rates), math.ceil(last))):

@@ -44,6 +44,7 @@ def hasty(server, keep):
         doubles.status(200, b'{"status": "success"}'),
         doubles.status(200, VECTOR % b"{}"),
         doubles.status(200, VECTOR % b'[{"metric": {}}]'),
+        doubles.status(200, VECTOR % b'[{"metric": null, "value": [1, "2"]}]'),
         doubles.status(200, VECTOR % b'[{"metric": {"function_name": "a.fn"}, "value": [1, "many"]}]'),
         doubles.status(200, b'{"status": "error"}'),
         doubles.half(VECTOR % b"[]"),

@@ -64,14 +64,14 @@ def test_values_nan_and_infinity_are_no_data(values):
         "text",
         [3],
         [{}],
-        [{"metric": None, "value": [0, "1"]}],
+        [{"value": [0, "1"]}],
         [{"metric": {"function_name": "a.fn"}, "value": [], "values": [1]}],
         [{"metric": {"function_name": "a.fn"}, "value": [0, "one"], "values": [[0, "one"]]}],
     ],
 )
 def test_read_anything_but_series_is_an_error(result):
     with pytest.raises(SourceError, match="expected"):
-        queries.read(result)
+        list(queries.read(result))
 
 
 def a_range(name, *values):
