@@ -34,11 +34,18 @@ from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.front.weight import WeightFunction, load_weight
 from batching_watchdog.function import Event
-from batching_watchdog.machine import available_cpus, cuda_devices, memory_limit, open_files
+from batching_watchdog.machine import (
+    THREAD_VARIABLES,
+    available_cpus,
+    cuda_devices,
+    memory_limit,
+    open_files,
+)
 from batching_watchdog.messages import Failure
 from batching_watchdog.metrics import Exposition, Gauges, Metrics
 from batching_watchdog.pool.child import reap_orphans
 from batching_watchdog.pool.supervisor import WorkerPool
+from batching_watchdog.quota import Cores, Held
 from batching_watchdog.shell import Shell
 from batching_watchdog.spans import Tracer
 from batching_watchdog.speedups import compiled
@@ -49,6 +56,8 @@ BACKLOG: Final = 4096
 SWEEP_SECONDS: Final = 1.0
 ESTIMATE_SECONDS: Final = 5.0
 """Between two searches for the capacity: they take less than 1% of a core."""
+QUOTA_SECONDS: Final = 1.0
+"""Between two readings of the CPU quota."""
 PAUSE_SECONDS: Final = 0.01
 """Between two steps of a search, for the requests."""
 FLUSH_SECONDS: Final = 0.5
@@ -206,6 +215,7 @@ async def run(
     periodic = [
         asyncio.create_task(_sweep(requests, scrapes, owns=pool.owns), name="sweep"),
         asyncio.create_task(_estimate(built.metrics.capacity), name="estimate"),
+        asyncio.create_task(_follow_quota(config, environ, pool, shell), name="quota"),
     ]
     try:
         async with _healthy(config, requests, scrapes) as (listener, port, metrics_port):
@@ -467,6 +477,18 @@ async def _estimate(capacity: Capacity) -> None:
         for _ in capacity.estimate():
             await asyncio.sleep(PAUSE_SECONDS)
         await asyncio.sleep(ESTIMATE_SECONDS)
+
+
+async def _follow_quota(config: Config, environ: Mapping[str, str], pool: WorkerPool, shell: Shell) -> None:
+    """Give the workers what the CPU quota allows now: an autoscaler may change it for seconds."""
+    own_threads = any(environ.get(variable) for variable in THREAD_VARIABLES)
+    held = Held()
+    while True:
+        cpus = available_cpus()
+        workers, threads = config.asked.counts(held.read(cpus, time.monotonic()))
+        threads = config.worker_threads if own_threads else threads
+        shell.resize(Cores(cpus, pool.resize(workers, threads), threads))
+        await asyncio.sleep(QUOTA_SECONDS)
 
 
 async def _sweep(*listeners: Connections, owns: Callable[[int], bool]) -> None:

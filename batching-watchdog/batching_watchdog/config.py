@@ -14,12 +14,10 @@ from typing import Any, Final, TypeVar
 from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
 from batching_watchdog.messages import DEFAULT_CLASS, Target
+from batching_watchdog.quota import MAX_AUTO_WORKERS, Asked
 from batching_watchdog.wire import MAX_PART
 
 _T = TypeVar("_T")
-
-MAX_AUTO_WORKERS: Final = 4
-"""Maximum workers that ``auto`` starts for the CPUs: each holds a copy of the model."""
 
 DRAIN_SECONDS: Final = 15.0
 """Default seconds to finish admitted requests. With the default healthcheck_interval and the stop of the
@@ -350,6 +348,8 @@ class Config:
         _choice({"false": False, "0": False}, "false: callers' tokens are not checked here"),
         "of-watchdog's check of callers' tokens; there is none here, so true stops the start",
     )
+    asked: Asked
+    """The counts that do not follow the CPU quota."""
     devices: tuple[str, ...]
     """The CUDA devices that the workers share, as ``CUDA_VISIBLE_DEVICES`` names them."""
     drain_timeout: float
@@ -394,14 +394,12 @@ class Config:
             if target.latency > exec_timeout:
                 rule = f"must be latencies up to exec_timeout ({exec_timeout:g} s), and that of {name} is not"
                 raise ConfigError("slo_classes", environ["slo_classes"].strip(), rule)
-        if values["workers"] is None:
-            values["workers"] = len(devices) or max(1, min(MAX_AUTO_WORKERS, int(cpus)))
+        values["asked"] = Asked(values["workers"] or len(devices) or None, values["worker_threads"])
+        values["workers"], values["worker_threads"] = values["asked"].counts(cpus)
         least = LEAST_FILES + values["workers"]
         if files < least:
             rule = f"the limit on open files must be at least {least} (workers={values['workers']})"
             raise ConfigError("ulimit -n", str(files), rule)
-        if values["worker_threads"] is None:
-            values["worker_threads"] = max(1, int(cpus / values["workers"]))
         if values["preload"] == "auto" and (devices or "," in environ.get("CUDA_VISIBLE_DEVICES", "")):
             # load() would take a device, which a forked process cannot use; each worker needs its own share.
             values["preload"] = "false"

@@ -358,6 +358,12 @@ ROWS: Final = (
         lambda m: m.requests_per_second(),
     ),
     Row(
+        "watchdog_capacity_cores",
+        GAUGE,
+        "CPUs for which that capacity holds: the quota when it was estimated; NaN while unknown.",
+        lambda m: m.capacity.cores,
+    ),
+    Row(
         "watchdog_batch_ceiling",
         GAUGE,
         "Largest batch of every cost class: less than max_batch_size after batches that ran out of memory.",

@@ -22,6 +22,7 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.errors import WatchdogError
 from batching_watchdog.messages import DROPPED, Batch, Crash, Reply, Request
 from batching_watchdog.metrics import Metrics
+from batching_watchdog.quota import Cores, Use, slowdown
 from batching_watchdog.spans import BatchTrace, Tracer, batch_span
 from batching_watchdog.wire import Spent
 
@@ -55,6 +56,9 @@ class Shell:
         self._engine = engine
         self._cost = cost
         self._metrics = metrics
+        self._cores: Cores | None = None
+        self._used_since = self._batch_seconds = self._cpu_seconds = 0.0
+        """What workers took for batches, and of that on the cores, since ``resize``."""
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -129,6 +133,8 @@ class Shell:
     def batch_done(self, worker: Worker, replies: list[Reply], spent: Spent, *, ready: bool = True) -> None:
         """Handle a worker's replies to its batch; ``ready``: it may get the next one."""
         now = self._clock()
+        self._batch_seconds += spent.seconds
+        self._cpu_seconds += spent.cpu_seconds
         batch, answers = self._engine.batch_done(
             worker, replies, now, seconds=spent.seconds, cpu_seconds=spent.cpu_seconds, last=not ready
         )
@@ -158,6 +164,20 @@ class Shell:
             self._end_batch(batch, self._clock(), error="worker_died")
         self._carry_out(self._engine.worker_lost(worker, out_of_memory=out_of_memory))
         self._wake()
+
+    def worker_gone(self, worker: Worker) -> None:
+        """Give an idle worker no further batch: it is about to end."""
+        self._engine.worker_gone(worker)
+
+    def resize(self, cores: Cores) -> None:
+        """Learn what the workers run on; called every second."""
+        now, before = self._clock(), self._cores or cores
+        if cores != before:
+            use = Use(now - self._used_since, self._batch_seconds, self._cpu_seconds)
+            self._cost.scale(slowdown(before, cores, use))
+            self._engine.resize(cores.workers, cores.cpus)
+            self._metrics.capacity.resize(cores.workers, cores.cpus)
+        self._cores, self._used_since, self._batch_seconds, self._cpu_seconds = cores, now, 0.0, 0.0
 
     def _wake(self) -> None:
         if not self._woken:

@@ -10,7 +10,8 @@ bodies of a large frame follow them unchanged, and without a copy on the way out
 A request's head is its request line and header lines; a reply's head is header lines ready to be sent. A
 crash stands for the replies to a batch that failed as a whole. A failure is the function's exception, for the
 log; a worker may send some before its replies. A cancel has the places of requests in the last batch: a
-worker that has not begun it skips these, and its replies have status 0 for each.
+worker that has not begun it skips these, and its replies have status 0 for each. Threads are the number that
+a worker's math libraries use from its next batch on.
 """
 
 import marshal
@@ -78,6 +79,7 @@ class Kind(IntEnum):
     CANCEL = 4
     FAILURE = 5
     CRASH = 6
+    THREADS = 7
 
 
 _KINDS: Final = {kind.value: kind for kind in Kind}
@@ -125,6 +127,8 @@ class Handshake:
     """Seconds to import the handler."""
     load_seconds: float = 0.0
     """Seconds of its load()."""
+    forked: bool = False
+    """Whether it was forked from a process that had loaded the handler: one more costs neither."""
 
 
 def request_header_block(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -187,6 +191,11 @@ def encode_cancel(places: Sequence[int]) -> bytes:
     return b"".join(_encode(Kind.CANCEL, list(places)))
 
 
+def encode_threads(count: int) -> bytes:
+    """Return the frame that sets the threads of a worker's math libraries."""
+    return b"".join(_encode(Kind.THREADS, count))
+
+
 def encode_handshake(handshake: Handshake) -> list[bytes]:
     """Return the buffers of the frame with which a worker opens the connection."""
     return _encode(Kind.HANDSHAKE, asdict(handshake))
@@ -241,6 +250,12 @@ def decode_cancel(header: FrameHeader, data: memoryview) -> list[int]:
     """Return the places in the ``header.size`` bytes after the header. Raises ``FrameError``."""
     with _understood(header, Kind.CANCEL, data):
         return [int(place) for place in _values(header, data)]
+
+
+def decode_threads(header: FrameHeader, data: memoryview) -> int:
+    """Return the number in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    with _understood(header, Kind.THREADS, data):
+        return int(_values(header, data))
 
 
 def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:

@@ -288,6 +288,8 @@ class Capacity:
     objective: float
     cpus: float
     cost: CpuCost = field(init=False)
+    cores: float = nan
+    """The cores of ``requests_per_second``: those that the replica had when that was searched."""
     _sustained: Sustained | None = None
     _searched: int = 0
     """Batches that ``times`` had learned from when the last search began."""
@@ -295,15 +297,20 @@ class Capacity:
     def __post_init__(self) -> None:
         self.cost = CpuCost(LatencyModel(self.times.max_batch_size))
 
+    def resize(self, workers: int, cpus: float) -> None:
+        """Take the number of workers and the cores as these in the next search."""
+        self.workers, self.cpus, self._searched = workers, cpus, 0
+
     def estimate(self) -> Iterator[None]:
         """Search in steps of about a millisecond, if batches have finished."""
         if self.times.runs > self._searched and self.workers > 0:
-            self._searched = self.times.runs
+            self._searched, cpus = self.times.runs, self.cpus
             self._sustained = yield from search(self.times, self.workers, self.slo_latency, self.objective)
+            self.cores = cpus
 
     def requests_per_second(self) -> float:
         """Requests per second with which the objective is still met; NaN until learned."""
         if self._sustained is None:
             for _ in self.estimate():
                 pass
-        return nan if self._sustained is None else self.cost.bound(self._sustained, self.cpus)
+        return nan if self._sustained is None else self.cost.bound(self._sustained, self.cores)

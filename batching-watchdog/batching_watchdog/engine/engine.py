@@ -116,6 +116,11 @@ class Engine:
         """Whether an offered request may need a ``tick`` before the next event."""
         return bool(self._idle) or self._shed_late or self._nearly_idle
 
+    def resize(self, workers: int, cpus: float) -> None:
+        """Take the number of workers, and the cores that they share, as these from now on."""
+        self._workers = self._suspects.workers = self._prefetch.workers = workers
+        self._prefetch.cpus = cpus
+
     def refusal(self, deadline: float, now: float) -> WatchdogError | None:
         """Return the error that refuses a request at its header, before its body is read, or None.
 

@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Sequence
 from itertools import chain
+from math import inf
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -154,7 +155,10 @@ class LatencyModel:
 
     def _follow(self, factor: float) -> None:
         """Scale the runs before the last ones: the model has changed its speed by ``factor``."""
-        since = self.runs - TUNING.recent + 1
+        self.scale(factor, self.runs - TUNING.recent + 1)
+
+    def scale(self, factor: float, since: float = inf) -> None:
+        """Take the runs up to number ``since`` as if they had taken ``factor`` times as long."""
         for kept in self._kept.values():
             scaled = [
                 run if run.number > since else run._replace(seconds=run.seconds * factor) for run in kept
@@ -163,7 +167,8 @@ class LatencyModel:
             kept.extend(scaled)
         self._stale.update(self._kept)
         self._recent.clear()
-        self._refit()
+        if self._kept:
+            self._refit()
 
     def _refit(self) -> None:
         self._fits |= {power: _fit(self._kept[power]) for power in self._stale}

@@ -20,16 +20,16 @@ WEIGHT: Final = 1 / 16
 class Prefetch:
     """The next batches of busy workers, and the workers that may get one now."""
 
-    __slots__ = ("_computing", "_cpus", "_lead", "_workers", "batches")
+    __slots__ = ("_computing", "_lead", "batches", "cpus", "workers")
 
     def __init__(self, workers: int, lead: float, cpus: float) -> None:
         """``lead``: seconds before the end of a batch from which its worker may get the next; 0: never early.
 
         ``cpus``: the cores that workers and front end share.
         """
-        self._workers = workers
+        self.workers = workers
         self._lead = lead
-        self._cpus = cpus
+        self.cpus = cpus
         self._computing = 0.0
         """Share of a batch's time in which the worker computes; in the rest it waits for a device."""
         self.batches: dict[Worker, Batch] = {}
@@ -55,7 +55,7 @@ class Prefetch:
 
         Workers that compute on the cores gain nothing, since the front end's work takes their time.
         """
-        if not self._lead or self._workers * self._computing > TUNING.device_bound * self._cpus:
+        if not self._lead or self.workers * self._computing > TUNING.device_bound * self.cpus:
             return
         for worker, batch in running.items():
             if worker not in self.batches:

@@ -44,7 +44,7 @@ class Suspects:
     """The parts of failed batches, and what failures show of workers and of the function."""
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self.workers = workers
         self._waiting: list[Part] = []
         self._running: dict[Worker, Part] = {}
         self._in_a_row = 0
@@ -88,7 +88,7 @@ class Suspects:
         Of the parts that may kill a worker one runs at a time, and none if one has killed its worker lately
         and too few others are alive. Requests that have left are dropped.
         """
-        few = self._workers - len(alive) >= TUNING.missing * self._workers
+        few = self.workers - len(alive) >= TUNING.missing * self.workers
         safe = not (few and now < self._killed_at + TUNING.lately)
         safe = safe and not any(part.kills for part in self._running.values())
         for part in list(self._waiting):

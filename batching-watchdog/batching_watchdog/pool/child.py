@@ -134,6 +134,12 @@ class Child:
             self._kill()
             await process.wait()
 
+    def wake(self) -> None:
+        """Have gunicorn look at the number of workers now, not within a second. Safe while it starts."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGWINCH)
+
     @property
     def pid(self) -> int:
         """Process id of its last start; 0 before the first."""

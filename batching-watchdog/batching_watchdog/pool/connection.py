@@ -90,6 +90,10 @@ class Connection:
         """Tell the worker to skip these requests of the last batch, unless it has begun that batch."""
         self._write([wire.encode_cancel(indexes)])
 
+    def set_threads(self, count: int) -> None:
+        """Give the worker's math libraries ``count`` threads from its next batch on."""
+        self._write([wire.encode_threads(count)])
+
     def check(self) -> None:
         """Find out whether the worker can still serve: its last batches failed whole."""
         self._events.suspected(self)

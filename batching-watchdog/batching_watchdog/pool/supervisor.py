@@ -65,6 +65,13 @@ class WorkerPool:
         self._left: dict[Connection, int] = {}
         """Requests left for each worker before it is replaced, with ``max_requests``."""
         self._replaces_old = True
+        self._workers = config.workers
+        """Workers that there should be."""
+        self._threads = config.worker_threads
+        self._connecting = 0
+        """Workers that there are, or that the pool connects to."""
+        self._forks = False
+        """Whether the newest worker was forked from a process that had loaded the handler."""
         self._stopping = False
         self._came_up = False
         self._listened = False
@@ -91,6 +98,7 @@ class WorkerPool:
         command = gunicorn_command(config, self._socket, self._directory)
         self._gunicorn = Child("gunicorn", command, config, environ, self._tasks)
         self._gunicorn.environment["load_stacks"] = str(self._directory)
+        self._gunicorn.environment["worker_count"] = str(self._count_file)
 
     @property
     def not_ready(self) -> str:
@@ -109,7 +117,7 @@ class WorkerPool:
         """Number of workers starting, idle and busy."""
         idle = sum(connection.idle for connection in self._loaded)
         return {
-            "starting": max(0, self._config.workers - len(self._loaded)),
+            "starting": max(0, self._workers - len(self._loaded)),
             "idle": idle,
             "busy": len(self._loaded) - idle,
         }
@@ -141,8 +149,30 @@ class WorkerPool:
     def start(self) -> None:
         """Start gunicorn, and connect to its workers as they start."""
         self._tasks.spawn(self._gunicorn.keep_running(self._ended), "gunicorn")
-        for number in range(self._config.workers):
-            self._tasks.spawn(self._keep_connected(), f"worker-{number}")
+        self._connect_missing()
+
+    def resize(self, workers: int, threads: int) -> int:
+        """Change the workers, and the threads of each; return the workers that there will be.
+
+        More are forked from the loaded handler. Surplus ones end after their batch. Workers that load for
+        themselves stay as many as at the start: one more would take the time and the memory of a load().
+        """
+        workers = workers if self._forks else self._config.workers
+        if threads != self._threads:
+            self._threads = threads
+            for connection in self._loaded:
+                connection.set_threads(threads)
+        if workers != self._workers:
+            log.info("workers: %d -> %d, as the CPU quota has changed", self._workers, workers)
+            self._workers = workers
+            self._count_file.write_text(str(workers))  # before a worker leaves: gunicorn would replace it
+            self._gunicorn.wake()
+            self._connect_missing()
+            for connection in [worker for worker in self._loaded if worker.idle]:
+                if self._surplus:
+                    self._shell.worker_gone(connection)
+                    self._replace(connection)
+        return workers
 
     def drain(self) -> None:
         """Stop replacing workers by age: loading again could outlast the drain."""
@@ -165,6 +195,7 @@ class WorkerPool:
             text = f"a worker could not load the handler again: {handshake.error}"
             log.error(Failure(text, handshake.trace) if handshake.trace else text)
             return
+        self._forks = handshake.forked
         if handshake.mix_paths:
             self._shell.mix_paths()
         if handshake.example is not None and (self._measures or self.sick):
@@ -242,6 +273,11 @@ class WorkerPool:
         self._load_failed = False
         self._measures = False
         self._loaded.add(connection)
+        if self._surplus:  # its number has been lowered while it loaded
+            self._replace(connection)
+            return
+        if self._threads != self._config.worker_threads:
+            connection.set_threads(self._threads)
         if self._config.max_requests:
             share = 1.0 + JITTER * random.random()  # noqa: S311 - nothing secret
             self._left[connection] = round(self._config.max_requests * share)
@@ -256,17 +292,23 @@ class WorkerPool:
             return False
         self._left[connection] -= served
         left = self._left[connection]
-        alone = len(self._loaded) < self._config.workers
+        alone = len(self._loaded) < self._workers
         return left <= (-self._config.max_requests if alone else 0)
 
     def _stays(self, connection: Connection, batch: Batch) -> bool:
-        """Return whether the worker may get its next batch; replace it if it is old and idle."""
-        if not self._is_old(connection, len(batch.requests)):
+        """Return whether the worker may get its next batch; end it if it is old or surplus, and idle."""
+        old = self._is_old(connection, len(batch.requests))
+        if not (old or self._surplus):
             return True
         if connection.idle:  # else it has another batch, and goes after that
-            self.recycled += 1
+            self.recycled += old and not self._surplus
             self._replace(connection)
         return False
+
+    @property
+    def _surplus(self) -> bool:
+        """Whether more workers serve than there should be."""
+        return len(self._loaded) > self._workers
 
     async def _check(self, connection: Connection, example: bytes) -> None:
         if connection.handshake is None:
@@ -319,9 +361,14 @@ class WorkerPool:
         else:
             self._take_in(connection)
 
+    def _connect_missing(self) -> None:
+        for _ in range(self._workers - self._connecting):
+            self._connecting += 1
+            self._tasks.spawn(self._keep_connected(), "worker")
+
     async def _keep_connected(self) -> None:
-        """Keep one connection open to any worker that accepts it, until cancelled."""
-        while not self._stopping:
+        """Keep one connection open to any worker that accepts it, until cancelled or surplus."""
+        while not self._stopping and self._connecting <= self._workers:
             try:
                 connection = await connect(str(self._socket), self)
             except OSError:  # gunicorn is starting, or starting again
@@ -332,6 +379,7 @@ class WorkerPool:
                 await connection.gone.wait()
             finally:
                 connection.close()
+        self._connecting -= 1
 
     def _ended(self, how: str) -> None:
         """Handle the end of gunicorn. Raises ``StartFailed`` if no worker ever loaded.
@@ -359,6 +407,11 @@ class WorkerPool:
     @property
     def _socket(self) -> Path:
         return self._directory / _SOCKET
+
+    @property
+    def _count_file(self) -> Path:
+        """File from which gunicorn reads the number of workers, once that has changed."""
+        return self._directory / "count"
 
 
 def new_folder() -> Path:

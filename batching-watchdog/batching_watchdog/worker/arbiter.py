@@ -114,6 +114,12 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
         else:
             worker.load_after = restarts.wait
 
+    def manage_workers(self) -> None:
+        """Spawn missing workers. Surplus ones leave when the watchdog closes their connections."""
+        with suppress(OSError, ValueError):  # it has not changed the number, or is writing it
+            self.num_workers = int(Path(os.environ["worker_count"]).read_text())
+        self.spawn_workers()
+
     def spawn_workers(self) -> None:
         """Spawn missing workers without gunicorn's sleep after each, which would delay a second restart."""
         while len(self.WORKERS) < self.num_workers:

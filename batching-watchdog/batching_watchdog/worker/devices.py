@@ -8,7 +8,7 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -64,8 +64,18 @@ def take_threads() -> None:
     A library that is loaded later reads its variable itself; an unknown one keeps its one thread.
     """
     meant = {variable: _threads(variable) for variable in THREAD_VARIABLES}
-    if max(meant.values()) <= 1:
-        return
+    if max(meant.values()) > 1:
+        _set_threads(meant)
+
+
+def change_threads(count: int) -> None:
+    """Give the maths libraries of this process ``count`` threads, those that are loaded later too."""
+    meant = dict.fromkeys(THREAD_VARIABLES, count)
+    os.environ.update({variable: str(count) for variable in meant})
+    _set_threads(meant)
+
+
+def _set_threads(meant: Mapping[str, int]) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(meant["OMP_NUM_THREADS"])

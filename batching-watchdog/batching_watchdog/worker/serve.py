@@ -33,7 +33,7 @@ from batching_watchdog.function import Event
 from batching_watchdog.launch import die_with_parent
 from batching_watchdog.messages import DROPPED, Crash, Failure, Reply
 from batching_watchdog.stacks import stack_file, stack_folder
-from batching_watchdog.worker.devices import take_devices, take_threads
+from batching_watchdog.worker.devices import change_threads, take_devices, take_threads
 from batching_watchdog.worker.handler import Handler
 
 HEARTBEAT_SECONDS: Final = 1.0
@@ -188,6 +188,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             mix_paths=self._handler.mix_paths,
             import_seconds=self._handler.import_seconds,
             load_seconds=self._handler.load_seconds,
+            forked=self.app.callable is not None,
         )
         self._handler.report = lambda failure: self._send(connection, wire.encode_failure(failure))
         self._send(connection, wire.encode_handshake(handshake))
@@ -205,6 +206,9 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             if frame is None:
                 return
             if frame[0].kind is wire.Kind.CANCEL:  # its batch has already run
+                continue
+            if frame[0].kind is wire.Kind.THREADS:
+                change_threads(wire.decode_threads(*frame))
                 continue
             began = time.monotonic()
             events = [Event(head, body) for head, body in wire.decode_requests(*frame)]
