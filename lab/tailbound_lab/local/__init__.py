@@ -11,6 +11,7 @@ The modules, from the edge inwards ([P] = pure: no I/O, no clock):
 - ``metrics``     the gateway's metrics under the gateway's names
 - ``functions``   the deployed functions: deploy, scale, remove; the rollout
 - ``replica``     one replica: a supervised watchdog and its probes
+- ``cgroups``     the CPU limit of a replica, changed while it runs
 - ``supervisor``  keeps one child process alive; stops it in order
 - ``child``       the wrapper that ties a child's life to ours
 - ``secrets``     secret files, mode 0600

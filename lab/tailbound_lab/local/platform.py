@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tailbound_lab.local.cgroups import CpuGroups
 from tailbound_lab.local.errors import PlatformError, StackError, StartError
 from tailbound_lab.local.functions import Images, Registry
 from tailbound_lab.local.gateway import BasicAuth, Gateway
@@ -81,10 +82,11 @@ class Platform:
         _sweep_temporary()
         self._temporary = Path(tempfile.mkdtemp(prefix=f"lof-{os.getpid()}-"))
         self._secrets = Secrets(self.run_dir / "secrets")
+        self._groups = CpuGroups()
         self.images = Images()
         self.registry = Registry(
             self.images,
-            ReplicaSettings(tuple(settings.replica_command), self._temporary, self._secrets),
+            ReplicaSettings(tuple(settings.replica_command), self._temporary, self._secrets, self._groups),
             self.log_dir,
         )
         self.metrics = GatewayMetrics(
@@ -132,6 +134,7 @@ class Platform:
         if self._gateway is not None:
             await self._gateway.stop()
         await self.registry.close(self.settings.stop_grace)
+        self._groups.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
         if self._owns_run_dir:
             shutil.rmtree(self.run_dir, ignore_errors=True)

@@ -17,6 +17,8 @@ from typing import Final
 
 import aiohttp
 
+from tailbound_lab.local.cgroups import CpuGroups, Group
+from tailbound_lab.local.errors import InvalidRequestError
 from tailbound_lab.local.ports import free_ports
 from tailbound_lab.local.secrets import Secrets
 from tailbound_lab.local.specs import FunctionSpec
@@ -46,6 +48,7 @@ class ReplicaSettings:
     temporary: Path
     """A short path: the watchdog puts Unix sockets below it, whose paths are limited to 107 characters."""
     secrets: Secrets
+    groups: CpuGroups
 
 
 class Replica:
@@ -77,6 +80,7 @@ class Replica:
         self._settings = settings
         self._on_change = on_change
         self._came_up = False
+        self._group: Group | None = None if spec.cpus is None else settings.groups.make(spec.cpus)
         # A number, not the name: short, and different from an older replica that still drains.
         self._folder = settings.temporary / str(next(_serial))
         self._supervisor = Supervisor(
@@ -109,12 +113,23 @@ class Replica:
         """Start the process; the probes detect its readiness."""
         self._supervisor.start()
 
+    def limit_cpus(self, cpus: float) -> None:
+        """Change the CPU limit in place, as Kubernetes' ``pods/resize`` does.
+
+        Raises ``InvalidRequestError`` for a replica without a limit, and where this machine has none.
+        """
+        if self._group is None:
+            raise InvalidRequestError(f"{self.name}: has no CPU limit to change; set limits.cpu")
+        self._group.limit(cpus)
+
     async def stop(self, grace: float = STOP_GRACE) -> None:
         """Remove the replica from routing, let it drain, and return when it has ended."""
         self.draining = True
         self._set_ready(False)
         await self._supervisor.stop(grace)
         await self.session.close()
+        if self._group is not None:
+            await self._group.remove()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def environment(self) -> dict[str, str]:
@@ -143,7 +158,8 @@ class Replica:
         shutil.rmtree(self._folder, ignore_errors=True)
         (self._folder / "tmp").mkdir(parents=True)
         self._settings.secrets.mount(self.spec.secrets, self.spec.namespace, self._folder / "secrets")
-        return Launch(self._settings.command, self.environment(), cwd=self._handler.parent)
+        cgroup = None if self._group is None else self._group.processes
+        return Launch(self._settings.command, self.environment(), self._handler.parent, cgroup)
 
     async def _probe(self) -> None:
         failures = 0

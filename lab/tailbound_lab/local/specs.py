@@ -8,7 +8,7 @@ with it; ``functions`` keeps the values.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Annotated, Any, Final, NotRequired, TypeVar
+from typing import Annotated, Any, Final, NotRequired, TypeVar, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
@@ -27,9 +27,9 @@ _MAX_REPLICAS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """The parts of a deployment that have an effect here, without limits and constraints.
+    """The parts of a deployment that have an effect here, without constraints.
 
-    ``labels`` and ``annotations`` return to clients unchanged.
+    Of ``limits`` only ``cpu`` has one. ``labels`` and ``annotations`` return to clients unchanged.
     """
 
     name: str
@@ -40,6 +40,13 @@ class FunctionSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    limits: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cpus(self) -> float | None:
+        """CPUs of one replica; None without a limit."""
+        text = self.limits.get("cpu")
+        return None if text is None else _cpus(text)
 
     @property
     def full_name(self) -> str:
@@ -69,8 +76,14 @@ class FunctionSpec:
             "envProcess": self.env_process,
             "envVars": dict(self.env_vars),
             "secrets": list(self.secrets),
+            "limits": dict(self.limits),
         }
         return status | {key: value for key, value in optional.items() if value}
+
+
+class _Limits(TypedDict):
+    cpu: NotRequired[Annotated[str, Field(pattern=r"^(\d+m|\d+(\.\d+)?)$")]]
+    memory: NotRequired[str]
 
 
 class _Deployment(TypedDict):
@@ -82,6 +95,7 @@ class _Deployment(TypedDict):
     labels: NotRequired[dict[str, str]]
     annotations: NotRequired[dict[str, str]]
     secrets: NotRequired[list[_SecretName]]
+    limits: NotRequired[_Limits]
 
 
 class _Scale(TypedDict):
@@ -119,6 +133,7 @@ def parse_deployment(body: object, query_namespace: str = "") -> FunctionSpec:
         labels=found.get("labels", {}),
         annotations=found.get("annotations", {}),
         secrets=tuple(found.get("secrets", ())),
+        limits=cast("dict[str, str]", found.get("limits", {})),
     )
 
 
@@ -142,6 +157,11 @@ def parse_secret(body: object, query_namespace: str = "") -> tuple[str, str, Map
     """Return (name, namespace, the complete document) of a secret request."""
     found = _read(_Secret, body, query_namespace)
     return found["name"], found.get("namespace", DEFAULT_NAMESPACE), found
+
+
+def _cpus(quantity: str) -> float:
+    """Return the CPUs in a Kubernetes quantity: 500m or 0.5."""
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
 
 
 _Body = TypeVar("_Body")

@@ -95,6 +95,7 @@ def _function(
         "labels": _text_map(entry, "labels", where),
         "annotations": _text_map(entry, "annotations", where),
         "secrets": entry.get("secrets") or [],
+        "limits": entry.get("limits") or {},
     }
     try:
         return StackFunction(parse_deployment(body), handler)

@@ -35,6 +35,8 @@ class Launch:
     command: Sequence[str]
     env: Mapping[str, str]
     cwd: Path | None = None
+    cgroup: Path | None = None
+    """``cgroup.procs`` of the group that it enters."""
 
 
 def restart_delay(failures: int) -> float:
@@ -124,7 +126,15 @@ class Supervisor:
         try:
             try:
                 self._process = process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-S", _CHILD, str(os.getpid()), *launch.command),
+                    *(
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        _CHILD,
+                        str(os.getpid()),
+                        str(launch.cgroup or ""),
+                        *launch.command,
+                    ),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=write_end,
                     stderr=write_end,
