@@ -97,7 +97,8 @@ VALID: dict[str, tuple[str, str, object]] = {
     "jwt_auth": ("0", "jwt_auth", False),
 }
 DEPENDENT = {
-    "workers": {"worker_threads", "max_connections"},
+    "workers": {"asked", "worker_threads", "max_connections"},
+    "worker_threads": {"asked"},
     "write_timeout": {"drain_timeout"},
     "max_body_bytes": {"max_queued_bytes"},
 }

@@ -124,6 +124,17 @@ def test_capacity_after_more_batches_is_that_of_the_next_search():
     assert not list(metrics.capacity.estimate()), "no batch has finished since"
 
 
+def test_capacity_after_a_change_of_the_cores_stays_with_those_that_it_was_estimated_on():
+    metrics, model = make()
+    model.observe(1, 0.05)
+    names = ("watchdog_capacity_requests_per_second", "watchdog_capacity_cores")
+    before = [value(metrics, name) for name in names]
+    metrics.capacity.resize(2, 16.0)
+    assert [value(metrics, name) for name in names] == before == [sustained(model, 1, 0.2, 0.95)[0], 8.0]
+    assert list(metrics.capacity.estimate())
+    assert [value(metrics, name) for name in names] == [sustained(model, 2, 0.2, 0.95)[0], 16.0]
+
+
 def test_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
     metrics, model = make(largest=1)
     for _ in range(8):

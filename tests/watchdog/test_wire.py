@@ -20,6 +20,7 @@ DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
     Kind.CANCEL: wire.decode_cancel,
     Kind.FAILURE: wire.decode_failure,
     Kind.CRASH: wire.decode_crash,
+    Kind.THREADS: wire.decode_threads,
 }
 LARGE = b"x" * wire.JOIN_BELOW
 PARTS = st.binary(max_size=40)
@@ -30,6 +31,7 @@ HANDSHAKES = st.builds(
     Handshake,
     *(st.integers(0, 2**31), st.none() | st.text(), st.text(), st.none() | PARTS),
     *(st.integers(0, 4095), st.booleans(), st.floats(0, 1e6), st.floats(0, 1e6)),
+    st.booleans(),
 )
 FAILURES = st.builds(Failure, st.text(), st.text(), st.text(), st.text())
 CRASHES = st.builds(Crash, st.text(), REPLIES, st.booleans())
@@ -66,12 +68,13 @@ def test_requests_and_replies_come_out_as_they_went_in(requests, replies, spent)
     assert all(type(reply) is Reply for reply in decoded)
 
 
-@given(HANDSHAKES, FAILURES, st.lists(st.integers(0, 2**32 - 1), max_size=20), CRASHES)
-def test_other_frames_come_out_as_they_went_in(handshake, failure, places, crash):
+@given(HANDSHAKES, FAILURES, st.lists(st.integers(0, 2**32 - 1), max_size=20), CRASHES, st.integers(1, 4096))
+def test_other_frames_come_out_as_they_went_in(handshake, failure, places, crash, threads):
     assert wire.decode_handshake(*split(wire.encode_handshake(handshake))) == handshake
     assert wire.decode_failure(*split(wire.encode_failure(failure))) == failure
     assert wire.decode_cancel(*split([wire.encode_cancel(places)])) == places
     assert wire.decode_crash(*split(wire.encode_crash(crash))) == crash
+    assert wire.decode_threads(*split([wire.encode_threads(threads)])) == threads
 
 
 @given(TOKENS, TOKENS, st.lists(st.tuples(TOKENS, VALUES)))

@@ -44,7 +44,7 @@ MAX_SOCKET_PATH: Final = 103
 """Bytes of a Unix socket's path: 107 on Linux, 103 on macOS (sun_path, without its end)."""
 SHORT_FOLDERS: Final = ("/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a safe folder in it
 """Folders for a socket where TMPDIR is too long."""
-_PREFIX, _SOCKET = "watchdog-", "workers.sock"
+_PREFIX, _SOCKET, _COUNT = "watchdog-", "workers.sock", "count"
 SOCKET_BYTES: Final = len(f"/{_PREFIX}12345678/{_SOCKET}")
 """Bytes of the socket's path below its parent: mkdtemp adds eight."""
 _TIMED_OUT: Final = how_it_ended(-signal.SIGALRM)
@@ -98,7 +98,6 @@ class WorkerPool:
         command = gunicorn_command(config, self._socket, self._directory)
         self._gunicorn = Child("gunicorn", command, config, environ, self._tasks)
         self._gunicorn.environment["load_stacks"] = str(self._directory)
-        self._gunicorn.environment["worker_count"] = str(self._count_file)
 
     @property
     def not_ready(self) -> str:
@@ -165,7 +164,7 @@ class WorkerPool:
         if workers != self._workers:
             log.info("workers: %d -> %d, as the CPU quota has changed", self._workers, workers)
             self._workers = workers
-            self._count_file.write_text(str(workers))  # before a worker leaves: gunicorn would replace it
+            (self._directory / _COUNT).write_text(str(workers))  # before one leaves, which would be replaced
             self._gunicorn.wake()
             self._connect_missing()
             for connection in [worker for worker in self._loaded if worker.idle]:
@@ -408,11 +407,6 @@ class WorkerPool:
     def _socket(self) -> Path:
         return self._directory / _SOCKET
 
-    @property
-    def _count_file(self) -> Path:
-        """File from which gunicorn reads the number of workers, once that has changed."""
-        return self._directory / "count"
-
 
 def new_folder() -> Path:
     """Make a folder for the workers' socket: in TMPDIR, or elsewhere if its path is too long for a socket.
@@ -438,7 +432,8 @@ def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]
     # Gunicorn touches the heartbeat file every second: a disk may stall, memory does not.
     heartbeat = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(directory)  # noqa: S108 - gunicorn makes a safe file in it
     return [
-        *(sys.executable, "-m", "batching_watchdog.worker.arbiter", str(os.getpid())),
+        *(sys.executable, "-m", "batching_watchdog.worker.arbiter"),
+        *(str(os.getpid()), str(directory / _COUNT)),
         *("--bind", f"unix:{socket}"),
         *("--workers", str(config.workers)),
         *("--worker-class", "batching_watchdog.worker.serve.BatchWorker"),

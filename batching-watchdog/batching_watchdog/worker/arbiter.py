@@ -117,7 +117,7 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
     def manage_workers(self) -> None:
         """Spawn missing workers. Surplus ones leave when the watchdog closes their connections."""
         with suppress(OSError, ValueError):  # it has not changed the number, or is writing it
-            self.num_workers = int(Path(os.environ["worker_count"]).read_text())
+            self.num_workers = int(self.app.count_file.read_text())
         self.spawn_workers()
 
     def spawn_workers(self) -> None:
@@ -175,6 +175,11 @@ class BatchArbiter(Arbiter):  # type: ignore[misc] # gunicorn is not typed
 
 class FunctionApplication(Application):  # type: ignore[misc] # gunicorn is not typed
     """The function as gunicorn's application: no WSGI; loaded here only with preload."""
+
+    def __init__(self, count_file: Path) -> None:
+        """``count_file``: has the number of workers, once the watchdog has changed it."""
+        self.count_file = count_file
+        super().__init__("%(prog)s [OPTIONS]")
 
     def init(self, parser: Any, opts: Any, args: Any) -> None:
         """Return no settings in addition to the command line."""
@@ -312,10 +317,11 @@ def _comm(task: Path) -> str:
 
 
 def main() -> None:
-    """Run gunicorn with this process's arguments, after the parent's process id as the first one."""
-    die_with_parent(signal.SIGTERM, int(sys.argv[1]))
-    sys.argv = ["gunicorn", *sys.argv[2:]]
-    FunctionApplication("%(prog)s [OPTIONS]").run()
+    """Run gunicorn with this process's arguments, after the parent's process id and the file of the count."""
+    parent, count_file, *arguments = sys.argv[1:]
+    die_with_parent(signal.SIGTERM, int(parent))
+    sys.argv = ["gunicorn", *arguments]
+    FunctionApplication(Path(count_file)).run()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def test_worker_sees_its_share_of_several_devices_and_one_device_is_left_alone(g
 
 LOADING = """
 import os
-from batching_watchdog.worker.devices import one_thread, take_threads
+from batching_watchdog.worker.devices import change_threads, one_thread, take_threads
 
 def numpy_threads():
     square = numpy.ones((500, 500))
@@ -42,10 +42,12 @@ with one_thread():
     print(numpy_threads())
 take_threads()
 print(numpy_threads(), os.environ["OPENBLAS_NUM_THREADS"], len(os.environ))
+change_threads(4)
+print(numpy_threads(), os.environ["OPENBLAS_NUM_THREADS"])
 """
 
 
 def test_library_is_loaded_with_one_thread_and_has_what_is_meant_for_it_afterwards():
     environment = {"OPENBLAS_NUM_THREADS": "2", "LC_ALL": "C"}
     printed = subprocess.check_output([sys.executable, "-c", LOADING], env=environment, text=True)
-    assert printed.split() == ["1", "2", "2", "2"]
+    assert printed.split() == ["1", "2", "2", "2", "4", "4"]
