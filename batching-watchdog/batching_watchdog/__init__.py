@@ -22,6 +22,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``otel``            sends spans by OpenTelemetry's SDK, where the extra ``otel`` is installed
 - ``logs``            the format of the log, which requests have a line
 - ``output``          writes stdout and stderr without waiting for the process that reads them
+- ``quota`` [P]       workers, threads and speed that a CPU quota is worth
 - ``machine``         what this container may use: CPUs, CUDA devices
 - ``launch``          ties a child's life to its parent's
 - ``speedups`` [P]    plain requests and frames, in C where the build has it

@@ -262,10 +262,11 @@ class Config:
     workers: int = variable(
         "auto",
         COUNT,
-        f"model processes; auto: one per CUDA device, else the CPU quota, at most {MAX_AUTO_WORKERS}",
+        f"model processes; auto: one per CUDA device, else the CPU quota, at most {MAX_AUTO_WORKERS}, "
+        "also when the quota changes",
     )
     worker_threads: int = variable(
-        "auto", COUNT, "threads of each worker's math libraries; auto: quota / workers"
+        "auto", COUNT, "threads of each worker's math libraries; auto: quota / workers, also when the quota changes"
     )
     low_priority: bool = variable(
         "low",

@@ -75,8 +75,9 @@ class Use:
 def slowdown(before: Cores, after: Cores, use: Use) -> float:
     """Return the factor by which a batch takes longer with the cores ``after``; 1 if that is not known.
 
-    A worker that the quota slows gains in proportion to its CPUs, until its threads use a core each. One that
-    waits for something else gains nothing. A lower quota slows only workers that together use more than it.
+    A worker that the quota slows gains in proportion to its CPUs, until each thread that it had uses a core:
+    whether its handler uses more threads is not known. One that waits for something else gains nothing. A
+    lower quota slows only workers that together use more than it.
     """
     if not (use.seconds > 0.0 and use.cpu_seconds > 0.0):
         return 1.0
@@ -84,7 +85,7 @@ def slowdown(before: Cores, after: Cores, use: Use) -> float:
     if after.each > before.each:
         if cores < THROTTLED * before.each:
             return 1.0
-        return cores / max(cores, min(after.threads, cores * after.each / before.each))
+        return cores / max(cores, min(before.threads, cores * after.each / before.each))
     if use.cpu_seconds <= after.cpus * use.elapsed:
         return 1.0
     return cores / min(cores, after.each)

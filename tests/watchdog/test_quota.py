@@ -53,7 +53,7 @@ ONE, TWO = Use(1.0, 1.0, 0.5), Use(1.0, 2.0, 1.5)
     [
         pytest.param(Cores(0.5, 1, 1), Cores(0.75, 1, 1), ONE, 2 / 3, id="in proportion"),
         pytest.param(Cores(0.5, 1, 1), Cores(2.0, 1, 1), ONE, 1 / 2, id="one thread uses one core"),
-        pytest.param(Cores(0.5, 1, 1), Cores(2.0, 1, 2), ONE, 1 / 4, id="two use two"),
+        pytest.param(Cores(0.5, 1, 2), Cores(2.0, 1, 2), ONE, 1 / 4, id="two use two"),
         pytest.param(Cores(0.5, 1, 1), Cores(1.5, 2, 1), ONE, 2 / 3, id="shared with one more worker"),
         pytest.param(Cores(1.5, 2, 1), Cores(0.5, 2, 1), TWO, 3.0, id="lowered under load"),
         pytest.param(Cores(1.5, 2, 1), Cores(0.5, 2, 1), Use(1.0, 0.5, 0.4), 1.0, id="lowered in a lull"),

@@ -162,9 +162,15 @@ class WorkerPool:
             for connection in self._loaded:
                 connection.set_threads(threads)
         if workers != self._workers:
+            try:
+                (self._directory / _COUNT).write_text(
+                    str(workers)
+                )  # first: one that leaves would be replaced
+            except OSError as error:
+                log.warning("workers: %d, not %d: %s", self._workers, workers, error)
+                return self._workers
             log.info("workers: %d -> %d, as the CPU quota has changed", self._workers, workers)
             self._workers = workers
-            (self._directory / _COUNT).write_text(str(workers))  # before one leaves, which would be replaced
             self._gunicorn.wake()
             self._connect_missing()
             for connection in [worker for worker in self._loaded if worker.idle]:

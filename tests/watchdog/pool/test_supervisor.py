@@ -103,3 +103,86 @@ class Fresh:
 
     def close(self) -> None:
         self.ended.set()
+
+
+class Loaded:
+    """A worker that serves, and what is done to it."""
+
+    idle = True
+
+    def __init__(self, done: list[str]) -> None:
+        self.done = done
+        self.handshake = Handshake(1, forked=True)
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+    def set_threads(self, count: int) -> None:
+        self.done.append(f"{count} threads")
+
+
+def take(pool: WorkerPool, *workers: Loaded, forked: bool = True) -> None:
+    for worker in workers:
+        pool.loaded(worker, Handshake(1, forked=forked, mix_paths=False))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("forked", "workers"), [(True, 3), (False, 1)])
+def test_workers_that_load_for_themselves_do_not_become_more(forked, workers):
+    counts: list[int] = []
+
+    def use(pool: WorkerPool) -> None:
+        take(pool, Loaded([]), forked=forked)
+        counts.append(pool.resize(3, 1))
+
+    with_pool(use, came_up=lambda: None, worker_ready=lambda _: None)
+    assert counts == [workers]
+
+
+def test_idle_worker_that_is_surplus_gets_no_batch_before_it_ends():
+    done: list[str] = []
+
+    def use(pool: WorkerPool) -> None:
+        take(pool, Loaded(done))
+        pool.resize(2, 1)
+        take(pool, Loaded(done))
+        pool.resize(1, 1)
+        assert pool.by_state() == {"starting": 0, "idle": 1, "busy": 0}
+
+    quiet: dict[str, Any] = {"came_up": lambda: None, "worker_ready": lambda _: None}
+    with_pool(use, worker_gone=lambda _: done.append("gone"), **quiet)
+    assert done == ["gone", "closed"]
+
+
+def test_busy_worker_that_is_surplus_ends_after_its_batch():
+    done: list[str] = []
+    ready: list[bool] = []
+
+    def use(pool: WorkerPool) -> None:
+        first, second = Loaded(done), Loaded(done)
+        take(pool, first)
+        pool.resize(2, 1)
+        take(pool, second)
+        first.idle = second.idle = False
+        pool.resize(1, 1)
+        assert not done
+        first.idle = True
+        pool.replied(first, batch(b"a"), [Reply(200, b"", b"")], Spent())  # type: ignore[arg-type]
+        second.idle = True
+        pool.replied(second, batch(b"a"), [Reply(200, b"", b"")], Spent())  # type: ignore[arg-type]
+
+    quiet: dict[str, Any] = {"came_up": lambda: None, "worker_ready": lambda _: None}
+    with_pool(use, batch_done=lambda *_, **told: ready.append(told["ready"]), **quiet)
+    assert done == ["closed"]
+    assert ready == [False, True]
+
+
+def test_threads_of_all_workers_change_and_later_ones_get_them_too():
+    done: list[str] = []
+
+    def use(pool: WorkerPool) -> None:
+        take(pool, Loaded(done))
+        pool.resize(2, 3)
+        take(pool, Loaded(done))
+
+    with_pool(use, came_up=lambda: None, worker_ready=lambda _: None)
+    assert done == ["3 threads", "3 threads"]
