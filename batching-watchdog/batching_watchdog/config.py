@@ -262,11 +262,13 @@ class Config:
     workers: int = variable(
         "auto",
         COUNT,
-        f"model processes; auto: one per CUDA device, else the CPU quota, at most {MAX_AUTO_WORKERS}, "
-        "also when the quota changes",
+        f"model processes; auto: one per CUDA device, else the CPU quota, rounded, at most "
+        f"{MAX_AUTO_WORKERS}, also when the quota changes",
     )
     worker_threads: int = variable(
-        "auto", COUNT, "threads of each worker's math libraries; auto: quota / workers, also when the quota changes"
+        "auto",
+        COUNT,
+        "threads of each worker's math libraries; auto: quota / workers, also when the quota changes",
     )
     low_priority: bool = variable(
         "low",

