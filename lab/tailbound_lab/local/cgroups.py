@@ -31,8 +31,9 @@ _serial: Final = count(1)
 class Group:
     """The cgroup of one replica."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, version_2: bool) -> None:
         self._folder = folder
+        self._version_2 = version_2
 
     @property
     def processes(self) -> Path:
@@ -42,7 +43,7 @@ class Group:
     def limit(self, cpus: float) -> None:
         """Allow ``cpus`` from now on."""
         quota = max(_LEAST_QUOTA, round(cpus * _PERIOD))
-        if (self._folder / "cpu.max").exists():
+        if self._version_2:
             (self._folder / "cpu.max").write_text(f"{quota} {_PERIOD}")
         else:
             (self._folder / "cpu.cfs_quota_us").write_text(str(quota))
@@ -77,7 +78,7 @@ class CpuGroups:
                 self._folder = _make_folder(self._root)
             folder = self._folder / str(next(_serial))
             folder.mkdir()
-            group = Group(folder)
+            group = Group(folder, version_2=folder.parents[1] == self._root)
             group.limit(cpus)
         except OSError as error:
             self._unavailable = True

@@ -44,9 +44,8 @@ class FunctionSpec:
 
     @property
     def cpus(self) -> float | None:
-        """CPUs of one replica; None without a limit."""
-        text = self.limits.get("cpu")
-        return None if text is None else _cpus(text)
+        """CPUs of one replica; None without a limit, or with 0, which is none in Kubernetes."""
+        return _cpus(self.limits.get("cpu", "0")) or None
 
     @property
     def full_name(self) -> str:

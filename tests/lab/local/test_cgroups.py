@@ -127,6 +127,15 @@ def groups_of(pid: int | None) -> set[str]:
     return {line.rpartition(":")[2] for line in lines if "tailbound-" in line}
 
 
+def test_limit_is_written_as_version_2_reads_it_where_that_has_the_controller(tmp_path):
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu memory\n")
+    group = CpuGroups(tmp_path).make(0.5)
+    assert group is not None
+    group.limit(1.25)
+    assert (group.processes.parent / "cpu.max").read_text() == "125000 100000"
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu"
+
+
 def test_limits_without_cgroups_are_named_once_and_replicas_run_without(tmp_path, caplog):
     groups = CpuGroups(tmp_path)
     assert [groups.make(1.0), groups.make(1.0)] == [None, None]

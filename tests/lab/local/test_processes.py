@@ -23,6 +23,7 @@ from lab.local.harness import (
     until,
     up,
 )
+from tailbound_lab.local.cgroups import ROOT
 from tailbound_lab.local.errors import PlatformError
 from tailbound_lab.local.platform import WATCHDOG
 from tailbound_lab.local.services import AUTOSCALER_CONFIG, Service
@@ -205,7 +206,7 @@ def test_nothing_survives_up_however_it_ends_and_the_next_one_tidies_up(tmp_path
     (tmp_path / "fn").mkdir()
     (tmp_path / "fn" / "handler.py").write_text(HANDLER)
     stack = tmp_path / "stack.yml"
-    stack.write_text("functions: {f: {handler: fn, image: f, environment: {workers: 2}}}")
+    stack.write_text("functions: {f: {handler: fn, image: f, environment: {workers: 2}, limits: {cpu: 1}}}")
     # Short, as Unix sockets are put there.
     with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         with up("--stack", stack, "--prometheus-port", "0", TMPDIR=folder) as (platform, _):
@@ -222,3 +223,4 @@ def test_nothing_survives_up_however_it_ends_and_the_next_one_tidies_up(tmp_path
             (left,) = (path for path in Path(folder).glob("lof-*") if path != mine)
             assert mine.exists()
             assert f"-{platform.pid}-" not in left.name
+            assert not list(ROOT.glob(f"**/tailbound-{platform.pid}-*"))

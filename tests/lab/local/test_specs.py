@@ -25,6 +25,7 @@ NO_SECRETS = ("../../etc/passwd", "a/b", ".hidden", "")
         *((parse_deployment, body) for body in ({"service": "f"}, F | {"envVars": {"a": 1}})),
         *((parse_deployment, F | {key: name}) for key in ("service", "namespace") for name in NO_LABELS),
         *((parse_deployment, F | {"secrets": [name]}) for name in NO_SECRETS),
+        *((parse_deployment, F | {"limits": {"cpu": cpu}}) for cpu in ("fast", "-1", "1Gi", "1.5m")),
         *((parse_secret, {"name": name}) for name in NO_SECRETS),
         (parse_secret, {"name": "a", "namespace": "../a"}),
         *((parse_scale, {"serviceName": "f", "replicas": count}) for count in (-1, 1.5, "3", True, 10_001)),
@@ -33,6 +34,16 @@ NO_SECRETS = ("../../etc/passwd", "a/b", ".hidden", "")
 def test_body_that_breaks_a_rule_is_refused(parse, body):
     with pytest.raises(InvalidRequestError):
         parse(body)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cpus"), [("500m", 0.5), ("0.25", 0.25), ("2", 2.0), ("0", None), (None, None)]
+)
+def test_cpu_limit_is_a_quantity_of_kubernetes_and_returns_to_clients(cpu, cpus):
+    limits = {"memory": "1Gi"} | ({"cpu": cpu} if cpu else {})
+    spec = parse_deployment(F | {"limits": limits})
+    assert spec.cpus == cpus
+    assert spec.status(replicas=1, available=1, invocations=0, created_at="")["limits"] == limits
 
 
 def test_namespace_of_the_query_wins_over_the_body():
@@ -63,6 +74,7 @@ functions:
       workers: 1
     secrets: [token]
     annotations: {topic: a}
+    limits: {cpu: 2, memory: 1Gi}
 """
 
 
@@ -87,6 +99,7 @@ def test_values_of_a_stack_stay_the_text_that_they_were():
         env_vars=common | {"verbose": "true", "workers": "1"},
         annotations={"topic": "a"},
         secrets=("token",),
+        limits={"cpu": "2", "memory": "1Gi"},
     )
 
 
