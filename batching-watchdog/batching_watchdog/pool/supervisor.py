@@ -162,10 +162,8 @@ class WorkerPool:
             for connection in self._loaded:
                 connection.set_threads(threads)
         if workers != self._workers:
-            try:
-                (self._directory / _COUNT).write_text(
-                    str(workers)
-                )  # first: one that leaves would be replaced
+            try:  # first, as gunicorn would replace a worker that leaves before
+                (self._directory / _COUNT).write_text(str(workers))
             except OSError as error:
                 log.warning("workers: %d, not %d: %s", self._workers, workers, error)
                 return self._workers
