@@ -6,7 +6,7 @@ and its metric is unknown. Each text is queried once for all functions.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 
@@ -59,7 +59,7 @@ class WithFurther:
         self._server.close()
 
     def _ask(self, text: str) -> dict[str, float]:
-        return values(self._server.instant(text))
+        return self._server.instant(values, text)
 
     def _value(self, text: str, query: Future[dict[str, float]]) -> Mapping[str, float]:
         """Return {function_name: value}, "" for all functions; nothing without an answer."""
@@ -80,12 +80,13 @@ class WithFurther:
         return replace(seen, further=tuple(each.get(name, each.get("")) for each in answers))
 
 
-def values(answer: Sequence[Series]) -> dict[str, float]:
+def values(answer: Iterable[Series]) -> dict[str, float]:
     """Return {function_name: value} of an instant vector; "" is the one series without that label.
 
     Raises ``SourceError`` for several such series.
     """
-    plain = sum(queries.FUNCTION_LABEL not in labels for labels, _ in answer)
+    series = list(answer)
+    plain = sum(queries.FUNCTION_LABEL not in labels for labels, _ in series)
     if plain > 1:
         raise SourceError(f"{plain} series; needed: one, or the label {queries.FUNCTION_LABEL} on each")
-    return queries.values(answer)
+    return queries.values(series)
