@@ -95,6 +95,10 @@ class Observation:
         "Arrivals of the last second or three, read directly, less three standard deviations of chance; only "
         "between reconciles, if the replicas cannot serve them.",
     )
+    # Without a query, as ``direct_rate``.
+    direct_in_flight: float | None = _signal(
+        Unit.COUNT, "Requests inside the function, read directly between reconciles: for a boost."
+    )
     in_flight: float | None = _signal(
         Unit.COUNT, "Requests inside the watchdogs now.", in_shadow=InShadow.BY_LOAD, summed=Summed.ALL
     )

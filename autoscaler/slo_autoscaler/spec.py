@@ -86,6 +86,14 @@ class FurtherMetric:
     """Value that one replica is to have of it."""
 
 
+@settings
+class Boost:
+    """CPU above nominal for running pods while new ones start. Needs the right to resize pods."""
+
+    max_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    """Maximum multiple of the nominal CPU limit; 1: no boost."""
+
+
 def _policy(value: object, info: ValidationInfo) -> str:
     known = (info.context or {}).get("policies", (value,))
     if not isinstance(value, str) or value not in known:
@@ -140,6 +148,7 @@ class Spec:
     """Further metrics that a function must have replicas for, beside those of its requests."""
     scale_up: ScaleUp = Field(default_factory=ScaleUp)
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
+    boost: Boost = Field(default_factory=Boost)
     timing: InstanceOf[Timing] = Timing()
 
     @field_validator("signals")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from slo_autoscaler.law.boost import Boost
 from slo_autoscaler.model import Reason
 from slo_autoscaler.signals import DERIVED, INPUTS, SIGNALS, Unit
 
@@ -213,6 +214,15 @@ def score(function_name: str, numbers: Mapping[str, float]) -> str:
         f"{function_name}, over {numbers['seconds']:,.0f} s and {requests:,.0f} requests:"
         f" incumbent {world('incumbent')}; shadow, as predicted, {world('shadow')}"
     )
+
+
+def boosted(boost: Boost, start_up: float) -> str:
+    """Return a boost as a sentence; ``start_up`` is the seconds until requested replicas serve at most."""
+    counts = f"{numbered(boost.needed, 'replica')} needed, {boost.serving} serve, {boost.starting} start"
+    if boost.factor <= 1.0:
+        return f"nominal CPU: {counts}"
+    end = f"for at most {seconds(start_up)}" if boost.starting else "until the load falls"
+    return f"boosted to {factor(boost.factor)} x CPU {end}: {counts}"
 
 
 def _deed(decision: Mapping[str, Any]) -> str:

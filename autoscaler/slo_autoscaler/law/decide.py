@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from slo_autoscaler.law.allocate import Claim
+from slo_autoscaler.law.boost import nominal
 from slo_autoscaler.law.bounds import Bounds, bounds, held
 from slo_autoscaler.law.further import joined
 from slo_autoscaler.law.inputs import Inputs, numbers, predicted
@@ -54,6 +55,7 @@ def decide(at: Situation) -> tuple[Decision, Memory]:
 
 def recommended(at: Situation) -> Wish:
     """Steps 1 to 3 of ``decide``."""
+    at = nominal(at)
     memory, scale = at.memory.noticed(at.spec, at.scale, at.now)
     at = replace(at, memory=memory, scale=scale)
     limits = bounds(at)

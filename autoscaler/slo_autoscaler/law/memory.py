@@ -80,6 +80,10 @@ class Memory:
     """(time, load of a replica as a multiple of its goodput), until an overload has left the rates."""
     stalled: float = 0.0
     """Requests that hung at the last observation: each counts as late once."""
+    boosted_at: float | None = None
+    """Time at which serving replicas last had more than their nominal CPU; None: long ago."""
+    nominal_capacity: float | None = None
+    """Capacity observed before that."""
     history: History = field(default_factory=History)
     calibration: Calibration = field(default_factory=Calibration)
     budget: Budget = field(default_factory=Budget)
@@ -161,6 +165,8 @@ class Memory:
             self._needs(observed, replicas, self.held(spec)),
             self.loads if loads is None else loads,
             self.stalled if stalled is None else stalled,
+            self.boosted_at,
+            self.nominal_capacity,
             self.history if history is None else history,
             self.calibration if calibration is None else calibration,
             self.budget if budget is None else budget,
@@ -222,6 +228,10 @@ class Memory:
         """Return the memory after a change of the count by any writer."""
         up = replicas > before
         return replace(self, scaled_at=now, scaled_up_at=now if up else self.scaled_up_at)
+
+    def boosted(self, factor: float, now: float) -> "Memory":
+        """Return the memory after serving replicas were given ``factor`` times their nominal CPU."""
+        return replace(self, boosted_at=now) if factor > 1.0 else self
 
     def elsewhere(self, scale: Scale, now: float) -> "Memory":
         """Return the memory for other replicas, as when a shadow's decisions begin to be real.

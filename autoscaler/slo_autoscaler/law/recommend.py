@@ -234,7 +234,11 @@ def _accounts(
     passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
     lately = [load for when, load in loads if now - when <= 2.0 * spec.timing.rate_lag]
     late, calibration = late_share(seen), memory.calibration
-    if late is not None and max(load for _, load in loads) <= calibration.factor:
+    if (
+        memory.boosted_at is None
+        and late is not None
+        and max(load for _, load in loads) <= calibration.factor
+    ):
         calibration = calibration.after(passed, spec.budget_period, seen.rate or 0.0, late, lately, replica)
     if seen.burn_short is None:
         late = sum(replica.late(load * replica.goodput) for load in lately) / len(lately)

@@ -9,6 +9,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,7 @@ from rich.console import Console
 from slo_autoscaler.config import Config, read_config
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.fields import MOST, MOST_DIGITS, parse_duration
+from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import SimulationError, history, report, scalers, traces, world
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Routing, Service
@@ -85,7 +88,7 @@ def _run(
         trace=trace,
         function=function,
         bounds=Bounds(settings.lowest, settings.highest),
-        spec=config.target(options.function),
+        spec=_spec(options, config),
         interval=config.interval,
         # Reconciles come half a scrape interval after a scrape, the mean delay.
         phase=float(config.prometheus.scrape_interval // 2),
@@ -99,6 +102,15 @@ def _run(
             status.update(scaler.name)
             outcomes.append(world.run(trace, function, scaler, settings))
     return outcomes
+
+
+def _spec(options: argparse.Namespace, config: Config) -> Spec:
+    spec = config.target(options.function)
+    if options.boost is None:
+        return spec
+    if not 1.0 <= options.boost < inf:
+        raise SimulationError(f"--boost {options.boost:g}: must be at least 1")
+    return replace(spec, boost=replace(spec.boost, max_factor=options.boost))
 
 
 def _function(options: argparse.Namespace) -> Function:
@@ -156,6 +168,8 @@ def _settings(options: argparse.Namespace, config: Config) -> Settings:
         window=config.prometheus.window,
         rate_window=config.prometheus.rate_window,
         seed=options.seed,
+        boost_delay=options.boost_delay,
+        node_cpus=options.node_cpus,
     )
 
 
@@ -239,6 +253,20 @@ def _parser() -> argparse.ArgumentParser:
         default="random",
         help="choice of the replica [random]",
     )
+    add(
+        "--boost",
+        type=float,
+        metavar="FACTOR",
+        help="give running replicas up to FACTOR times their CPU while others start [the configuration's]",
+    )
+    add(
+        "--boost-delay",
+        type=_duration,
+        default=1.0,
+        metavar="TIME",
+        help="time until more CPU is in force [1s]",
+    )
+    add("--node-cpus", type=float, default=inf, metavar="N", help="CPUs of all nodes [no limit]")
     add("--replicas", type=_whole(1), help="replicas at the start [enough for the first half minute]")
     add("--min-replicas", type=_whole(1), help="lower bound [the configuration's]")
     add("--max-replicas", type=_whole(1), help="upper bound [the configuration's]")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.tuning import TUNING
@@ -148,6 +148,9 @@ class View(Protocol):
     def direct_rate(self) -> float:
         """Return the requests per second that surely arrive, as the autoscaler reads it from counters."""
 
+    def direct_in_flight(self) -> float:
+        """Return the requests inside the replicas now, as the autoscaler reads them."""
+
     def concurrency(self, span: float) -> float:
         """Return the mean number of requests inside the replicas over the last ``span``."""
 
@@ -159,6 +162,15 @@ class View(Protocol):
 
     def peaks(self, span: float) -> Sequence[tuple[float, float]]:
         """Return each scraped replica's longest queue and largest number of running requests."""
+
+
+@runtime_checkable
+class Booster(Protocol):
+    """A scaler that also gives serving replicas CPU."""
+
+    @property
+    def factor(self) -> float:
+        """Multiple of the nominal CPU that they should have now."""
 
 
 class Scaler(Protocol):

@@ -50,6 +50,7 @@ class _Alike:
     def __init__(self, function: Function) -> None:
         self._function = function
         self._seconds = function.service.seconds
+        self.speed = 1.0
         self.best_size = function.service.best_size
         self.max_batch_size = self.ceiling = len(self._seconds)
         self.lead = 0.0
@@ -77,19 +78,19 @@ class _Alike:
         return size
 
     def predict(self, size: int) -> float:
-        return self._seconds[min(size, len(self._seconds)) - 1]
+        return self._seconds[min(size, len(self._seconds)) - 1] / self.speed
 
     predict_mean = predict
 
     def largest_within(self, seconds: float) -> int:
-        return bisect_right(self._seconds, seconds)
+        return bisect_right(self._seconds, seconds * self.speed)
 
     def request(self, number: int, arrived: float) -> Request:
         function = self._function
         return Request(number, b"", b"", arrived, arrived + function.slo_latency, arrived + function.timeout)
 
     def seconds(self, requests: Sequence[Request]) -> float:
-        return self._seconds[len(requests) - 1]
+        return self._seconds[len(requests) - 1] / self.speed
 
 
 class _Worker:
@@ -116,7 +117,7 @@ class Replica:
 
     __slots__ = (
         "_clock", "_engine", "_events", "_function", "_number", "_serial", "_traffic", "_wake",
-        "ends", "lost", "order", "row", "sizes",
+        "ends", "lost", "order", "row", "seconds", "sizes",
     )  # fmt: skip
 
     def __init__(
@@ -146,6 +147,8 @@ class Replica:
         self.row = row
         self.ends: list[float] = []
         """End of each batch; may be after the last ``until``."""
+        self.seconds: list[float] = []
+        """What each batch takes."""
         self.sizes: list[int] = []
         self.order: list[float] = []
         """Arrivals in the order of service; ``sizes`` divides them into batches."""
@@ -163,9 +166,17 @@ class Replica:
             worker.size + len(worker.next) for end, _, worker in self._events if end > now
         )
 
+    def run_at(self, speed: float) -> None:
+        """Run batches that begin from now on at this multiple of the nominal speed; the engine knows it.
+
+        Only for requests of one kind.
+        """
+        assert isinstance(self._traffic, _Alike)  # noqa: S101 - for the type checker
+        self._traffic.speed = speed
+
     def clear(self) -> None:
         """Drop the outcomes so far."""
-        self.ends, self.sizes, self.order, self.lost = [], [], [], []
+        self.ends, self.seconds, self.sizes, self.order, self.lost = [], [], [], [], []
 
     def serve(self, arrivals: list[float], until: float) -> None:
         """Admit ``arrivals`` (ascending, none after ``until``), and begin all batches before ``until``."""
@@ -210,10 +221,12 @@ class Replica:
 
     def _begin(self, worker: _Worker, requests: Sequence[Request], now: float) -> None:
         worker.size = len(requests)
-        end = now + self._traffic.seconds(requests)
+        seconds = self._traffic.seconds(requests)
+        end = now + seconds
         self._serial += 1
         heappush(self._events, (end, self._serial, worker))
         self.ends.append(end)
+        self.seconds.append(seconds)
         self.sizes.append(worker.size)
         self.order += [request.arrived for request in requests]
 

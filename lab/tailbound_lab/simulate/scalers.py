@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from slo_autoscaler.law.boost import boost, nominal
 from slo_autoscaler.law.decide import decide, raised
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
@@ -48,6 +49,7 @@ class DecideScaler:
         self._direct = direct_interval is not None
         self._seen: Observation | None = None
         self._past: Past = ()
+        self.factor = 1.0
 
     def scale(self, view: View, now: float) -> int | None:
         """Decide as the controller does."""
@@ -64,9 +66,14 @@ class DecideScaler:
             seen = observed or Observation()
             decision, memory = decide(Situation(self._spec, seen, scale, memory, now))
             wanted = decision.replicas
-        if wanted is None and self._direct and self._seen is not None:
-            seen = replace(self._seen, direct_rate=view.direct_rate())
-            more = raised(Situation(self._spec, seen, scale, memory, now), math.inf)
+        if self._direct and self._seen is not None:
+            seen = replace(
+                self._seen, direct_rate=view.direct_rate(), direct_in_flight=view.direct_in_flight()
+            )
+            at = Situation(self._spec, seen, scale, memory, now)
+            self.factor = boost(nominal(at), self.factor).factor
+            memory = memory.boosted(self.factor, now)
+            more = raised(replace(at, memory=memory), math.inf) if wanted is None else None
             if more is not None:
                 decision, memory = more
                 wanted = decision.replicas

@@ -18,7 +18,7 @@ from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.counters import SPANS, surely
 from tailbound_lab.simulate import SimulationError, scrape
-from tailbound_lab.simulate.function import Function, Routing, Scaler
+from tailbound_lab.simulate.function import Booster, Function, Routing, Scaler
 from tailbound_lab.simulate.replica import Replica
 from tailbound_lab.simulate.traces import Trace
 
@@ -62,6 +62,10 @@ class Settings:
     scale-down removes them before serving ones."""
     missed_scrape_every: int = 0
     """One in this many scrapes fails, of one replica after the other; 0: none fails."""
+    boost_delay: float = 1.0
+    """Seconds from a decision on CPU above nominal until it is in force."""
+    node_cpus: float = math.inf
+    """CPUs of the nodes. A replica has as many as workers; a boost gets what the others leave."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.lowest <= self.highest:
@@ -101,6 +105,8 @@ class Outcome:
     changes: int
     reversals: int
     """Changes against the direction of the last one, less than a start-up time after it."""
+    cpu_seconds: float
+    """CPU-seconds of desired replicas, one CPU for each worker, with what boosts add."""
     series: Series
 
 
@@ -119,6 +125,8 @@ def run(trace: Trace, function: Function, scaler: Scaler, settings: Settings | N
             wanted = scaler.scale(world, now)
             if wanted is not None:
                 world.resize(wanted)
+            if isinstance(scaler, Booster):
+                world.boost(scaler.factor)
         world.step()
     return world.finish(scaler.name)
 
@@ -136,7 +144,6 @@ class _World:
             function, settings.window, settings.rate_window, keep=max(2 * settings.rate_window, PEAK_SPAN)
         )
         self._edges = scrape.edges(function.slo_latency)
-        self._service = np.array([0.0, *function.service.seconds])
         self._counters = np.zeros((64, self._scrapes.columns))
         self._unused = list(range(len(self._counters) - 1, _NOWHERE, -1))
         self._scrape_at, self._scrape_number = 0.0, 0
@@ -147,6 +154,9 @@ class _World:
         self._answered: list[tuple[Floats, Floats]] = []
         self._held: list[float] = []
         self._serial = 0
+        self._factor = 1.0
+        self._boosts: list[tuple[float, float]] = []
+        """Factors that are decided and not yet in force, each with its time."""
         self._ready: list[tuple[int, Replica]] = []
         first = settings.replicas
         if first is None:
@@ -163,7 +173,7 @@ class _World:
         self._inside_seconds, self._done, self._busy, self._ready_seconds = (
             np.zeros(shape) for _ in range(4)
         )
-        self._wanted, self._served_by = np.zeros(self._steps), np.zeros(self._steps)
+        self._wanted, self._served_by, self._cpus = (np.zeros(self._steps) for _ in range(3))
 
     # What scalers see.
 
@@ -183,6 +193,11 @@ class _World:
         return max(
             (surely([(bounds[index] - bounds[index - steps], steps * STEP)]) for steps in known), default=0.0
         )
+
+    def direct_in_flight(self) -> float:
+        """Return the requests inside the replicas now."""
+        queued = sum(replica.queued for _, replica in self._ready)
+        return float(len(self._ends) + len(self._held) + queued)
 
     def concurrency(self, span: float) -> float:
         """Return the mean number of requests inside."""
@@ -215,9 +230,22 @@ class _World:
         for ready_at in [ready_at for ready_at in self._starting if ready_at <= now + 1e-9]:
             self._starting.remove(ready_at)
             self._start(now)
+        while self._boosts and self._boosts[0][0] <= now + 1e-9:
+            self._factor = self._boosts.pop(0)[1]
         if now >= self._scrape_at:
             self._scrape_at += self._settings.scrape_interval
             self._scrape(now)
+
+    def boost(self, factor: float) -> None:
+        """Give serving replicas ``factor`` times their nominal CPU, after the platform's delay."""
+        if factor != (self._boosts[-1][1] if self._boosts else self._factor):
+            self._boosts.append((self._index * STEP + self._settings.boost_delay, factor))
+
+    def _speed(self) -> float:
+        """Return the factor in force, by what the nodes have idle."""
+        nominal, ready = self._function.workers, len(self._ready)
+        idle = self._settings.node_cpus - self._desired * nominal
+        return max(1.0, min(self._factor, 1.0 + idle / (ready * nominal))) if ready else 1.0
 
     def resize(self, wanted: int) -> None:
         """Request more replicas, or remove some: starting ones first, then the youngest."""
@@ -245,6 +273,9 @@ class _World:
         begin, end = self._index * STEP, (self._index + 1) * STEP
         low, high = self._bounds[self._index], self._bounds[self._index + 1]
         arrivals, draws = self._trace.arrivals[low:high], self._draws[low:high]
+        speed = self._speed()
+        for _, replica in self._ready:
+            replica.run_at(speed)
         held_before = len(self._held)
         inside_before = len(self._ends) + held_before + sum(replica.queued for _, replica in self._ready)
         if not self._ready:
@@ -265,6 +296,8 @@ class _World:
         self._done[index + 1] = self._done[index] + len(answered)
         self._ready_seconds[index + 1] = self._ready_seconds[index] + len(self._ready) * STEP
         self._wanted[index], self._served_by[index] = self._desired, len(self._ready)
+        boosted = self._desired + (speed - 1.0) * len(self._ready)
+        self._cpus[index] = boosted * self._function.workers
         self._keep(~finished)
 
     def finish(self, scaler: str) -> Outcome:
@@ -304,6 +337,7 @@ class _World:
             max_replicas=int(np.max(self._wanted)),
             changes=len(moves),
             reversals=reversals,
+            cpu_seconds=float(np.sum(self._cpus)) * STEP,
             series=Series(
                 arrivals=np.diff(np.array(self._bounds, dtype=np.float64)),
                 good=np.bincount(seconds, minlength=self._steps).astype(np.float64),
@@ -351,12 +385,14 @@ class _World:
     def _collect(self, replicas: list[Replica]) -> None:
         """Collect from the replicas the time at which each request will be answered."""
         ends: list[float] = []
+        seconds: list[float] = []
         sizes: list[int] = []
         order: list[float] = []
         lost: list[float] = []
         requests, losses = [], []
         for replica in replicas:
             ends += replica.ends
+            seconds += replica.seconds
             sizes += replica.sizes
             order += replica.order
             lost += replica.lost
@@ -366,7 +402,7 @@ class _World:
         if not ends and not lost:
             return
         rows = np.array([replica.row for replica in replicas], dtype=np.int64)
-        of_batch, took = np.array(sizes, dtype=np.int64), self._service[np.array(sizes, dtype=np.int64)]
+        of_batch, took = np.array(sizes, dtype=np.int64), np.array(seconds)
         self._busy[self._index + 1] += float(np.sum(took))
 
         arrived, end = np.array(order), np.repeat(np.array(ends), of_batch)

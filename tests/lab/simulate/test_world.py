@@ -158,3 +158,34 @@ def test_slow_function_at_a_constant_rate_seldom_changes_its_count():
 def test_overload_is_ended(policy):
     outcome = run(steady(200.0, 400), FUNCTION, ours(policy), ONE)
     assert outcome.series.good[300:].sum() / outcome.series.arrivals[300:].sum() > 0.97
+
+
+class Boosting(Plan):
+    """Asks for twice the CPU in the seconds from 10 to 20."""
+
+    factor = 1.0
+
+    def scale(self, view, now):
+        self.factor = 2.0 if 10.0 <= now < 20.0 else 1.0
+        return super().scale(view, now)
+
+
+def test_boosted_replica_serves_more_for_the_cpu_that_it_is_given():
+    trace = steady(1.5 * FUNCTION.capacity, 30)
+    nominal, boosted = (run(trace, FUNCTION, plan, ONE) for plan in (Plan({}), Boosting({})))
+    assert boosted.attainment > nominal.attainment
+    assert (nominal.cpu_seconds, boosted.cpu_seconds) == (30.0, 40.0)
+
+
+def test_boost_on_a_node_without_idle_cpu_changes_nothing():
+    trace = steady(1.5 * FUNCTION.capacity, 30)
+    outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, node_cpus=1.0))
+    assert outcome.attainment == run(trace, FUNCTION, Plan({}), ONE).attainment
+    assert outcome.cpu_seconds == 30.0
+
+
+def test_boost_is_in_force_after_the_delay_of_the_platform():
+    trace = steady(1.5 * FUNCTION.capacity, 30)
+    outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, boost_delay=8.0))
+    assert outcome.cpu_seconds == 40.0
+    assert np.array_equal(outcome.series.good[:15], run(trace, FUNCTION, Plan({}), ONE).series.good[:15])

@@ -1,0 +1,78 @@
+"""Decides how much CPU serving replicas get above nominal while requested ones start. [P]
+
+A running replica can be given CPU within a second, a new one needs its start-up time. So the load that the
+serving replicas cannot carry is answered vertically first and horizontally after: as Themis
+(arXiv:2407.14843) and Sponge (arXiv:2404.00704) do. A boost never replaces a replica: the count is decided as
+if there were none.
+
+What a boosted replica measures says nothing of a nominal one: ``nominal`` holds its capacity meanwhile, and
+``Memory.boosted_at`` keeps its lateness out of the calibration.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Final
+
+from slo_autoscaler.law.situation import Situation
+
+LEAST: Final = 1.05
+"""Load of the serving replicas, as a multiple of their capacity, from which they are boosted: below it the
+error of the capacity is larger."""
+GRAIN: Final = 0.25
+"""Factors are multiples of it, so that the noise of arrivals resizes nothing. A boost ends in steps of it."""
+DRAINED_IN: Final = 1.0
+"""Seconds in which a boost should drain the requests beyond those that are served within the SLO."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boost:
+    """CPU of the serving replicas of one function."""
+
+    factor: float = 1.0
+    """Multiple of the nominal CPU."""
+    needed: int = 0
+    """Replicas that the load needs at nominal CPU."""
+    serving: int = 0
+    starting: int = 0
+
+
+def boost(at: Situation, before: float) -> Boost:
+    """Return the boost for the load of now, at most ``boost.max_factor`` of the function's settings.
+
+    ``before``: the factor in force. A higher factor counts at once, a lower one in steps of ``GRAIN``.
+    Without data, or without a known capacity, a boost that is in force ends likewise.
+    """
+    seen, scale, most = at.seen, at.scale, at.spec.boost.max_factor
+    if most <= 1.0:
+        return Boost()
+    capacity = (seen.capacity or 0.0) * at.memory.calibration.factor
+    load = 0.0
+    if capacity > 0.0 and scale.available:
+        load = _rate(at, capacity) / (scale.available * capacity)
+    wanted = min(ceil(load / GRAIN) * GRAIN, most) if load > LEAST else 1.0
+    factor = max(1.0, wanted, min(before, most) - GRAIN)
+    needed = ceil(load * scale.available)
+    return Boost(factor, needed, scale.available, scale.pending)
+
+
+def nominal(at: Situation) -> Situation:
+    """Return the situation with the capacity that was seen before the boost, for as long as it distorts.
+
+    That is until samples taken while boosted have left the windows. No capacity is known if the first
+    observation of a function is of a boosted replica.
+    """
+    memory = at.memory
+    if at.spec.boost.max_factor <= 1.0 and memory.boosted_at is None:
+        return at
+    if memory.boosted_at is None or at.now - memory.boosted_at > at.spec.timing.settle_time:
+        return replace(at, memory=replace(memory, boosted_at=None, nominal_capacity=at.seen.capacity))
+    return replace(at, seen=replace(at.seen, capacity=memory.nominal_capacity))
+
+
+def _rate(at: Situation, capacity: float) -> float:
+    """Return the requests per second to serve now: arrivals, and what waits beyond the SLO (Little's law)."""
+    seen = at.seen
+    arriving = seen.arrival_rate if seen.direct_rate is None else seen.direct_rate
+    inside = seen.in_flight if seen.direct_in_flight is None else seen.direct_in_flight
+    held = at.scale.available * capacity * (seen.slo_latency or 0.0)
+    return (arriving or 0.0) + max(0.0, (inside or 0.0) - held) / DRAINED_IN

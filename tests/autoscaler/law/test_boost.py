@@ -1,0 +1,78 @@
+"""CPU above nominal: how much, how long, and that it teaches nothing."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.law.boost import GRAIN, boost, nominal
+from slo_autoscaler.law.decide import decide
+from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
+from slo_autoscaler.spec import Boost, Timing
+from support.builders import a_spec, observations, scales, seen
+from support.fuzzing import fuzzed
+
+SPEC = a_spec(boost=Boost(max_factor=3.0), max_replicas=30)
+THREE = Scale(7, 3)
+
+
+def situation(observation, scale=THREE, spec=SPEC):
+    return Situation(spec, observation, scale, Memory.initial(scale, 0.0), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arriving", "factor", "needed"), [(290.0, 1.0, 3), (310.0, 1.0, 4), (600.0, 2.0, 6), (5000.0, 3.0, 50)]
+)
+def test_boost_covers_what_the_serving_replicas_lack_up_to_the_maximum(arriving, factor, needed):
+    found = boost(situation(seen(direct_rate=arriving)), 1.0)
+    assert (found.factor, found.needed, found.serving, found.starting) == (factor, needed, 3, 4)
+
+
+def test_boost_counts_the_requests_that_wait_beyond_the_slo():
+    assert boost(situation(seen(direct_rate=100.0, direct_in_flight=630.0)), 1.0).factor > 2.0
+
+
+def test_boost_ends_in_steps():
+    assert boost(situation(seen(direct_rate=0.0)), 3.0).factor == 3.0 - GRAIN
+
+
+@pytest.mark.parametrize("observation", [Observation(), seen(capacity=None), seen(capacity=0.0)])
+def test_no_boost_begins_without_a_known_capacity(observation):
+    assert boost(situation(replace(observation, direct_rate=900.0)), 1.0).factor == 1.0
+
+
+@fuzzed(200)
+@given(observations, scales, st.floats(1.0, 4.0), st.floats(1.0, 5.0))
+def test_boost_is_between_nominal_and_the_maximum(observation, scale, most, before):
+    spec = a_spec(boost=Boost(max_factor=most))
+    assert 1.0 <= boost(situation(observation, scale, spec), before).factor <= most
+
+
+@fuzzed(60)
+@given(st.lists(st.tuples(observations, st.floats(0.5, 10), st.floats(1.1, 5.0)), max_size=12))
+def test_what_a_boosted_replica_measures_teaches_nothing(story):
+    spec = replace(SPEC, timing=Timing(settle_time=40.0, interval=5.0, rate_lag=10.0))
+    scale = Scale(3, 3)
+    _, memory = decide(Situation(spec, seen(), scale, Memory.initial(scale, 0.0), 0.0))
+    calibration, now, faster = memory.calibration, 0.0, memory
+    for observation, gap, speed in story:
+        now += gap
+        memory, faster = memory.boosted(2.0, now), faster.boosted(2.0, now)
+        capacity = observation.capacity and speed * observation.capacity
+        decision, memory = decide(Situation(spec, observation, scale, memory, now))
+        same, faster = decide(Situation(spec, replace(observation, capacity=capacity), scale, faster, now))
+        assert decision.replicas == same.replicas
+        assert memory.calibration == calibration
+    assert memory == faster
+
+
+def test_capacity_counts_again_once_the_boost_has_left_the_windows():
+    spec = replace(SPEC, timing=Timing(settle_time=40.0))
+    memory = Memory.initial(THREE, 0.0).boosted(2.0, 10.0)
+    during = nominal(Situation(spec, seen(capacity=300.0), THREE, memory, 50.0))
+    after = nominal(Situation(spec, seen(capacity=110.0), THREE, memory, 50.1))
+    assert (during.seen.capacity, after.seen.capacity) == (None, 110.0)
