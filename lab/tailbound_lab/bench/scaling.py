@@ -54,6 +54,7 @@ QUICK_SECONDS = 900
 DRAWS: Final = (20, 21)
 """Seeds of arrivals and routing."""
 OURS: Final = "slo"
+BOOSTED: Final = "slo, boost 3"
 ORACLE: Final = "oracle"
 UTILIZATIONS: Final = (1.1, 0.9, 0.7)
 """Targets of the oracle: the first that meets the objective counts, or the one with the fewest misses."""
@@ -85,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--traces", type=Path, metavar="DIR", help="recorded traces too [the generated ones alone]")
     add("--only", metavar="TEXT", default="", help="only cases with this in their name [all]")
+    add(
+        "--scalers",
+        metavar="NAME;...",
+        help=f"to compare {OURS} with, of {'; '.join(SCALERS)}; {ORACLE} [all]",
+    )
     add("--quick", action="store_true", help="the first 15 minutes of every trace")
     add("--processes", type=int, default=os.cpu_count(), help="simulations at a time [one for each core]")
 
@@ -98,12 +104,16 @@ def main(options: argparse.Namespace, run: Run) -> int:
     found = [case for case in every if options.only in case.name]
     if not found:
         raise BenchError(f"--only {options.only}: must be in the name of a case")
-    say(f"{len(found)} cases, each with {len(DRAWS)} draws, {len(SCALERS)} scalers and the oracle")
-    plays = [partial(play, case, system) for case in found for system in (*SCALERS, ORACLE)]
+    names = options.scalers.split(";") if options.scalers else [*SCALERS, ORACLE]
+    chosen = list(dict.fromkeys((OURS, *(name.strip() for name in names))))
+    if unknown := set(chosen) - {*SCALERS, ORACLE}:
+        raise BenchError(f"--scalers {min(unknown)}: must be of {'; '.join(SCALERS)}; {ORACLE}")
+    say(f"{len(found)} cases, each with {len(DRAWS)} draws, {', '.join(chosen)}")
+    plays = [partial(play, case, system) for case in found for system in chosen]
     rows = play_all(plays, options.processes)
     run.keep(rows)
     ours = _total(rows, OURS)
-    others = [_total(rows, system) for system in SCALERS if system != OURS]
+    others = [_total(rows, system) for system in chosen if system not in (OURS, BOOSTED, ORACLE)]
     return int(any(met >= ours[0] and cost < ours[1] for met, cost in others))
 
 
@@ -203,16 +213,17 @@ Make = Callable[[Trace, Function], Scaler]
 """Makes a scaler for a trace and its function."""
 
 
-def _ours(_trace: Trace, _function: Function) -> Scaler:
-    """Return our law with its default configuration and a higher maximum."""
-    text = CONFIG.format(f"{{policy: {OURS}, max_replicas: {BOUNDS.highest}}}")
-    config = Config.parse(text, "bench")
+def _ours(_trace: Trace, _function: Function, boost: float = 1.0) -> Scaler:
+    """Return our law with its default configuration, a higher maximum, and up to ``boost`` times the CPU."""
+    defaults = f"policy: {OURS}, max_replicas: {BOUNDS.highest}, boost: {{max_factor: {boost}}}"
+    config = Config.parse(CONFIG.format(f"{{{defaults}}}"), "bench")
     spec, phase = config.target("function.openfaas-fn"), config.prometheus.scrape_interval // 2
     return DecideScaler(spec, config.interval, phase, OURS, direct_interval=config.direct_interval)
 
 
 SCALERS: Final[Mapping[str, Make]] = {
     OURS: _ours,
+    BOOSTED: partial(_ours, boost=3.0),
     "HPA on CPU, 70%": lambda *_: hpa_cpu(BOUNDS, HpaSettings(0.7)),
     "KEDA on p99 latency": lambda _, function: keda_value(BOUNDS, HpaSettings(function.slo_latency)),
     "Knative KPA": lambda *_: Kpa(BOUNDS, KpaSettings()),
@@ -242,6 +253,7 @@ def play(case: Case, system: str) -> Row:
             "system": system,
             "attainment": fsum(each.attainment for each in outcomes) / len(DRAWS),
             "replica_seconds": fsum(each.replica_seconds for each in outcomes) / len(DRAWS),
+            "cpu_seconds": fsum(each.cpu_seconds for each in outcomes) / len(DRAWS),
             "changes": fsum(each.changes for each in outcomes) / len(DRAWS),
         }
         if not best or row["attainment"] > best["attainment"]:
@@ -271,10 +283,16 @@ def table(record: Record) -> str:
     lines = []
     for system in systems:
         number, cost = _total(record.rows, system)
-        lines.append(
-            (system, f"{number} of {len(by_case)}", f"{cost:,.0f}", _beside(by_case.values(), system))
-        )
-    columns = ("scaler", "cases met", "replica-seconds", f"those of {OURS} where both meet the objective")
+        cpu = fsum(row["cpu_seconds"] for row in record.rows if row["system"] == system)
+        beside = _beside(by_case.values(), system)
+        lines.append((system, f"{number} of {len(by_case)}", f"{cost:,.0f}", f"{cpu:,.0f}", beside))
+    columns = (
+        "scaler",
+        "cases met",
+        "replica-seconds",
+        "CPU-seconds",
+        f"replica-seconds of {OURS} where both meet the objective",
+    )
     lost = [
         (
             name,

@@ -85,13 +85,13 @@ def test_scaling_cases_are_none_that_set_a_constant_and_differ_by_draw():
 
 def test_scaling_compares_cost_where_both_meet_the_objective_and_lists_what_ours_misses():
     def row(case, system, attainment, cost):
-        values = {"attainment": attainment, "replica_seconds": cost, "changes": 1.0}
+        values = {"attainment": attainment, "replica_seconds": cost, "cpu_seconds": 2 * cost, "changes": 1.0}
         return {"case": case, "objective": 0.99, "system": system, **values}
 
     rows = [row("step", "slo", 0.995, 50.0), row("step", "HPA", 0.999, 200.0)]
     rows += [row("spike", "slo", 0.98, 10.0), row("spike", "HPA", 0.999, 200.0)]
     text = scaling.table(recorded("scaling", *rows))
-    assert "| HPA | 2 of 2 | 400 | -75.0% in 1 |" in text
+    assert "| HPA | 2 of 2 | 400 | 800 | -75.0% in 1 |" in text
     assert "| spike | 98.00%, 10 | 99.90%, 200 |" in text
     assert "| step |" not in text
 
@@ -107,7 +107,7 @@ def test_scaling_of_one_short_case_has_a_row_for_each_system(tmp_path, monkeypat
     "words",
     [
         *("peers --workloads none", "peers --workers 0", "peers --systems slo,slo", "peers --systems mosek"),
-        *("scaling --traces none", "scaling --only none", "peers --rounds 0"),
+        *("scaling --traces none", "scaling --only none", "scaling --scalers none", "peers --rounds 0"),
     ],
 )
 def test_impossible_measurement_is_refused_before_any_start(tmp_path, capsys, words):
