@@ -193,6 +193,8 @@ Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
 """Headers to send with each request. No message shows their values."""
 Count = Annotated[int, Field(ge=1, strict=True)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), BeforeValidator(_number)]
+Cores = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+"""CPU in cores."""
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 Objective = Annotated[float, Field(gt=0, lt=1)]
 """Share of requests, below 1: no system can promise all of them."""

@@ -14,6 +14,7 @@ from pydantic.functional_validators import BeforeValidator
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.fields import (
     MODES,
+    Cores,
     Count,
     Duration,
     Factor,
@@ -92,6 +93,20 @@ class Boost:
 
     max_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     """Maximum multiple of the nominal CPU limit; 1: no boost."""
+
+
+@settings
+class Boost:
+    """CPU above nominal for replicas that serve, while others start."""
+
+    max_factor: Factor = 1.0
+    """Maximum CPU limit of a serving replica, as a multiple of its nominal limit; 1: no boost. Only pods with
+    the label tailbound.dev/boost are boosted, and a number there wins over this key."""
+    max_cpu: Cores = 2.0
+    """Maximum boosted CPU limit in cores. A nominal limit above it is not boosted."""
+    requests: bool = False
+    """Whether pods of QoS class Guaranteed are boosted, request and limit together: the node must have the
+    CPU to spare. Other pods keep their request."""
 
 
 def _policy(value: object, info: ValidationInfo) -> str:

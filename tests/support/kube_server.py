@@ -1,9 +1,9 @@
 """A Kubernetes API server that behaves, on a real socket: what our clients use of it, and nothing else.
 
 Objects of any kind in a dict, with resourceVersions that grow, conflicts on stale ones, merge patches, the
-subresources scale and status, lists in pages, and watches with bookmarks that fail with 410 once history is
-compacted. ``faults`` spoil requests, ``freeze`` stops a user's network, ``calls`` lists requests in the words
-of RBAC, and ``rules`` refuse what a user's roles do not allow.
+subresources scale, status and resize, lists in pages, and watches with bookmarks that fail with 410 once
+history is compacted. ``faults`` spoil requests, ``freeze`` stops a user's network, ``calls`` lists requests
+in the words of RBAC, and ``rules`` refuse what a user's roles do not allow.
 """
 
 import copy
@@ -13,12 +13,15 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from decimal import Decimal
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 
 from support.doubles import Fault, Server, status
 
@@ -79,6 +82,10 @@ class KubeServer:
         """Seconds between two bookmarks of a watch."""
         self.longest_watch = 60.0
         """Seconds after which the server ends a watch, however long it was asked for."""
+        self.offers = ["pods", "pods/resize"]
+        """Resources of the core group."""
+        self.pending: tuple[str, str] | None = None
+        """Reason and message with which kubelets leave a raised CPU pending; None: they apply it at once."""
         self.instantly_ready = True
         """A Deployment's pods are ready as soon as they are asked for."""
         self.version = 100
@@ -170,6 +177,11 @@ class KubeServer:
                 return fault(handler)
         try:
             target = _target(split.path)
+            review = target.plural == "selfsubjectaccessreviews"
+            if review or not target.plural:
+                # Every user may ask these.
+                answer = self._review(json.loads(body), user) if review else self._discovery()
+                return status(201 if review else 200, json.dumps(answer).encode())(handler)
             reads = "get" if target.name else "watch" if "watch" in query else "list"
             verb = VERBS.get(handler.command, reads)
             resource = f"{target.plural}/{target.part}" if target.part else target.plural
@@ -177,26 +189,39 @@ class KubeServer:
             if verb == "watch":
                 return self._watch(handler, target, query, user, generation)
             with self._changed:
-                code, answer = 200, self._answer(verb, target, query, body)
+                kind = handler.headers.get("Content-Type", "")
+                code, answer = 200, self._answer(verb, target, query, body, kind)
         except Refused as refusal:
             code, answer = refusal.code, refusal.body
         return status(code, json.dumps(answer).encode())(handler)
 
-    def _allow(self, call: Call) -> None:
-        self.calls.append(call)
-        allowed = [
-            rule
-            for rule in self.rules.get(call.user, ())
-            if call.verb in rule["verbs"]
+    def _discovery(self) -> Document:
+        return {"kind": "APIResourceList", "resources": [{"name": each} for each in self.offers]}
+
+    def _review(self, review: Document, user: str) -> Document:
+        asked = review["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+        call = Call(asked["verb"], asked["group"], resource, "", user)
+        return {**review, "status": {"allowed": self._allows(call)}}
+
+    def _allows(self, call: Call) -> bool:
+        return call.user not in self.rules or any(
+            call.verb in rule["verbs"]
             and call.group in rule["apiGroups"]
             and call.resource in rule["resources"]
             and call.name in rule.get("resourceNames", [call.name])
-        ]
-        if call.user in self.rules and not allowed:
+            for rule in self.rules[call.user]
+        )
+
+    def _allow(self, call: Call) -> None:
+        self.calls.append(call)
+        if not self._allows(call):
             why = f"cannot {call.verb} resource {call.resource} in group {call.group!r}"
             raise Refused(403, "Forbidden", why)
 
-    def _answer(self, verb: str, target: Target, query: Mapping[str, str], body: bytes) -> Document:
+    def _answer(
+        self, verb: str, target: Target, query: Mapping[str, str], body: bytes, kind: str
+    ) -> Document:
         if verb == "list":
             return self._list(target, query)
         if verb == "create":
@@ -210,7 +235,8 @@ class KubeServer:
         if verb == "get":
             return shown
         new = json.loads(body)
-        return self._update(target, before, _merged(shown, new) if verb == "patch" else new)
+        merged = partial(_merged, by_name="strategic" in kind)
+        return self._update(target, before, merged(shown, new) if verb == "patch" else new)
 
     def _list(self, target: Target, query: Mapping[str, str]) -> Document:
         found = sorted(self._objects.items())
@@ -237,6 +263,8 @@ class KubeServer:
         after = copy.deepcopy(before)
         if target.part == "scale":
             after["spec"]["replicas"] = new["spec"]["replicas"]
+        elif target.part == "resize":
+            after = self._resized(before, new)
         elif target.part == "status":
             after["status"] = new.get("status")
         elif target.plural in WITHOUT_STATUS:
@@ -245,6 +273,32 @@ class KubeServer:
             after = {**copy.deepcopy(new), "status": before.get("status")}
         stored = self._store(target, after)
         return _scale(stored) if target.part == "scale" else stored
+
+    def _resized(self, before: Document, new: Document) -> Document:
+        """Return a pod with the new resources, applied or pending; all other changes are dropped."""
+        after = copy.deepcopy(before)
+        wanted = {each["name"]: each.get("resources", {}) for each in new["spec"]["containers"]}
+        for container in after["spec"]["containers"]:
+            container["resources"] = wanted.get(container["name"], container.get("resources", {}))
+            limits, requests = (container["resources"].get(part, {}) for part in ("limits", "requests"))
+            if any(key in limits and cores(requests[key]) > cores(limits[key]) for key in requests):
+                raise Refused(422, "Invalid", "must be less than or equal to cpu limit")
+        if _qos(after["spec"]) != before["status"]["qosClass"]:
+            raise Refused(422, "Invalid", "Pod QOS Class may not change as a result of resizing")
+        there = after["status"]["containerStatuses"]
+        others = [each for each in after["status"]["conditions"] if each["type"] != "PodResizePending"]
+        if self.pending is not None and any(
+            cores(wanted[each["name"]]["limits"]["cpu"]) > cores(each["resources"]["limits"]["cpu"])
+            for each in there
+            if each["resources"].get("limits")
+        ):
+            reason, message = self.pending
+            pending = {"type": "PodResizePending", "status": "True", "reason": reason, "message": message}
+            after["status"]["conditions"] = [*others, pending]
+        else:
+            after["status"]["conditions"] = others
+            after["status"]["containerStatuses"] = _statuses(after["spec"])
+        return after
 
     def _store(self, target: Target, document: Document) -> Document:
         """Write an object, with a new version if there is anything new, and tell the watches."""
@@ -405,6 +459,72 @@ def a_pod(
     }
 
 
+def a_replica_set(
+    deployment: str = "web",
+    namespace: str = "shop",
+    *containers: Document,
+    labels: Mapping[str, str] | None = None,
+) -> Document:
+    """Return a Deployment's ReplicaSet with the label of a boost."""
+    labels = {"tailbound.dev/boost": "", **(labels or {})}
+    owner = {"kind": "Deployment", "name": deployment, "controller": True}
+    metadata = {"name": f"{deployment}-5d59d67564", "namespace": namespace, "labels": labels}
+    return {
+        "metadata": {**metadata, "ownerReferences": [owner]},
+        "spec": {"template": {"metadata": {"labels": labels}, "spec": {"containers": list(containers)}}},
+    }
+
+
+def a_running_pod(of: Document, name: str = "a", *, ready: bool = True) -> Document:
+    """Return a pod of a ReplicaSet, on a node, with what the API server adds to it."""
+    template = copy.deepcopy(of["spec"]["template"])
+    for container in template["spec"]["containers"]:
+        resources = container.setdefault("resources", {})
+        if "limits" in resources:
+            resources["requests"] = {**resources["limits"], **resources.get("requests", {})}
+    owner = {"kind": "ReplicaSet", "name": of["metadata"]["name"], "controller": True}
+    return {
+        "metadata": {
+            "name": f"{of['metadata']['name']}-{name}",
+            "namespace": of["metadata"]["namespace"],
+            "labels": template["metadata"]["labels"],
+            "ownerReferences": [owner],
+        },
+        "spec": {**template["spec"], "nodeName": "node"},
+        "status": {
+            "phase": "Running",
+            "qosClass": _qos(template["spec"]),
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+            "containerStatuses": _statuses(template["spec"]),
+        },
+    }
+
+
+def cores(quantity: str) -> Decimal:
+    """Return the number of a quantity of CPU or memory."""
+    return parse_quantity(quantity)
+
+
+def _statuses(spec: Document) -> list[Document]:
+    return [
+        {"name": each["name"], "resources": copy.deepcopy(each.get("resources", {}))}
+        for each in spec["containers"]
+    ]
+
+
+def _qos(spec: Document) -> str:
+    """Return the QoS class of a pod, whose missing requests are filled in."""
+    found = [each.get("resources", {}) for each in spec["containers"]]
+    if not any(each.get("limits") or each.get("requests") for each in found):
+        return "BestEffort"
+    whole = all(
+        {"cpu", "memory"} <= each.get("limits", {}).keys()
+        and all(cores(each["requests"][key]) == cores(each["limits"][key]) for key in ("cpu", "memory"))
+        for each in found
+    )
+    return "Guaranteed" if whole else "Burstable"
+
+
 def _target(path: str) -> Target:
     steps = [unquote(step) for step in path.strip("/").split("/")]
     api, rest = ("v1", steps[2:]) if steps[0] == "api" else ("/".join(steps[1:3]), steps[3:])
@@ -438,8 +558,12 @@ def _is_selected(document: Document, query: Mapping[str, str]) -> bool:
     return label is None or label in (document["metadata"].get("labels") or {})
 
 
-def _merged(below: Any, above: Any) -> Any:
-    """Apply a merge patch (RFC 7386)."""
+def _merged(below: Any, above: Any, *, by_name: bool = False) -> Any:
+    """Apply a merge patch (RFC 7386), or a strategic one, which merges lists by the key ``name``."""
+    if by_name and isinstance(above, list) and isinstance(below, list):
+        new = {each["name"]: each for each in above}
+        known = [_merged(each, new.pop(each["name"], {}), by_name=True) for each in below]
+        return [*known, *new.values()]
     if not isinstance(above, dict):
         return above
     result = dict(below) if isinstance(below, dict) else {}
@@ -447,7 +571,7 @@ def _merged(below: Any, above: Any) -> Any:
         if value is None:
             result.pop(key, None)
         else:
-            result[key] = _merged(result.get(key), value)
+            result[key] = _merged(result.get(key), value, by_name=by_name)
     return result
 
 

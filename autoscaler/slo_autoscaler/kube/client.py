@@ -13,7 +13,7 @@ Pitfalls:
 - urllib3 retries three times within one call and has no timeout, unless both are set.
 - A socket timeout restarts with every byte, so a whole answer has a deadline as well.
 - A silent watch may be dead. Each watch asks the server to end it in time; a longer read is an error.
-- Custom objects reject the package's strategic patches, so all patches are merge patches.
+- Custom objects reject the package's strategic patches, so patches are merge patches unless asked otherwise.
 """
 
 import json
@@ -65,6 +65,10 @@ LONGEST_DELAY: Final = 30.0
 
 SCALE_TRIES: Final = 4
 """Tries of a write of a count. While pods start, the status changes about ten times a second."""
+
+JSON: Final = "application/json"
+MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"
 
 _CHUNK: Final = 1 << 16
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -155,12 +159,16 @@ class KubeApi:
         """Create an object; ``ConflictError`` if it exists already."""
         return self._request("POST", path, None, body, patient=patient)
 
-    def patch(self, path: str, body: Mapping[str, Any], *, patient: bool = True) -> Document:
+    def patch(
+        self, path: str, body: Mapping[str, Any], *, patient: bool = True, strategic: bool = False
+    ) -> Document:
         """Change an object, or its subresource, and return it.
 
         With ``metadata.resourceVersion`` in the body, ``ConflictError`` if the object has another version.
+        ``strategic`` merges lists by name, such as a pod's containers; only for Kubernetes' own kinds.
         """
-        return self._request("PATCH", path, None, body, patient=patient)
+        kind = STRATEGIC if strategic else MERGE
+        return self._request("PATCH", path, None, body, patient=patient, kind=kind)
 
     def annotate(self, path: str, key: str, text: str | None) -> Document:
         """Write an annotation of an object, or remove it (None), and return the object."""
@@ -185,7 +193,7 @@ class KubeApi:
         for left in reversed(range(SCALE_TRIES)):
             body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
             try:
-                return version_of(self._request("PATCH", path, None, body, end=end))
+                return version_of(self._request("PATCH", path, None, body, end=end, kind=MERGE))
             except ConflictError:
                 found = self._request("GET", path, end=end)
                 now, version = (found.get("spec") or {}).get("replicas", 0), version_of(found)
@@ -223,8 +231,9 @@ class KubeApi:
         *,
         patient: bool = True,
         end: float | None = None,
+        kind: str = JSON,
     ) -> Document:
-        """``end``, on the monotonic clock, is the end of the time that this call shares with others."""
+        """``kind`` is the type of the body. ``end``, on the monotonic clock, limits this call and others."""
         end = time.monotonic() + self.timeout if end is None else end
         for delay in delays():
             # Rounded, so that the same failure has the same message and is logged once.
@@ -233,7 +242,7 @@ class KubeApi:
             if left <= 0:
                 raise UnreachableError(f"{what}: no time left within the timeout")
             try:
-                response = self._open(method, path, query, body=body, timeout=left, silence=left)
+                response = self._open(method, path, query, body=body, kind=kind, timeout=left, silence=left)
                 return _document(what, _whole(what, response, end))
             except ApiError as error:
                 # A creation that failed within the server may have taken effect, so it is not retried.
@@ -250,6 +259,7 @@ class KubeApi:
         query: Mapping[str, str] | None,
         *,
         body: Mapping[str, Any] | None = None,
+        kind: str = JSON,
         timeout: float,
         silence: float,
     ) -> urllib3.BaseHTTPResponse:
@@ -261,7 +271,7 @@ class KubeApi:
             if setting["in"] == "header" and setting["value"]:
                 headers[setting["key"]] = setting["value"]
         if body is not None:
-            headers["Content-Type"] = f"application/{'merge-patch+' if method == 'PATCH' else ''}json"
+            headers["Content-Type"] = kind
         url = self._configuration.host.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
         what = f"{method} {path}"
         try:

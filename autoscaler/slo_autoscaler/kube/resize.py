@@ -1,0 +1,326 @@
+"""Gives pods their boosted CPU through the subresource ``pods/resize``, and takes it back.
+
+Owns the watches of the pods with our label and of their ReplicaSets, the thread that compares both, and its
+writes; ``resize_rules`` has the rules. All state is in the cluster: each pass compares every pod with its
+template. So a leader's first pass restores the pods that a crash, another leader or a deleted configuration
+left boosted.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, inf
+from typing import Any, Final
+
+from kubernetes.utils.quantity import parse_quantity
+
+from slo_autoscaler.errors import ApiError, ConflictError, NotFoundError, PlatformError, UnreachableError
+from slo_autoscaler.kube.client import Document, KubeApi, Resource, version_of
+from slo_autoscaler.kube.informer import Informer, Key
+from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop
+from slo_autoscaler.kube.pods import PODS
+from slo_autoscaler.kube.resize_rules import Boost, Cpu, Patch, Pod, Template, plan
+
+logger = logging.getLogger(__name__)
+
+LABEL: Final = "tailbound.dev/boost"
+"""Label of the pods that may be boosted. Its value is the maximum factor; empty: the configuration's."""
+
+REPLICA_SETS: Final = Resource("apps/v1", "replicasets")
+ACCESS_REVIEWS: Final = Resource("authorization.k8s.io/v1", "selfsubjectaccessreviews")
+
+SERVICE_LABELS: Final = tuple(
+    f"serving.knative.dev/{each}" for each in ("service", "configuration", "revision")
+)
+"""Knative's labels with the name of the function; other functions have their Deployment's name."""
+
+PORT: Final = 8080
+"""Port of the watchdog, by which its container is known; without one it is the first container."""
+
+RIGHTS_SECONDS: Final = 60.0
+"""Seconds between two checks of the right to resize, while it is missing."""
+
+BACKOFF_SECONDS: Final = 60.0
+"""Seconds after which a refused limit is requested again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A limit that the API server or the kubelet has refused for one pod."""
+
+    function_name: str
+    limit: int
+    until: float
+    why: str
+
+
+class Resizer:
+    """The pods with our label in some namespaces, or in all."""
+
+    def __init__(
+        self,
+        cluster: tuple[str | None, str | None, bool | None],
+        namespaces: Sequence[str] | None,
+        leads: Callable[[], bool],
+        *,
+        timeout: float,
+        concurrency: int,
+        resync: float,
+        wanted: bool,
+    ) -> None:
+        """Begin to check the rights, and then to watch. Raises ``ConfigError`` without credentials.
+
+        ``cluster`` has the first arguments of ``KubeApi``, ``resync`` the seconds between two complete lists.
+        Only while ``leads()`` a pod is written. ``wanted``: a missing right is a warning.
+        """
+        watches = 2 * len(namespaces or (None,))
+        self._api = KubeApi(*cluster, timeout=timeout, connections=concurrency + watches + 1)
+        self._namespaces = namespaces
+        self._leads = leads
+        self._resync = resync
+        self._wanted = wanted
+        self._checked_at = float("-inf")
+        self._missing = ""
+        self._watched: tuple[Informer[Pod], Informer[Template]] | None = None
+        self._boosts: Mapping[str, Boost] | None = None
+        """None: this process has not decided as the leader, so no pod is written."""
+        self._maximums: Mapping[str, float | None] = {}
+        self._refused: dict[Key, _Refusal] = {}
+        self._logged: set[str] = set()
+        """Functions whose refusal was logged."""
+        self._obstacles: dict[str, str] = {}
+        """Function -> why it cannot be boosted, as logged."""
+        self._writing = threading.Lock()
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="resize")
+        self._loop = Loop("resize", self.reconcile)
+        self._loop.start()
+
+    def maximums(self) -> Mapping[str, float | None]:
+        """Return {function_name: maximum factor by its label}; None: by the configuration.
+
+        A function without pods that may be boosted is absent.
+        """
+        return self._maximums
+
+    def boost(self, boosts: Mapping[str, Boost]) -> None:
+        """Boost these functions from now on, and no other; never wait. Only the leader calls this."""
+        if boosts != self._boosts:
+            self._boosts = dict(boosts)
+            self._loop.wake()
+
+    def close(self) -> None:
+        """Restore every pod within the timeout if this is the leader: afterwards no process would."""
+        self._loop.close()
+        if self._boosts is not None:
+            self._boosts = {}
+            with suppress(PlatformError):
+                self.reconcile()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for each in self._watched or ():
+            each.close()
+        self._api.close()
+
+    def reconcile(self) -> float:
+        """Give every pod its CPU: the step of the thread. Return the maximum seconds until the next one."""
+        watched = self._watch()
+        if watched is None:
+            return MAX_WAIT_SECONDS
+        pods, templates = watched[0].items(), watched[1].items()
+        self._maximums = {
+            templates[pod.template].function_name: templates[pod.template].most
+            for pod in pods.values()
+            if pod.template in templates
+        }
+        if not self._leads():
+            # Another leader decides now.
+            self._boosts = None
+        if self._boosts is None:
+            return MAX_WAIT_SECONDS
+        with self._writing:
+            now = time.monotonic()
+            self._refused = {
+                key: each for key, each in self._refused.items() if key in pods and each.until > now
+            }
+            limits = {key: each.limit for key, each in self._refused.items()}
+            found = plan(pods, templates, self._boosts, limits)
+            try:
+                self._write(found.patches, watched[0])
+            finally:
+                self._log(found.obstacles)
+        return MAX_WAIT_SECONDS
+
+    def _watch(self) -> tuple[Informer[Pod], Informer[Template]] | None:
+        """Return the watches; None while the right to resize is missing."""
+        if self._watched is None and time.monotonic() - self._checked_at >= RIGHTS_SECONDS:
+            missing = self._missing_right()
+            self._checked_at = time.monotonic()
+            if missing and missing != self._missing:
+                level = logging.WARNING if self._wanted else logging.INFO
+                logger.log(level, "boost: no pod can be boosted: %s", missing)
+            self._missing = missing
+            if not missing:
+                logger.info("boost: may resize the pods with the label %s", LABEL)
+                watch = partial(
+                    Informer,
+                    self._api,
+                    namespaces=self._namespaces,
+                    query={"labelSelector": LABEL},
+                    resync=self._resync,
+                    changed=self._loop.wake,
+                )
+                self._watched = watch(PODS, transform=pod_of), watch(REPLICA_SETS, transform=template_of)
+                for each in self._watched:
+                    each.wait(self._api.timeout)
+        return self._watched
+
+    def _missing_right(self) -> str:
+        """Return why no pod can be resized; empty: they can. Raises ``PlatformError``."""
+        offered = {each.get("name") for each in self._api.get("/api/v1").get("resources") or ()}
+        if "pods/resize" not in offered:
+            return "the cluster does not offer pods/resize, which needs Kubernetes 1.33 or later"
+        for namespace in self._namespaces or ("",):
+            asked = {"verb": "patch", "group": "", "resource": "pods", "subresource": "resize"}
+            body = {
+                "apiVersion": ACCESS_REVIEWS.api,
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": {**asked, "namespace": namespace}},
+            }
+            if not (self._api.create(ACCESS_REVIEWS.path(), body).get("status") or {}).get("allowed"):
+                where = f"in namespace {namespace}" if namespace else "in all namespaces"
+                return f"no right to patch pods/resize {where}: set boost.enabled of the Helm chart"
+        return ""
+
+    def _write(self, patches: Mapping[Key, Patch], pods: Informer[Pod]) -> None:
+        """Write the patches side by side, within the timeout; the next pass writes the rest."""
+        work = partial(self._resize, pods)
+        try:
+            list(self._pool.map(work, patches, patches.values(), timeout=self._api.timeout))
+        except TimeoutError:
+            raise UnreachableError(f"boost: not all of {len(patches)} pods resized in time") from None
+
+    def _resize(self, pods: Informer[Pod], key: Key, patch: Patch) -> None:
+        if not self._leads():
+            return
+        if patch.why:
+            self._refuse(key, patch, patch.before, patch.why)
+        try:
+            path = PODS.path(*key, "resize")
+            answer = self._api.patch(path, body_of(patch), patient=False, strategic=True)
+        except (NotFoundError, ConflictError):
+            return  # the watch reports what has changed
+        except ApiError as error:
+            if error.status == 429 or error.status >= 500:
+                raise
+            self._refuse(key, patch, patch.cpu, str(error))
+            return
+        pod = pod_of(answer)
+        if pod is not None:
+            pods.wrote(key, version_of(answer), pod)
+
+    def _refuse(self, key: Key, patch: Patch, cpu: Cpu, why: str) -> None:
+        until = time.monotonic() + BACKOFF_SECONDS
+        self._refused[key] = _Refusal(patch.function_name, cpu.limit or 0, until, why)
+
+    def _log(self, obstacles: Mapping[str, str]) -> None:
+        """Log the begin and the end of a function's refusals, and each obstacle once."""
+        refusals = {each.function_name: each.why for each in self._refused.values()}
+        for name in sorted(refusals.keys() - self._logged):
+            logger.warning(
+                "%s: boost: refused: %s; tried again in %g s", name, refusals[name], BACKOFF_SECONDS
+            )
+        for name in sorted(self._logged - refusals.keys()):
+            logger.info("%s: boost: recovered", name)
+        self._logged = set(refusals)
+        for name, obstacle in obstacles.items():
+            if self._obstacles.get(name) != obstacle:
+                logger.warning("%s: boost: not possible: %s", name, obstacle)
+        self._obstacles = {name: each for name, each in self._obstacles.items() if name in self._maximums}
+        self._obstacles |= obstacles
+
+
+def pod_of(document: Document) -> Pod | None:
+    """Read a pod; None if it does not run, is being deleted, or has no ReplicaSet."""
+    metadata, status = document["metadata"], document.get("status") or {}
+    owner = _owner(document, "ReplicaSet")
+    if owner is None or status.get("phase") != "Running" or "deletionTimestamp" in metadata:
+        return None
+    conditions = {each.get("type"): each for each in status.get("conditions") or ()}
+    containers = (document.get("spec") or {}).get("containers") or ()
+    return Pod(
+        template=(metadata["namespace"], owner),
+        containers={each["name"]: _cpu(each) for each in containers},
+        guaranteed=status.get("qosClass") == "Guaranteed",
+        serving=conditions.get("Ready", {}).get("status") == "True",
+        refusal=_refusal(conditions),
+    )
+
+
+def template_of(document: Document) -> Template | None:
+    """Read the template of a ReplicaSet; None if it belongs to no Deployment."""
+    labels = document["metadata"].get("labels") or {}
+    deployment = _owner(document, "Deployment")
+    containers = document["spec"]["template"]["spec"]["containers"]
+    if deployment is None:
+        return None
+    name = next((labels[each] for each in SERVICE_LABELS if labels.get(each)), deployment)
+    first, *_ = [each for each in containers if PORT in _ports(each)] or containers
+    policies = first.get("resizePolicy") or ()
+    text = labels.get(LABEL, "")
+    most = _factor(text)
+    return Template(
+        function_name=f"{name}.{document['metadata']['namespace']}",
+        container=first["name"],
+        nominal=_cpu(first),
+        restarts={"resourceName": "cpu", "restartPolicy": "RestartContainer"} in policies,
+        most=most,
+        fault="" if most or not text else f"label {LABEL}: {text!r} must be a number of at least 1, or empty",
+    )
+
+
+def body_of(patch: Patch) -> dict[str, Any]:
+    """Return the strategic merge patch of one container's CPU."""
+    resources = {"limits": {"cpu": f"{patch.cpu.limit}m"}}
+    if patch.cpu.request != patch.before.request:
+        resources["requests"] = {"cpu": f"{patch.cpu.request}m"}
+    return {"spec": {"containers": [{"name": patch.container, "resources": resources}]}}
+
+
+def _refusal(conditions: Mapping[str, Document]) -> str:
+    """Return the kubelet's reason and message for a resize that it has not applied (KEP-1287)."""
+    pending, under_way = conditions.get("PodResizePending"), conditions.get("PodResizeInProgress", {})
+    found = under_way if pending is None and under_way.get("reason") == "Error" else pending
+    if found is None or found.get("status") != "True":
+        return ""
+    return f"{found['type']} {found.get('reason', '')}: {found.get('message', '')}"
+
+
+def _owner(document: Document, kind: str) -> str | None:
+    owners = document["metadata"].get("ownerReferences") or ()
+    return next((each["name"] for each in owners if each.get("controller") and each["kind"] == kind), None)
+
+
+def _ports(container: Document) -> set[int]:
+    return {each.get("containerPort") for each in container.get("ports") or ()}
+
+
+def _cpu(container: Document) -> Cpu:
+    resources = container.get("resources") or {}
+    found = (resources.get(part) or {} for part in ("requests", "limits"))
+    request, limit = (
+        None if "cpu" not in each else ceil(1000 * parse_quantity(each["cpu"])) for each in found
+    )
+    # The API server fills a missing request from the limit.
+    return Cpu(limit if request is None else request, limit)
+
+
+def _factor(text: str) -> float | None:
+    """Return the number of a label, at least 1; None if it has none."""
+    try:
+        return float(text) if 1.0 <= float(text) < inf else None
+    except ValueError:
+        return None

@@ -1,0 +1,150 @@
+"""Decides the CPU of boosted pods: which pod gets which limit, and which gets none for which reason. [P]
+
+Owns the rules; ``resize`` reads the pods and writes. CPU is in whole millicores. Nominal is the CPU in the
+template of a pod's ReplicaSet, never the pod's own: a pod that another autoscaler left boosted is restored.
+
+- Only the limit is raised. The request stays, so nothing is scheduled anew and no pod loses its own request.
+- A resize may not change the QoS class (KEP-1287). A Guaranteed pod needs request and limit raised together,
+  for which the node must have the CPU: only with ``requests``.
+- Only a pod that serves is raised. One that stops to serve keeps its boost: that may be the overload.
+- A refused limit is not requested again before its backoff ends; a lower one is.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+Key = tuple[str, str]
+"""(namespace, name)"""
+
+STEP: Final = 0.1
+"""Factors are rounded up to a multiple of this, so that a changing load does not resize each second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boost:
+    """The boost of one function's pods."""
+
+    factor: float
+    """CPU limit as a multiple of the nominal one; 1: none."""
+    max_cpu: float
+    """Maximum boosted limit in cores."""
+    requests: bool = False
+    """Whether Guaranteed pods are boosted, by request and limit."""
+
+
+NOMINAL: Final = Boost(1.0, math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """The CPU of one container in millicores; None: not set."""
+
+    request: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The pod template of a ReplicaSet."""
+
+    function_name: str
+    container: str
+    """The container of the function; sidecars are never resized."""
+    nominal: Cpu
+    restarts: bool = False
+    """Whether a change of CPU restarts the container (``resizePolicy``)."""
+    most: float | None = None
+    """Maximum factor by the label; None: the label leaves it to the configuration."""
+    fault: str = ""
+    """The rule that the label's value violates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A running pod with the label."""
+
+    template: Key
+    """Its ReplicaSet."""
+    containers: Mapping[str, Cpu]
+    guaranteed: bool = False
+    """Whether its QoS class is Guaranteed."""
+    serving: bool = True
+    refusal: str = ""
+    """Why the kubelet has not applied its last resize; empty: no reason is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A change of one pod's CPU."""
+
+    function_name: str
+    container: str
+    before: Cpu
+    cpu: Cpu
+    why: str = ""
+    """The kubelet's refusal that this withdraws."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The writes of one pass, and the functions that it cannot boost."""
+
+    patches: dict[Key, Patch]
+    obstacles: dict[str, str]
+    """Function -> why some of its pods cannot be boosted at all."""
+
+
+def plan(
+    pods: Mapping[Key, Pod],
+    templates: Mapping[Key, Template],
+    boosts: Mapping[str, Boost],
+    refused: Mapping[Key, int],
+) -> Plan:
+    """Return the writes that give each pod its CPU. A function without a boost gets nominal CPU.
+
+    ``refused`` has the lowest limit that was refused for a pod and still backs off.
+    """
+    patches: dict[Key, Patch] = {}
+    obstacles: dict[str, str] = {}
+    for key, pod in pods.items():
+        template = templates.get(pod.template)
+        before = None if template is None else pod.containers.get(template.container)
+        if template is None or before is None:
+            continue
+        boost = boosts.get(template.function_name, NOMINAL)
+        obstacle = _obstacle(pod, template, boost)
+        if obstacle and boost.factor > 1.0:
+            obstacles.setdefault(template.function_name, obstacle)
+        nominal = template.nominal.limit
+        if nominal is None or before.limit is None:
+            continue
+        why = pod.refusal if before.limit > nominal else ""
+        limit = nominal if obstacle or why else raised(nominal, boost)
+        if limit > before.limit and not pod.serving:
+            continue
+        after = Cpu(limit if pod.guaranteed else before.request, limit)
+        if after != before and limit < refused.get(key, math.inf):
+            patches[key] = Patch(template.function_name, template.container, before, after, why)
+    return Plan(patches, obstacles)
+
+
+def raised(nominal: int, boost: Boost) -> int:
+    """Return the boosted limit in millicores: at least nominal, and else at most ``max_cpu``."""
+    # Rounded first: 1.1 / 0.1 is a little more than 11.
+    factor = math.ceil(round(boost.factor / STEP, 6)) * STEP
+    return max(nominal, round(min(nominal * factor, 1000 * boost.max_cpu)))
+
+
+def _obstacle(pod: Pod, template: Template, boost: Boost) -> str:
+    """Return why a pod can never be boosted as it is; empty: it can."""
+    if template.nominal.limit is None:
+        return f"container {template.container} has no CPU limit, so there is nothing to raise"
+    if template.fault:
+        return template.fault
+    if template.restarts:
+        return f"resizePolicy of container {template.container} restarts it when its CPU changes"
+    if pod.guaranteed and not boost.requests:
+        return "its pods are Guaranteed: set boost.requests to raise request and limit together"
+    return ""

@@ -1,0 +1,123 @@
+"""Which pod gets which CPU, by template, boost and refusals."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slo_autoscaler.kube.resize_rules import Boost, Cpu, Patch, Plan, Pod, Template, plan, raised
+
+SET = ("shop", "web-1")
+KEY = ("shop", "web-1-a")
+NOMINAL = Cpu(100, 500)
+TRIPLE = Boost(3.0, 2.0)
+TEMPLATE = Template("web.shop", "c", NOMINAL)
+
+
+def a_pod(request=100, limit=500, **changes):
+    return Pod(SET, {"c": Cpu(request, limit), "sidecar": Cpu(10, 100)}, **changes)
+
+
+def planned(pod, boost=TRIPLE, template=TEMPLATE, refused=()):
+    return plan({KEY: pod}, {SET: template}, {"web.shop": boost}, dict(refused))
+
+
+def cpu(found):
+    """Return the CPU that the one pod gets; None: it is not changed."""
+    return found.patches[KEY].cpu if found.patches else None
+
+
+def test_plan_boosted_pod_raises_the_limit_of_its_container_alone():
+    assert planned(a_pod()) == Plan({KEY: Patch("web.shop", "c", NOMINAL, Cpu(100, 1500))}, {})
+
+
+@pytest.mark.parametrize(
+    ("pod", "boost", "given"),
+    [
+        (a_pod(limit=1500), TRIPLE, None),
+        (a_pod(limit=500), Boost(1.0, 2.0), None),
+        (a_pod(limit=1500), Boost(1.0, 2.0), NOMINAL),
+        (a_pod(limit=1500), Boost(2.0, 2.0), Cpu(100, 1000)),
+        (a_pod(), Boost(5.0, 2.0), Cpu(100, 2000)),
+        (a_pod(), Boost(3.0, 0.2), None),
+        (a_pod(serving=False), TRIPLE, None),
+        (a_pod(limit=1500, serving=False), TRIPLE, None),
+        (a_pod(limit=1500, serving=False), Boost(1.0, 2.0), NOMINAL),
+        (a_pod(500, 500, guaranteed=True), Boost(3.0, 2.0, requests=True), Cpu(1500, 1500)),
+        (a_pod(1500, 1500, guaranteed=True), Boost(1.0, 2.0), Cpu(500, 500)),
+    ],
+)
+def test_plan_pod_gets_the_cpu_of_its_boost(pod, boost, given):
+    assert cpu(planned(pod, boost)) == given
+
+
+def test_plan_function_without_boost_is_restored_from_its_template():
+    found = plan({KEY: a_pod(limit=1500)}, {SET: TEMPLATE}, {}, {})
+    assert cpu(found) == NOMINAL
+
+
+def test_plan_pod_without_its_template_is_left_alone():
+    assert plan({KEY: a_pod(limit=1500)}, {}, {}, {}) == Plan({}, {})
+
+
+@pytest.mark.parametrize(
+    ("pod", "changed", "word"),
+    [
+        (a_pod(None, None), {"nominal": Cpu()}, "no CPU limit"),
+        (a_pod(500, 500, guaranteed=True), {}, "boost.requests"),
+        (a_pod(), {"restarts": True}, "resizePolicy"),
+        (a_pod(), {"fault": "label: 'x' must be a number"}, "'x'"),
+    ],
+)
+def test_plan_pod_that_cannot_be_boosted_is_named_only_while_a_boost_is_due(pod, changed, word):
+    template = replace(TEMPLATE, **changed)
+    found = planned(pod, template=template)
+    assert word in found.obstacles["web.shop"]
+    assert found.patches == {}
+    assert planned(pod, Boost(1.0, 2.0), template) == Plan({}, {})
+
+
+def test_plan_resize_that_the_kubelet_refuses_is_withdrawn():
+    found = planned(a_pod(limit=1500, refusal="PodResizePending Infeasible: no")).patches[KEY]
+    assert (found.cpu, found.why) == (NOMINAL, "PodResizePending Infeasible: no")
+
+
+@pytest.mark.parametrize(("refused", "given"), [(1500, None), (1000, None), (1600, Cpu(100, 1500))])
+def test_plan_limit_that_backs_off_is_not_requested_and_lower_ones_are(refused, given):
+    assert cpu(planned(a_pod(), refused={KEY: refused})) == given
+
+
+millicores = st.integers(1, 64_000)
+
+
+@given(millicores, st.floats(1.0, 100.0), st.floats(0.001, 64.0))
+def test_raised_is_at_least_nominal_and_at_most_factor_and_maximum(nominal, factor, most):
+    limit = raised(nominal, Boost(factor, most))
+    assert nominal <= limit <= max(nominal, round(1000 * most))
+    assert limit <= nominal * (factor + 0.1) + 1
+    assert limit == max(nominal, round(1000 * most)) or limit >= nominal * factor - 1
+
+
+@given(
+    millicores,
+    st.booleans(),
+    st.booleans(),
+    st.floats(1.0, 5.0),
+    st.booleans(),
+    st.sampled_from(["", "PodResizePending Deferred: later"]),
+)
+def test_plan_is_at_rest_after_its_patch_and_keeps_the_qos_class(
+    limit, guaranteed, serving, factor, requests, refusal
+):
+    pod = a_pod(limit if guaranteed else 1, limit, guaranteed=guaranteed, serving=serving, refusal=refusal)
+    boost = Boost(factor, 2.0, requests)
+    found = planned(pod, boost)
+    if not found.patches:
+        return
+    given = found.patches[KEY]
+    assert given.cpu.request == (given.cpu.limit if guaranteed else 1)
+    refused = {KEY: given.before.limit} if given.why else {}
+    after = replace(pod, containers={"c": given.cpu}, refusal="")
+    again = planned(after, boost, refused=refused)
+    assert not again.patches or again.patches[KEY].cpu.limit < given.before.limit
