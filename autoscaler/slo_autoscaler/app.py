@@ -29,7 +29,7 @@ from slo_autoscaler.fields import MODES, Mode
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone, FileLock, Leader
 from slo_autoscaler.metrics import Metrics
-from slo_autoscaler.platforms import build
+from slo_autoscaler.platforms import Booster, build
 from slo_autoscaler.sources import Source
 from slo_autoscaler.sources.direct import Direct
 from slo_autoscaler.sources.further import WithFurther
@@ -110,6 +110,9 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
         writer = leader if most == "active" else Alone(leads=False)
         platform = build(config.platform, writer, config.modes(most))
         closing.callback(platform.close)
+        booster = None if once or most != "active" else _booster(config, leader)
+        if booster is not None:
+            closing.callback(booster.close)
         source = PrometheusSource(config.prometheus, config.gateway_slos())
         closing.callback(source.close)
         direct = None
@@ -130,6 +133,7 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
             emit=_emit,
             clocks=Clocks(time.monotonic, lambda: datetime.now(UTC)),
             direct=direct,
+            booster=booster,
         )
         closing.callback(controller.close)
         if once:
@@ -155,7 +159,7 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
             "" if most == "active" else f"; no function's mode exceeds {most}",
         )
         if direct is not None:
-            direct.start()
+            direct.start(controller.boost)
         controller.run(stop)
         logger.info("stopped")
         return 0
@@ -199,6 +203,29 @@ def _leader(config: Config, lock: str | None, most: Mode) -> Leader:
         config.leader.lease, config.platform.cluster
     )
     return leader
+
+
+def _booster(config: Config, leader: Leader) -> Booster | None:
+    """Return the resizing of pods, or None without the Kubernetes API.
+
+    Without a boost in the configuration, too: an earlier configuration may have left pods boosted.
+    """
+    platform = config.platform
+    wanted = any(spec.boost.max_factor > 1.0 for spec in (config.defaults, *config.functions.values()))
+    if not (platform.on_kubernetes or config.leader is not None or wanted):
+        return None
+    resizer = importlib.import_module("slo_autoscaler.kube.resize").Resizer
+    try:
+        booster: Booster = resizer(
+            *(platform.cluster, platform.namespaces, leader.leads),
+            timeout=platform.timeout,
+            concurrency=platform.concurrency,
+            wanted=wanted,
+        )
+    except ConfigError as error:
+        logger.warning("boost: no pod can be boosted: %s", error)
+        return None
+    return booster
 
 
 def collect_seldom() -> None:

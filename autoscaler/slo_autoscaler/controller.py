@@ -35,7 +35,7 @@ from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Decision, Reason, Scale
-from slo_autoscaler.platforms import Platform
+from slo_autoscaler.platforms import Booster, CpuBoost, Platform
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import DirectLoad, Source
@@ -69,6 +69,15 @@ MOST_LOGGED: Final = 20
 
 ALIVE_INTERVALS: Final = 3
 """The loop counts as dead if it finished no reconcile for this many intervals plus its timeouts."""
+
+
+BoostLaw = Callable[[Situation, float], float]
+"""(situation, CPU factor in force) -> CPU factor, 1 to ``boost.max_factor`` of the situation's settings."""
+
+
+def no_boost(_at: Situation, _factor: float) -> float:
+    """Return 1: nominal CPU."""
+    return 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,8 @@ class _Target:
     """Whether its last failure was an unreadable answer of the platform."""
     skip: int = 0
     """Remaining backoff, in reconciles."""
+    boost: float = 1.0
+    """CPU factor in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +147,13 @@ class Controller:
         emit: Callable[[str], object],
         clocks: Clocks,
         direct: DirectLoad | None = None,
+        booster: Booster | None = None,
+        boost: BoostLaw = no_boost,
     ) -> None:
-        """``emit`` receives each line of the decision log; ``direct`` None: no load is read directly."""
+        """``emit`` receives each line of the decision log; ``direct`` None: no load is read directly.
+
+        ``booster`` None: boosts are decided and not applied.
+        """
         self._config = config
         self._source = source
         self._platform = platform
@@ -147,6 +163,8 @@ class Controller:
         self._emit = emit
         self._clocks = clocks
         self._direct = direct
+        self._booster = booster
+        self._boost_law = boost
         self._leading = False
         self._targets: dict[str, _Target] = {}
         self._past: dict[str, Recorded] | None = None
@@ -190,6 +208,8 @@ class Controller:
                     self.reconcile()
                     # A reconcile that took longer than the interval does not make the next ones hurry.
                     due = max(due + self._config.interval, self._clocks.monotonic())
+                    if self._direct is None:
+                        self.boost()
                 self.scale_up_between()
             except Exception:
                 if stop.is_set():
@@ -309,6 +329,43 @@ class Controller:
                 changes[name] = change
         if changes:
             self._act(changes)
+
+    def boost(self) -> None:
+        """Decide every function's CPU factor, export it, and hand those in mode active to the booster.
+
+        Uses the last observation and the load that is read directly. Never waits: the thread that reads the
+        load calls this after each round, also while a reconcile waits for Prometheus or the platform.
+        """
+        rates = {} if self._direct is None else self._direct.rates()
+        labels = {} if self._booster is None else self._booster.maximums()
+        decided: dict[str, tuple[float, float]] = {}
+        boosts: dict[str, CpuBoost] = {}
+        for name, target in list(self._targets.items()):
+            limits, scale = target.spec.boost, target.scale
+            acts = scale is not None and self._acts(scale.mode)
+            # Without the label none of its pods may be boosted.
+            most = labels.get(name, 1.0 if acts else None) or limits.max_factor
+            if scale is None or most <= 1.0:
+                target.boost = 1.0
+                continue
+            spec = replace(_with_labels(target.spec, scale), boost=replace(limits, max_factor=most))
+            target.boost = self._boosted(target, spec, scale, rates.get(name))
+            decided[name] = target.boost, most
+            if acts and target.boost > 1.0:
+                boosts[name] = CpuBoost(target.boost, limits.max_cpu, limits.requests)
+        self._metrics.boosts(decided)
+        if self._booster is not None and self._leading:
+            self._booster.boost(boosts)
+
+    def _boosted(self, target: _Target, spec: Spec, scale: Scale, rate: float | None) -> float:
+        """Return the CPU factor of a function; 1 unless it was observed lately."""
+        now = self._clocks.monotonic()
+        if target.memory is None or target.observed is None or now - target.observed[0] > KNOWN_FOR:
+            return 1.0
+        if target.shadow is not None:
+            scale = target.shadow.scale(scale, now)
+        seen = replace(target.observed[1], direct_rate=rate)
+        return self._boost_law(Situation(spec, seen, scale, target.memory, now), target.boost)
 
     def _raised(self, target: _Target, rate: float, scale: Scale) -> _Change | None:
         """Return the result of ``raised`` for a function, if it may be scaled and was observed lately."""

@@ -42,6 +42,7 @@ class Metrics(Collector):
         self.registry = registry
         self._rows: dict[str, _Row] = {}
         self._desired: Mapping[str, int] = {}
+        self._boosts: Mapping[str, tuple[float, float]] = {}
         self._reconcile = Histogram(
             "slo_autoscaler_reconcile_seconds",
             "Duration of one reconcile of all functions.",
@@ -88,6 +89,10 @@ class Metrics(Collector):
         """Set the desired replicas of functions; a function left out has no sample."""
         self._desired = dict(replicas)
 
+    def boosts(self, factors: Mapping[str, tuple[float, float]]) -> None:
+        """Set the CPU factors of functions, and their maximums; a function left out has no sample."""
+        self._boosts = factors
+
     def forget(self, function_name: str) -> None:
         """Drop the series of a function that is gone."""
         self._rows.pop(function_name, None)
@@ -116,6 +121,17 @@ class Metrics(Collector):
             "slo_autoscaler_desired_replicas",
             "Desired replicas in mode active or recommend; only the leader exports it, and only with data.",
             self._desired.items(),
+        )
+        boosts = self._boosts.items()
+        yield _gauge(
+            "slo_autoscaler_boost_factor",
+            "CPU limit decided for serving replicas, as a multiple of the nominal one; 1: no boost.",
+            [(name, factor) for name, (factor, _) in boosts],
+        )
+        yield _gauge(
+            "slo_autoscaler_boost_max_factor",
+            "Maximum of the boost factor, by label or configuration.",
+            [(name, most) for name, (_, most) in boosts],
         )
         modes = GaugeMetricFamily(
             "slo_autoscaler_mode",

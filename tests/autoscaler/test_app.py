@@ -10,7 +10,7 @@ import pytest
 
 from slo_autoscaler.app import main
 from support.doubles import Function, a_fleet, a_gateway, a_process, a_prometheus, an_empty_prometheus
-from support.kube_server import a_deployment, a_kube_server
+from support.kube_server import a_deployment, a_kube_server, a_replica_set, a_running_pod
 from support.ports import free_port
 from support.waits import until
 
@@ -107,6 +107,27 @@ def test_a_killed_autoscaler_that_is_started_again_takes_its_own_lease_at_once(c
             process.wait()
     (lease,) = server.all("coordination.k8s.io/v1", "leases")
     assert lease["spec"]["leaseTransitions"] == 0
+
+
+@pytest.mark.e2e
+def test_started_without_a_boost_in_its_configuration_restores_pods_that_were_left_boosted(cluster, tmp_path):
+    server, path = cluster
+    path.write_text(path.read_text() + "web: {host: 127.0.0.1, port: 0, page_port: null, probe_port: null}\n")
+    resources = {"limits": {"cpu": "500m"}, "requests": {"cpu": "100m"}}
+    owner = a_replica_set("web", "shop", {"name": "model", "resources": resources})
+    pod = a_running_pod(owner)
+    pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "1500m"
+    server.put("apps/v1", "replicasets", owner)
+    server.put("v1", "pods", pod)
+
+    def limit():
+        (found,) = server.all("v1", "pods")
+        return found["spec"]["containers"][0]["resources"]["limits"]["cpu"]
+
+    with an_empty_prometheus() as prometheus:
+        words = ("--prometheus-url", prometheus.url)
+        with a_process(path, tmp_path / "log", *words):
+            until(lambda: limit() == "500m", "it is restored")
 
 
 def test_a_shadow_of_all_leaves_the_lease_to_those_that_act(cluster, capsys, monkeypatch):

@@ -17,6 +17,7 @@ from slo_autoscaler.journal import Journal
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES, Metrics
+from slo_autoscaler.platforms import CpuBoost
 from slo_autoscaler.platforms.openfaas import OpenFaas
 from support import doubles
 from support.builders import MINIMAL, seen
@@ -61,10 +62,26 @@ class Read:
         return self.load
 
 
+class Boosted:
+    """A booster: what it may do, as the test says, and what it was last asked for."""
+
+    def __init__(self, **maximums):
+        self.labels = {f"{name}.openfaas-fn": most for name, most in maximums.items()}
+        self.boosts = None
+
+    def maximums(self):
+        return self.labels
+
+    def boost(self, boosts):
+        self.boosts = boosts
+
+
 class Bench:
     """A controller whose parts are at hand, in virtual time: 5 s for each reconcile."""
 
-    def __init__(self, gateway, *reconciles, most="active", leader=None, past=None, reads=True, **settings):
+    def __init__(
+        self, gateway, *reconciles, most="active", leader=None, past=None, reads=True, boost=(), **settings
+    ):
         overrides = {"platform.gateway_url": gateway.url, **settings}
         self.config = Config.parse(MINIMAL, "test", overrides)
         self.platform = OpenFaas(self.config.platform, Alone(), self.config.modes(most))
@@ -84,6 +101,7 @@ class Bench:
             emit=lambda line: self.lines.append(json.loads(line)),
             clocks=Clocks(lambda: self.now, lambda: self.wall),
             direct=self.direct,
+            **dict(boost),
         )
 
     def __enter__(self):
@@ -245,6 +263,83 @@ def test_glance_function_that_cannot_be_read_or_has_changed_is_left_to_the_next_
         gateway.functions["a"].replicas = 5
         bench.scale_up_between()
         assert gateway.posted == [], "it has what it may have"
+
+
+TRIPLE = {"defaults.boost.max_factor": 3.0}
+
+
+def as_much_as_it_may(at, _factor):
+    """Boost by the load alone, up to the maximum."""
+    return min(at.spec.boost.max_factor, max(1.0, (at.seen.direct_rate or 0.0) / 100.0))
+
+
+def factor(bench):
+    return bench.value("slo_autoscaler_boost_factor", function_name=A)
+
+
+@pytest.mark.parametrize(
+    ("label", "configured", "expected"), [(None, 3.0, 3.0), (2.0, 3.0, 2.0), (4.0, 1.0, 4.0)]
+)
+def test_boost_follows_the_direct_load_up_to_the_label_or_the_setting(gateway, label, configured, expected):
+    booster = Boosted(a=label, b=label)
+    boost = {"booster": booster, "boost": as_much_as_it_may}
+    with Bench(
+        gateway, {A: CALM, B: CALM}, boost=boost, **{"defaults.boost.max_factor": configured}
+    ) as bench:
+        bench.reconcile()
+        bench.controller.boost()
+        assert booster.boosts == {}
+        bench.direct.load = {A: 900.0}
+        bench.controller.boost()
+        assert booster.boosts == {A: CpuBoost(expected, 2.0)}
+        assert factor(bench) == expected
+        assert bench.value("slo_autoscaler_boost_max_factor", function_name=A) == expected
+        bench.direct.load = {A: 0.0}
+        bench.controller.boost()
+        assert (booster.boosts, factor(bench)) == ({}, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "decided"),
+    [
+        ({"defaults.mode": "shadow"}, 3.0),
+        ({"defaults.mode": "recommend"}, 3.0),
+        ({"leader": Alone(leads=False)}, 3.0),
+        ({"defaults.boost.max_factor": 1.0}, None),
+    ],
+    ids=["shadow", "recommend", "standby", "off"],
+)
+def test_boost_of_a_function_that_is_not_boosted_is_only_decided(gateway, settings, decided):
+    booster = Boosted(a=None)
+    boost = {"booster": booster, "boost": as_much_as_it_may}
+    with Bench(gateway, {A: CALM}, boost=boost, **{**TRIPLE, **settings}) as bench:
+        bench.reconcile()
+        bench.direct.load = {A: 900.0}
+        bench.controller.boost()
+        assert not booster.boosts
+        assert factor(bench) == decided
+
+
+def test_boost_of_a_function_without_the_label_is_not_decided(gateway):
+    boost = {"booster": Boosted(), "boost": as_much_as_it_may}
+    with Bench(gateway, {A: CALM}, boost=boost, **TRIPLE) as bench:
+        bench.reconcile()
+        bench.direct.load = {A: 900.0}
+        bench.controller.boost()
+        assert boost["booster"].boosts == {}
+        assert factor(bench) is None
+
+
+def test_boost_ends_when_the_function_was_not_observed_for_long(gateway):
+    booster = Boosted(a=None)
+    with Bench(gateway, {A: CALM}, boost={"booster": booster, "boost": as_much_as_it_may}, **TRIPLE) as bench:
+        bench.reconcile()
+        bench.direct.load = {A: 900.0}
+        bench.controller.boost()
+        assert booster.boosts
+        bench.now += KNOWN_FOR + 1.0
+        bench.controller.boost()
+        assert booster.boosts == {}
 
 
 def test_reconcile_lasting_failure_is_logged_once_and_so_is_its_end(gateway, caplog):

@@ -24,7 +24,7 @@ from slo_autoscaler.kube.client import Document, KubeApi, Resource, version_of
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop
 from slo_autoscaler.kube.pods import PODS
-from slo_autoscaler.kube.resize_rules import Boost, Cpu, Patch, Pod, Template, plan
+from slo_autoscaler.kube.resize_rules import Cpu, CpuBoost, Patch, Pod, Template, plan
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ SERVICE_LABELS: Final = tuple(
 
 PORT: Final = 8080
 """Port of the watchdog, by which its container is known; without one it is the first container."""
+
+RESYNC_SECONDS: Final = 300.0
+"""Seconds between two complete lists; watches report the changes in between."""
 
 RIGHTS_SECONDS: Final = 60.0
 """Seconds between two checks of the right to resize, while it is missing."""
@@ -70,25 +73,24 @@ class Resizer:
         *,
         timeout: float,
         concurrency: int,
-        resync: float,
         wanted: bool,
     ) -> None:
         """Begin to check the rights, and then to watch. Raises ``ConfigError`` without credentials.
 
-        ``cluster`` has the first arguments of ``KubeApi``, ``resync`` the seconds between two complete lists.
-        Only while ``leads()`` a pod is written. ``wanted``: a missing right is a warning.
+        ``cluster`` has the first arguments of ``KubeApi``. Only while ``leads()`` a pod is written.
+        ``wanted``: a missing right is a warning.
         """
         watches = 2 * len(namespaces or (None,))
         self._api = KubeApi(*cluster, timeout=timeout, connections=concurrency + watches + 1)
         self._namespaces = namespaces
         self._leads = leads
-        self._resync = resync
         self._wanted = wanted
         self._checked_at = float("-inf")
         self._missing = ""
         self._watched: tuple[Informer[Pod], Informer[Template]] | None = None
-        self._boosts: Mapping[str, Boost] | None = None
+        self._boosts: Mapping[str, CpuBoost] | None = None
         """None: this process has not decided as the leader, so no pod is written."""
+        self._closed = False
         self._maximums: Mapping[str, float | None] = {}
         self._refused: dict[Key, _Refusal] = {}
         self._logged: set[str] = set()
@@ -107,17 +109,17 @@ class Resizer:
         """
         return self._maximums
 
-    def boost(self, boosts: Mapping[str, Boost]) -> None:
-        """Boost these functions from now on, and no other; never wait. Only the leader calls this."""
+    def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
+        """CpuBoost these functions from now on, and no other; never wait. Only the leader calls this."""
         if boosts != self._boosts:
-            self._boosts = dict(boosts)
+            self._boosts = boosts
             self._loop.wake()
 
     def close(self) -> None:
         """Restore every pod within the timeout if this is the leader: afterwards no process would."""
         self._loop.close()
-        if self._boosts is not None:
-            self._boosts = {}
+        self._closed = True
+        if self._watched is not None:
             with suppress(PlatformError):
                 self.reconcile()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -147,7 +149,7 @@ class Resizer:
                 key: each for key, each in self._refused.items() if key in pods and each.until > now
             }
             limits = {key: each.limit for key, each in self._refused.items()}
-            found = plan(pods, templates, self._boosts, limits)
+            found = plan(pods, templates, {} if self._closed else self._boosts, limits)
             try:
                 self._write(found.patches, watched[0])
             finally:
@@ -170,7 +172,7 @@ class Resizer:
                     self._api,
                     namespaces=self._namespaces,
                     query={"labelSelector": LABEL},
-                    resync=self._resync,
+                    resync=RESYNC_SECONDS,
                     changed=self._loop.wake,
                 )
                 self._watched = watch(PODS, transform=pod_of), watch(REPLICA_SETS, transform=template_of)

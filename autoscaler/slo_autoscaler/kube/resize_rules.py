@@ -23,7 +23,7 @@ STEP: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Boost:
+class CpuBoost:
     """The boost of one function's pods."""
 
     factor: float
@@ -34,7 +34,7 @@ class Boost:
     """Whether Guaranteed pods are boosted, by request and limit."""
 
 
-NOMINAL: Final = Boost(1.0, math.inf)
+NOMINAL: Final = CpuBoost(1.0, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Plan:
 def plan(
     pods: Mapping[Key, Pod],
     templates: Mapping[Key, Template],
-    boosts: Mapping[str, Boost],
+    boosts: Mapping[str, CpuBoost],
     refused: Mapping[Key, int],
 ) -> Plan:
     """Return the writes that give each pod its CPU. A function without a boost gets nominal CPU.
@@ -130,14 +130,14 @@ def plan(
     return Plan(patches, obstacles)
 
 
-def raised(nominal: int, boost: Boost) -> int:
+def raised(nominal: int, boost: CpuBoost) -> int:
     """Return the boosted limit in millicores: at least nominal, and else at most ``max_cpu``."""
     # Rounded first: 1.1 / 0.1 is a little more than 11.
     factor = math.ceil(round(boost.factor / STEP, 6)) * STEP
     return max(nominal, round(min(nominal * factor, 1000 * boost.max_cpu)))
 
 
-def _obstacle(pod: Pod, template: Template, boost: Boost) -> str:
+def _obstacle(pod: Pod, template: Template, boost: CpuBoost) -> str:
     """Return why a pod can never be boosted as it is; empty: it can."""
     if template.nominal.limit is None:
         return f"container {template.container} has no CPU limit, so there is nothing to raise"

@@ -9,13 +9,16 @@ configuration, ``write_hold``, and one line in ``PLATFORMS``. It makes no decisi
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.kube.resize_rules import CpuBoost
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Modes
+
+__all__ = ["ALL_ACTIVE", "PLATFORMS", "Booster", "CpuBoost", "Platform", "PlatformSettings", "build", "place"]
 
 
 class PlatformSettings(Protocol):
@@ -34,12 +37,20 @@ class PlatformSettings(Protocol):
         """Number of parallel requests."""
 
     @property
+    def namespaces(self) -> tuple[str, ...] | None:
+        """Namespaces of the functions; None: all."""
+
+    @property
     def cap_retry(self) -> float:
         """Seconds after which a refused count is requested again."""
 
     @property
     def wakes(self) -> bool:
         """Whether a request wakes a function from zero."""
+
+    @property
+    def on_kubernetes(self) -> bool:
+        """Whether it is the Kubernetes API itself."""
 
     @property
     def place(self) -> str:
@@ -78,6 +89,22 @@ class Platform(Protocol):
 
     def close(self) -> None:
         """Close connections."""
+
+
+class Booster(Protocol):
+    """CPU above nominal for serving replicas, as the controller uses it. Only ``close`` waits."""
+
+    def maximums(self) -> Mapping[str, float | None]:
+        """Return {name.namespace: maximum factor by its label; None: by the configuration}.
+
+        A function whose replicas cannot be boosted is absent.
+        """
+
+    def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
+        """Boost these functions from now on, and give all others nominal CPU. Only the leader calls this."""
+
+    def close(self) -> None:
+        """Give all functions nominal CPU if this process leads, within the platform's timeout."""
 
 
 PLATFORMS: Final[dict[str, tuple[str, str]]] = {

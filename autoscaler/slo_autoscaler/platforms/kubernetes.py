@@ -71,6 +71,7 @@ class Settings:
     tls: ClusterTls = Field(default_factory=ClusterTls)
 
     wakes: ClassVar[bool] = False
+    on_kubernetes: ClassVar[bool] = True
 
     @property
     def place(self) -> str:

@@ -91,6 +91,7 @@ class Settings:
     """TLS for the gateway; ``strict`` also applies to the Kubernetes API of the Lease."""
 
     wakes: ClassVar[bool] = True
+    on_kubernetes: ClassVar[bool] = False
 
     @field_validator("tls")
     @classmethod

@@ -82,12 +82,14 @@ class Direct:
         self._rates: tuple[float, Mapping[str, float]] = (0.0, {})
         self._lost: set[str] = set()
         """Addresses whose last read failed."""
+        self._polled: Callable[[], object] = lambda: None
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(CONCURRENT_READS, thread_name_prefix="direct")
         self._thread = threading.Thread(target=self._run, name="direct", daemon=True)
 
-    def start(self) -> None:
-        """Begin to poll."""
+    def start(self, polled: Callable[[], object] = lambda: None) -> None:
+        """Begin to poll, and call ``polled`` after each round; it must not wait."""
+        self._polled = polled
         self._thread.start()
 
     def close(self) -> None:
@@ -125,6 +127,7 @@ class Direct:
         while not self._stop.is_set():
             try:
                 self.poll()
+                self._polled()
             except Exception:
                 if self._stop.is_set():
                     return

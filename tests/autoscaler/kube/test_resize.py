@@ -5,7 +5,7 @@ import json
 import pytest
 
 from slo_autoscaler.kube.resize import Resizer
-from slo_autoscaler.kube.resize_rules import Boost
+from slo_autoscaler.kube.resize_rules import CpuBoost
 from support import doubles
 from support.cluster import on_double
 from support.kube_server import a_replica_set, a_running_pod
@@ -13,7 +13,7 @@ from support.waits import until
 
 pytestmark = on_double
 
-TRIPLE = {"web.shop": Boost(3.0, 2.0)}
+TRIPLE = {"web.shop": CpuBoost(3.0, 2.0)}
 RESIZES = "PATCH /api/v1/namespaces/shop/pods/"
 
 
@@ -46,7 +46,7 @@ class Shop:
             self.api.put("v1", "pods", a_running_pod(self.set, name, ready=ready))
 
     def start(self, kubeconfig=None, namespaces=("shop",), **changes):
-        usual = {"timeout": 10.0, "concurrency": 4, "resync": 300.0, "wanted": True}
+        usual = {"timeout": 10.0, "concurrency": 4, "wanted": True}
         cluster = (kubeconfig or self.kubeconfig, None, None)
         return self.keep(Resizer(cluster, namespaces, lambda: self.leads, **(usual | changes)))
 
@@ -137,7 +137,7 @@ def test_close_of_the_leader_restores_every_pod(shop):
 
 def test_boost_guaranteed_pod_changes_request_and_limit_where_the_setting_allows(shop):
     shop.deploy(GUARANTEED)
-    shop.start().boost({"web.shop": Boost(3.0, 2.0, requests=True)})
+    shop.start().boost({"web.shop": CpuBoost(3.0, 2.0, requests=True)})
     until(lambda: shop.cpu() == ("1500m", "1500m"), "it is boosted")
 
 
@@ -189,7 +189,7 @@ def test_pod_that_the_api_server_refuses_is_named_and_backs_off_while_others_are
 def test_refused_boost_does_not_delay_the_restoring(shop):
     shop.deploy()
     resizer = shop.start()
-    resizer.boost({"web.shop": Boost(2.0, 2.0)})
+    resizer.boost({"web.shop": CpuBoost(2.0, 2.0)})
     until(lambda: shop.cpu()[1] == "1000m", "it is boosted")
     shop.api.faults[RESIZES] = doubles.status(403)
     resizer.boost(TRIPLE)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.kube.resize_rules import Boost, Cpu, Patch, Plan, Pod, Template, plan, raised
+from slo_autoscaler.kube.resize_rules import Cpu, CpuBoost, Patch, Plan, Pod, Template, plan, raised
 
 SET = ("shop", "web-1")
 KEY = ("shop", "web-1-a")
 NOMINAL = Cpu(100, 500)
-TRIPLE = Boost(3.0, 2.0)
+TRIPLE = CpuBoost(3.0, 2.0)
 TEMPLATE = Template("web.shop", "c", NOMINAL)
 
 
@@ -36,16 +36,16 @@ def test_plan_boosted_pod_raises_the_limit_of_its_container_alone():
     ("pod", "boost", "given"),
     [
         (a_pod(limit=1500), TRIPLE, None),
-        (a_pod(limit=500), Boost(1.0, 2.0), None),
-        (a_pod(limit=1500), Boost(1.0, 2.0), NOMINAL),
-        (a_pod(limit=1500), Boost(2.0, 2.0), Cpu(100, 1000)),
-        (a_pod(), Boost(5.0, 2.0), Cpu(100, 2000)),
-        (a_pod(), Boost(3.0, 0.2), None),
+        (a_pod(limit=500), CpuBoost(1.0, 2.0), None),
+        (a_pod(limit=1500), CpuBoost(1.0, 2.0), NOMINAL),
+        (a_pod(limit=1500), CpuBoost(2.0, 2.0), Cpu(100, 1000)),
+        (a_pod(), CpuBoost(5.0, 2.0), Cpu(100, 2000)),
+        (a_pod(), CpuBoost(3.0, 0.2), None),
         (a_pod(serving=False), TRIPLE, None),
         (a_pod(limit=1500, serving=False), TRIPLE, None),
-        (a_pod(limit=1500, serving=False), Boost(1.0, 2.0), NOMINAL),
-        (a_pod(500, 500, guaranteed=True), Boost(3.0, 2.0, requests=True), Cpu(1500, 1500)),
-        (a_pod(1500, 1500, guaranteed=True), Boost(1.0, 2.0), Cpu(500, 500)),
+        (a_pod(limit=1500, serving=False), CpuBoost(1.0, 2.0), NOMINAL),
+        (a_pod(500, 500, guaranteed=True), CpuBoost(3.0, 2.0, requests=True), Cpu(1500, 1500)),
+        (a_pod(1500, 1500, guaranteed=True), CpuBoost(1.0, 2.0), Cpu(500, 500)),
     ],
 )
 def test_plan_pod_gets_the_cpu_of_its_boost(pod, boost, given):
@@ -75,7 +75,7 @@ def test_plan_pod_that_cannot_be_boosted_is_named_only_while_a_boost_is_due(pod,
     found = planned(pod, template=template)
     assert word in found.obstacles["web.shop"]
     assert found.patches == {}
-    assert planned(pod, Boost(1.0, 2.0), template) == Plan({}, {})
+    assert planned(pod, CpuBoost(1.0, 2.0), template) == Plan({}, {})
 
 
 def test_plan_resize_that_the_kubelet_refuses_is_withdrawn():
@@ -93,7 +93,7 @@ millicores = st.integers(1, 64_000)
 
 @given(millicores, st.floats(1.0, 100.0), st.floats(0.001, 64.0))
 def test_raised_is_at_least_nominal_and_at_most_factor_and_maximum(nominal, factor, most):
-    limit = raised(nominal, Boost(factor, most))
+    limit = raised(nominal, CpuBoost(factor, most))
     assert nominal <= limit <= max(nominal, round(1000 * most))
     assert limit <= nominal * (factor + 0.1) + 1
     assert limit == max(nominal, round(1000 * most)) or limit >= nominal * factor - 1
@@ -111,7 +111,7 @@ def test_plan_is_at_rest_after_its_patch_and_keeps_the_qos_class(
     limit, guaranteed, serving, factor, requests, refusal
 ):
     pod = a_pod(limit if guaranteed else 1, limit, guaranteed=guaranteed, serving=serving, refusal=refusal)
-    boost = Boost(factor, 2.0, requests)
+    boost = CpuBoost(factor, 2.0, requests)
     found = planned(pod, boost)
     if not found.patches:
         return

@@ -180,8 +180,10 @@ def test_direct_looks_by_itself_from_start_to_close():
         page.counts = {A: 0}
         direct = Direct(Listed({page.address: {A}}), 0.05)
         direct.watch({A})
-        direct.start()
+        told = []
+        direct.start(lambda: told.append(page.reads))
         until(lambda: page.reads > 3, "it polls")
+        until(lambda: told[-1] > 3, "it calls after a round")
         page.counts = {A: 10_000}
         until(lambda: direct.rates().get(A), "it sees")
         direct.close()

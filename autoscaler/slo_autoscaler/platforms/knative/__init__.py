@@ -52,6 +52,7 @@ class Settings:
     tls: ClusterTls = Field(default_factory=ClusterTls)
 
     wakes: ClassVar[bool] = True
+    on_kubernetes: ClassVar[bool] = True
 
     @property
     def place(self) -> str:
