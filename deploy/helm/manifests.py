@@ -135,6 +135,7 @@ def values() -> Json:
         "replicas": {"type": "integer", "minimum": 0},
         "resources": OBJECT,
         "serviceAccount": section(create=FLAG, name=TEXT, annotations=OBJECT),
+        "boost": section(enabled=FLAG, requests=FLAG),
         "gateway": section(secret=TEXT),
         "prometheus": section(secret=TEXT),
         "podDisruptionBudget": section(enabled=FLAG),

@@ -16,6 +16,7 @@ import yaml
 from deploy.helm import manifests
 
 from slo_autoscaler.config import Config
+from slo_autoscaler.kube.resize import LABEL
 from slo_autoscaler.platforms.knative import minimum
 from support.pages import blocks
 
@@ -126,6 +127,7 @@ def test_every_value_makes_objects_that_kubernetes_knows(platform):
         "createNamespace": True,
         "config": {"platform": {"namespaces": ["shop"]}},
         "maxMode": "shadow",
+        "boost": {"enabled": True, "requests": True},
         "image": {"digest": f"sha256:{'0' * 64}", "pullSecrets": ["registry"]},
         "prometheus": {"secret": "prometheus-credentials"},
         "serviceAccount": {"name": "scaler", "annotations": {"team": "a"}},
@@ -185,8 +187,11 @@ def test_pod_has_no_root_no_capability_and_nothing_to_write_to(documents):
 
 
 def test_second_release_shares_no_object_with_the_first(platform):
+    boost = {"enabled": True}
     first, second = (
-        objects(rendered(platform=platform, name=name, serviceAccount={"annotations": {"of": name}}))
+        objects(
+            rendered(platform=platform, name=name, boost=boost, serviceAccount={"annotations": {"of": name}})
+        )
         for name in ("slo-autoscaler", "blue")
     )
     assert len(first) == len(second)
@@ -194,7 +199,8 @@ def test_second_release_shares_no_object_with_the_first(platform):
 
 
 def test_releases_for_all_platforms_share_no_object():
-    every = [each for platform in PLATFORMS for each in objects(rendered(platform=platform))]
+    boost = {"enabled": True}
+    every = [each for platform in PLATFORMS for each in objects(rendered(platform=platform, boost=boost))]
     assert len(every) == len(set(every))
 
 
@@ -284,6 +290,37 @@ def test_policy_limits_the_account_of_the_pod_where_its_role_cannot(platform, re
     assert rule["resources"] == [resource]
     assert any(resource in allowed["resources"] for allowed in only(documents, "ClusterRole")["rules"])
     assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+
+
+def test_boost_gives_one_right_more_and_a_policy_that_limits_it(platform):
+    documents = rendered(platform=platform, boost={"enabled": True})
+    added = [each for each in documents if each["metadata"]["name"] == f"slo-autoscaler-{platform}-boost"]
+    assert objects(documents) - objects(added) == objects(rendered(platform=platform))
+    written = {
+        (verb, resource)
+        for rule in only(added, "ClusterRole")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        if verb not in ("list", "watch")
+    }
+    assert written == {("patch", "pods/resize")}
+    policy = only(added, POLICY)["spec"]
+    assert policy["matchConstraints"]["resourceRules"][0]["resources"] == ["pods/resize"]
+    account = only(documents, "ServiceAccount")["metadata"]
+    (condition,) = policy["matchConditions"]
+    assert f'"system:serviceaccount:{account["namespace"]}:{account["name"]}"' in condition["expression"]
+    label, _ = policy["validations"]
+    assert f'"{LABEL}" in' in label["expression"]
+    assert only(added, f"{POLICY}Binding")["spec"]["policyName"] == only(added, POLICY)["metadata"]["name"]
+
+
+def test_boost_right_is_bound_in_the_namespaces_of_the_configuration():
+    documents = rendered(
+        platform="kubernetes", boost={"enabled": True}, config={"platform": {"namespaces": ["shop"]}}
+    )
+    bound = [each for each in documents if each["kind"].endswith("RoleBinding")]
+    boost = [each for each in bound if each["roleRef"]["name"].endswith("-boost")]
+    assert [(each["kind"], each["metadata"]["namespace"]) for each in boost] == [("RoleBinding", "shop")]
 
 
 def values_on(page: str) -> Document:

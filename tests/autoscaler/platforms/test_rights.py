@@ -11,6 +11,8 @@ import yaml
 
 from slo_autoscaler.kube.lease import LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
+from slo_autoscaler.kube.resize import Resizer
+from slo_autoscaler.kube.resize_rules import CpuBoost
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.platforms import ALL_ACTIVE
 from slo_autoscaler.platforms.knative.minimum import MIN_SCALE
@@ -21,7 +23,7 @@ from slo_autoscaler.spec import Modes
 from support import doubles
 from support.cluster import on_double
 from support.doubles import decide
-from support.kube_server import a_deployment
+from support.kube_server import a_deployment, a_replica_set, a_running_pod
 from support.waits import until
 
 pytestmark = on_double
@@ -104,6 +106,19 @@ def test_deployments_that_are_not_scaled_need_no_right_to_change_one(install, sc
     platform, function = scaled(installed, Modes(most="recommend"))
     assert platform.scale(function).mode == "recommend"
     assert installed.asked() == installed.allowed("ClusterRole")
+
+
+def test_boosts_need_every_right_of_their_role_and_no_other(api, install, keep, tmp_path):
+    role = tmp_path / "role.yaml"
+    role.write_text(f"kind: ClusterRole\n{(DEPLOY / 'helm/slo-autoscaler/files/boost.yaml').read_text()}")
+    installed = install(role)
+    owner = a_replica_set("web", "shop", {"name": "c", "resources": {"limits": {"cpu": "1"}}})
+    api.put("apps/v1", "replicasets", owner)
+    api.put("v1", "pods", a_running_pod(owner))
+    cluster = (installed.kubeconfig, None, None)
+    resizer = keep(Resizer(cluster, None, lambda: True, timeout=10.0, concurrency=1, wanted=True))
+    resizer.boost({"web.shop": CpuBoost(2.0, 2.0)})
+    until(lambda: installed.asked() == installed.allowed("ClusterRole"), "all was asked")
 
 
 @pytest.mark.parametrize("manifest", ["autoscaler.yaml", "autoscaler-kubernetes.yaml"])
