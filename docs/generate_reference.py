@@ -235,6 +235,8 @@ def _default(kind: Any, name: str, rule: str) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None or value == {}:
         return "none"
+    if isinstance(value, bool):
+        return _code(str(value).lower())
     if isinstance(value, tuple):
         return _code(f"[{', '.join(map(str, value))}]")
     if isinstance(value, float):
@@ -285,6 +287,7 @@ def _autoscaler_families() -> Iterable[Metric]:
     for direction in ("hold", "up"):
         metrics.decided("f.ns", Scale(1, 1), decision, direction, (1, Score()))
     metrics.desires({"f.ns": 1})
+    metrics.boosts({"f.ns": (1.0, 3.0)})
     # Those of functions come first, as what everybody looks for.
     return sorted(registry.collect(), key=lambda family: "function_name" not in labels(family))
 
