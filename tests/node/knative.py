@@ -1,6 +1,8 @@
 """The guide's function on Knative, small enough for a node of two cores."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -19,16 +21,23 @@ def needs_knative() -> None:
         pytest.skip("not run: no Knative Serving on the node")
 
 
-def deploy(follower: Guide, *, own_class: bool = True) -> None:
-    """Step 4, with the handler of the sample accelerator, which needs no torch.
+def deploy(
+    follower: Guide,
+    sample: str = "accelerator",
+    labels: Mapping[str, str] = MappingProxyType({}),
+    *,
+    own_class: bool = True,
+) -> None:
+    """Step 4, with the handler of a sample that needs no torch; ``labels`` are the pods'.
 
     Without ``own_class`` Knative's own autoscaler scales it.
     """
     (build,) = [each.text for each in follower.blocks("4. A function") if each.language == "sh"]
-    follower.run(build.replace("functions/tabular", "functions/accelerator"))
+    follower.run(build.replace("functions/tabular", f"functions/{sample}"))
     service: dict[str, Any] = yaml.safe_load((follower.clone / "deploy/knative/tabular.yaml").read_text())
     template = service["spec"]["template"]
     template["metadata"]["annotations"]["autoscaling.knative.dev/max-scale"] = "5"
+    template["metadata"]["labels"] = dict(labels)
     if not own_class:
         del template["metadata"]["annotations"][CLASS]
     (container,) = template["spec"]["containers"]

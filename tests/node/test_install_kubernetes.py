@@ -11,8 +11,6 @@ import yaml
 
 from node import cluster
 from node.cluster import (
-    REGISTRY,
-    SAMPLE,
     Guide,
     exists,
     guide,
@@ -24,15 +22,13 @@ from node.cluster import (
     unused,
     wait_for,
 )
+from node.kubernetes import IMAGE, URL, counts, model
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
-IMAGE = f"{REGISTRY}/my-model:latest"
-URL = "http://my-model.shop.svc.cluster.local:8080/"
 OURS = ("monitoring", "tailbound", "shop")
 RATE = 120.0
 
-counts = partial(cluster.counts, "shop", "my-model")
 told = partial(cluster.told, "tailbound")
 newest = partial(cluster.newest, "my-model.shop", "tailbound")
 
@@ -42,21 +38,6 @@ class Installed:
     guide: Guide
     deployment: dict[str, Any]
     """As the page has it."""
-
-
-def small(deployment: dict[str, Any]) -> dict[str, Any]:
-    """The page's Deployment with the sample's environment, and small enough for five on two cores."""
-    deployment["metadata"]["annotations"]["tailbound.dev/max-replicas"] = "5"
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    container["image"] = IMAGE
-    kept = [each for each in container["env"] if each["name"] not in SAMPLE]
-    container["env"] = kept + [{"name": name, "value": value} for name, value in SAMPLE.items()]
-    container["imagePullPolicy"] = "IfNotPresent"
-    container["resources"] = {
-        "requests": {"cpu": "50m", "memory": "64Mi"},
-        "limits": {"cpu": "500m", "memory": "256Mi"},
-    }
-    return deployment
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +50,6 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             yield Installed(follower, model(follower))
         finally:
             follower.remove(*OURS)
-
-
-def model(follower: Guide) -> dict[str, Any]:
-    """Step 3 in a namespace under Pod Security restricted, with the sample's image."""
-    kubectl("create", "namespace", "shop")
-    kubectl("label", "namespace", "shop", "pod-security.kubernetes.io/enforce=restricted")
-    follower.run(
-        "mkdir -p build && cp -RL template/python3-inference build/my-model"
-        " && cp -R functions/accelerator/. build/my-model/function/"
-        f" && docker build --tag {IMAGE} build/my-model && docker push {IMAGE}"
-    )
-    manifest = (follower.clone / "deploy/kubernetes/my-model.yaml").read_text()
-    deployment, service = yaml.safe_load_all(manifest)
-    for each in (small(deployment), service):
-        kubectl("apply", "--filename=-", stdin=json.dumps(each))
-    kubectl("--namespace=shop", "rollout", "status", "deployment/my-model", "--timeout=5m")
-    return dict(deployment)
 
 
 def labeled(mode: str) -> str:

@@ -1,7 +1,6 @@
 """docs/install-openfaas.md on a real node: OpenFaaS, autoscaler, function and load, then the removal."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -11,7 +10,6 @@ import yaml
 
 from node import cluster
 from node.cluster import (
-    SAMPLE,
     Guide,
     exists,
     guide,
@@ -23,14 +21,13 @@ from node.cluster import (
     unused,
     wait_for,
 )
+from node.openfaas import URL, counts, function
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
 OURS = ("openfaas", "openfaas-fn")
-URL = "http://gateway.openfaas.svc.cluster.local:8080/function/my-model"
 RATE = 120.0
 
-counts = partial(cluster.counts, "openfaas-fn", "my-model")
 told = partial(cluster.told, "openfaas")
 
 
@@ -47,28 +44,6 @@ def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             yield follower
         finally:
             follower.remove(*OURS)
-
-
-def function(follower: Guide) -> None:
-    """Step 4, with the handler of the sample accelerator in the place of the template's."""
-    forward, made, up = [each.text for each in follower.blocks("4. A function") if each.language == ""]
-    (settings,) = [
-        yaml.safe_load(each.text) for each in follower.blocks("4. A function") if each.language == "yaml"
-    ]
-    follower.run(forward)
-    follower.run(made)
-    folder = follower.clone / "my-functions"
-    # Its requirements too: the template's bring torch.
-    shutil.copytree(follower.clone / "functions/accelerator", folder / "my-model", dirs_exist_ok=True)
-    stack = yaml.safe_load((folder / "stack.yaml").read_text())
-    stack["functions"]["my-model"] |= settings | {
-        "environment": settings["environment"] | SAMPLE,
-        "requests": {"cpu": "50m", "memory": "64Mi"},
-        "limits": {"cpu": "500m", "memory": "256Mi"},
-        "labels": settings["labels"] | {"com.tailbound.mode": "off"},
-    }
-    (folder / "stack.yaml").write_text(yaml.safe_dump(stack))
-    follower.run(f"cd my-functions\n{up}")
 
 
 def deploy(follower: Guide, mode: str) -> str:
