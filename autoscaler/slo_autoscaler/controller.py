@@ -331,7 +331,7 @@ class Controller:
             self._act(changes)
 
     def boost(self) -> None:
-        """Decide every function's CPU factor, export it, and hand those in mode active to the booster.
+        """Decide every function's CPU factor, export it, and apply it in mode active.
 
         Uses the last observation and the load that is read directly. Never waits: the thread that reads the
         load calls this after each round, also while a reconcile waits for Prometheus or the platform.
@@ -345,14 +345,14 @@ class Controller:
             acts = scale is not None and self._acts(scale.mode)
             # Without the label none of its pods may be boosted.
             most = labels.get(name, 1.0 if acts else None) or limits.max_factor
-            if scale is None or most <= 1.0:
-                target.boost = 1.0
-                continue
-            spec = replace(_with_labels(target.spec, scale), boost=replace(limits, max_factor=most))
-            target.boost = self._boosted(target, spec, scale, rates.get(name))
-            decided[name] = target.boost, most
-            if acts and target.boost > 1.0:
-                boosts[name] = CpuBoost(target.boost, limits.max_cpu, limits.requests)
+            factor = 1.0
+            if scale is not None and most > 1.0:
+                spec = replace(_with_labels(target.spec, scale), boost=replace(limits, max_factor=most))
+                factor = self._boosted(target, spec, scale, rates.get(name))
+                decided[name] = factor, most
+            target.boost = factor
+            if name in labels:
+                boosts[name] = CpuBoost(factor if acts else 1.0, limits.max_cpu, limits.requests)
         self._metrics.boosts(decided)
         if self._booster is not None and self._leading:
             self._booster.boost(boosts)

@@ -273,61 +273,69 @@ def as_much_as_it_may(at, _factor):
     return min(at.spec.boost.max_factor, max(1.0, (at.seen.direct_rate or 0.0) / 100.0))
 
 
-def factor(bench):
-    return bench.value("slo_autoscaler_boost_factor", function_name=A)
+def boost_of(bench):
+    """Return factor and maximum, as exported."""
+    return tuple(
+        bench.value(f"slo_autoscaler_boost_{each}", function_name=A) for each in ("factor", "max_factor")
+    )
 
 
 @pytest.mark.parametrize(
-    ("label", "configured", "expected"), [(None, 3.0, 3.0), (2.0, 3.0, 2.0), (4.0, 1.0, 4.0)]
+    ("label", "configured", "most"), [(None, 3.0, 3.0), (2.0, 3.0, 2.0), (4.0, 1.0, 4.0)]
 )
-def test_boost_follows_the_direct_load_up_to_the_label_or_the_setting(gateway, label, configured, expected):
-    booster = Boosted(a=label, b=label)
+def test_boost_follows_the_direct_load_up_to_the_label_or_the_setting(gateway, label, configured, most):
+    booster = Boosted(a=label)
     boost = {"booster": booster, "boost": as_much_as_it_may}
     with Bench(
         gateway, {A: CALM, B: CALM}, boost=boost, **{"defaults.boost.max_factor": configured}
     ) as bench:
         bench.reconcile()
-        bench.controller.boost()
-        assert booster.boosts == {}
-        bench.direct.load = {A: 900.0}
-        bench.controller.boost()
-        assert booster.boosts == {A: CpuBoost(expected, 2.0)}
-        assert factor(bench) == expected
-        assert bench.value("slo_autoscaler_boost_max_factor", function_name=A) == expected
-        bench.direct.load = {A: 0.0}
-        bench.controller.boost()
-        assert (booster.boosts, factor(bench)) == ({}, 1.0)
+        for load, factor in ((0.0, 1.0), (900.0, most), (0.0, 1.0)):
+            bench.direct.load = {A: load, B: load}
+            bench.controller.boost()
+            assert booster.boosts == {A: CpuBoost(factor, 2.0)}, "b has no label"
+            assert boost_of(bench) == (factor, most)
 
 
 @pytest.mark.parametrize(
     ("settings", "decided"),
     [
-        ({"defaults.mode": "shadow"}, 3.0),
-        ({"defaults.mode": "recommend"}, 3.0),
-        ({"leader": Alone(leads=False)}, 3.0),
-        ({"defaults.boost.max_factor": 1.0}, None),
+        ({"defaults.mode": "shadow"}, (3.0, 3.0)),
+        ({"defaults.mode": "recommend"}, (3.0, 3.0)),
+        ({"defaults.boost.max_factor": 1.0}, (None, None)),
     ],
-    ids=["shadow", "recommend", "standby", "off"],
+    ids=["shadow", "recommend", "off"],
 )
-def test_boost_of_a_function_that_is_not_boosted_is_only_decided(gateway, settings, decided):
+def test_boost_of_a_function_that_is_not_to_be_boosted_is_nominal(gateway, settings, decided):
     booster = Boosted(a=None)
     boost = {"booster": booster, "boost": as_much_as_it_may}
     with Bench(gateway, {A: CALM}, boost=boost, **{**TRIPLE, **settings}) as bench:
         bench.reconcile()
         bench.direct.load = {A: 900.0}
         bench.controller.boost()
-        assert not booster.boosts
-        assert factor(bench) == decided
+        assert booster.boosts == {A: CpuBoost(1.0, 2.0)}
+        assert boost_of(bench) == decided
 
 
-def test_boost_of_a_function_without_the_label_is_not_decided(gateway):
-    boost = {"booster": Boosted(), "boost": as_much_as_it_may}
-    with Bench(gateway, {A: CALM}, boost=boost, **TRIPLE) as bench:
+def test_boost_on_standby_is_decided_and_not_applied(gateway):
+    booster = Boosted(a=None)
+    boost = {"booster": booster, "boost": as_much_as_it_may}
+    with Bench(gateway, {A: CALM}, boost=boost, leader=Alone(leads=False), **TRIPLE) as bench:
         bench.reconcile()
         bench.direct.load = {A: 900.0}
         bench.controller.boost()
-        assert boost["booster"].boosts == {}
-        assert factor(bench) is None
+        assert booster.boosts is None
+        assert boost_of(bench) == (3.0, 3.0)
+
+
+def test_boost_is_decided_on_the_factor_in_force(gateway):
+    booster = Boosted(a=None)
+    boost = {"booster": booster, "boost": lambda at, factor: factor + 0.5}
+    with Bench(gateway, {A: CALM}, boost=boost, **TRIPLE) as bench:
+        bench.reconcile()
+        for factor in (1.5, 2.0):
+            bench.controller.boost()
+            assert booster.boosts[A].factor == factor
 
 
 def test_boost_ends_when_the_function_was_not_observed_for_long(gateway):
@@ -336,10 +344,10 @@ def test_boost_ends_when_the_function_was_not_observed_for_long(gateway):
         bench.reconcile()
         bench.direct.load = {A: 900.0}
         bench.controller.boost()
-        assert booster.boosts
+        assert booster.boosts[A].factor == 3.0
         bench.now += KNOWN_FOR + 1.0
         bench.controller.boost()
-        assert booster.boosts == {}
+        assert booster.boosts[A].factor == 1.0
 
 
 def test_reconcile_lasting_failure_is_logged_once_and_so_is_its_end(gateway, caplog):

@@ -24,7 +24,7 @@ from slo_autoscaler.kube.client import Document, KubeApi, Resource, version_of
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop
 from slo_autoscaler.kube.pods import PODS
-from slo_autoscaler.kube.resize_rules import Cpu, CpuBoost, Patch, Pod, Template, plan
+from slo_autoscaler.kube.resize_rules import NOMINAL, Cpu, CpuBoost, Patch, Pod, Template, plan
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Resizer:
         self._checked_at = float("-inf")
         self._missing = ""
         self._watched: tuple[Informer[Pod], Informer[Template]] | None = None
-        self._boosts: Mapping[str, CpuBoost] | None = None
+        self._boosts: dict[str, CpuBoost] | None = None
         """None: this process has not decided as the leader, so no pod is written."""
         self._closed = False
         self._maximums: Mapping[str, float | None] = {}
@@ -110,9 +110,14 @@ class Resizer:
         return self._maximums
 
     def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
-        """CpuBoost these functions from now on, and no other; never wait. Only the leader calls this."""
-        if boosts != self._boosts:
-            self._boosts = boosts
+        """Set the boost of these functions, and take back that of others; never wait.
+
+        Only the leader calls this. Pods of functions that were never named here are left alone: they may be
+        another autoscaler's.
+        """
+        after = {**dict.fromkeys(self._boosts or (), NOMINAL), **boosts}
+        if after != self._boosts:
+            self._boosts = after
             self._loop.wake()
 
     def close(self) -> None:
@@ -149,7 +154,8 @@ class Resizer:
                 key: each for key, each in self._refused.items() if key in pods and each.until > now
             }
             limits = {key: each.limit for key, each in self._refused.items()}
-            found = plan(pods, templates, {} if self._closed else self._boosts, limits)
+            boosts = dict.fromkeys(self._boosts, NOMINAL) if self._closed else self._boosts
+            found = plan(pods, templates, boosts, limits)
             try:
                 self._write(found.patches, watched[0])
             finally:

@@ -35,6 +35,7 @@ class CpuBoost:
 
 
 NOMINAL: Final = CpuBoost(1.0, math.inf)
+"""No boost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def plan(
     boosts: Mapping[str, CpuBoost],
     refused: Mapping[Key, int],
 ) -> Plan:
-    """Return the writes that give each pod its CPU. A function without a boost gets nominal CPU.
+    """Return the writes that give each pod of these functions its CPU; others may be another autoscaler's.
 
     ``refused`` has the lowest limit that was refused for a pod and still backs off.
     """
@@ -110,10 +111,10 @@ def plan(
     obstacles: dict[str, str] = {}
     for key, pod in pods.items():
         template = templates.get(pod.template)
+        boost = None if template is None else boosts.get(template.function_name)
         before = None if template is None else pod.containers.get(template.container)
-        if template is None or before is None:
+        if template is None or boost is None or before is None:
             continue
-        boost = boosts.get(template.function_name, NOMINAL)
         obstacle = _obstacle(pod, template, boost)
         if obstacle and boost.factor > 1.0:
             obstacles.setdefault(template.function_name, obstacle)

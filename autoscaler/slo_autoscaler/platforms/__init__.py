@@ -101,7 +101,10 @@ class Booster(Protocol):
         """
 
     def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
-        """Boost these functions from now on, and give all others nominal CPU. Only the leader calls this."""
+        """Set the boost of these functions, and take back that of others. Only the leader calls this.
+
+        Functions that were never named here may be another autoscaler's.
+        """
 
     def close(self) -> None:
         """Give all functions nominal CPU if this process leads, within the platform's timeout."""

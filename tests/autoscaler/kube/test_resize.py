@@ -5,7 +5,7 @@ import json
 import pytest
 
 from slo_autoscaler.kube.resize import Resizer
-from slo_autoscaler.kube.resize_rules import CpuBoost
+from slo_autoscaler.kube.resize_rules import NOMINAL, CpuBoost
 from support import doubles
 from support.cluster import on_double
 from support.kube_server import a_replica_set, a_running_pod
@@ -111,8 +111,20 @@ def test_first_pass_of_a_leader_restores_pods_that_another_left_boosted(shop):
     crashed.close()
     assert shop.boosted()
     shop.leads = True
-    shop.start().boost({})
+    shop.start().boost({"web.shop": NOMINAL})
     until(shop.nominal, "it is restored")
+
+
+def test_pods_of_a_function_that_was_never_named_are_left_alone(shop):
+    shop.deploy()
+    other = shop.start()
+    other.boost(TRIPLE)
+    until(shop.boosted, "it is boosted")
+    resizer = shop.start()
+    until(resizer.maximums, "it watches")
+    resizer.boost({"other.shop": NOMINAL})
+    resizer.reconcile()
+    assert shop.boosted()
 
 
 def test_process_that_does_not_lead_writes_nothing(shop):

@@ -52,13 +52,12 @@ def test_plan_pod_gets_the_cpu_of_its_boost(pod, boost, given):
     assert cpu(planned(pod, boost)) == given
 
 
-def test_plan_function_without_boost_is_restored_from_its_template():
-    found = plan({KEY: a_pod(limit=1500)}, {SET: TEMPLATE}, {}, {})
-    assert cpu(found) == NOMINAL
+def test_plan_pod_of_an_unknown_function_is_left_alone():
+    assert plan({KEY: a_pod(limit=1500)}, {SET: TEMPLATE}, {"other.shop": TRIPLE}, {}) == Plan({}, {})
 
 
 def test_plan_pod_without_its_template_is_left_alone():
-    assert plan({KEY: a_pod(limit=1500)}, {}, {}, {}) == Plan({}, {})
+    assert plan({KEY: a_pod(limit=1500)}, {}, {"web.shop": TRIPLE}, {}) == Plan({}, {})
 
 
 @pytest.mark.parametrize(
