@@ -35,7 +35,7 @@ from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Decision, Reason, Scale
-from slo_autoscaler.platforms import Booster, CpuBoost, Platform
+from slo_autoscaler.platforms import Booster, CpuBoost, Platform, Range
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import DirectLoad, Source
@@ -73,6 +73,10 @@ ALIVE_INTERVALS: Final = 3
 
 BoostLaw = Callable[[Situation, float], float]
 """(situation, CPU factor in force) -> CPU factor, 1 to ``boost.max_factor`` of the situation's settings."""
+
+
+UNABLE: Final = Range(None, 1.0)
+"""Of a function without pods that may be boosted."""
 
 
 def no_boost(_at: Situation, _factor: float) -> float:
@@ -337,21 +341,21 @@ class Controller:
         load calls this after each round, also while a reconcile waits for Prometheus or the platform.
         """
         rates = {} if self._direct is None else self._direct.rates()
-        labels = {} if self._booster is None else self._booster.maximums()
+        ranges = {} if self._booster is None else self._booster.ranges()
         decided: dict[str, tuple[float, float]] = {}
         boosts: dict[str, CpuBoost] = {}
         for name, target in list(self._targets.items()):
             limits, scale = target.spec.boost, target.scale
             acts = scale is not None and self._acts(scale.mode)
-            # Without the label none of its pods may be boosted.
-            most = labels.get(name, 1.0 if acts else None) or limits.max_factor
+            able = ranges.get(name, UNABLE if acts else Range(None, inf))
+            most = min(able.label or limits.max_factor, able.most)
             factor = 1.0
             if scale is not None and most > 1.0:
                 spec = replace(_with_labels(target.spec, scale), boost=replace(limits, max_factor=most))
                 factor = self._boosted(target, spec, scale, rates.get(name))
                 decided[name] = factor, most
             target.boost = factor
-            if name in labels:
+            if name in ranges:
                 boosts[name] = CpuBoost(factor if acts else 1.0, limits.max_cpu, limits.requests)
         self._metrics.boosts(decided)
         if self._booster is not None and self._leading:

@@ -160,6 +160,15 @@ def test_an_unusable_word_is_status_2_and_named(cluster, capsys, tmp_path, monke
     assert named in capsys.readouterr().err
 
 
+def test_boost_without_a_cluster_is_named_and_functions_are_scaled_on(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    config.write_text(config.read_text().replace("defaults: {", "defaults: {boost: {max_factor: 3}, "))
+    with a_gateway(a=Function(1)) as gateway:
+        with a_process(config, tmp_path / "log", "--gateway-url", gateway.url):
+            until(lambda: len(gateway.requests) > 3, "it reconciles")
+        assert (tmp_path / "log").read_text().count("boost: no pod can be boosted: no credentials") == 1
+
+
 def test_run_with_closed_stdout_logs_it_once_and_goes_on(config):
     with a_gateway(a=Function(1)) as gateway:
         process = subprocess.Popen(

@@ -17,7 +17,7 @@ from slo_autoscaler.journal import Journal
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES, Metrics
-from slo_autoscaler.platforms import CpuBoost
+from slo_autoscaler.platforms import CpuBoost, Range
 from slo_autoscaler.platforms.openfaas import OpenFaas
 from support import doubles
 from support.builders import MINIMAL, seen
@@ -63,14 +63,14 @@ class Read:
 
 
 class Boosted:
-    """A booster: what it may do, as the test says, and what it was last asked for."""
+    """A booster: what function ``a`` may have, as the test says, and what it was last asked for."""
 
-    def __init__(self, **maximums):
-        self.labels = {f"{name}.openfaas-fn": most for name, most in maximums.items()}
+    def __init__(self, label=None, most=10.0):
+        self.able = {A: Range(label, most)}
         self.boosts = None
 
-    def maximums(self):
-        return self.labels
+    def ranges(self):
+        return self.able
 
     def boost(self, boosts):
         self.boosts = boosts
@@ -284,7 +284,7 @@ def boost_of(bench):
     ("label", "configured", "most"), [(None, 3.0, 3.0), (2.0, 3.0, 2.0), (4.0, 1.0, 4.0)]
 )
 def test_boost_follows_the_direct_load_up_to_the_label_or_the_setting(gateway, label, configured, most):
-    booster = Boosted(a=label)
+    booster = Boosted(label)
     boost = {"booster": booster, "boost": as_much_as_it_may}
     with Bench(
         gateway, {A: CALM, B: CALM}, boost=boost, **{"defaults.boost.max_factor": configured}
@@ -307,7 +307,7 @@ def test_boost_follows_the_direct_load_up_to_the_label_or_the_setting(gateway, l
     ids=["shadow", "recommend", "off"],
 )
 def test_boost_of_a_function_that_is_not_to_be_boosted_is_nominal(gateway, settings, decided):
-    booster = Boosted(a=None)
+    booster = Boosted()
     boost = {"booster": booster, "boost": as_much_as_it_may}
     with Bench(gateway, {A: CALM}, boost=boost, **{**TRIPLE, **settings}) as bench:
         bench.reconcile()
@@ -317,8 +317,17 @@ def test_boost_of_a_function_that_is_not_to_be_boosted_is_nominal(gateway, setti
         assert boost_of(bench) == decided
 
 
+def test_boost_of_pods_that_can_have_less_is_decided_up_to_that(gateway):
+    booster = Boosted(label=4.0, most=1.5)
+    with Bench(gateway, {A: CALM}, boost={"booster": booster, "boost": as_much_as_it_may}, **TRIPLE) as bench:
+        bench.reconcile()
+        bench.direct.load = {A: 900.0}
+        bench.controller.boost()
+        assert (booster.boosts[A].factor, boost_of(bench)) == (1.5, (1.5, 1.5))
+
+
 def test_boost_on_standby_is_decided_and_not_applied(gateway):
-    booster = Boosted(a=None)
+    booster = Boosted()
     boost = {"booster": booster, "boost": as_much_as_it_may}
     with Bench(gateway, {A: CALM}, boost=boost, leader=Alone(leads=False), **TRIPLE) as bench:
         bench.reconcile()
@@ -329,7 +338,7 @@ def test_boost_on_standby_is_decided_and_not_applied(gateway):
 
 
 def test_boost_is_decided_on_the_factor_in_force(gateway):
-    booster = Boosted(a=None)
+    booster = Boosted()
     boost = {"booster": booster, "boost": lambda at, factor: factor + 0.5}
     with Bench(gateway, {A: CALM}, boost=boost, **TRIPLE) as bench:
         bench.reconcile()
@@ -339,7 +348,7 @@ def test_boost_is_decided_on_the_factor_in_force(gateway):
 
 
 def test_boost_ends_when_the_function_was_not_observed_for_long(gateway):
-    booster = Boosted(a=None)
+    booster = Boosted()
     with Bench(gateway, {A: CALM}, boost={"booster": booster, "boost": as_much_as_it_may}, **TRIPLE) as bench:
         bench.reconcile()
         bench.direct.load = {A: 900.0}

@@ -19,12 +19,19 @@ from typing import Any, Final
 
 from kubernetes.utils.quantity import parse_quantity
 
-from slo_autoscaler.errors import ApiError, ConflictError, NotFoundError, PlatformError, UnreachableError
+from slo_autoscaler.errors import (
+    ApiError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    PlatformError,
+    UnreachableError,
+)
 from slo_autoscaler.kube.client import Document, KubeApi, Resource, version_of
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop
 from slo_autoscaler.kube.pods import PODS
-from slo_autoscaler.kube.resize_rules import NOMINAL, Cpu, CpuBoost, Patch, Pod, Template, plan
+from slo_autoscaler.kube.resize_rules import NOMINAL, Cpu, CpuBoost, Patch, Pod, Range, Template, plan, ranges
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +98,7 @@ class Resizer:
         self._boosts: dict[str, CpuBoost] | None = None
         """None: this process has not decided as the leader, so no pod is written."""
         self._closed = False
-        self._maximums: Mapping[str, float | None] = {}
+        self._ranges: Mapping[str, Range] = {}
         self._refused: dict[Key, _Refusal] = {}
         self._logged: set[str] = set()
         """Functions whose refusal was logged."""
@@ -102,12 +109,9 @@ class Resizer:
         self._loop = Loop("resize", self.reconcile)
         self._loop.start()
 
-    def maximums(self) -> Mapping[str, float | None]:
-        """Return {function_name: maximum factor by its label}; None: by the configuration.
-
-        A function without pods that may be boosted is absent.
-        """
-        return self._maximums
+    def ranges(self) -> Mapping[str, Range]:
+        """Return {function_name: the factors that its pods can have}; absent without pods with the label."""
+        return self._ranges
 
     def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
         """Set the boost of these functions, and take back that of others; never wait.
@@ -138,11 +142,7 @@ class Resizer:
         if watched is None:
             return MAX_WAIT_SECONDS
         pods, templates = watched[0].items(), watched[1].items()
-        self._maximums = {
-            templates[pod.template].function_name: templates[pod.template].most
-            for pod in pods.values()
-            if pod.template in templates
-        }
+        self._ranges = ranges(pods, templates, self._boosts or {})
         if not self._leads():
             # Another leader decides now.
             self._boosts = None
@@ -198,7 +198,11 @@ class Resizer:
                 "kind": "SelfSubjectAccessReview",
                 "spec": {"resourceAttributes": {**asked, "namespace": namespace}},
             }
-            if not (self._api.create(ACCESS_REVIEWS.path(), body).get("status") or {}).get("allowed"):
+            try:
+                review = self._api.create(ACCESS_REVIEWS.path(), body)
+            except ForbiddenError as error:
+                return str(error)
+            if not (review.get("status") or {}).get("allowed"):
                 where = f"in namespace {namespace}" if namespace else "in all namespaces"
                 return f"no right to patch pods/resize {where}: set boost.enabled of the Helm chart"
         return ""
@@ -247,7 +251,7 @@ class Resizer:
         for name, obstacle in obstacles.items():
             if self._obstacles.get(name) != obstacle:
                 logger.warning("%s: boost: not possible: %s", name, obstacle)
-        self._obstacles = {name: each for name, each in self._obstacles.items() if name in self._maximums}
+        self._obstacles = {name: each for name, each in self._obstacles.items() if name in self._ranges}
         self._obstacles |= obstacles
 
 

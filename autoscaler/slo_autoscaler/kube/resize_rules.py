@@ -34,8 +34,18 @@ class CpuBoost:
     """Whether Guaranteed pods are boosted, by request and limit."""
 
 
-NOMINAL: Final = CpuBoost(1.0, math.inf)
-"""No boost."""
+NOMINAL: Final = CpuBoost(1.0, math.inf, requests=True)
+"""No boost, and nothing that would forbid one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The factors that the pods of one function can have."""
+
+    label: float | None
+    """Maximum by the label; None: the label leaves it to the configuration."""
+    most: float
+    """Maximum by template and ``max_cpu``, which also limits the label's; 1: they cannot be boosted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +126,11 @@ def plan(
         if template is None or boost is None or before is None:
             continue
         obstacle = _obstacle(pod, template, boost)
-        if obstacle and boost.factor > 1.0:
+        if obstacle:
             obstacles.setdefault(template.function_name, obstacle)
         nominal = template.nominal.limit
-        if nominal is None or before.limit is None:
+        # One that would restart was never boosted: another CPU than nominal is not ours to take back.
+        if nominal is None or before.limit is None or template.restarts:
             continue
         why = pod.refusal if before.limit > nominal else ""
         limit = nominal if obstacle or why else raised(nominal, boost)
@@ -129,6 +140,27 @@ def plan(
         if after != before and limit < refused.get(key, math.inf):
             patches[key] = Patch(template.function_name, template.container, before, after, why)
     return Plan(patches, obstacles)
+
+
+def ranges(
+    pods: Mapping[Key, Pod], templates: Mapping[Key, Template], boosts: Mapping[str, CpuBoost]
+) -> dict[str, Range]:
+    """Return the range of every function that has pods with the label.
+
+    ``boosts`` has the ``max_cpu`` and ``requests`` of each. Of pods of several templates the largest counts.
+    """
+    found: dict[str, Range] = {}
+    for pod in pods.values():
+        template = templates.get(pod.template)
+        if template is None:
+            continue
+        name, nominal = template.function_name, template.nominal.limit
+        boost = boosts.get(name, NOMINAL)
+        able = not _obstacle(pod, template, boost)
+        most = max(1.0, 1000 * boost.max_cpu / nominal) if able and nominal else 1.0
+        if name not in found or most >= found[name].most:
+            found[name] = Range(template.most, most)
+    return found
 
 
 def raised(nominal: int, boost: CpuBoost) -> int:

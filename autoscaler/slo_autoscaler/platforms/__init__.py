@@ -13,12 +13,22 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from slo_autoscaler.errors import PlatformError
-from slo_autoscaler.kube.resize_rules import CpuBoost
+from slo_autoscaler.kube.resize_rules import CpuBoost, Range
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Modes
 
-__all__ = ["ALL_ACTIVE", "PLATFORMS", "Booster", "CpuBoost", "Platform", "PlatformSettings", "build", "place"]
+__all__ = [
+    "ALL_ACTIVE",
+    "PLATFORMS",
+    "Booster",
+    "CpuBoost",
+    "Platform",
+    "PlatformSettings",
+    "Range",
+    "build",
+    "place",
+]
 
 
 class PlatformSettings(Protocol):
@@ -94,11 +104,8 @@ class Platform(Protocol):
 class Booster(Protocol):
     """CPU above nominal for serving replicas, as the controller uses it. Only ``close`` waits."""
 
-    def maximums(self) -> Mapping[str, float | None]:
-        """Return {name.namespace: maximum factor by its label; None: by the configuration}.
-
-        A function whose replicas cannot be boosted is absent.
-        """
+    def ranges(self) -> Mapping[str, Range]:
+        """Return {name.namespace: the factors that its replicas can have}; absent: none but 1."""
 
     def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
         """Set the boost of these functions, and take back that of others. Only the leader calls this.

@@ -121,7 +121,7 @@ def test_pods_of_a_function_that_was_never_named_are_left_alone(shop):
     other.boost(TRIPLE)
     until(shop.boosted, "it is boosted")
     resizer = shop.start()
-    until(resizer.maximums, "it watches")
+    until(resizer.ranges, "it watches")
     resizer.boost({"other.shop": NOMINAL})
     resizer.reconcile()
     assert shop.boosted()
@@ -132,7 +132,7 @@ def test_process_that_does_not_lead_writes_nothing(shop):
     shop.leads = False
     standby = shop.start()
     standby.boost(TRIPLE)
-    until(standby.maximums, "it watches")
+    until(standby.ranges, "it watches")
     assert standby.reconcile() > 0.0
     assert shop.nominal()
 
@@ -158,7 +158,7 @@ def test_boost_pod_without_limit_is_left_and_said_once(shop, caplog):
     resizer = shop.start()
     for boosts in (TRIPLE, {}, TRIPLE):
         resizer.boost(boosts)
-        until(resizer.maximums, "it watches")
+        until(resizer.ranges, "it watches")
         resizer.reconcile()
     assert [each for each in caplog.messages if "no CPU limit" in each] == [
         "web.shop: boost: not possible: container model has no CPU limit, so there is nothing to raise"
@@ -239,20 +239,20 @@ def test_start_without_the_right_names_what_is_missing_and_watches_nothing(
     resizer.boost(TRIPLE)
     until(lambda: word in caplog.text, "it is said")
     resizer.reconcile()
-    assert (resizer.maximums(), shop.nominal()) == ({}, True)
+    assert (resizer.ranges(), shop.nominal()) == ({}, True)
     assert not [call for call in shop.api.calls if call.verb in ("list", "watch")]
 
 
 @pytest.mark.parametrize(
     ("label", "most"), [("", None), ("2.5", 2.5), ("0.5", None), ("inf", None), ("x", None)]
 )
-def test_maximums_are_those_of_the_pods_labels(shop, label, most):
+def test_ranges_have_the_factors_of_the_pods_labels(shop, label, most):
     shop.deploy(labels={"tailbound.dev/boost": label})
     resizer = shop.start()
-    until(lambda: resizer.maximums() == {"web.shop": most}, "it is found")
+    until(lambda: [each.label for each in resizer.ranges().values()] == [most], "it is found")
 
 
 def test_pod_of_knative_is_of_the_function_of_its_service(shop):
     shop.deploy(labels={"serving.knative.dev/service": "s", "serving.knative.dev/revision": "s-1"})
     resizer = shop.start()
-    until(lambda: resizer.maximums() == {"s.shop": None}, "it is found")
+    until(lambda: "s.shop" in resizer.ranges(), "it is found")

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.kube.resize_rules import Cpu, CpuBoost, Patch, Plan, Pod, Template, plan, raised
+from slo_autoscaler.kube.resize_rules import (
+    Cpu,
+    CpuBoost,
+    Patch,
+    Plan,
+    Pod,
+    Range,
+    Template,
+    plan,
+    raised,
+    ranges,
+)
 
 SET = ("shop", "web-1")
 KEY = ("shop", "web-1-a")
@@ -69,12 +80,34 @@ def test_plan_pod_without_its_template_is_left_alone():
         (a_pod(), {"fault": "label: 'x' must be a number"}, "'x'"),
     ],
 )
-def test_plan_pod_that_cannot_be_boosted_is_named_only_while_a_boost_is_due(pod, changed, word):
+def test_plan_pod_that_cannot_be_boosted_is_named_and_left_nominal(pod, changed, word):
     template = replace(TEMPLATE, **changed)
     found = planned(pod, template=template)
     assert word in found.obstacles["web.shop"]
     assert found.patches == {}
-    assert planned(pod, CpuBoost(1.0, 2.0), template) == Plan({}, {})
+    assert ranges({KEY: pod}, {SET: template}, {"web.shop": TRIPLE}) == {"web.shop": Range(None, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("most_by_label", "max_cpu", "most"),
+    [(None, 2.0, 4.0), (2.5, 2.0, 4.0), (None, 0.75, 1.5), (None, 0.1, 1.0)],
+)
+def test_ranges_end_at_the_maximum_cpu(most_by_label, max_cpu, most):
+    template = replace(TEMPLATE, most=most_by_label)
+    found = ranges({KEY: a_pod()}, {SET: template}, {"web.shop": CpuBoost(1.0, max_cpu)})
+    assert found == {"web.shop": Range(most_by_label, most)}
+
+
+def test_ranges_of_pods_of_two_templates_are_the_larger_one():
+    old, new = ("shop", "web-0"), SET
+    pods = {("shop", "a"): replace(a_pod(), template=old), KEY: a_pod()}
+    templates = {old: replace(TEMPLATE, restarts=True), new: TEMPLATE}
+    assert ranges(pods, templates, {"web.shop": TRIPLE}) == {"web.shop": Range(None, 4.0)}
+
+
+def test_plan_container_that_would_restart_is_not_restored():
+    restarting = replace(TEMPLATE, restarts=True)
+    assert planned(a_pod(limit=1500), CpuBoost(1.0, 2.0), restarting).patches == {}
 
 
 def test_plan_resize_that_the_kubelet_refuses_is_withdrawn():
