@@ -89,14 +89,6 @@ class FurtherMetric:
 
 @settings
 class Boost:
-    """CPU above nominal for running pods while new ones start. Needs the right to resize pods."""
-
-    max_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
-    """Maximum multiple of the nominal CPU limit; 1: no boost."""
-
-
-@settings
-class Boost:
     """CPU above nominal for replicas that serve, while others start."""
 
     max_factor: Factor = 1.0
