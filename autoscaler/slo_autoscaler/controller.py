@@ -15,6 +15,7 @@ from datetime import datetime
 from math import inf, isinf
 from typing import Any, Final, TypeVar
 
+from slo_autoscaler import words
 from slo_autoscaler.config import Config
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
 from slo_autoscaler.errors import (
@@ -27,6 +28,7 @@ from slo_autoscaler.errors import (
 from slo_autoscaler.fields import Mode
 from slo_autoscaler.journal import Entry, Journal, named
 from slo_autoscaler.law.allocate import allocate
+from slo_autoscaler.law.boost import boost, nominal
 from slo_autoscaler.law.decide import Wish, agreed, claim, decided, raised, recommended
 from slo_autoscaler.law.history import KEPT, SLOT
 from slo_autoscaler.law.memory import Memory
@@ -38,7 +40,7 @@ from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.platforms import Booster, CpuBoost, Platform, Range
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources import DirectLoad, Source
+from slo_autoscaler.sources import DirectLoad, Load, Source
 from slo_autoscaler.spec import Spec
 
 logger = logging.getLogger(__name__)
@@ -71,17 +73,8 @@ ALIVE_INTERVALS: Final = 3
 """The loop counts as dead if it finished no reconcile for this many intervals plus its timeouts."""
 
 
-BoostLaw = Callable[[Situation, float], float]
-"""(situation, CPU factor in force) -> CPU factor, 1 to ``boost.max_factor`` of the situation's settings."""
-
-
 UNABLE: Final = Range(None, 1.0)
 """Of a function without pods that may be boosted."""
-
-
-def no_boost(_at: Situation, _factor: float) -> float:
-    """Return 1: nominal CPU."""
-    return 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +115,8 @@ class _Target:
     """Remaining backoff, in reconciles."""
     boost: float = 1.0
     """CPU factor in force."""
+    boosted: float = 1.0
+    """The highest since the last reconcile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +147,6 @@ class Controller:
         clocks: Clocks,
         direct: DirectLoad | None = None,
         booster: Booster | None = None,
-        boost: BoostLaw = no_boost,
     ) -> None:
         """``emit`` receives each line of the decision log; ``direct`` None: no load is read directly.
 
@@ -168,7 +162,6 @@ class Controller:
         self._clocks = clocks
         self._direct = direct
         self._booster = booster
-        self._boost_law = boost
         self._leading = False
         self._targets: dict[str, _Target] = {}
         self._past: dict[str, Recorded] | None = None
@@ -315,11 +308,11 @@ class Controller:
         if self._direct is None or self._stopped:
             return
         raises = {
-            name: rate
-            for name, rate in self._direct.rates().items()
+            name: load.rate
+            for name, load in self._direct.loads().items()
             if (target := self._targets.get(name)) is not None
             and target.scale is not None
-            and self._raised(target, rate, target.scale) is not None
+            and self._raised(target, load.rate, target.scale) is not None
         }
         changes: dict[str, _Change] = {}
         for name, scale in self._read(list(raises)).items():
@@ -340,7 +333,7 @@ class Controller:
         Uses the last observation and the load that is read directly. Never waits: the thread that reads the
         load calls this after each round, also while a reconcile waits for Prometheus or the platform.
         """
-        rates = {} if self._direct is None else self._direct.rates()
+        loads = {} if self._direct is None else self._direct.loads()
         ranges = {} if self._booster is None else self._booster.ranges()
         decided: dict[str, tuple[float, float]] = {}
         boosts: dict[str, CpuBoost] = {}
@@ -352,24 +345,29 @@ class Controller:
             factor = 1.0
             if scale is not None and most > 1.0:
                 spec = replace(_with_labels(target.spec, scale), boost=replace(limits, max_factor=most))
-                factor = self._boosted(target, spec, scale, rates.get(name))
+                factor = self._boosted(name, target, spec, scale, loads.get(name))
                 decided[name] = factor, most
-            target.boost = factor
+            target.boost, target.boosted = factor, max(target.boosted, factor)
             if name in ranges:
                 boosts[name] = CpuBoost(factor if acts else 1.0, limits.max_cpu, limits.requests)
         self._metrics.boosts(decided)
         if self._booster is not None and self._leading:
             self._booster.boost(boosts)
 
-    def _boosted(self, target: _Target, spec: Spec, scale: Scale, rate: float | None) -> float:
+    def _boosted(self, name: str, target: _Target, spec: Spec, scale: Scale, load: Load | None) -> float:
         """Return the CPU factor of a function; 1 unless it was observed lately."""
         now = self._clocks.monotonic()
         if target.memory is None or target.observed is None or now - target.observed[0] > KNOWN_FOR:
             return 1.0
         if target.shadow is not None:
             scale = target.shadow.scale(scale, now)
-        seen = replace(target.observed[1], direct_rate=rate)
-        return self._boost_law(Situation(spec, seen, scale, target.memory, now), target.boost)
+        seen = target.observed[1]
+        if load is not None:
+            seen = replace(seen, direct_rate=load.rate, direct_in_flight=load.in_flight)
+        decided = boost(nominal(Situation(spec, seen, scale, target.memory, now)), target.boost)
+        if (decided.factor > 1.0) != (target.boost > 1.0):
+            logger.info("%s: %s", name, words.boosted(decided, target.memory.start_up(spec)))
+        return decided.factor
 
     def _raised(self, target: _Target, rate: float, scale: Scale) -> _Change | None:
         """Return the result of ``raised`` for a function, if it may be scaled and was observed lately."""
@@ -381,7 +379,8 @@ class Controller:
         if now - observed_at > KNOWN_FOR or rate <= (seen.capacity or inf) * scale.desired:
             return None
         spec, seen = _with_labels(target.spec, scale), replace(seen, direct_rate=rate)
-        at = Situation(spec, seen, scale, memory, now, self._clocks.wall(), target.by_hand)
+        wall, by_hand = self._clocks.wall(), target.by_hand
+        at = Situation(spec, seen, scale, memory, now, wall, boost=target.boost, by_hand=by_hand)
         found = raised(at, self._free(target.spec.group))
         if found is None or found[0].replicas is None:
             return None
@@ -547,7 +546,11 @@ class Controller:
             history = target.memory.history.with_past(earlier)
             target.memory = replace(target.memory, history=history)
         wall, by_hand = self._clocks.wall(), target.by_hand
-        wish = recommended(Situation(spec, seen or Observation(), scale, target.memory, now, wall, by_hand))
+        boosted, target.boosted = max(target.boosted, target.boost), target.boost
+        seen_now = seen or Observation()
+        wish = recommended(
+            Situation(spec, seen_now, scale, target.memory, now, wall, boost=boosted, by_hand=by_hand)
+        )
         target.memory = wish.at.memory
         if seen is not None and wish.bounds is not None:
             target.observed = now, seen

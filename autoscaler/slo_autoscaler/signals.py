@@ -320,6 +320,12 @@ DERIVED: Final[Mapping[str, Signal]] = {
         "Rate at which the error budget is spent over the window; 1 spends it exactly.",
         clause="burn rate {burn_rate}",
     ),
+    "boost": Signal(
+        Unit.FACTOR,
+        "Highest CPU of the serving replicas since the last reconcile, as a multiple of their nominal limit.",
+        clause="boosted to {boost} x CPU",
+        title="Boost",
+    ),
     "stuck": Signal(
         Unit.COUNT,
         "Replicas that should serve by now and do not.",

@@ -258,6 +258,8 @@ def _numbers(inputs: Mapping[str, Any]) -> dict[str, str]:
     for count_ in ("stuck", "unschedulable"):
         if not known.get(count_):
             known.pop(count_, None)
+    if known.get("boost") == 1.0:
+        known.pop("boost")
     if 1.0 / AS_PREDICTED <= known.get("correction", 1.0) <= AS_PREDICTED:
         known.pop("correction", None)
     return {key: number(key, value) for key, value in known.items()}

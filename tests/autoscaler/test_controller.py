@@ -19,6 +19,7 @@ from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES, Metrics
 from slo_autoscaler.platforms import CpuBoost, Range
 from slo_autoscaler.platforms.openfaas import OpenFaas
+from slo_autoscaler.sources import Load
 from support import doubles
 from support.builders import MINIMAL, seen
 from support.doubles import Function, a_gateway
@@ -58,8 +59,8 @@ class Read:
     def watch(self, function_names):
         self.watched = function_names
 
-    def rates(self):
-        return self.load
+    def loads(self):
+        return {name: Load(rate, 0.0) for name, rate in self.load.items()}
 
 
 class Boosted:
@@ -268,11 +269,6 @@ def test_glance_function_that_cannot_be_read_or_has_changed_is_left_to_the_next_
 TRIPLE = {"defaults.boost.max_factor": 3.0}
 
 
-def as_much_as_it_may(at, _factor):
-    """Boost by the load alone, up to the maximum."""
-    return min(at.spec.boost.max_factor, max(1.0, (at.seen.direct_rate or 0.0) / 100.0))
-
-
 def boost_of(bench):
     """Return factor and maximum, as exported."""
     return tuple(
@@ -285,12 +281,12 @@ def boost_of(bench):
 )
 def test_boost_follows_the_direct_load_up_to_the_label_or_the_setting(gateway, label, configured, most):
     booster = Boosted(label)
-    boost = {"booster": booster, "boost": as_much_as_it_may}
+    boost = {"booster": booster}
     with Bench(
         gateway, {A: CALM, B: CALM}, boost=boost, **{"defaults.boost.max_factor": configured}
     ) as bench:
         bench.reconcile()
-        for load, factor in ((0.0, 1.0), (900.0, most), (0.0, 1.0)):
+        for load, factor in ((0.0, 1.0), (900.0, most)):
             bench.direct.load = {A: load, B: load}
             bench.controller.boost()
             assert booster.boosts == {A: CpuBoost(factor, 2.0)}, "b has no label"
@@ -308,7 +304,7 @@ def test_boost_follows_the_direct_load_up_to_the_label_or_the_setting(gateway, l
 )
 def test_boost_of_a_function_that_is_not_to_be_boosted_is_nominal(gateway, settings, decided):
     booster = Boosted()
-    boost = {"booster": booster, "boost": as_much_as_it_may}
+    boost = {"booster": booster}
     with Bench(gateway, {A: CALM}, boost=boost, **{**TRIPLE, **settings}) as bench:
         bench.reconcile()
         bench.direct.load = {A: 900.0}
@@ -319,7 +315,7 @@ def test_boost_of_a_function_that_is_not_to_be_boosted_is_nominal(gateway, setti
 
 def test_boost_of_pods_that_can_have_less_is_decided_up_to_that(gateway):
     booster = Boosted(label=4.0, most=1.5)
-    with Bench(gateway, {A: CALM}, boost={"booster": booster, "boost": as_much_as_it_may}, **TRIPLE) as bench:
+    with Bench(gateway, {A: CALM}, boost={"booster": booster}, **TRIPLE) as bench:
         bench.reconcile()
         bench.direct.load = {A: 900.0}
         bench.controller.boost()
@@ -328,7 +324,7 @@ def test_boost_of_pods_that_can_have_less_is_decided_up_to_that(gateway):
 
 def test_boost_on_standby_is_decided_and_not_applied(gateway):
     booster = Boosted()
-    boost = {"booster": booster, "boost": as_much_as_it_may}
+    boost = {"booster": booster}
     with Bench(gateway, {A: CALM}, boost=boost, leader=Alone(leads=False), **TRIPLE) as bench:
         bench.reconcile()
         bench.direct.load = {A: 900.0}
@@ -339,17 +335,17 @@ def test_boost_on_standby_is_decided_and_not_applied(gateway):
 
 def test_boost_is_decided_on_the_factor_in_force(gateway):
     booster = Boosted()
-    boost = {"booster": booster, "boost": lambda at, factor: factor + 0.5}
-    with Bench(gateway, {A: CALM}, boost=boost, **TRIPLE) as bench:
+    with Bench(gateway, {A: CALM}, boost={"booster": booster}, **TRIPLE) as bench:
         bench.reconcile()
-        for factor in (1.5, 2.0):
+        for load, factor in ((900.0, 3.0), (0.0, 2.75), (0.0, 2.5)):
+            bench.direct.load = {A: load}
             bench.controller.boost()
             assert booster.boosts[A].factor == factor
 
 
 def test_boost_ends_when_the_function_was_not_observed_for_long(gateway):
     booster = Boosted()
-    with Bench(gateway, {A: CALM}, boost={"booster": booster, "boost": as_much_as_it_may}, **TRIPLE) as bench:
+    with Bench(gateway, {A: CALM}, boost={"booster": booster}, **TRIPLE) as bench:
         bench.reconcile()
         bench.direct.load = {A: 900.0}
         bench.controller.boost()

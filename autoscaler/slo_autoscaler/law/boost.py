@@ -61,7 +61,8 @@ def nominal(at: Situation) -> Situation:
     That is until samples taken while boosted have left the windows. No capacity is known if the first
     observation of a function is of a boosted replica.
     """
-    memory = at.memory
+    memory = at.memory.boosted(at.boost, at.now)
+    at = at if memory is at.memory else replace(at, memory=memory)
     if at.spec.boost.max_factor <= 1.0 and memory.boosted_at is None:
         return at
     if memory.boosted_at is None or at.now - memory.boosted_at > at.spec.timing.settle_time:

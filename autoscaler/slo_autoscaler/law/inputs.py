@@ -54,6 +54,7 @@ def numbers(at: Situation, found: Recommendation) -> dict[str, float | None]:
         "arrival_rate": seen.arrival_rate,
         "horizon": memory.start_up(at.spec),
         "new_node_start_up": memory.new_node_start_up,
+        "boost": at.boost,
         "stuck": memory.stuck(at.spec, at.now),
         "unschedulable": scale.unschedulable,
         "period": memory.history.period * memory.history.slot or None,

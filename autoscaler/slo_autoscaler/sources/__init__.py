@@ -11,7 +11,7 @@ A source has three methods and makes no decisions; ``Settings`` are those of Pro
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, NamedTuple, Protocol
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -100,14 +100,23 @@ class Settings:
         return over_https(tls, info.data.get("url"))
 
 
+class Load(NamedTuple):
+    """What arrives at a function now, read directly."""
+
+    rate: float
+    """Requests per second that surely arrive."""
+    in_flight: float
+    """Requests inside it."""
+
+
 class DirectLoad(Protocol):
     """The load that is read directly, as the controller uses it. Neither method waits."""
 
     def watch(self, function_names: Collection[str]) -> None:
         """Read these functions from now on."""
 
-    def rates(self) -> Mapping[str, float]:
-        """Return {function_name: requests per second that surely arrive}; unseen functions are absent."""
+    def loads(self) -> Mapping[str, Load]:
+        """Return {function_name: its load}; unseen functions are absent."""
 
 
 class Source(Protocol):

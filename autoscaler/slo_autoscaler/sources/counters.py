@@ -24,6 +24,11 @@ _STARTED: Final = re.compile(
     rb'^gateway_function_invocation_started\{(?:[^}]*,)?function_name="([^"\\]+)"[^}]*\} (\S+)', re.MULTILINE
 )
 _STARTED_NAME: Final = b"gateway_function_invocation_started{"
+_ENDED_NAME: Final = b"gateway_function_invocation_total{"
+_ENDED: Final = re.compile(
+    rb'^gateway_function_invocation_total\{(?:[^}]*,)?function_name="([^"\\]+)"[^}]*\} (\S+)', re.MULTILINE
+)
+_INSIDE: Final = re.compile(rb"^http_requests_in_flight (\S+)", re.MULTILINE)
 _ARRIVED: Final = re.compile(rb"^(?:slo_requests_total\{[^}]*\}|http_requests_in_flight) (\S+)", re.MULTILINE)
 
 _IDENTITY: Final = re.compile(rb"^watchdog_identity (\S+)", re.MULTILINE)
@@ -34,11 +39,7 @@ WHOLE: Final = ""
 
 def started(page: bytes) -> dict[str, float]:
     """Return {function_name: started requests} from a gateway's page."""
-    # The lines of a metric are adjacent; the rest of the page may be megabytes.
-    begin, last = page.find(_STARTED_NAME), page.rfind(_STARTED_NAME)
-    if begin < 0:
-        return {}
-    lines = page[begin:last] + page[last:].partition(b"\n")[0]
+    lines = _adjacent(page, _STARTED_NAME)
     found = [(name.decode(errors="replace"), _number(value)) for name, value in _STARTED.findall(lines)]
     return {name: value for name, value in found if value is not None}
 
@@ -47,6 +48,25 @@ def arrived(page: bytes) -> dict[str, float]:
     """Return {WHOLE: requests that have arrived} from a watchdog's page."""
     values = [value for value in map(_number, _ARRIVED.findall(page)) if value is not None]
     return {WHOLE: sum(values)} if values else {}
+
+
+def inside(page: bytes) -> dict[str, float]:
+    """Return {function_name: requests inside} from a gateway's page, {WHOLE: ...} from a watchdog's."""
+    begun = started(page)
+    if not begun:
+        values = [value for value in map(_number, _INSIDE.findall(page)) if value is not None]
+        return {WHOLE: sum(values)} if values else {}
+    for name, value in _ENDED.findall(_adjacent(page, _ENDED_NAME)):
+        text, ended = name.decode(errors="replace"), _number(value)
+        if text in begun and ended is not None:
+            begun[text] -= ended
+    return {name: max(0.0, count) for name, count in begun.items()}
+
+
+def _adjacent(page: bytes, name: bytes) -> bytes:
+    """Return the lines of a metric, which are adjacent: the rest of the page may be megabytes."""
+    begin, last = page.find(name), page.rfind(name)
+    return b"" if begin < 0 else page[begin:last] + page[last:].partition(b"\n")[0]
 
 
 def identity(page: bytes) -> float | None:

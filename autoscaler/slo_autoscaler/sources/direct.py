@@ -17,7 +17,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Final, Protocol
 
 from slo_autoscaler.errors import SourceError, brief
-from slo_autoscaler.sources import counters
+from slo_autoscaler.sources import Load, counters
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,8 @@ class _Page:
     due: float = 0.0
     reading: Future[None] | None = None
     read_at: float = 0.0
+    inside: Mapping[str, float] = field(default_factory=dict)
+    """Requests inside, by function."""
     identity: float | None = None
     """Equal on two pages that are one, at two addresses; None: unknown."""
 
@@ -79,7 +81,7 @@ class Direct:
         self._listed_at: float | None = None
         self._asking: Future[Mapping[str, str | None]] | None = None
         self._wanted: Collection[str] = ()
-        self._rates: tuple[float, Mapping[str, float]] = (0.0, {})
+        self._loads: tuple[float, Mapping[str, Load]] = (0.0, {})
         self._lost: set[str] = set()
         """Addresses whose last read failed."""
         self._polled: Callable[[], object] = lambda: None
@@ -101,13 +103,13 @@ class Direct:
         """Read these functions from now on."""
         self._wanted = function_names
 
-    def rates(self) -> Mapping[str, float]:
-        """Return {function_name: requests per second that surely arrive} by the last round.
+    def loads(self) -> Mapping[str, Load]:
+        """Return {function_name: its load} by the last round.
 
         Functions without a readable page are absent.
         """
-        polled_at, rates = self._rates
-        return rates if self._clock() - polled_at <= STALE else {}
+        polled_at, loads = self._loads
+        return loads if self._clock() - polled_at <= STALE else {}
 
     def poll(self) -> None:
         """Read the due pages, for at most ``READ_SECONDS``; skip pages that fail."""
@@ -120,7 +122,7 @@ class Direct:
         for page in (*gateways, *replicas):
             page.reading = self._pool.submit(self._read, page)
         wait([page.reading for page in (*gateways, *replicas) if page.reading], READ_SECONDS)
-        self._rates = (self._clock(), self._summed())
+        self._loads = (self._clock(), self._summed())
 
     def _run(self) -> None:
         due = self._clock()
@@ -179,11 +181,12 @@ class Direct:
         self._lost.discard(page.address)
         read = counters.started if page.function_name is None else counters.arrived
         page.counted.add(began, read(text))
+        page.inside = counters.inside(text)
         page.identity = counters.identity(text) if page.function_name is not None else None
         page.read_at = began
         page.due = began + max(0.5 * self._interval, len(text) / BYTES_PER_SECOND)
 
-    def _summed(self) -> Mapping[str, float]:
+    def _summed(self) -> Mapping[str, Load]:
         now, rates = self._clock(), dict[str, float]()
         pages = [
             page
@@ -199,7 +202,12 @@ class Direct:
                     found.setdefault(page.function_name or name, []).append(counted)
             for name, arrivals in found.items():
                 rates[name] = max(rates.get(name, 0.0), counters.surely(arrivals))
-        return rates
+        inside: dict[str, float] = {}
+        for page in pages:
+            for within, held in page.inside.items():
+                key = page.function_name or within
+                inside[key] = inside.get(key, 0.0) + held
+        return {name: Load(rate, inside.get(name, 0.0)) for name, rate in rates.items()}
 
 
 def fetched(address: str, seconds: float) -> bytes:

@@ -64,16 +64,16 @@ class DecideScaler:
                 observed, self._past = widened(self._past, observed, shortest, now)
             self._seen = observed or self._seen
             seen = observed or Observation()
-            decision, memory = decide(Situation(self._spec, seen, scale, memory, now))
+            decision, memory = decide(Situation(self._spec, seen, scale, memory, now, boost=self.factor))
             wanted = decision.replicas
         if self._direct and self._seen is not None:
             seen = replace(
                 self._seen, direct_rate=view.direct_rate(), direct_in_flight=view.direct_in_flight()
             )
-            at = Situation(self._spec, seen, scale, memory, now)
-            self.factor = boost(nominal(at), self.factor).factor
-            memory = memory.boosted(self.factor, now)
-            more = raised(replace(at, memory=memory), math.inf) if wanted is None else None
+            at = nominal(Situation(self._spec, seen, scale, memory, now, boost=self.factor))
+            memory = at.memory
+            self.factor = boost(at, self.factor).factor
+            more = raised(at, math.inf) if wanted is None else None
             if more is not None:
                 decision, memory = more
                 wanted = decision.replicas

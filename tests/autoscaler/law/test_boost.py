@@ -61,10 +61,11 @@ def test_what_a_boosted_replica_measures_teaches_nothing(story):
     calibration, now, faster = memory.calibration, 0.0, memory
     for observation, gap, speed in story:
         now += gap
-        memory, faster = memory.boosted(2.0, now), faster.boosted(2.0, now)
         capacity = observation.capacity and speed * observation.capacity
-        decision, memory = decide(Situation(spec, observation, scale, memory, now))
-        same, faster = decide(Situation(spec, replace(observation, capacity=capacity), scale, faster, now))
+        decision, memory = decide(Situation(spec, observation, scale, memory, now, boost=2.0))
+        same, faster = decide(
+            Situation(spec, replace(observation, capacity=capacity), scale, faster, now, boost=2.0)
+        )
         assert decision.replicas == same.replicas
         assert memory.calibration == calibration
     assert memory == faster

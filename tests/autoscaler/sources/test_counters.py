@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.sources.counters import SPANS, WHOLE, Page, arrived, started, surely
+from slo_autoscaler.sources.counters import SPANS, WHOLE, Page, arrived, inside, started, surely
 from support.fuzzing import fuzzed
 
 
@@ -86,3 +86,17 @@ def test_surely_exceeds_the_rate_of_a_poisson_process_less_than_once_in_a_hundre
             count, passed = count + 1, passed + draws.expovariate(rate)
         above += surely([(count, 3.0)]) > rate
     assert above < reads / 100
+
+
+def test_inside_gateway_counts_started_less_ended_of_every_status():
+    page = (
+        b'gateway_function_invocation_started{function_name="a.fn"} 7\n'
+        b'gateway_function_invocation_started{function_name="b.fn"} 3\n'
+        b'gateway_function_invocation_total{code="200",function_name="a.fn"} 4\n'
+        b'gateway_function_invocation_total{code="500",function_name="a.fn"} 1\n'
+    )
+    assert inside(page) == {"a.fn": 2.0, "b.fn": 3.0}
+
+
+def test_inside_watchdog_is_its_gauge():
+    assert inside(b'slo_requests_total{outcome="good"} 9\nhttp_requests_in_flight 4\n') == {WHOLE: 4.0}

@@ -82,7 +82,7 @@ class Looking:
     def poll(self, seconds=1.0):
         self.now += seconds
         self.direct.poll()
-        return self.direct.rates()
+        return {name: load.rate for name, load in self.direct.loads().items()}
 
 
 def looking(listing, *names):
@@ -156,7 +156,7 @@ def test_rates_that_were_not_read_for_long_are_none():
             page.counts = {A: 500}
             assert eye.poll()
             eye.now += 60.0
-            assert eye.direct.rates() == {}
+            assert eye.direct.loads() == {}
 
 
 @pytest.mark.e2e
@@ -185,5 +185,5 @@ def test_direct_looks_by_itself_from_start_to_close():
         until(lambda: page.reads > 3, "it polls")
         until(lambda: told[-1] > 3, "it calls after a round")
         page.counts = {A: 10_000}
-        until(lambda: direct.rates().get(A), "it sees")
+        until(lambda: direct.loads().get(A), "it sees")
         direct.close()
