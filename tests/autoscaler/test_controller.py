@@ -322,6 +322,23 @@ def test_boost_of_pods_that_can_have_less_is_decided_up_to_that(gateway):
         assert (booster.boosts[A].factor, boost_of(bench)) == (1.5, (1.5, 1.5))
 
 
+def test_boost_does_not_wait_for_a_reconcile_that_waits_for_prometheus(gateway):
+    booster = Boosted()
+    with Bench(gateway, {A: CALM}, boost={"booster": booster, "boost": as_much_as_it_may}, **TRIPLE) as bench:
+        bench.reconcile()
+        asked, released = threading.Event(), threading.Event()
+        bench.source.observe = lambda: (asked.set(), released.wait(20), {})[-1]
+        waiting = threading.Thread(target=bench.reconcile)
+        waiting.start()
+        asked.wait(20)
+        bench.direct.load = {A: 900.0}
+        bench.controller.boost()
+        assert booster.boosts[A].factor == 3.0
+        assert waiting.is_alive()
+        released.set()
+        waiting.join()
+
+
 def test_boost_on_standby_is_decided_and_not_applied(gateway):
     booster = Boosted()
     boost = {"booster": booster}

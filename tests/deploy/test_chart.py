@@ -338,6 +338,7 @@ def values_on(page: str) -> Document:
     ("page", "platform"),
     [
         ("howto/autoscaler.md", "knative-class"),
+        ("howto/boost.md", "openfaas"),
         ("howto/shadow.md", "openfaas"),
         ("install-kubernetes.md", "kubernetes"),
     ],
