@@ -19,7 +19,7 @@ PREDICTED: Final = (
     "{count_fewer}: {predicted_fewer}",
     "{count_more}: {predicted_more}",
     "allowed now {allowed}",
-    "a replica must save {worth}",
+    "a replica must save {worth} of all requests",
 )
 """Clauses that compare the decided count with its neighbors."""
 
@@ -93,8 +93,17 @@ class Reason(StrEnum):
         *("{recommended} would do", *PREDICTED),
     )
     """Hold: fewer are enough now, but were not at every reconcile of one start-up time."""
-    SCALE_DOWN_UNSAFE = "ScaleDownUnsafe", "the SLO is missed, or would be with fewer replicas"
-    """Hold (``proportional``): the SLO is missed."""
+    SCALE_DOWN_UNSAFE = (
+        "ScaleDownUnsafe",
+        "more are late than allowed, so that no replica is removed",
+        *PREDICTED,
+    )
+    """Hold: fewer would do, but more requests are late than allowed, because they waited."""
+    FEWER_WERE_TOO_FEW = (
+        *("FewerWereTooFew", "fewer would do by the prediction, but were too few at this load lately"),
+        *("{recommended} would do", *PREDICTED),
+    )
+    """Hold: a lower count had to be taken back at this load, and is tried again later."""
     SCALE_CHANGED = "ScaleChanged", "another writer changed the count while this was decided; it stays"
     """Hold: another writer changed the count after it was read; the next reconcile decides anew."""
     FURTHER_METRIC_UNKNOWN = (
@@ -143,11 +152,11 @@ class Reason(StrEnum):
         *("{arrival_rate} come in now, {expected} are expected", *PREDICTED),
     )
     """Up or hold: the load may rise so far within one start-up time."""
-    BACKLOG = (
-        *("Backlog", "a backlog must be drained"),
-        *("{in_flight} in flight", "{queue_length} of them queued", "{ready} x {capacity} to do it"),
+    STILL_LATE = (
+        *("StillLate", "too many have been late for minutes, whatever the prediction says"),
+        *("requests wait {queue_mean} for a worker", *PREDICTED),
     )
-    """Up: the requests in flight need more replicas than the prediction."""
+    """Up: for minutes more were late than allowed, they waited, and by the prediction the count is right."""
     SLO_MISSED = "SloMissed", "the SLO is missed, and the missing replicas cannot be computed"
     """Up or hold: no capacity is known, and the objective is missed."""
     LATENCY_ABOVE_TARGET = "LatencyAboveTarget", "latency is above its target"
@@ -157,6 +166,12 @@ class Reason(StrEnum):
     # down
     LOAD_BELOW_CAPACITY = "LoadBelowCapacity", "fewer are enough", *PREDICTED
     """Down: fewer are enough, now and until they could be brought back."""
+    NOT_WORTH_A_REPLICA = (
+        *("NotWorthAReplica", "a rise may come, but is too unlikely to be worth a replica"),
+        *("{arrival_rate} come in now, {expected} are expected", *PREDICTED),
+    )
+    """Down: with fewer the predicted share is above the allowed one, but another replica saves too little of
+    it."""
     LATENCY_BELOW_TARGET = "LatencyBelowTarget", "latency is well below its target"
     """Down (``proportional``): the latency is well below its target."""
     NO_TRAFFIC = "NoTraffic", "there is no traffic"
@@ -212,14 +227,12 @@ class Recommendation:
     replicas: int
     """Replicas needed at the time when a replica requested now would serve."""
     reason: Reason
-    fewest: int | None = None
-    """Replicas needed until then, if that is more: no fewer are kept. None: the same."""
     rate: float = 0.0
     """Requests per second that it assumes."""
     allowed: float | None = None
     """Share of requests that may end late now; None without a prediction."""
     worth: float | None = None
-    """Late requests per second that a replica must save."""
+    """Share of all requests that a replica must keep from being late."""
     late: Callable[[int], float] | None = None
     """Predicted late share by count."""
     detail: str = ""

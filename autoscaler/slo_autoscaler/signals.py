@@ -75,6 +75,10 @@ class Observation:
     rate: float | None = _signal(
         Unit.RATE, "Completions of every outcome: a shed request was demand too.", summed=Summed.ALL
     )
+    # Without a query: the source chooses it, ``law.window``.
+    rate_window: float | None = _signal(
+        Unit.SECONDS, "Window over which the rates were measured; null: the shortest one."
+    )
     # Counted where requests start. Needs function_namespace in the gateway, for name.namespace labels.
     gateway_rate: float | None = _signal(
         Unit.RATE,
@@ -143,7 +147,8 @@ class Observation:
     )
     burn_short: float | None = _signal(
         Unit.FACTOR,
-        "Burn rate over the window of rates, which is shorter than that of `attainment`.",
+        "Share of late requests (slow, shed or expired; errors are not late) over the share that the "
+        "objective allows, in the window of rates.",
         in_shadow=InShadow.UNKNOWN,
     )
     budget_remaining: float | None = _signal(

@@ -324,7 +324,7 @@ def test_boost_of_pods_that_can_have_less_is_decided_up_to_that(gateway):
 
 def test_boost_does_not_wait_for_a_reconcile_that_waits_for_prometheus(gateway):
     booster = Boosted()
-    with Bench(gateway, {A: CALM}, boost={"booster": booster, "boost": as_much_as_it_may}, **TRIPLE) as bench:
+    with Bench(gateway, {A: CALM}, boost={"booster": booster}, **TRIPLE) as bench:
         bench.reconcile()
         asked, released = threading.Event(), threading.Event()
         bench.source.observe = lambda: (asked.set(), released.wait(20), {})[-1]

@@ -1,7 +1,7 @@
 """Splits a shared budget of replicas among functions by predicted misses saved. [P]
 
 A replica is worth ``rate x (late(n) - late(n + 1)) x priority``: predicted misses per second. It is worth
-more to the function that holds it (``MOVE_MARGIN``). Where the late share falls unevenly (an overloaded
+more to the function that holds it, by ``move_margin``. Where the late share falls unevenly (an overloaded
 function gains nothing from one more replica, and all from three), the next replicas count together, by their
 average.
 
@@ -10,15 +10,10 @@ Knows neither time nor platform; ``current`` is the only state.
 
 import heapq
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Final
 
-MOVE_MARGIN: Final = 0.5
-"""Share by which a function must gain more than the holder of a replica loses before the replica moves.
-
-A moved replica serves neither function for one start-up. Where loads stay alike for two more, the holder
-loses for three and the other gains for two."""
+from slo_autoscaler.law.tuning import TUNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +32,18 @@ class Claim:
     """Predicted late share at a count of replicas: falls as the count rises."""
     priority: float = 1.0
     """Weight of its misses against those of other functions."""
+    stuck: int = 0
+    """Current replicas that should serve by now and do not: where replicas are short, they earn no more."""
 
     @property
     def most(self) -> int:
         """Replicas that it gets if the budget is no limit."""
         return max(self.lowest, self.wanted)
+
+    def short(self) -> "Claim":
+        """Return the claim where replicas are short: of those that do not become ready one may be tried."""
+        wanted = min(self.wanted, self.current - self.stuck + 1) if self.stuck else self.wanted
+        return replace(self, wanted=wanted, stuck=0)
 
 
 def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
@@ -49,13 +51,15 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
 
     All get their recommendation if it fits. Otherwise floors come first; if even these do not fit, they are
     filled by priority, then by name. The rest goes to where it saves most. A replica leaves its holder only
-    for a gain that exceeds the loss by ``MOVE_MARGIN``. So equal functions keep their counts, and the same
+    for a gain that exceeds the loss by ``move_margin``. So equal functions keep their counts, and the same
     claims with the result as ``current`` change nothing or improve it. A larger budget takes from a function
     only where late shares fall unevenly: several replicas that now fit together may displace single ones.
     """
     given = {name: claim.most for name, claim in claims.items()}
     if sum(given.values()) <= budget:
         return given
+    if any(claim.stuck for claim in claims.values()):
+        return allocate({name: claim.short() for name, claim in claims.items()}, budget)
     left = max(0, budget)
     for name in sorted(claims, key=lambda name: (-claims[name].priority, name)):
         given[name] = min(claims[name].lowest, left)
@@ -87,7 +91,7 @@ def _saved(claim: Claim) -> list[float]:
     late = [claim.late(count) for count in range(claim.lowest, claim.most + 1)]
     held = claim.current - claim.lowest
     weights = (
-        claim.rate * claim.priority * (1.0 + MOVE_MARGIN if index < held else 1.0)
+        claim.rate * claim.priority * (1.0 + TUNING.move_margin if index < held else 1.0)
         for index in range(len(late) - 1)
     )
     each = (

@@ -1,7 +1,7 @@
 """The share of requests that may be late now. [P]
 
 Owns the account of requests served and late, over ``budget_period``. The budget that remains decides the
-share that may be late now. The account has no limit; it is paid back as fast as ``LEAST`` lets it.
+share that may be late now. The account has no limit; it is paid back as fast as ``TUNING.least`` lets it.
 
 Only lateness counts, not errors: replicas do not make errors fewer.
 
@@ -10,17 +10,8 @@ Next step: ``recommend`` asks ``allowed``.
 
 from dataclasses import dataclass, replace
 from math import exp
-from typing import Final
 
-RESERVE: Final = 0.15
-"""Share of the budget that is reserved for the unforeseen. With it, all traces that the constants were set on
-meet the objective by more than the chance of routing. The same share of the period's budget, unspent, doubles
-the share that may be late."""
-LEAST: Final = 1.0 / 3.0
-"""Smallest factor on the usual share. A burst out of nothing can overspend the budget a hundredfold; without
-a limit, the odds of another such burst would keep its replicas for an hour."""
-MOST: Final = 1.5
-"""Largest factor on the usual share: one mistake could spend more within minutes."""
+from slo_autoscaler.law.tuning import TUNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +58,12 @@ class Budget:
 
         It is the objective's without the reserve, times a factor that is linear in the budget that remains.
         """
-        return _allowance(objective) * min(max(self._factor(period), LEAST), MOST)
-
-    def exhausted(self, period: float) -> bool:
-        """Return whether the share that may be late is the smallest, and may not be small enough."""
-        return self._factor(period) < LEAST
-
-    def _factor(self, period: float) -> float:
-        return 1.0 + self.remaining(period) / RESERVE
+        allowance = _allowance(objective)
+        # Of few requests, one or two late ones are chance.
+        known = self.served / (self.served + TUNING.few_late / allowance)
+        factor = 1.0 + known * self.remaining(period) / TUNING.reserve
+        return allowance * min(max(factor, TUNING.least), TUNING.most)
 
 
 def _allowance(objective: float) -> float:
-    return (1.0 - objective) * (1.0 - RESERVE)
+    return (1.0 - objective) * (1.0 - TUNING.reserve)

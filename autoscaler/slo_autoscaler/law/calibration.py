@@ -1,7 +1,7 @@
 """The capacity that the measured lateness shows, as a factor on the exported one. [P]
 
 Owns one account over ``budget_period``: the late requests that were measured, and for each of ``FACTORS``
-those that the curve predicts for the same loads if the capacity is that many times the exported one. The
+those that the curve predicts for the same loads if the capacity is that many times the believed one. The
 factor at which both agree corrects every later prediction. The ratio of measured to predicted late requests
 would not do: where many requests fit into the SLO, half the capacity has ten thousand times as many late.
 
@@ -19,13 +19,12 @@ from typing import Final
 
 from slo_autoscaler.law.curve import LOADS, Curve, late_shares
 from slo_autoscaler.law.scenarios import STEP
+from slo_autoscaler.law.tuning import TUNING
 
 SPAN: Final = 28
-"""Largest power of ``STEP``, up and down: from a quarter of the capacity to four times as much."""
+"""Largest power of ``STEP``, up and down: from a quarter of the believed capacity to four times as much. What
+lies beyond is found from there."""
 FACTORS: Final = tuple(STEP**power for power in range(-SPAN, SPAN + 1, 2))
-DOUBT: Final = 10.0
-"""Late requests that agree with the factor believed at the start, as if seen at the capacity. As many again
-are enough to believe another factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Calibration:
 
     factor: float = 1.0
     believed: float = 1.0
-    """The factor at the start."""
+    """The factor at the start of the account, of which ``FACTORS`` are multiples."""
     measured: float = 0.0
     predicted: tuple[float, ...] = (0.0,) * len(FACTORS)
     """By ``FACTORS``."""
@@ -52,21 +51,25 @@ class Calibration:
             return self
         kept, each = exp(-passed / period), done / len(loads)
         measured = self.measured * kept + done * late
-        shares = map(sum, zip(*(_by_factor(replica.spread, load) for load in loads), strict=True))
+        of_loads = (_by_factor(replica.spread, load / self.believed) for load in loads)
+        shares = map(sum, zip(*of_loads, strict=True))
         predicted = tuple(
             [kept * before + each * share for before, share in zip(self.predicted, shares, strict=True)]
         )
-        totals = list(map(add, predicted, _doubt(replica.spread, replica.promised, self.believed)))
+        totals = list(map(add, predicted, _doubt(replica.spread, replica.promised)))
+        agreed = _agreed(measured + TUNING.doubt, totals)
         # No factor makes the capacity exceed the goodput.
-        factor = min(_agreed(measured + DOUBT, totals), 1.0 / replica.promised)
+        factor = min(self.believed * agreed, 1.0 / replica.promised)
+        if agreed in (FACTORS[0], FACTORS[-1]):
+            return Calibration(factor, believed=factor)
         return Calibration(factor, self.believed, measured, predicted)
 
 
 @lru_cache(maxsize=1 << 14)
-def _doubt(spread: float, promised: float, believed: float) -> tuple[float, ...]:
-    """Return the late requests of ``DOUBT`` for each of ``FACTORS``, at most twice as many."""
+def _doubt(spread: float, promised: float) -> tuple[float, ...]:
+    """Return the late requests of ``TUNING.doubt`` for each of ``FACTORS``, at most twice as many."""
     one = Curve(1.0, spread).late(promised)
-    return tuple(DOUBT * min(share / one, 2.0) for share in _by_factor(spread, promised * believed))
+    return tuple(TUNING.doubt * min(share / one, 2.0) for share in _by_factor(spread, promised))
 
 
 def _by_factor(spread: float, load: float) -> list[float]:

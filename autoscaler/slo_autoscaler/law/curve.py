@@ -21,14 +21,8 @@ from math import erfc, exp, pi, sqrt
 from typing import Final
 
 from slo_autoscaler.law.scenarios import STEP
+from slo_autoscaler.law.tuning import TUNING
 
-PER_REQUEST: Final = 8.0
-"""Growth of 1 / variance with each request that fits into the SLO, the one that is served included."""
-WAIT_SPREAD: Final = 0.4
-"""Standard deviation that a batch of the length of the SLO adds to the spread."""
-PAIRS: Final = 0.25
-"""Load below which lateness is two requests that meet, so that its share is proportional to the rate. It is
-the lowest at which the formula above rises with the rate for every spread."""
 PRECISION: Final = 1e-9
 """Relative error of a load."""
 LOADS: Final = range(-240, 400)
@@ -53,8 +47,8 @@ class Curve:
         if self.goodput <= 0.0:
             return 1.0
         load = rate / self.goodput
-        if load < PAIRS:
-            return _late_and_busy(PAIRS, self.spread)[0] * load / PAIRS
+        if load < TUNING.pairs:
+            return _late_and_busy(TUNING.pairs, self.spread)[0] * load / TUNING.pairs
         return _late_and_busy(load, self.spread)[0]
 
     def corrected(self, factor: float) -> "Curve":
@@ -86,8 +80,8 @@ def curve(
     if capacity <= 0.0:
         return Curve(0.0, 0.0)
     share = min(1.0, (service_time or 1.0 / capacity) / slo_latency)
-    by_chance = 1.0 / (PER_REQUEST * (1.0 + capacity * slo_latency))
-    spread = sqrt(by_chance + (WAIT_SPREAD * share) ** 2)
+    by_chance = 1.0 / (TUNING.per_request * (1.0 + capacity * slo_latency))
+    spread = sqrt(by_chance + (TUNING.wait_spread * share) ** 2)
     promised = _load_at(spread, 1.0 - slo_objective)
     return Curve(capacity / promised, spread, promised)
 
@@ -121,9 +115,9 @@ def _load(spread: float, late: float) -> float:
     Newton's method: the excess is convex in the load. The start is the load for constant demand; it lies
     above the root, so every step goes down.
     """
-    at_pairs, _ = _late_and_busy(PAIRS, spread)
+    at_pairs, _ = _late_and_busy(TUNING.pairs, spread)
     if late <= at_pairs:
-        return PAIRS * late / at_pairs
+        return TUNING.pairs * late / at_pairs
     load, step = 1.0 / (1.0 - late), 1.0
     while step > PRECISION * load:
         found, busy = _late_and_busy(load, spread)
@@ -139,12 +133,12 @@ def _steady(spread: float, late: float) -> tuple[float, float]:
     The cache helps because most functions are allowed the most or the least that may be late.
     """
     load = _load(spread, late)
-    if load < PAIRS:
+    if load < TUNING.pairs:
         return load, load * late
-    at_pairs, _ = _late_and_busy(PAIRS, spread)
+    at_pairs, _ = _late_and_busy(TUNING.pairs, spread)
     late, busy = _late_and_busy(load, spread)
-    # Just above ``PAIRS`` the curve is flatter than the line, but a price must not fall as more may be late.
-    return load, min(max(load * (busy - late), PAIRS * at_pairs), _ALL_BUT)
+    # Just above ``pairs`` the curve is flatter than the line, but a price must not fall as more may be late.
+    return load, min(max(load * (busy - late), TUNING.pairs * at_pairs), _ALL_BUT)
 
 
 _load_at: Final = lru_cache(maxsize=1 << 14)(_load)

@@ -107,7 +107,8 @@ def agreed(wish: Wish, decision: Decision) -> Memory:
     """Return the memory after the platform has agreed to the decision."""
     if decision.replicas is None:
         return wish.at.memory
-    return wish.at.memory.scaled(wish.at.scale, decision.replicas, wish.at.now)
+    rate, late = wish.recommendation.rate, decision.reason is Reason.STILL_LATE
+    return wish.at.memory.scaled(wish.at.scale, decision.replicas, wish.at.now, rate=rate, late=late)
 
 
 def _told(wish: Wish, share: int | None, count: int | None) -> dict[str, float | None]:
@@ -162,7 +163,7 @@ def raised(at: Situation, free: float) -> tuple[Decision, Memory] | None:
 
 
 def claim(wish: Wish) -> Claim:
-    """Return a function's request to a shared budget. Replicas that do not become ready earn no more."""
+    """Return a function's request to a shared budget."""
     found, current, limits = wish.recommendation, wish.at.scale.desired, wish.bounds
     if limits is None:
         return Claim(current, current, current, 0.0, _less_with_each)
@@ -172,13 +173,11 @@ def claim(wish: Wish) -> Claim:
         down, _ = _down(wish, limits)
         wanted = current if down is None else down
     stuck = wish.at.memory.stuck(wish.at.spec, wish.at.now)
-    if stuck:
-        wanted = max(lowest, min(wanted, current - stuck + 1))
     rate, late = found.rate, found.late
     if late is None:
         # Without a prediction the arrivals count, and each further replica is worth less.
         rate, late = wish.at.seen.arrival_rate or 0.0, _less_with_each
-    return Claim(min(lowest, wanted), wanted, current, rate, late, wish.at.spec.priority)
+    return Claim(min(lowest, wanted), wanted, current, rate, late, wish.at.spec.priority, stuck)
 
 
 def _less_with_each(replicas: int) -> float:
@@ -235,14 +234,19 @@ def _down(wish: Wish, limits: Bounds) -> tuple[int | None, Reason]:
         return None, Reason.PARTIAL_DATA
     if at.memory.scaled_at is not None and at.now - at.memory.scaled_at < down.cooldown:
         return None, Reason.COOLING_DOWN
-    lower = max(found.replicas, limits.lowest)
-    if found.reason is not Reason.IDLE:
-        lower = max(lower, at.memory.needed(at.memory.held(at.spec)), found.fewest or 0)
-    if lower >= at.scale.desired:
-        return None, found.reason if found.reason is Reason.PEAK_EXPECTED else Reason.SCALE_DOWN_STABILIZED
-    quiet = found.reason is Reason.LOAD_BELOW_CAPACITY and not at.seen.arrival_rate
+    lower, reason = max(found.replicas, limits.lowest), found.reason
+    if reason is not Reason.IDLE:
+        needed, kept = at.memory.needed(at.memory.held(at.spec)), at.memory.kept(found.rate, at.now)
+        if max(needed, kept) >= at.scale.desired:
+            return None, Reason.SCALE_DOWN_STABILIZED if needed >= kept else Reason.FEWER_WERE_TOO_FEW
+        lower = max(lower, needed, kept)
     least = min(math.ceil(at.scale.desired / down.max_factor), at.scale.desired - down.max_step)
-    return max(lower, least), Reason.NO_TRAFFIC if quiet else found.reason
+    count = max(lower, least)
+    if reason is Reason.LOAD_BELOW_CAPACITY and not at.seen.arrival_rate:
+        reason = Reason.NO_TRAFFIC
+    elif found.late is not None and found.allowed is not None and found.late(count) > found.allowed:
+        reason = Reason.NOT_WORTH_A_REPLICA
+    return count, reason
 
 
 def _why_same(wish: Wish, limits: Bounds) -> Reason:

@@ -28,7 +28,7 @@ def joined(at: Situation, found: Recommendation) -> tuple[Recommendation, Memory
     if first is not None and needs[first] > found.replicas:
         detail = f"{first.name} is {values[first]:g}, {first.target:g} for each replica"
         # Without a prediction: what is late says nothing of this need.
-        found = Recommendation(needs[first], Reason.FURTHER_METRIC, fewest=found.fewest, detail=detail)
+        found = Recommendation(needs[first], Reason.FURTHER_METRIC, detail=detail)
     unknown = [metric.name for metric, value in values.items() if value is None]
     if unknown and found.replicas < at.scale.desired:
         why, detail = Reason.FURTHER_METRIC_UNKNOWN, ", ".join(unknown)

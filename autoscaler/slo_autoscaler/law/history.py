@@ -10,11 +10,13 @@ shorter period. A period counts while the rates of the last two hours correlate 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import sqrt
 from operator import mul
 from typing import Final
 
-from slo_autoscaler.law.scenarios import MEMORY, NOTHING, SIMILAR, Followed, Levels
+from slo_autoscaler.law.scenarios import Followed
+from slo_autoscaler.law.tuning import TUNING
 
 SLOT: Final = 5.0
 """Seconds that one stored rate stands for, where no other interval between reconciles is set."""
@@ -22,8 +24,6 @@ KEPT: Final = 1440
 """Number of slots: two hours at 5 s, so that a period of an hour occurs twice."""
 FEWEST: Final = 12
 """Fewest pairs with a meaningful correlation, and slots between two checks of a period."""
-AGREED: Final = 0.6
-"""Correlation from which a period counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,11 @@ class History:
     """Requests per second, at most ``KEPT``."""
     followed: Followed = field(default_factory=Followed)
     """Rates one start-up later, when a replica requested now would serve."""
-    levels: Levels = field(default_factory=Levels)
     mean: float = 0.0
-    """Mean rate of the last ``MEMORY`` moments, in requests per second."""
+    """Mean rate of the last ``TUNING.moments`` moments, in requests per second."""
     moments: int = 0
-    """Number of moments, at most ``MEMORY``."""
-    jumps: tuple[int, int] = (0, 0)
+    """Number of moments, at most as many."""
+    jumps: tuple[int, ...] = ()
     """Slots of the last two jumps of the rate."""
     period: int = 0
     """Period in slots; 0: none is known."""
@@ -85,27 +84,25 @@ class History:
         """
         begin, rates, jumps = self.begin, self.rates[:], self.jumps
         mean, moments, ahead = self.mean, self.moments, max(1, round(horizon / self.slot))
-        levels: list[float] = []
         pairs: list[tuple[float, float]] = []
         for now, rate in observed:
             slot = int(now // self.slot)
             missing = slot - begin - len(rates)
             if not rates or not -1 <= missing < KEPT:
-                begin, rates, missing, jumps = slot, array("f"), 0, (slot, slot)
+                begin, rates, missing, jumps = slot, array("f"), 0, ()
             if missing < 0:
                 rates[-1] = max(rates[-1], rate)
                 continue
             # The rate of a gap counts as unchanged.
             rates.extend(rates[-1:] * missing)
             rates.append(rate)
-            moments = min(moments + 1, int(MEMORY))
+            moments = min(moments + 1, int(TUNING.moments))
             mean += (rate - mean) / moments
-            levels.append(max(rate, _nothing(mean)))
             if len(rates) > ahead:
                 before = rates[-1 - ahead]
                 pairs.append((before, rate))
-                if rate > SIMILAR * before and slot - jumps[1] > 2 * ahead:
-                    jumps = jumps[1], slot
+                if rate > TUNING.similar * before and not (jumps and slot - jumps[-1] <= 2 * ahead):
+                    jumps = (*jumps[-1:], slot)
         end, dropped = begin + len(rates), max(0, len(rates) - KEPT)
         del rates[:dropped]
         nothing = _nothing(mean)
@@ -115,7 +112,6 @@ class History:
             begin + dropped,
             rates,
             self.followed.plus(pairs, nothing),
-            self.levels.plus(levels),
             mean,
             moments,
             jumps,
@@ -128,11 +124,13 @@ class History:
 
     def reviewed(self) -> "History":
         """Return the same with the shorter period that counts: the present one, or that of the last jumps."""
-        for period in sorted({self.period, self.jumps[1] - self.jumps[0]} - {0}):
+        for period in sorted(
+            {self.period, *(later - earlier for earlier, later in pairwise(self.jumps))} - {0}
+        ):
             # With a short interval, a ramp of some seconds would correlate with itself.
             long_enough = (len(self.rates) - period) * self.slot >= FEWEST * SLOT
             agreed = agreement(self.rates[period:], self.rates[:-period]) if long_enough else 0.0
-            if agreed >= AGREED:
+            if agreed >= TUNING.agreed:
                 return replace(self, period=period, agreement=agreed)
         return replace(self, period=0, agreement=0.0) if self.period else self
 
@@ -161,7 +159,7 @@ class History:
         """
         for past in self.past:
             rates = past.between(first, last)
-            if rates and past.agreement >= AGREED:
+            if rates and past.agreement >= TUNING.agreed:
                 yield rates, 0.5 * past.agreement**2
         if self.period:
             own = Past((self.begin + self.period) * self.slot, self.slot, self.rates, self.agreement)
@@ -172,7 +170,7 @@ class History:
 
 def _nothing(mean: float) -> float:
     # One request in two hours is none, whatever the mean.
-    return max(NOTHING * mean, 1.0 / (KEPT * SLOT))
+    return max(TUNING.nothing * mean, 1.0 / (KEPT * SLOT))
 
 
 def agreement(rates: Sequence[float], earlier: Sequence[float]) -> float:

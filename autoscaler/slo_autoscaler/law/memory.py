@@ -8,20 +8,14 @@ Next step: ``recommend`` and ``decide`` read and renew it.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from math import ceil, inf
 
 from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.calibration import Calibration
 from slo_autoscaler.law.history import History
+from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Spec
-
-READY_BY: Final = 2.0
-"""Start-up times after which a replica that does not serve yet is no supply."""
-REFUSED_AFTER_READS: Final = 3
-"""Reads after which a count below the requested one is a refusal, and no stale read."""
-LONGEST_START_UP: Final = 600.0
-"""Seconds: a replica that took longer was broken, and says nothing of a start-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +40,25 @@ class Refusal:
     asked: int
     granted: int
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class TooFew:
+    """A count that turned out to be too low. One more was enough, and is kept for a time."""
+
+    enough: float
+    """Requests per second of a replica that were not too many."""
+    until: float
+    held_for: float
+    """Seconds."""
+
+    @classmethod
+    def again(cls, before: "TooFew | None", enough: float, now: float) -> "TooFew":
+        """Return the record of a count that was too low, ``before`` that of the last one."""
+        held_for = TUNING.held_for
+        if before is not None and now < before.until + before.held_for:
+            held_for = min(2.0 * before.held_for, TUNING.held_most)
+        return cls(enough, now + held_for, held_for)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +90,12 @@ class Memory:
     needs: tuple[tuple[float, int], ...] = ()
     """(``observed``, replicas needed then), each count larger than all after it."""
     loads: tuple[tuple[float, float], ...] = ()
-    """(time, load of a replica as a multiple of its goodput), until an overload has left the rates."""
+    """(time, load of a replica as a multiple of its goodput) in the window of rates."""
+    overloaded_at: float = -inf
+    """Time of the last load beyond the goodput."""
+    late_since: float | None = None
+    """Time since which more requests are late than allowed, because they waited."""
+    too_few: TooFew | None = None
     stalled: float = 0.0
     """Requests that hung at the last observation: each counts as late once."""
     boosted_at: float | None = None
@@ -90,15 +108,17 @@ class Memory:
 
     @classmethod
     def initial(cls, scale: Scale, now: float) -> "Memory":
-        """Return the state at the start: the current count is needed, so a restart at a peak keeps it.
+        """Return the state at the start.
 
-        Replicas that are starting then were requested at an unknown time, and teach no start-up time.
+        The current count is needed, so a restart at a peak keeps it. A backlog may be under way. Replicas
+        that are starting then were requested at an unknown time, and teach no start-up time.
         """
         return cls(
             seen_at=now,
             pending=((now, False),) * scale.pending,
             available=scale.available,
             needs=((0.0, scale.desired),),
+            overloaded_at=now,
         )
 
     def start_up(self, spec: Spec) -> float:
@@ -120,11 +140,11 @@ class Memory:
         """Return the number of replicas that should serve by now and do not."""
         if not self.pending:
             return 0
-        return sum(now - since > READY_BY * self.start_up(spec) for since, _ in self.pending)
+        return sum(now - since > TUNING.ready_by * self.start_up(spec) for since, _ in self.pending)
 
     def told(self, start_up_time: float | None) -> "Memory":
         """Return the same with the start-up time that the replicas report; None changes nothing."""
-        reported = self.reported if start_up_time is None else min(start_up_time, LONGEST_START_UP)
+        reported = self.reported if start_up_time is None else min(start_up_time, TUNING.longest_start_up)
         return self if reported == self.reported else replace(self, reported=reported)
 
     def idle(self, since: float | None) -> "Memory":
@@ -138,6 +158,8 @@ class Memory:
         replicas: int,
         *,
         loads: tuple[tuple[float, float], ...] | None = None,
+        overloaded_at: float | None = None,
+        late_since: float | None = None,
         stalled: float | None = None,
         history: History | None = None,
         calibration: Calibration | None = None,
@@ -164,6 +186,9 @@ class Memory:
             self.available,
             self._needs(observed, replicas, self.held(spec)),
             self.loads if loads is None else loads,
+            self.overloaded_at if overloaded_at is None else overloaded_at,
+            late_since,
+            self.too_few,
             self.stalled if stalled is None else stalled,
             self.boosted_at,
             self.nominal_capacity,
@@ -190,7 +215,7 @@ class Memory:
         if refusal is not None and (now >= refusal.until or scale.desired > refusal.granted):
             refusal = None
         if asked is not None and asked.awaited(scale.desired):
-            if asked.reads + 1 < REFUSED_AFTER_READS:
+            if asked.reads + 1 < TUNING.refused_after_reads:
                 asked = replace(asked, reads=asked.reads + 1)
                 scale = replace(scale, desired=asked.replicas)
             else:
@@ -220,9 +245,18 @@ class Memory:
         )
         return noticed, scale
 
-    def scaled(self, scale: Scale, replicas: int, now: float) -> "Memory":
-        """Return the memory after a request for ``replicas``."""
-        return replace(self.changed(scale.desired, replicas, now), asked=Asked(scale.desired, replicas))
+    def scaled(
+        self, scale: Scale, replicas: int, now: float, *, rate: float = 0.0, late: bool = False
+    ) -> "Memory":
+        """Return the memory after a request for ``replicas``.
+
+        ``rate`` requests per second are expected; ``late``: because too many have been late for some time.
+        """
+        too_few = self.too_few
+        if replicas > scale.desired and rate > 0.0 and (late or self._scaled_down_lately(now)):
+            too_few = TooFew.again(too_few, rate / (scale.desired + 1), now)
+        asked = Asked(scale.desired, replicas)
+        return replace(self.changed(scale.desired, replicas, now), asked=asked, too_few=too_few)
 
     def changed(self, before: int, replicas: int, now: float) -> "Memory":
         """Return the memory after a change of the count by any writer."""
@@ -233,16 +267,30 @@ class Memory:
         """Return the memory after serving replicas were given ``factor`` times their nominal CPU."""
         return replace(self, boosted_at=now) if factor > 1.0 else self
 
+    def _scaled_down_lately(self, now: float) -> bool:
+        if self.scaled_at is None or self.scaled_at == self.scaled_up_at:
+            return False
+        return now - self.scaled_at <= TUNING.undone_within
+
+    def kept(self, rate: float, now: float) -> int:
+        """Return the replicas that ``rate`` requests per second need, because fewer were too few lately."""
+        if self.too_few is None or now >= self.too_few.until:
+            return 0
+        return ceil(rate / self.too_few.enough - 1e-9)
+
     def elsewhere(self, scale: Scale, now: float) -> "Memory":
         """Return the memory for other replicas, as when a shadow's decisions begin to be real.
 
-        Keeps traffic, start-ups and budget; drops requested counts and observed replicas.
+        Keeps what was learned of traffic, start-ups, capacity and budget; drops requested counts and observed
+        replicas.
         """
         return replace(
             Memory.initial(scale, now),
             start_up_time=self.start_up_time,
             new_node_start_up=self.new_node_start_up,
+            reported=self.reported,
             history=self.history,
+            calibration=self.calibration,
             budget=self.budget,
         )
 
@@ -250,7 +298,7 @@ class Memory:
 def smoothed(known: float | None, took: Iterable[float]) -> float | None:
     """Return the learned start-up time after more start-ups, in seconds; too long ones do not count."""
     for seconds in took:
-        if seconds <= LONGEST_START_UP:
+        if seconds <= TUNING.longest_start_up:
             known = seconds if known is None else (known + seconds) / 2.0
     return known
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.recommend import SIGMAS, recommend
+from slo_autoscaler.law.recommend import recommend
 from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Reason, Recommendation
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
@@ -33,13 +34,15 @@ class Policy:
 def slo(at: Situation) -> tuple[Recommendation, Memory]:
     """Size by predicted late requests: ``recommend``.
 
-    With a capacity of 0 no count would help. Until a capacity is learned latency alone decides: by latency /
-    SLO while the objective is missed, else as ``proportional``.
+    With a capacity of 0 no count helps the requests; without any, one replica is enough. Until a capacity is
+    learned latency alone decides: by latency / SLO while the objective is missed, else as ``proportional``.
     """
     if at.seen.capacity is None:
         return _by_latency_alone(at)
     if at.seen.capacity <= 0.0:
-        return Recommendation(at.scale.desired, Reason.WILL_NOT_HELP), at.memory
+        needed = at.scale.desired if at.seen.arrival_rate else 1
+        reason = Reason.WILL_NOT_HELP if at.seen.arrival_rate else Reason.LOAD_BELOW_CAPACITY
+        return Recommendation(needed, reason), at.memory.with_data(at.spec, at.now, needed)
     return recommend(at)
 
 
@@ -108,7 +111,7 @@ def _by_latency_alone(at: Situation) -> tuple[Recommendation, Memory]:
     # A burst that is over needs no replicas.
     lasts = seen.burn_short is None or seen.burn_short > 1.0
     latency = latency_at_objective(seen)
-    if not (enough and lasts and _contradicts(seen, SIGMAS)) or not latency or not seen.slo_latency:
+    if not (enough and lasts and _contradicts(seen, TUNING.sigmas)) or not latency or not seen.slo_latency:
         return proportional(at)
     memory = at.memory.with_data(spec, now, 0).with_need(scale.desired, at.memory.held(spec))
     if not _settled(spec, memory, now):

@@ -9,13 +9,12 @@ allowed share is late. Where the load may jump, replicas are pre-warmed as far a
 them. One price for all moments is the cheapest way to a given number of late requests (a Lagrange multiplier;
 the newsvendor's rule). Few replicas are coarse steps: the price alone would keep one of them far above the
 load with the allowed share late, for as long as the budget lasts. So at the median of the rates to come at
-most the allowed share is late. And where few requests come, most of them in rare peaks, no replica may be
-worth the price of a steady load. So while requests come and the allowed share is at its least, a replica that
-saves more than the objective's share of all requests is always worth it.
+most the allowed share is late.
 
 The moment that counts is the one at which a replica requested now would serve. A replica is removed only if
-no such moment still ahead needs it: it could not be brought back until then (``Memory.needed``).
-Replicas that do not become ready are no supply; a few are replaced.
+no such moment still ahead needs it: it could not be brought back until then (``Memory.needed``). None is
+removed while more are late than allowed. If that lasts for minutes, one is added, whatever the prediction
+says. Replicas that do not become ready are no supply; a few are replaced.
 
 Next step: ``allocate`` where functions share a budget of replicas, then ``decide``.
 """
@@ -34,20 +33,9 @@ from slo_autoscaler.law.curve import LOADS, Curve, curve, late_shares
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.scenarios import RATIOS, STEP, STILL, with_rates
 from slo_autoscaler.law.situation import Situation
-from slo_autoscaler.model import Reason, Recommendation, Scale
+from slo_autoscaler.law.tuning import TUNING
+from slo_autoscaler.model import Reason, Recommendation
 from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import Spec
-
-SIGMAS: Final = 3.0
-"""Standard deviations beyond which a measurement is no chance."""
-DRAINED_IN: Final = 3.0
-"""Horizons in which a backlog is drained. Its requests are late already, and delay none that are on time."""
-SPARE: Final = 0.9
-"""Share of the allowed late requests at which a replica is still spared. Without it a steady load between two
-counts would add a replica and remove it again, every few reconciles."""
-WAITED_LITTLE: Final = 0.05
-"""Mean wait for a worker, as a share of the SLO. By Markov's inequality at most 5% of requests then waited
-for the whole SLO: the others were late in execution, which no replica makes faster."""
 
 
 @dataclass(slots=True)
@@ -103,17 +91,11 @@ class Prediction:
             found = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
         return found
 
-    def worth(self, allowed: float, most: float) -> float:
-        """Return the late requests per second that one more replica must save where ``allowed`` may be late.
-
-        It is never more than the share ``most`` of all requests.
-        """
-        return min(self.replica.saved(allowed), most * self.rate)
-
-    def count(self, allowed: float, most: float, start: int, lowest: int, highest: int) -> int:
+    def count(self, allowed: float, start: int, highest: int) -> int:
         """Return the count that is recommended where the share ``allowed`` may be late: see ``fewest``."""
-        lowest = max(lowest, self.steady(self.replica.rate(allowed)))
-        return self.fewest(self.worth(allowed, most), start, lowest, highest)
+        return self.fewest(
+            self.replica.saved(allowed), start, self.steady(self.replica.rate(allowed)), highest
+        )
 
     def steady(self, rate: float) -> int:
         """Return the fewest replicas that get at most ``rate`` each at the median of the rates to come."""
@@ -158,67 +140,63 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     Needs an arrival rate, an SLO, and a capacity above 0.
     """
     spec, seen, scale, memory, now = at.spec, at.seen, at.scale, at.memory, at.now
-    objective = seen.slo_objective or 0.0
+    objective, interval = seen.slo_objective or 0.0, spec.timing.interval
+    window = seen.rate_window or 2.0 * spec.timing.rate_lag
     replica = curve(seen.capacity or 0.0, seen.slo_latency or 0.0, objective, seen.service_time_single)
     rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
-    believed, lag, interval = _believed(spec, rate, newest), spec.timing.rate_lag, spec.timing.interval
+    believed = _believed(rate, newest, spec.timing.rate_lag)
     horizon = memory.start_up(spec) + interval
     history = memory.history.every(interval).after([(now, believed)], horizon)
     load = (rate if newest is None else newest) / (max(1, scale.available) * replica.goodput)
-    # Beyond the goodput a comparison says nothing of the curve below, until the backlog has left the rates.
-    settled = DRAINED_IN * horizon + 2.0 * lag
-    loads = (*[each for each in memory.loads if 0.0 < now - each[0] <= settled], (now, load))
-    stalled = _hanging(spec, seen, memory.stalled)
-    calibration, budget = _accounts(at, replica, loads, stalled)
+    loads = (*[each for each in memory.loads if 0.0 < now - each[0] <= window], (now, load))
+    overloaded_at = now if load > memory.calibration.factor else memory.overloaded_at
+    stalled = _hanging(seen, memory.stalled, window)
+    late = late_share(seen)
+    # While a backlog or a boost is in the rates, a comparison says nothing of the curve.
+    settled = memory.boosted_at is None and now - overloaded_at > TUNING.drained_in * horizon + window
+    calibration, budget = _accounts(at, replica, loads, late, compare=settled)
+    budget = budget.with_late(stalled - memory.stalled, objective)
     replica = replica.corrected(calibration.factor)
-    nothing = history.nothing
-    base = max(believed, nothing)
+    base = max(believed, history.nothing)
 
-    odds = history.followed.odds(believed, nothing, 2.0 * lag)
-    # The moments of one horizon overlap, so they are one independent observation.
-    odds = history.levels.returned(odds, base, horizon / interval)
-    for rates, share in history.repeats(now + horizon, now + horizon + interval, lag):
+    odds: Sequence[float] = history.followed.odds(believed, history.nothing, window)
+    for rates, share in history.repeats(now + horizon, now + horizon + interval, window / 2.0):
         odds = with_rates(odds, base, rates, share)
     then = Prediction(base, odds, replica)
     allowed = budget.allowed(objective, spec.budget_period)
-    needy = budget.exhausted(spec.budget_period) and believed > 0.0
-    most = 1.0 - objective if needy else inf
     # Enough for the highest of the rates; the policy's bounds come later.
     highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))
-    soon = then.count(allowed, most, scale.desired, 1, highest)
-    waiting = _backlog(seen, scale)
-    drained = ceil((believed + waiting / (DRAINED_IN * horizon)) / replica.goodput) if waiting > 0.0 else 0
-    least = max(soon, drained)
-    kept = then.count(SPARE * allowed, SPARE * most, scale.desired, least, highest)
-    missing = max(0, least - scale.available)
+    count = then.count(allowed, scale.desired, highest)
+    missing = max(0, count - scale.available)
     # Where no node has room, another replica would find none either.
     broken = max(0, memory.stuck(spec, now) - (scale.unschedulable or 0))
-    again = min(broken, missing, 1)
+    count += min(broken, missing, 1)
 
+    late_since = None
+    if late is not None and late > allowed:
+        late_since = now if memory.late_since is None else memory.late_since
     reason = Reason.LOAD_BELOW_CAPACITY
-    if drained > max(soon, scale.desired):
-        reason = Reason.BACKLOG
-    elif least + again > scale.desired:
-        late = replica.late(believed / max(1, scale.desired - again))
-        reason = Reason.LOAD_ABOVE_CAPACITY if late > allowed else Reason.PEAK_EXPECTED
-    elif kept + again >= scale.desired > 1 and replica.late(believed / (scale.desired - 1)) <= allowed:
+    if late_since is not None and count <= scale.desired:
+        served_since = -inf if memory.scaled_up_at is None else memory.scaled_up_at + horizon
+        lasts = now - max(late_since, served_since) >= window + TUNING.late_for
+        reason = Reason.STILL_LATE if lasts else Reason.SCALE_DOWN_UNSAFE
+        count = scale.desired + 1 if lasts else scale.desired
+    elif count > scale.desired:
+        too_late = replica.late(believed / scale.desired) > allowed
+        reason = Reason.LOAD_ABOVE_CAPACITY if too_late else Reason.PEAK_EXPECTED
+    elif count == scale.desired > 1 and replica.late(believed / (scale.desired - 1)) <= allowed:
         reason = Reason.PEAK_EXPECTED
-    elif late_share(seen) is None and (seen.burn_short or 0.0) > 1.0:
+    elif late is None and (seen.burn_short or 0.0) > 1.0:
         reason = Reason.WILL_NOT_HELP
-    found = Recommendation(
-        least + again,
-        reason,
-        kept + again,
-        rate=then.rate,
-        allowed=allowed,
-        worth=then.worth(allowed, most),
-        late=then.late,
-    )
+    worth = replica.saved(allowed) / then.rate
+    found = Recommendation(count, reason, rate=then.rate, allowed=allowed, worth=worth, late=then.late)
     return found, memory.with_data(
         spec,
         now,
-        kept,
+        count,
         loads=loads,
+        overloaded_at=overloaded_at,
+        late_since=late_since,
         stalled=stalled,
         history=history,
         calibration=calibration,
@@ -227,57 +205,53 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
 
 
 def _accounts(
-    at: Situation, replica: Curve, loads: Sequence[tuple[float, float]], stalled: float
+    at: Situation,
+    replica: Curve,
+    loads: Sequence[tuple[float, float]],
+    late: float | None,
+    *,
+    compare: bool,
 ) -> tuple[Calibration, Budget]:
-    """Return those of ``memory`` with this observation. ``replica`` is without correction."""
-    spec, seen, memory, now = at.spec, at.seen, at.memory, at.now
-    passed = min(max(0.0, now - memory.seen_at), spec.timing.longest_gap)
-    lately = [load for when, load in loads if now - when <= 2.0 * spec.timing.rate_lag]
-    late, calibration = late_share(seen), memory.calibration
-    if (
-        memory.boosted_at is None
-        and late is not None
-        and max(load for _, load in loads) <= calibration.factor
-    ):
-        calibration = calibration.after(passed, spec.budget_period, seen.rate or 0.0, late, lately, replica)
-    if seen.burn_short is None:
+    """Return those of the memory with this observation; ``compare``: correct the curve.
+
+    ``replica`` is without correction.
+    """
+    spec, seen, memory, calibration = at.spec, at.seen, at.memory, at.memory.calibration
+    passed = min(max(0.0, at.now - memory.seen_at), spec.timing.longest_gap)
+    served, lately = seen.rate or 0.0, [load for _, load in loads]
+    if late is None:
+        # Unknown: as many as the curve predicts.
         late = sum(replica.late(load * replica.goodput) for load in lately) / len(lately)
+    elif compare:
+        calibration = calibration.after(passed, spec.budget_period, served, late, lately, replica)
     objective = seen.slo_objective or 0.0
-    budget = memory.budget.after(passed, seen.rate or 0.0, late or 0.0, objective, spec.budget_period)
-    return calibration, budget.with_late(stalled - memory.stalled, objective)
+    return calibration, memory.budget.after(passed, served, late, objective, spec.budget_period)
 
 
 def late_share(seen: Observation) -> float | None:
     """Return the late share that more replicas would have avoided; None: unknown, or none.
 
-    If requests hardly waited for a worker, they missed because of errors and slow execution.
+    If requests hardly waited for a worker, they were late in execution.
     """
     if seen.burn_short is None or seen.slo_objective is None:
         return None
-    if (
-        seen.burn_short > 0.0
-        and seen.queue_mean is not None
-        and seen.queue_mean <= WAITED_LITTLE * (seen.slo_latency or 0.0)
-    ):
+    share = min(TUNING.waited_most, TUNING.waited_little * (1.0 - seen.slo_objective))
+    waited = inf if seen.queue_mean is None else seen.queue_mean
+    if seen.burn_short > 0.0 and waited <= share * (seen.slo_latency or 0.0):
         return None
     return min(1.0, seen.burn_short * (1.0 - seen.slo_objective))
 
 
-def _hanging(spec: Spec, seen: Observation, before: float) -> float:
+def _hanging(seen: Observation, before: float, window: float) -> float:
     """Return the number of requests in flight for the whole window of rates; 0 if the SLO is longer."""
-    if (seen.slo_latency or 0.0) >= 2.0 * spec.timing.rate_lag:
+    if (seen.slo_latency or 0.0) >= window:
         return 0.0
     return before if seen.stalled is None else seen.stalled
 
 
-def _believed(spec: Spec, rate: float, newest: float | None) -> float:
+def _believed(rate: float, newest: float | None, lag: float) -> float:
     """Return the current rate: that of the newest interval if it is higher than chance explains."""
-    interval = max(spec.timing.rate_lag, 1.0)
-    noise = SIGMAS * (max(rate, 1.0 / interval) / interval) ** 0.5
-    return newest if newest is not None and newest > rate + noise else rate
-
-
-def _backlog(seen: Observation, scale: Scale) -> float:
-    """Return the requests in flight beyond those that the replicas hold within the SLO (Little's law)."""
-    held = max(1, scale.available) * (seen.capacity or 0.0) * (seen.slo_latency or 0.0)
-    return max(0.0, (seen.in_flight or 0.0) - held)
+    mean, sigmas = rate * max(lag, 1.0), TUNING.sigmas
+    # A Poisson count of the mean exceeds it by the square root of it; of a small one by more.
+    chance = (sigmas * mean**0.5 + sigmas * sigmas / 2.0) / max(lag, 1.0)
+    return newest if newest is not None and newest > rate + chance else rate

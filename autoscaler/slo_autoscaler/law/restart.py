@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.calibration import FACTORS, Calibration
-from slo_autoscaler.law.memory import LONGEST_START_UP, Memory
+from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.spec import Spec
 
 Entry = tuple[float, float]
@@ -53,7 +54,7 @@ def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
 
 def _start_up(entries: Iterable[Entry]) -> float | None:
     seconds = _newest(entries)
-    return None if seconds is None else min(max(0.0, seconds), LONGEST_START_UP)
+    return None if seconds is None else min(max(0.0, seconds), TUNING.longest_start_up)
 
 
 def _newest(entries: Iterable[Entry]) -> float | None:

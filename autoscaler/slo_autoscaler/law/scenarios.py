@@ -1,9 +1,8 @@
 """Predicts the rate one start-up ahead: odds of the rates that followed similar ones. [P]
 
-Moments are similar if their rates are within a factor (``SIMILAR``). Bins (``RATIOS``) count the factors by
+Moments are similar if their rates are within a factor (``similar``). Bins (``RATIOS``) count the factors by
 which the rate had changed some time later. So ramps, bursts, steps and their returns need no model. With few
-moments the odds shrink towards those after any moment, towards chance, and towards a return to a higher rate
-(``Levels``). A small part goes to rises beyond any that was observed (``BEYOND``).
+moments the odds shrink towards chance. A small part goes to rises beyond any that was observed.
 
 ``history`` finds the moments; ``recommend`` weighs every count of replicas against these odds.
 """
@@ -14,6 +13,8 @@ from functools import lru_cache
 from math import exp, log
 from typing import Final
 
+from slo_autoscaler.law.tuning import TUNING
+
 STEP: Final = 1.05
 """Ratio of one bin to the one before: 5% of load is one replica of twenty."""
 STILL: Final = 64
@@ -22,19 +23,6 @@ HIGHEST: Final = 96
 """Exponent of the highest ratio: 108 times the rate. Rare peaks over little traffic are as high."""
 RATIOS: Final = tuple(STEP**power for power in range(-STILL, HIGHEST + 1))
 """Later rate over current rate, by bin."""
-
-SIMILAR: Final = 1.5
-"""Largest factor between similar rates."""
-NOTHING: Final = 0.2
-"""Share of the mean rate up to which a rate counts as no traffic, because ratios to almost 0 say nothing."""
-MEMORY: Final = 500.0
-"""Moments after which one counts e times less, for each level by itself: 40 minutes of a steady rate."""
-BY_CHANCE: Final = 1.5
-"""Weight, in moments, of Poisson arrivals."""
-BEYOND: Final = 0.5
-"""Weight, in moments, of a rise by any factor x, with odds of ``x ** -TAIL``. Laplace's rule of succession
-gives one of n + 1 independent moments; those that follow each other closely are not independent."""
-TAIL: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,37 +46,9 @@ class Tally:
             counts = dict(sorted(counts.items()))
         return Tally(counts, unit)
 
-    def total(self) -> float:
-        """Return the sum of the counts."""
-        return sum(self.counts.values())
 
-
-_GROWTH: Final = 1.0 + 1.0 / MEMORY
+_GROWTH: Final = 1.0 + 1.0 / TUNING.moments
 _EMPTY: Final = Tally()
-
-
-@dataclass(frozen=True, slots=True)
-class Levels:
-    """How often the rate was at each level, a power of ``STEP``."""
-
-    tally: Tally = _EMPTY
-
-    def plus(self, rates: Iterable[float]) -> "Levels":
-        """Return the same with more rates, above 0, in order."""
-        return Levels(self.tally.plus(map(_power, rates)))
-
-    def returned(self, odds: Sequence[float], base: float, moments: float) -> list[float]:
-        """Return the odds of ratios to ``base`` with a return to any higher rate.
-
-        Its weight is the share of time that was spent there, times ``moments``, or times all moments if there
-        were fewer. A rate beyond the range of ``RATIOS`` counts as the highest one.
-        """
-        returned, begin = list(odds), _power(base) - STILL
-        each = min(1.0 / self.tally.unit, moments / max(self.tally.total(), 1.0))
-        for level, count in self.tally.counts.items():
-            if level - begin > STILL:
-                returned[min(level - begin, len(RATIOS) - 1)] += each * count
-        return returned
 
 
 def _power(rate: float) -> int:
@@ -97,11 +57,10 @@ def _power(rate: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What followed, by the level of the rate at the time, and for all levels."""
+    """What followed, by the level of the rate at the time."""
 
     by_level: Mapping[int | None, Tally] = field(default_factory=dict)
     """Ratios by level. At None, no traffic, the rates themselves: powers of ``STEP``."""
-    any: Tally = _EMPTY
 
     def plus(self, pairs: Iterable[tuple[float, float]], nothing: float) -> "Followed":
         """Return the same with more (rate, later rate), in order; up to ``nothing`` there is no traffic.
@@ -109,23 +68,20 @@ class Followed:
         A rate after no traffic says nothing of other levels.
         """
         levels: dict[int | None, list[int]] = {}
-        shared: list[int] = []
         for before, after in pairs:
             if before <= nothing:
                 levels.setdefault(None, []).append(_power(max(after, nothing * RATIOS[0])))
                 continue
-            index = bin_of(after / before)
-            levels.setdefault(round(log(before) / _LOG_SIMILAR), []).append(index)
-            shared.append(index)
+            levels.setdefault(round(log(before) / _LOG_SIMILAR), []).append(bin_of(after / before))
         by_level = dict(self.by_level)
         for level, bins in levels.items():
             by_level[level] = self._at(level).plus(bins)
-        return Followed(by_level, self.any.plus(shared))
+        return Followed(by_level)
 
     def odds(self, rate: float, nothing: float, window: float) -> list[float]:
         """Return the weight, in moments, of each ratio of the later rate to ``rate``, at least ``nothing``.
 
-        The current ``rate`` was measured over ``window`` seconds. All levels together weigh as one moment.
+        The current ``rate`` was measured over ``window`` seconds.
         """
         size = round(2.0 * log(max(1.0, rate * window)))
         if rate <= nothing:
@@ -135,12 +91,10 @@ class Followed:
                 odds[min(max(0, power - begin), len(RATIOS) - 1)] += count / idle.unit
             return odds
         level, share = divmod(log(rate) / _LOG_SIMILAR, 1.0)
-        odds, each = list(_beforehand(STILL, size)), 1.0 / max(1.0, self.any.total())
-        below, above = self._at(int(level)), self._at(int(level) + 1)
-        weighed = ((below, (1.0 - share) / below.unit), (above, share / above.unit), (self.any, each))
-        for tally, weight in weighed:
+        odds = list(_beforehand(STILL, size))
+        for tally, weight in ((self._at(int(level)), 1.0 - share), (self._at(int(level) + 1), share)):
             for index, count in tally.counts.items():
-                odds[index] += weight * count
+                odds[index] += weight * count / tally.unit
         return odds
 
     def _at(self, level: int | None) -> Tally:
@@ -164,7 +118,7 @@ def bin_of(ratio: float) -> int:
 
 
 _LOG_STEP: Final = log(STEP)
-_LOG_SIMILAR: Final = log(SIMILAR)
+_LOG_SIMILAR: Final = log(TUNING.similar)
 
 
 @lru_cache(maxsize=1024)
@@ -176,10 +130,10 @@ def _beforehand(still: int, size: int) -> tuple[float, ...]:
     odds = [0.0] * len(RATIOS)
     spread = exp(-size / 4.0)
     normal = [(z / 3.0, exp(-((z / 3.0) ** 2) / 2.0)) for z in range(-9, 10)]
-    weight = BY_CHANCE / sum(density for _, density in normal)
+    weight = TUNING.by_chance / sum(density for _, density in normal)
     for z, density in normal:
         odds[bin_of(RATIOS[still] * (1.0 + z * spread))] += weight * density
-    tail = [ratio**-TAIL - (ratio * STEP) ** -TAIL for ratio in RATIOS[still:]]
+    tail = [ratio**-TUNING.tail - (ratio * STEP) ** -TUNING.tail for ratio in RATIOS[still:]]
     for index, share in enumerate(tail, still):
-        odds[index] += BEYOND * share / sum(tail)
+        odds[index] += TUNING.beyond * share / sum(tail)
     return tuple(odds)

@@ -28,7 +28,7 @@ class Situation:
     """Seconds on the clock of ``memory``."""
     wall: datetime | None = None
     """The time of day, for schedules and holds; None: none is in force."""
-    boost: float = 1.0
-    """Highest CPU of its serving replicas since the last reconcile, as a multiple of the nominal one."""
     by_hand: str = ""
     """Change of the count by another client that ``manual_hold`` respects, as text; empty: none."""
+    boost: float = 1.0
+    """Highest CPU of its serving replicas since the last reconcile, as a multiple of the nominal one."""

@@ -48,8 +48,9 @@ def widened(past: Past, seen: Observation, shortest: float, now: float) -> tuple
     if window <= shortest or not any(each.arrival_rate for each in every):
         return seen, ()
     means: dict[str, Any] = {name: _mean(every, name) for name in _RATES if getattr(seen, name) is not None}
-    now_and_burn = {"rate_now": seen.arrival_rate, "gateway_rate_now": None, "burn_short": _burn(every)}
-    return replace(seen, **means | now_and_burn), past
+    newest = {"rate_now": seen.arrival_rate, "gateway_rate_now": None}
+    burn_short = _burn(every)
+    return replace(seen, **means | newest, burn_short=burn_short, rate_window=window), past
 
 
 _RATES: Final = ("rate", "gateway_rate", "in_flight_growth")

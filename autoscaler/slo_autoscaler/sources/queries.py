@@ -182,7 +182,7 @@ WATCHDOG: Final = {
     "attainment": _rate('slo_requests_total{outcome="good"}', "$W")
     + f" / {_rate('slo_requests_total', '$W')}",
     "burn_short": (
-        _rate('slo_requests_total{outcome!="good"}')
+        _rate('slo_requests_total{outcome!~"good|error"}')
         + " / "
         + _sum(
             f"sum {_BY_CLASS} (rate(slo_requests_total[$R])) * (1 - max {_BY_CLASS} (slo_objective_ratio))"

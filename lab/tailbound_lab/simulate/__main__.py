@@ -131,6 +131,7 @@ def _function(options: argparse.Namespace) -> Function:
         start_up=options.start_up,
         overhead=options.overhead,
         routing=Routing(options.routing),
+        errors=options.errors,
     )
 
 
@@ -246,6 +247,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         metavar="TIME",
         help="time of a request outside the replica [0]",
+    )
+    add(
+        "--errors",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of answers that are errors, whatever the count of replicas [0]",
     )
     add(
         "--routing",

@@ -85,6 +85,8 @@ class Function:
     routing: Routing = Routing.RANDOM
     learned_capacity: float | None = None
     """Capacity that the watchdog exports; None: the value for a known l(b)."""
+    errors: float = 0.0
+    """Share of answers that are errors."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -95,6 +97,7 @@ class Function:
             "timeout": (self.timeout >= self.slo_latency, "at least slo_latency"),
             "max_inflight": (self.max_inflight >= 1, "at least 1"),
             "overhead": (self.overhead >= 0.0, "0 or more"),
+            "errors": (0.0 <= self.errors < 1.0, "0 or more, and below 1"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:

@@ -20,8 +20,8 @@ from tailbound_lab.simulate.function import Function
 
 Floats = NDArray[np.float64]
 
-TOTAL, GOOD, QUEUED, BUCKETS = range(4)
-"""Columns of a row of counters: completions, good ones, seconds waited by them, then one for each bucket of
+TOTAL, GOOD, ERRORS, QUEUED, BUCKETS = range(5)
+"""Columns of a row of counters: completions, good ones, errors, seconds waited, then one for each bucket of
 latency."""
 
 
@@ -135,7 +135,7 @@ class Scrapes:
             service_time_single=function.service.seconds[0],
             start_up_time=function.start_up,
             queue_mean=_ratio(over_window, QUEUED, TOTAL),
-            burn_short=_burn(_attainment(over_rate_window), objective),
+            burn_short=_late(over_rate_window, objective),
             p95=p95,
             p99=p99,
         )
@@ -256,5 +256,10 @@ def _ratio(rates: Floats | None, above: int, below: int) -> float | None:
     return float(rates[above] / rates[below])
 
 
-def _burn(attainment: float | None, objective: float) -> float | None:
-    return None if attainment is None else (1.0 - attainment) / (1.0 - objective)
+def _late(rates: Floats | None, objective: float) -> float | None:
+    """Return the late share over that of the objective; an error is not late."""
+    if rates is None or rates[TOTAL] <= 0.0:
+        return None
+    return max(0.0, float(rates[TOTAL] - rates[GOOD] - rates[ERRORS]) / float(rates[TOTAL])) / (
+        1.0 - objective
+    )

@@ -16,7 +16,7 @@ import numpy as np
 
 from slo_autoscaler.law.allocate import Claim, allocate
 from slo_autoscaler.law.history import History
-from slo_autoscaler.law.scenarios import RATIOS, STILL
+from slo_autoscaler.law.scenarios import RATIOS
 from tailbound_lab.simulate.cluster import MINUTE, Floats, Job, Setting
 
 MOST: Final = 100
@@ -159,7 +159,7 @@ class Ours:
             history.after([(now, rate)], horizon) for history, rate in zip(histories, rates, strict=True)
         ]
         claims = {
-            str(index): self._claim(history, rate, seconds, horizon / setting.decide, job.target, cap)
+            str(index): self._claim(history, rate, seconds, job.target, cap)
             for index, (job, history, rate) in enumerate(zip(jobs, self._histories, rates, strict=True))
         }
         self._full = sum(claim.most for claim in claims.values()) > cap
@@ -169,12 +169,9 @@ class Ours:
         )
         return [kept[name] if name in kept else given[name] for name in claims]
 
-    def _claim(
-        self, history: History, rate: float, seconds: float, moments: float, current: int, cap: int
-    ) -> Claim:
+    def _claim(self, history: History, rate: float, seconds: float, current: int, cap: int) -> Claim:
         rates = max(rate, history.nothing) * np.array(RATIOS)
-        odds = history.followed.odds(rate, history.nothing, seconds)
-        served = np.array(history.levels.returned(odds, rates[STILL], moments)) * rates
+        served = np.array(history.followed.odds(rate, history.nothing, seconds)) * rates
         total = float(served.sum())
 
         @cache

@@ -2,8 +2,8 @@
 
 Owns time, and the start and stop of replicas. In each step, started replicas begin to serve; Prometheus
 scrapes; the scaler decides and its count is applied; arrivals are routed; every replica begins its batches
-until the end of the step. Random values (routing, arrivals) are drawn beforehand from fixed seeds, the same
-for every scaler, so that outcomes differ only by the scalers. Next step: ``report``.
+until the end of the step. Routing and arrivals are drawn beforehand from fixed seeds, the same for every
+scaler, so that outcomes differ only by the scalers. Next step: ``report``.
 """
 
 import math
@@ -151,7 +151,9 @@ class _World:
         # Of answers that are still to come: end, latency, seconds waited, row.
         self._ends, self._latencies, self._waits = np.zeros(0), np.zeros(0), np.zeros(0)
         self._rows = np.zeros(0, dtype=np.int64)
-        self._answered: list[tuple[Floats, Floats]] = []
+        self._answered: list[tuple[Floats, Floats, NDArray[np.bool_]]] = []
+        """(arrivals, latencies, which are errors)."""
+        self._errors = np.random.default_rng([settings.seed, 1])
         self._held: list[float] = []
         self._serial = 0
         self._factor = 1.0
@@ -305,14 +307,13 @@ class _World:
         for _, replica in self._ready:
             replica.serve([], math.inf)
         self._collect([replica for _, replica in self._ready])
-        self._answered.append((self._ends - self._latencies, self._latencies))
+        self._answered.append((self._ends - self._latencies, self._latencies, self._failed(self._latencies)))
         # Requests that no replica took, and those that timed out, have no latency.
-        latencies = np.concatenate([latency for _, latency in self._answered])
+        arrived, latencies, failed = (np.concatenate(each) for each in zip(*self._answered, strict=True))
         served = np.isfinite(latencies)
-        arrived = np.concatenate([arrival for arrival, _ in self._answered])[served]
-        latencies = latencies[served]
+        arrived, latencies, failed = arrived[served], latencies[served], failed[served]
         requests = len(self._trace.arrivals)
-        good = latencies <= self._function.slo_latency + 1e-9
+        good = (latencies <= self._function.slo_latency + 1e-9) & ~failed
         lost = np.full(requests - len(latencies), math.inf)
         quantiles = _quantiles(np.concatenate((latencies, lost)))
         seconds = np.clip(arrived[good], 0.0, self._steps - 0.5).astype(np.int64)
@@ -419,8 +420,10 @@ class _World:
         """Add the answers of this step to their replicas' counters."""
         rows, latencies = self._rows[finished], self._latencies[finished]
         counters, height = self._counters, len(self._counters)
-        good = latencies <= self._function.slo_latency + 1e-9
-        served = np.isfinite(latencies)
+        failed = self._failed(latencies)
+        good = (latencies <= self._function.slo_latency + 1e-9) & ~failed
+        served = np.isfinite(latencies) & ~failed
+        counters[:, scrape.ERRORS] += np.bincount(rows[failed], minlength=height)
         counters[:, scrape.TOTAL] += np.bincount(rows, minlength=height)
         counters[:, scrape.GOOD] += np.bincount(rows[good], minlength=height)
         counters[:, scrape.QUEUED] += np.bincount(rows, self._waits[finished], minlength=height)
@@ -430,7 +433,12 @@ class _World:
         cells = np.bincount(rows[served] * buckets + bucket, minlength=height * buckets)
         counters[:, scrape.BUCKETS :] += cells.reshape(height, buckets)
         if len(latencies):
-            self._answered.append((self._ends[finished] - latencies, latencies))
+            self._answered.append((self._ends[finished] - latencies, latencies, failed))
+
+    def _failed(self, latencies: Floats) -> NDArray[np.bool_]:
+        """Draw which of the answers are errors."""
+        drawn: NDArray[np.bool_] = self._errors.random(len(latencies)) < self._function.errors
+        return drawn & np.isfinite(latencies)
 
     def _keep(self, kept: NDArray[np.bool_]) -> None:
         self._ends, self._latencies = self._ends[kept], self._latencies[kept]

@@ -31,6 +31,8 @@ class Function:
     broken: int = 0
     """Of its replicas, so many never serve."""
     now: float = 0.0
+    most: int = 0
+    """Highest count that was requested."""
     memory: Memory = field(init=False)
     pending: list[float] = field(default_factory=list)
     """When each replica that starts will serve."""
@@ -76,7 +78,7 @@ class Function:
         more = replicas - self.replicas
         kept = self.pending[: len(self.pending) + min(0, more)] if -more < len(self.pending) else []
         self.pending = [*kept, *[self.now + self.start_up] * more]
-        self.replicas = replicas
+        self.replicas, self.most = replicas, max(self.most, replicas)
 
     def play(self, rates: Callable[[float], float], seconds: float) -> Iterator[Decision]:
         """Yield the decisions of so many seconds at ``rates(now)``."""

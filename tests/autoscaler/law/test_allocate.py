@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.allocate import MOVE_MARGIN, Claim, allocate
+from slo_autoscaler.law.allocate import Claim, allocate
+from slo_autoscaler.law.tuning import TUNING
 
 rates = st.floats(0.0, 1e4)
 priorities = st.sampled_from((0.5, 1.0, 4.0))
@@ -82,7 +83,7 @@ def test_allocate_called_again_with_its_own_result_changes_nothing(fleet, budget
 
 
 @pytest.mark.parametrize(
-    ("gain", "moves"), [(1.0, False), (0.9 + MOVE_MARGIN, False), (1.1 + MOVE_MARGIN, True)]
+    ("gain", "moves"), [(1.0, False), (0.9 + TUNING.move_margin, False), (1.1 + TUNING.move_margin, True)]
 )
 def test_a_replica_leaves_its_holder_only_for_a_gain_beyond_the_margin(gain, moves):
     fleet = {
@@ -125,3 +126,14 @@ def test_floors_that_do_not_fit_are_filled_by_priority_then_by_name():
 def test_priority_weighs_misses():
     fleet = {"usual": Claim(1, 2, 1, 10.0, even(0.5)), "urgent": Claim(1, 2, 1, 6.0, even(0.5), priority=2.0)}
     assert allocate(fleet, 3) == {"usual": 1, "urgent": 2}
+
+
+@pytest.mark.parametrize(
+    ("budget", "given"), [(60, {"starting": 40, "other": 5}), (30, {"starting": 4, "other": 5})]
+)
+def test_replicas_that_do_not_come_up_are_cut_only_where_the_budget_is_short(budget, given):
+    fleet = {
+        "starting": Claim(1, 40, 40, 500.0, even(0.9), stuck=37),
+        "other": Claim(1, 5, 2, 10.0, even(0.5)),
+    }
+    assert allocate(fleet, budget) == given

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.budget import LEAST, MOST, RESERVE, Budget
+from slo_autoscaler.law.budget import Budget
+from slo_autoscaler.law.tuning import TUNING
 
 PERIOD = 3600.0
 SHARES = st.floats(0.0, 1.0)
@@ -27,7 +28,7 @@ def steady(late, seconds=600.0):
 @given(reconciles, OBJECTIVES)
 def test_allowed_stays_within_its_bounds(story, objective):
     budget = account(story, objective)
-    assert 0.0 < budget.allowed(objective, PERIOD) <= MOST * (1.0 - objective)
+    assert 0.0 < budget.allowed(objective, PERIOD) <= TUNING.most * (1.0 - objective)
     assert budget.remaining(PERIOD) <= 1.0
 
 
@@ -40,7 +41,7 @@ def test_late_requests_leave_less_budget_and_allow_less(story, objective, usual,
 
 
 def test_an_account_that_spends_what_it_may_allows_the_objectives_share_less_what_is_kept_back():
-    usual = 0.01 * (1.0 - RESERVE)
+    usual = 0.01 * (1.0 - TUNING.reserve)
     assert steady(usual, PERIOD).allowed(0.99, PERIOD) == pytest.approx(usual)
     assert steady(0.0).allowed(0.99, PERIOD) > usual > steady(0.02).allowed(0.99, PERIOD)
 
@@ -60,5 +61,5 @@ def test_requests_that_hang_are_late_ones():
 @given(reconciles, OBJECTIVES)
 def test_a_budget_overspent_a_hundredfold_allows_no_less_than_the_least(story, objective):
     budget = account([*story, (PERIOD, 1.0, 0.0)], objective).with_late(1e9, objective)
-    least = LEAST * (1.0 - objective) * (1.0 - RESERVE)
+    least = TUNING.least * (1.0 - objective) * (1.0 - TUNING.reserve)
     assert budget.allowed(objective, PERIOD) == pytest.approx(least)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.decide import claim, decide, decided, raised, recommended
-from slo_autoscaler.law.memory import Memory, Refusal
+from slo_autoscaler.law.history import History
+from slo_autoscaler.law.memory import Memory, Refusal, TooFew
+from slo_autoscaler.law.scenarios import Followed
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals import Observation
@@ -193,7 +195,7 @@ def test_what_is_read_directly_only_raises_and_teaches_nothing_but_the_need(spec
         assert before.desired < decision.replicas <= highest
         assert decision.replicas <= max(lowest, before.desired + free)
         assert rate > observation.capacity * before.desired
-        unlike = {"asked": None, "scaled_at": None, "scaled_up_at": None, "needs": ()}
+        unlike = {"too_few": None, "asked": None, "scaled_at": None, "scaled_up_at": None, "needs": ()}
         assert replace(after, **unlike) == replace(memory, **unlike)
 
 
@@ -270,9 +272,14 @@ MEMORY = FurtherMetric(name="memory", query="sum(memory)", target=1e9)
 ALSO = {"also": (QUEUE, MEMORY)}
 PROPORTIONAL = {"policy": "proportional"}
 LEARNING = seen(capacity=None, attainment=0.9, p99=0.11)
-ERRORS = seen(rate=150.0, burn_short=20.0, queue_mean=0.001)
+SLOW = seen(rate=150.0, burn_short=20.0, queue_mean=0.001)
+WAITING = seen(rate=50.0, burn_short=5.0, queue_mean=0.05, up_replicas=5.0)
 OVERSPENT = {"budget": Budget(3600.0, served=1e5, spent=2e5)}
 NEEDED = {"needs": ((990.0, 5),), "observed": 995.0, "seen_at": 995.0}
+JUMPED = {
+    "history": History(followed=Followed().plus([*[(150.0, 150.0)] * 99, (150.0, 900.0)], nothing=1.0)),
+    "seen_at": 995.0,
+}
 
 WITHOUT_ROOM = Scale(5, 3, unschedulable=2)
 WAITING_LONG = {"pending": ((0.0, True),) * 2, "available": 3}
@@ -323,6 +330,14 @@ HOLDS = [
         {"scaled_at": 971.0},
     ),
     Case(Reason.SCALE_DOWN_STABILIZED, None, seen(rate=50.0, up_replicas=5.0), FIVE, {}, NEEDED),
+    Case(Reason.SCALE_DOWN_UNSAFE, None, WAITING, FIVE),
+    Case(
+        Reason.FEWER_WERE_TOO_FEW,
+        None,
+        seen(rate=90.0, up_replicas=5.0),
+        FIVE,
+        memory={"too_few": TooFew(18.0, 2e3, 600.0)},
+    ),
     Case(
         Reason.SCALE_DOWN_UNSAFE, None, seen(p99=0.02, attainment=0.95, up_replicas=5.0), FIVE, PROPORTIONAL
     ),
@@ -350,7 +365,7 @@ HOLDS = [
     Case(Reason.DISABLED, None, seen(), on_hold(replace(TWO, mode="off"), 5)),
     *(Case(Reason.SET_BY_HAND, None, each, FIVE, by_hand=BY_HAND) for each in (seen(rate=1000.0), resting)),
     Case(Reason.WILL_NOT_HELP, None, seen(capacity=0.0)),
-    Case(Reason.WILL_NOT_HELP, None, ERRORS),
+    Case(Reason.WILL_NOT_HELP, None, SLOW),
     Case(Reason.WILL_NOT_HELP, None, replace(LEARNING, p99=0.09)),
 ]
 CHANGES = [
@@ -358,12 +373,9 @@ CHANGES = [
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=300.0, in_flight=300.0)),  # what waits needs less
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=150.0, in_flight_growth=150.0)),
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=0.3, capacity=0.1, samples=3.0, in_flight=1.0)),
-    Case(
-        Reason.LOAD_ABOVE_CAPACITY, 3, replace(ERRORS, rate=300.0)
-    ),  # errors are no reason to leave load alone
-    Case(Reason.PEAK_EXPECTED, 4, seen(rate=165.0), memory=OVERSPENT | {"seen_at": 995.0}),
-    Case(Reason.BACKLOG, 3, seen(rate=140.0, in_flight=6000.0)),
-    Case(Reason.BACKLOG, 3, seen(rate=0.0, samples=0.0, in_flight=16000.0), ONE),
+    Case(Reason.LOAD_ABOVE_CAPACITY, 5, replace(SLOW, rate=300.0)),  # slow ones do not hide a load
+    Case(Reason.STILL_LATE, 6, WAITING, FIVE, {"max_replicas": 9}, {"late_since": 100.0}),
+    Case(Reason.PEAK_EXPECTED, 3, seen(rate=165.0), memory=OVERSPENT | {"seen_at": 995.0}),
     Case(Reason.SLO_MISSED, 3, LEARNING),
     Case(Reason.LATENCY_ABOVE_TARGET, 3, seen(p99=0.12), TWO, PROPORTIONAL),
     Case(Reason.BELOW_MINIMUM, 3, seen(), replace(TWO, min=3)),
@@ -383,6 +395,7 @@ CHANGES = [
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=300.0), on_hold(TWO, until=MOMENT)),
     Case(Reason.FLEET_FULL, 4, seen(rate=1000.0), FIVE, share=4),
     Case(Reason.LOAD_BELOW_CAPACITY, 3, seen(rate=90.0, up_replicas=5.0), FIVE),
+    Case(Reason.NOT_WORTH_A_REPLICA, 3, seen(rate=150.0, up_replicas=5.0), FIVE, memory=JUMPED | OVERSPENT),
     Case(Reason.LATENCY_BELOW_TARGET, 3, seen(p99=0.02, up_replicas=5.0), FIVE, PROPORTIONAL),
     Case(Reason.NO_TRAFFIC, 3, seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE),
     Case(Reason.NO_TRAFFIC, 1, seen(rate=0.0, in_flight=None, up_replicas=2.0)),
@@ -496,9 +509,6 @@ def test_a_stale_read_of_an_own_write_neither_scales_down_nor_is_a_refusal():
         assert memory.refusal is None
 
 
-STUCK = {"pending": ((0.0, True),) * 2}
-
-
 @pytest.mark.parametrize(
     ("case", "lowest", "wanted"),
     [
@@ -507,7 +517,6 @@ STUCK = {"pending": ((0.0, True),) * 2}
         (Case(Reason.LOAD_BELOW_CAPACITY, 3, seen(rate=90.0, up_replicas=5.0), FIVE), 1, 3),
         (Case(Reason.PARTIAL_DATA, None, seen(rate=90.0, up_replicas=4.0), FIVE), 1, 5),  # until it goes down
         (Case(Reason.NO_DATA, None, None, FIVE), 5, 5),
-        (Case(Reason.AT_MAXIMUM, None, seen(rate=1000.0), Scale(5, 3), memory=STUCK), 1, 4),  # one to try
         (Case(Reason.IDLE, 0, resting, ONE, {"scale_to_zero_after": 900.0}, {"idle_since": 100.0}), 0, 0),
     ],
 )

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.history import AGREED, KEPT, SLOT, History
+from slo_autoscaler.law.history import KEPT, SLOT, History
 from slo_autoscaler.law.scenarios import bin_of
+from slo_autoscaler.law.tuning import TUNING
 from support.fuzzing import fuzzed
 
 HORIZON = 15.0
@@ -58,7 +59,7 @@ def test_the_distance_of_peaks_is_found_after_the_second(period: int, part: floa
     assert history.period == pytest.approx(period, abs=1)
     due = 3 * period * SLOT
     ((rates, weight),) = history.repeats(due, due, 0.0)
-    assert AGREED**2 <= weight <= 1.0
+    assert TUNING.agreed**2 <= weight <= 1.0
     assert max(rates) > 200.0, "the third is foreseen"
 
 
@@ -67,6 +68,11 @@ def test_the_distance_of_peaks_is_found_after_the_second(period: int, part: floa
 def test_noise_has_no_period(seed: int):
     random = Random(seed)
     assert play([random.expovariate(0.01) for _ in range(300)]).period == 0
+
+
+@pytest.mark.parametrize("before", [3, 9, 60])
+def test_one_step_of_the_rate_has_no_period(before):
+    assert play([100.0] * before + [400.0] * 120).period == 0
 
 
 def test_no_peak_is_foreseen_three_periods_after_the_last():
@@ -104,7 +110,7 @@ def test_any_clock_and_any_past_leave_it_sound(observations, days, first, span, 
         assert 0 <= history.period < max(1, len(history.rates))
         for rates, weight in history.repeats(first, first + span, 10.0):
             assert rates
-            assert AGREED <= weight <= 1.0 + 1e-9
+            assert TUNING.agreed <= weight <= 1.0 + 1e-9
 
 
 def test_a_peak_of_the_day_before_is_foreseen_where_the_days_are_alike():

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.memory import LONGEST_START_UP, REFUSED_AFTER_READS, Memory
+from slo_autoscaler.law.calibration import Calibration
+from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
 from support.builders import a_spec
 
@@ -40,9 +42,9 @@ def test_a_refusal_is_what_several_reads_in_a_row_say_and_ends_when_more_is_give
         if memory.refusal is None:
             assert taken in (count, asked)
             continue
-        assert number + 1 >= REFUSED_AFTER_READS
+        assert number + 1 >= TUNING.refused_after_reads
         assert before <= memory.refusal.granted < asked
-        assert all(before <= each < asked for each in counts[:REFUSED_AFTER_READS])
+        assert all(before <= each < asked for each in counts[: TUNING.refused_after_reads])
         assert count <= memory.refusal.granted
 
 
@@ -123,7 +125,7 @@ def test_whatever_is_read_each_replica_is_awaited_once_and_start_ups_are_bounded
         now += gap
         memory, scale = memory.noticed(SPEC, Scale(desired, available), now)
         assert len(memory.pending) == scale.pending
-        assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= LONGEST_START_UP
+        assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= TUNING.longest_start_up
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 30.0), st.integers(0, 20)), max_size=30), st.floats(0.0, 60.0))
@@ -141,10 +143,40 @@ def test_for_other_replicas_what_was_learned_stays_and_what_was_asked_or_awaited
     memory = asking(2, 9)
     for number, count in enumerate(counts):
         memory, _ = read(memory, count, now=number * STEP, available=1)
-    memory = replace(memory, start_up_time=20.0, idle_since=3.0)
+    learned = Calibration(0.5, believed=0.5)
+    memory = replace(memory, start_up_time=20.0, idle_since=3.0, calibration=learned)
     moved, now = memory.elsewhere(Scale(5, 4), 100.0), 105.0
     assert (moved.asked, moved.refusal, moved.idle_since, moved.scaled_at) == (None, None, None, None)
-    assert (moved.start_up_time, moved.budget) == (20.0, memory.budget)
+    assert (moved.start_up_time, moved.budget, moved.calibration) == (20.0, memory.budget, learned)
     assert moved.needed(0.0) == 5, "no dip"
     seen, scale = moved.noticed(SPEC, Scale(5, 4), now)
     assert (scale.desired, seen.stuck(SPEC, now)) == (5, 0)
+
+
+def undone(memory, now, rate=400.0):
+    """Go from 5 to 4 replicas at ``now`` and back half a minute later."""
+    memory = memory.scaled(Scale(5, 5), 4, now, rate=rate)
+    return memory.scaled(Scale(4, 4), 5, now + 30.0, rate=rate)
+
+
+def test_a_count_that_had_to_be_taken_back_is_not_tried_again_until_the_load_of_a_replica_is_less():
+    memory = undone(Memory.initial(Scale(5, 5), 0.0), 0.0)
+    assert [memory.kept(rate, 60.0) for rate in (400.0, 390.0, 320.0, 80.0)] == [5, 5, 4, 1]
+
+
+def test_a_count_that_is_too_low_again_and_again_is_tried_less_and_less_often():
+    memory, now, waits = Memory.initial(Scale(5, 5), 0.0), 0.0, []
+    for _ in range(5):
+        memory = undone(memory, now)
+        begin = now = now + 30.0
+        while memory.kept(400.0, now) == 5:
+            now += 30.0
+        waits.append(now - begin)
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (TUNING.held_for, TUNING.held_most)
+
+
+def test_a_rise_long_after_a_descent_does_not_show_that_fewer_were_too_few():
+    memory = Memory.initial(Scale(5, 5), 0.0).scaled(Scale(5, 5), 4, 0.0, rate=400.0)
+    memory = memory.scaled(Scale(4, 4), 5, TUNING.undone_within + 1.0, rate=400.0)
+    assert memory.kept(400.0, TUNING.undone_within + 2.0) == 0

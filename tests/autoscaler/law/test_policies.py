@@ -79,6 +79,11 @@ def test_proportional_is_the_law_of_the_hpa_and_holds_when_latency_says_nothing(
     assert ask(proportional, observation, scale, **memory) == expected
 
 
+def test_a_capacity_of_zero_holds_while_requests_come_and_one_replica_is_enough_without():
+    assert ask(slo, seen(capacity=0.0), FOUR) == (4, Reason.WILL_NOT_HELP)
+    assert ask(slo, seen(capacity=0.0, rate=0.0), FOUR) == (1, Reason.LOAD_BELOW_CAPACITY)
+
+
 MISSED = {"capacity": None, "attainment": 0.9}
 
 

@@ -75,6 +75,11 @@ WATCHDOGS = {
     'slo_objective_ratio{function_name="quiet.fn",slo_class="default"}': "0.9x30",
     'slo_requests_total{function_name="idle.fn",outcome="good"}': "7x30",
     'slo_objective_ratio{function_name="idle.fn"}': "0.9x30",
+    # Errors are misses, and not late.
+    'slo_requests_total{function_name="failing.fn",outcome="good"}': "0+90x30",
+    'slo_requests_total{function_name="failing.fn",outcome="error"}': "0+9x30",
+    'slo_requests_total{function_name="failing.fn",outcome="shed"}': "0+1x30",
+    'slo_objective_ratio{function_name="failing.fn"}': "0.9x30",
     # The last samples are a minute old and no marker ended the series, as after a crash of Prometheus.
     **{
         f'{gauge}{{function_name="a.fn",replica="gone"{labels}}}': "700x12"
@@ -100,7 +105,14 @@ WATCHDOGS = {
     'slo_requests_total{function_name="hangs.fn",replica="left",outcome="good"}': "0x22 stale",
 }
 BY_THE_WATCHDOG = {
-    "rate": {"a.fn": 22.0, "classes.fn": 40.0, "idle.fn": 0.0, "quiet.fn": 0.0, "hangs.fn": 20.0},
+    "rate": {
+        "a.fn": 22.0,
+        "classes.fn": 40.0,
+        "idle.fn": 0.0,
+        "quiet.fn": 0.0,
+        "hangs.fn": 20.0,
+        "failing.fn": 20.0,
+    },
     "gateway_rate": {"a.fn": 25.0},
     "in_flight_growth": {"a.fn": 0.2, "hangs.fn": 0.0},
     "rate_now": {"a.fn": 22.2, "hangs.fn": 20.0},
@@ -111,17 +123,30 @@ BY_THE_WATCHDOG = {
     "capacity": {"a.fn": 50.0, "hangs.fn": 7.0},
     "p95": {"a.fn": 0.15},
     "p99": {"a.fn": 0.19},
-    "attainment": {"a.fn": 0.909, "classes.fn": 0.925, "hangs.fn": 1.0},
-    "burn_short": {"a.fn": 1.818, "classes.fn": 0.968},
+    "attainment": {"a.fn": 0.909, "classes.fn": 0.925, "hangs.fn": 1.0, "failing.fn": 0.9},
+    "burn_short": {"a.fn": 1.818, "classes.fn": 0.968, "failing.fn": 0.1},
     "budget_remaining": {"a.fn": 0.4, "classes.fn": -3},
-    "samples": {"a.fn": 660.0, "classes.fn": 1200.0, "idle.fn": 0.0, "quiet.fn": 0.0, "hangs.fn": 600.0},
+    "samples": {
+        "a.fn": 660.0,
+        "classes.fn": 1200.0,
+        "idle.fn": 0.0,
+        "quiet.fn": 0.0,
+        "hangs.fn": 600.0,
+        "failing.fn": 600.0,
+    },
     "service_time_single": {"a.fn": 0.04},
     # A replica that is not ready has none.
     "start_up_time": {"a.fn": 85.0},
     "service_mean": {"a.fn": 0.02},
     "queue_mean": {"a.fn": 0.005},
     "slo_latency": {"a.fn": 0.1, "classes.fn": 0.5},
-    "slo_objective": {"a.fn": 0.95, "classes.fn": 0.923, "idle.fn": 0.9, "quiet.fn": 0.9},
+    "slo_objective": {
+        "a.fn": 0.95,
+        "classes.fn": 0.923,
+        "idle.fn": 0.9,
+        "quiet.fn": 0.9,
+        "failing.fn": 0.9,
+    },
     "up_replicas": {"a.fn": 1.0},
     "rated_replicas": {"a.fn": 2.0, "classes.fn": 1.0},
     "sample_age": {"a.fn": 0.0, "classes.fn": 0.0},
@@ -226,7 +251,7 @@ def test_a_function_has_new_replicas_for_a_window_after_their_first_scrape(tmp_p
 
 
 def test_queries_for_new_replicas_agree_without_new_replicas(tmp_path):
-    texts = as_new("a.fn", "classes.fn", "idle.fn", "quiet.fn", "hangs.fn")
+    texts = as_new("a.fn", "classes.fn", "failing.fn", "idle.fn", "quiet.fn", "hangs.fn")
     run_promtool(tmp_path, a_test(WATCHDOGS, texts, {name: BY_THE_WATCHDOG[name] for name in texts}))
 
 

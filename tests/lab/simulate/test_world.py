@@ -189,3 +189,10 @@ def test_boost_is_in_force_after_the_delay_of_the_platform():
     outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, boost_delay=8.0))
     assert outcome.cpu_seconds == 40.0
     assert np.array_equal(outcome.series.good[:15], run(trace, FUNCTION, Plan({}), ONE).series.good[:15])
+
+
+def test_errors_are_misses_and_cost_no_replicas():
+    trace = steady(100.0, 900)
+    clean, failing = (run(trace, replace(FUNCTION, errors=share), ours()) for share in (0.0, 0.02))
+    assert failing.attainment == pytest.approx(clean.attainment - 0.02, abs=0.005)
+    assert failing.replica_seconds == pytest.approx(clean.replica_seconds, rel=0.03)
