@@ -276,8 +276,8 @@ DERIVED: Final[Mapping[str, Signal]] = {
         Unit.SHARE, "Share of requests predicted to end late with one replica more than decided."
     ),
     "worth": Signal(
-        Unit.RATE,
-        "Late requests per second that one more replica must save to be recommended.",
+        Unit.SHARE,
+        "Share of all requests that one more replica must keep from being late to be recommended.",
         title="Worth of a replica",
     ),
     "allowed": Signal(

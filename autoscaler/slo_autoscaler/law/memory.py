@@ -9,6 +9,7 @@ Next step: ``recommend`` and ``decide`` read and renew it.
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import ceil, inf
+from typing import Any
 
 from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.calibration import Calibration
@@ -151,51 +152,13 @@ class Memory:
         """Return the same with another ``idle_since``."""
         return self if since == self.idle_since else replace(self, idle_since=since)
 
-    def with_data(
-        self,
-        spec: Spec,
-        now: float,
-        replicas: int,
-        *,
-        loads: tuple[tuple[float, float], ...] | None = None,
-        overloaded_at: float | None = None,
-        late_since: float | None = None,
-        stalled: float | None = None,
-        history: History | None = None,
-        calibration: Calibration | None = None,
-        budget: Budget | None = None,
-    ) -> "Memory":
-        """Return the memory after usable data: a need for ``replicas``, and the fields that changed."""
+    def with_data(self, spec: Spec, now: float, replicas: int, **learned: Any) -> "Memory":
+        """Return the memory after usable data: a need for ``replicas``, and the fields that it taught."""
         passed, interval = max(0.0, now - self.seen_at), spec.timing.interval
         # After a gap one observation counts as one interval.
         observed = self.observed + (passed if passed <= 2.0 * interval else interval)
-        # Every reconcile comes here, and ``replace`` takes twice as long.
-        return Memory(
-            now,
-            observed,
-            self.asked,
-            self.refusal,
-            self.pending,
-            self.start_up_time,
-            self.new_node_start_up,
-            self.without_node,
-            self.reported,
-            self.scaled_at,
-            self.scaled_up_at,
-            self.idle_since,
-            self.available,
-            self._needs(observed, replicas, self.held(spec)),
-            self.loads if loads is None else loads,
-            self.overloaded_at if overloaded_at is None else overloaded_at,
-            late_since,
-            self.too_few,
-            self.stalled if stalled is None else stalled,
-            self.boosted_at,
-            self.nominal_capacity,
-            self.history if history is None else history,
-            self.calibration if calibration is None else calibration,
-            self.budget if budget is None else budget,
-        )
+        needs = self._needs(observed, replicas, self.held(spec))
+        return replace(self, seen_at=now, observed=observed, needs=needs, **learned)
 
     def needed(self, span: float) -> int:
         """Return the highest need of the last ``span`` observed seconds."""
