@@ -347,7 +347,9 @@ class Controller:
                 spec = replace(_with_labels(target.spec, scale), boost=replace(limits, max_factor=most))
                 factor = self._boosted(name, target, spec, scale, loads.get(name))
                 decided[name] = factor, most
-            target.boost, target.boosted = factor, max(target.boosted, factor)
+            target.boost = factor
+            if acts:
+                target.boosted = max(target.boosted, factor)
             if name in ranges:
                 boosts[name] = CpuBoost(factor if acts else 1.0, limits.max_cpu, limits.requests)
         self._metrics.boosts(decided)
@@ -364,7 +366,12 @@ class Controller:
         seen = target.observed[1]
         if load is not None:
             seen = replace(seen, direct_rate=load.rate, direct_in_flight=load.in_flight)
-        decided = boost(nominal(Situation(spec, seen, scale, target.memory, now)), target.boost)
+        try:
+            decided = boost(nominal(Situation(spec, seen, scale, target.memory, now)), target.boost)
+        except Exception:
+            # A bug that one function's numbers trigger must not stop the others.
+            logger.exception("%s: cannot decide its boost", name)
+            return 1.0
         if (decided.factor > 1.0) != (target.boost > 1.0):
             logger.info("%s: %s", name, words.boosted(decided, target.memory.start_up(spec)))
         return decided.factor
@@ -546,7 +553,7 @@ class Controller:
             history = target.memory.history.with_past(earlier)
             target.memory = replace(target.memory, history=history)
         wall, by_hand = self._clocks.wall(), target.by_hand
-        boosted, target.boosted = max(target.boosted, target.boost), target.boost
+        boosted, target.boosted = target.boosted, 1.0
         seen_now = seen or Observation()
         wish = recommended(
             Situation(spec, seen_now, scale, target.memory, now, wall, boost=boosted, by_hand=by_hand)

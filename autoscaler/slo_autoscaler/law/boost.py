@@ -62,12 +62,12 @@ def nominal(at: Situation) -> Situation:
     observation of a function is of a boosted replica.
     """
     memory = at.memory.boosted(at.boost, at.now)
-    at = at if memory is at.memory else replace(at, memory=memory)
-    if at.spec.boost.max_factor <= 1.0 and memory.boosted_at is None:
-        return at
+    capacity = memory.nominal_capacity if at.seen.capacity is None else at.seen.capacity
     if memory.boosted_at is None or at.now - memory.boosted_at > at.spec.timing.settle_time:
-        return replace(at, memory=replace(memory, boosted_at=None, nominal_capacity=at.seen.capacity))
-    return replace(at, seen=replace(at.seen, capacity=memory.nominal_capacity))
+        if (memory.boosted_at, memory.nominal_capacity) == (None, capacity):
+            return at
+        return replace(at, memory=replace(memory, boosted_at=None, nominal_capacity=capacity))
+    return replace(at, memory=memory, seen=replace(at.seen, capacity=memory.nominal_capacity))
 
 
 def _rate(at: Situation, capacity: float) -> float:

@@ -77,3 +77,11 @@ def test_capacity_counts_again_once_the_boost_has_left_the_windows():
     during = nominal(Situation(spec, seen(capacity=300.0), THREE, memory, 50.0))
     after = nominal(Situation(spec, seen(capacity=110.0), THREE, memory, 50.1))
     assert (during.seen.capacity, after.seen.capacity) == (None, 110.0)
+
+
+def test_boost_that_only_a_label_allows_keeps_the_capacity_from_before():
+    spec = replace(a_spec(), timing=Timing(settle_time=40.0, interval=5.0, rate_lag=10.0))
+    _, memory = decide(Situation(spec, seen(capacity=100.0), THREE, Memory.initial(THREE, 0.0), 0.0))
+    _, memory = decide(Situation(spec, Observation(), THREE, memory, 2.0))
+    faster = Situation(spec, seen(capacity=300.0), THREE, memory, 5.0, boost=3.0)
+    assert nominal(faster).seen.capacity == 100.0
