@@ -69,7 +69,7 @@ class Tuning:
     """A replica that took longer was broken, and says nothing of a start-up."""
     undone_within: float = 300.0
     """A scale-up this soon after a scale-down shows that the lower count was too low."""
-    held_for: float = 600.0
+    held_for: float = 900.0
     """Time for which a count that was too low is not tried again; twice as long if it is again."""
     held_most: float = 3600.0
     """Longest such time."""
