@@ -206,7 +206,9 @@ def _complete(seen: Observation, scale: Scale) -> bool:
 
 def _idle_since(seen: Observation, scale: Scale, memory: Memory, now: float) -> float | None:
     """Return the time since which every replica is observed and none has a request; None: not so."""
-    if not _complete(seen, scale) or seen.arrival_rate != 0.0 or seen.in_flight != 0.0:
+    # Over a longer window an idle function would have a rate for minutes.
+    rate = seen.arrival_rate if seen.rate_window is None else seen.arrival_rate_now
+    if not _complete(seen, scale) or rate != 0.0 or seen.in_flight != 0.0:
         return None
     return now if memory.idle_since is None else memory.idle_since
 

@@ -80,6 +80,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         prometheus_port=options.prometheus_port,
         with_autoscaler=not (options.no_autoscaler or options.no_prometheus),
         autoscaler_config=options.autoscaler_config or AUTOSCALER_CONFIG,
+        cpu_limits=options.cpu_limits,
         run_dir=options.run_dir,
         basic_auth_dir=options.basic_auth_dir,
         hold_timeout=options.hold_timeout,
@@ -105,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-autoscaler", action="store_true", help="do not start the autoscaler")
     config_help = "the autoscaler's configuration [lab/autoscaler.yaml]"
     add("--autoscaler-config", type=Path, metavar="FILE", help=config_help)
+    limits_help = "give each replica the CPU limit of its function by cgroups, as root on Linux [none]"
+    add("--cpu-limits", action="store_true", help=limits_help)
     run_help = "logs, secrets and Prometheus' data; kept [a temporary folder, removed at the end]"
     add("--run-dir", type=Path, metavar="DIR", help=run_help)
     auth_help = "protect /system with the basic-auth-user and basic-auth-password files in DIR [off]"

@@ -58,6 +58,8 @@ class Settings:
     with_autoscaler: bool = True
     """Whether to run the autoscaler, which needs Prometheus."""
     autoscaler_config: Path = AUTOSCALER_CONFIG
+    cpu_limits: bool = False
+    """Whether replicas have the CPU limits of their functions, by cgroups."""
     run_dir: Path | None = None
     """Folder of logs, secrets and Prometheus' data; None: a temporary one that a clean stop removes."""
     basic_auth_dir: Path | None = None
@@ -82,7 +84,7 @@ class Platform:
         _sweep_temporary()
         self._temporary = Path(tempfile.mkdtemp(prefix=f"lof-{os.getpid()}-"))
         self._secrets = Secrets(self.run_dir / "secrets")
-        self._groups = CpuGroups()
+        self._groups = CpuGroups() if settings.cpu_limits else None
         self.images = Images()
         self.registry = Registry(
             self.images,
@@ -134,7 +136,8 @@ class Platform:
         if self._gateway is not None:
             await self._gateway.stop()
         await self.registry.close(self.settings.stop_grace)
-        self._groups.close()
+        if self._groups is not None:
+            self._groups.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
         if self._owns_run_dir:
             shutil.rmtree(self.run_dir, ignore_errors=True)

@@ -48,7 +48,7 @@ class ReplicaSettings:
     temporary: Path
     """A short path: the watchdog puts Unix sockets below it, whose paths are limited to 107 characters."""
     secrets: Secrets
-    groups: CpuGroups
+    groups: CpuGroups | None
 
 
 class Replica:
@@ -80,7 +80,9 @@ class Replica:
         self._settings = settings
         self._on_change = on_change
         self._came_up = False
-        self._group: Group | None = None if spec.cpus is None else settings.groups.make(spec.cpus)
+        self._group: Group | None = None
+        if spec.cpus is not None and settings.groups is not None:
+            self._group = settings.groups.make(spec.cpus)
         # A number, not the name: short, and different from an older replica that still drains.
         self._folder = settings.temporary / str(next(_serial))
         self._supervisor = Supervisor(

@@ -528,3 +528,11 @@ def test_a_share_is_claimed_for_what_is_wanted_within_the_bounds(case, lowest, w
 def test_a_function_without_a_prediction_claims_by_the_rate_that_came_in():
     claimed = Case(Reason.LATENCY_ABOVE_TARGET, 3, seen(p99=0.12), TWO, PROPORTIONAL).claim()
     assert claimed.rate * (claimed.late(2) - claimed.late(3)) > 1.0
+
+
+def test_decide_rate_over_a_longer_window_does_not_delay_zero():
+    spec, memory = a_spec(scale_to_zero_after=30.0), Memory.initial(ONE, 0.0)
+    slow = replace(resting, rate=0.02, rate_now=0.0, rate_window=300.0)
+    for now in (5.0, 20.0, 36.0):
+        decision, memory = decide(Situation(spec, slow, ONE, memory, now))
+    assert (decision.replicas, decision.reason) == (0, Reason.IDLE)

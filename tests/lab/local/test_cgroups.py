@@ -71,7 +71,7 @@ async def has_capacity_of(client: Client, replica: Replica, cpus: float) -> None
 @pytest.mark.e2e
 @limited
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
-@on_platform(replica_command=WATCHDOG)
+@on_platform(replica_command=WATCHDOG, cpu_limits=True)
 async def test_replica_whose_limit_changes_under_load_follows_it_and_answers_everything(client):
     await client.deploy(**HALF)
     (replica,) = client.function.replicas
@@ -89,7 +89,7 @@ async def test_replica_whose_limit_changes_under_load_follows_it_and_answers_eve
 
 @pytest.mark.e2e
 @limited
-@on_platform(replica_command=WATCHDOG)
+@on_platform(replica_command=WATCHDOG, cpu_limits=True)
 async def test_limit_that_changes_200_times_restarts_nothing_and_leaves_no_memory(client):
     await client.deploy(**HALF)
     (replica,) = client.function.replicas
@@ -107,7 +107,7 @@ async def test_limit_that_changes_200_times_restarts_nothing_and_leaves_no_memor
 
 
 @limited
-@on_platform()
+@on_platform(cpu_limits=True)
 async def test_group_of_a_replica_is_gone_with_it_and_one_without_a_limit_has_none(client):
     await client.deploy(**HALF)
     await client.deploy(service="free")

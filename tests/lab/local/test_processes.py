@@ -209,7 +209,7 @@ def test_nothing_survives_up_however_it_ends_and_the_next_one_tidies_up(tmp_path
     stack.write_text("functions: {f: {handler: fn, image: f, environment: {workers: 2}, limits: {cpu: 1}}}")
     # Short, as Unix sockets are put there.
     with tempfile.TemporaryDirectory(prefix="lt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        with up("--stack", stack, "--prometheus-port", "0", TMPDIR=folder) as (platform, _):
+        with up("--stack", stack, "--cpu-limits", "--prometheus-port", "0", TMPDIR=folder) as (platform, _):
             # The watchdog, gunicorn's arbiter, its two workers, Prometheus and the autoscaler.
             asyncio.run(until(lambda: len(descendants(platform.pid)) >= 6))
             below = descendants(platform.pid)
@@ -219,7 +219,7 @@ def test_nothing_survives_up_however_it_ends_and_the_next_one_tidies_up(tmp_path
             asyncio.run(until(lambda: not any(map(alive, below))))
         mine = Path(folder) / f"lof-{os.getpid()}-mine"
         mine.mkdir()
-        with up("--no-prometheus", TMPDIR=folder):
+        with up("--no-prometheus", "--cpu-limits", TMPDIR=folder):
             (left,) = (path for path in Path(folder).glob("lof-*") if path != mine)
             assert mine.exists()
             assert f"-{platform.pid}-" not in left.name
