@@ -86,11 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--traces", type=Path, metavar="DIR", help="recorded traces too [the generated ones alone]")
     add("--only", metavar="TEXT", default="", help="only cases with this in their name [all]")
-    add(
-        "--scalers",
-        metavar="NAME;...",
-        help=f"to compare {OURS} with, of {'; '.join(SCALERS)}; {ORACLE} [all]",
-    )
+    names = "; ".join((*SCALERS, ORACLE)).replace("%", "%%")
+    add("--scalers", metavar="NAME;...", help=f"to compare {OURS} with, of {names} [all]")
     add("--quick", action="store_true", help="the first 15 minutes of every trace")
     add("--processes", type=int, default=os.cpu_count(), help="simulations at a time [one for each core]")
 
