@@ -11,17 +11,9 @@ What a boosted replica measures says nothing of a nominal one: ``nominal`` holds
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Final
 
 from slo_autoscaler.law.situation import Situation
-
-LEAST: Final = 1.05
-"""Load of the serving replicas, as a multiple of their capacity, from which they are boosted: below it the
-error of the capacity is larger."""
-GRAIN: Final = 0.25
-"""Factors are multiples of it, so that the noise of arrivals resizes nothing. A boost ends in steps of it."""
-DRAINED_IN: Final = 1.0
-"""Seconds in which a boost should drain the requests beyond those that are served within the SLO."""
+from slo_autoscaler.law.tuning import TUNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +31,7 @@ class Boost:
 def boost(at: Situation, before: float) -> Boost:
     """Return the boost for the load of now, at most ``boost.max_factor`` of the function's settings.
 
-    ``before``: the factor in force. A higher factor counts at once, a lower one in steps of ``GRAIN``.
+    ``before``: the factor in force. A higher factor counts at once, a lower one in steps of the grain.
     Without data, or without a known capacity, a boost that is in force ends likewise.
     """
     seen, scale, most = at.seen, at.scale, at.spec.boost.max_factor
@@ -49,8 +41,9 @@ def boost(at: Situation, before: float) -> Boost:
     load = 0.0
     if capacity > 0.0 and scale.available:
         load = _rate(at, capacity) / (scale.available * capacity)
-    wanted = min(ceil(load / GRAIN) * GRAIN, most) if load > LEAST else 1.0
-    factor = max(1.0, wanted, min(before, most) - GRAIN)
+    grain = TUNING.boost_grain
+    wanted = min(ceil(load / grain) * grain, most) if load > TUNING.boost_least else 1.0
+    factor = max(1.0, wanted, min(before, most) - grain)
     needed = ceil(load * scale.available)
     return Boost(factor, needed, scale.available, scale.pending)
 
@@ -76,4 +69,4 @@ def _rate(at: Situation, capacity: float) -> float:
     arriving = seen.arrival_rate if seen.direct_rate is None else seen.direct_rate
     inside = seen.in_flight if seen.direct_in_flight is None else seen.direct_in_flight
     held = at.scale.available * capacity * (seen.slo_latency or 0.0)
-    return (arriving or 0.0) + max(0.0, (inside or 0.0) - held) / DRAINED_IN
+    return (arriving or 0.0) + max(0.0, (inside or 0.0) - held) / TUNING.boost_drained_in

@@ -10,13 +10,8 @@ from dataclasses import replace
 from math import inf
 from typing import Any, Final
 
+from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.signals import Observation
-
-ENOUGH_REQUESTS: Final = 100.0
-"""Requests in a window: chance moves a rate of so many by about a tenth of it. With 20 the count of replicas
-still changed once a minute."""
-LONGEST_WINDOW: Final = 300.0
-"""Maximum seconds to wait for so many requests."""
 
 Past = tuple[tuple[float, Observation], ...]
 """(time, observation) of one function, as queried, oldest first."""
@@ -26,10 +21,10 @@ def rate_window(shortest: float, slo_latency: float, rate: float) -> float:
     """Return the seconds over which a function's rates are taken.
 
     ``shortest`` is four scrapes; ``rate`` is requests per second. No shorter than the SLO, in which a request
-    may still be answered, and than the time of ``ENOUGH_REQUESTS``, at most ``LONGEST_WINDOW``.
+    may still be answered, and than the time of ``TUNING.enough_requests``, at most ``TUNING.longest_window``.
     """
-    enough = ENOUGH_REQUESTS / rate if rate > 0.0 else inf
-    return max(shortest, slo_latency, min(enough, LONGEST_WINDOW))
+    enough = TUNING.enough_requests / rate if rate > 0.0 else inf
+    return max(shortest, slo_latency, min(enough, TUNING.longest_window))
 
 
 def widened(past: Past, seen: Observation, shortest: float, now: float) -> tuple[Observation, Past]:

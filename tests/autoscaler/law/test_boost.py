@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.boost import GRAIN, boost, nominal
+from slo_autoscaler.law.boost import boost, nominal
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Boost, Timing
@@ -37,7 +38,7 @@ def test_boost_counts_the_requests_that_wait_beyond_the_slo():
 
 
 def test_boost_ends_in_steps():
-    assert boost(situation(seen(direct_rate=0.0)), 3.0).factor == 3.0 - GRAIN
+    assert boost(situation(seen(direct_rate=0.0)), 3.0).factor == 3.0 - TUNING.boost_grain
 
 
 @pytest.mark.parametrize("observation", [Observation(), seen(capacity=None), seen(capacity=0.0)])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.window import LONGEST_WINDOW, rate_window, widened
+from slo_autoscaler.law.tuning import TUNING
+from slo_autoscaler.law.window import rate_window, widened
 from slo_autoscaler.signals import Observation
 
 SHORTEST, STEP = 20.0, 5.0
@@ -18,8 +19,8 @@ SHORTEST, STEP = 20.0, 5.0
         (0.2, 1000.0, SHORTEST),
         (25.0, 1000.0, 25.0),
         (0.2, 2.0, 50.0),
-        (0.2, 0.1, LONGEST_WINDOW),
-        (0.2, 0.0, LONGEST_WINDOW),
+        (0.2, 0.1, TUNING.longest_window),
+        (0.2, 0.0, TUNING.longest_window),
         (900.0, 0.1, 900.0),
     ],
 )
@@ -51,7 +52,7 @@ def test_widened_load_that_rises_is_seen_at_once_whatever_came_before(before, ra
 def test_widened_rates_stay_between_the_lowest_and_the_highest(rates):
     seen, past = played(*rates)
     assert min(rates) * 0.999 <= seen.rate <= max(rates) * 1.001
-    assert len(past) <= LONGEST_WINDOW / STEP
+    assert len(past) <= TUNING.longest_window / STEP
 
 
 def test_widened_function_without_requests_keeps_no_past():
