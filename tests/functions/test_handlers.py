@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NAMES = (
     "functions/accelerator",
+    "functions/filetype",
     "functions/tabular",
     "functions/vision",
     "template/python3-inference/function",

@@ -126,6 +126,7 @@ async def run(options: Options, display: Display) -> Outcome:
     """Run and return the outcome; :class:`RunError` and ``PlatformError`` have a message for the user."""
     settings = Settings(
         stack=options.stack,
+        only=frozenset(item.function for item in options.traffic),
         port=0,
         prometheus_port=0,
         baseline_rules=options.with_twins,

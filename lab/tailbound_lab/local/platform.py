@@ -49,6 +49,8 @@ class Settings:
 
     stack: Path | None = None
     """Stack file whose functions are deployed at the start, and whose images become known."""
+    only: frozenset[str] | None = None
+    """Functions of the stack to deploy; None: all."""
     images: Mapping[str, Path] = field(default_factory=dict)
     port: int = 8080
     with_prometheus: bool = True
@@ -151,6 +153,8 @@ class Platform:
             raise StackError(f"{path}: cannot be read: {error}") from None
         functions = parse_stack(text, os.environ, lambda name: (folder / name).read_text(), str(path))
         for item in functions:
+            if self.settings.only is not None and item.spec.name not in self.settings.only:
+                continue
             try:
                 self.images.add(item.spec.image, folder / item.handler)
                 self.registry.deploy(item.spec)
