@@ -17,7 +17,7 @@ MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyprojec
 # The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test fuzz check lint format images page-test node-test pictures manifests bench clean
+.PHONY: help install demo test fuzz check lint format images page-test node-test gpu-test pictures manifests bench clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ page-test: install ## The status page in Chromium, and the dashboards; as root o
 
 node-test: $(INSTALLED) ## Follow the install guides, with load, on KUBECONFIG's cluster if NODE_TEST_CONTEXT is its context
 	$(BIN)/pytest tests/node -m node $(TEST_ARGS)
+
+gpu-test: $(INSTALLED) ## The watchdog on a real CUDA device, with torch's build for it
+	$(BIN)/pytest tests/gpu -m gpu $(TEST_ARGS)
 
 pictures: page-test ## Put the pictures of that run into the documentation
 	for each in docs/figures/pages/*.png; do cp "build/screenshots/$${each##*/}" "$$each" || exit 1; done
