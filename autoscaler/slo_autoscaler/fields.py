@@ -35,6 +35,7 @@ _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
 _TEXT_KEYS: Final = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER: Final = re.compile(r"[!-~]([ -~]*[!-~])?")
+_LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _OWN_HEADERS: Final = {
     "authorization": "bearer_token_file and basic_auth set it from a file",
@@ -170,6 +171,17 @@ MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 """In descending order of effect."""
 
 
+def _matchers(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping of labels to values, such as cluster: eu")  # noqa: TRY004
+    for label, text in value.items():
+        if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            raise ValueError(f"{label!r} must be the name of a label: letters, digits and underscores")
+        if not isinstance(text, str):
+            raise ValueError(f"{label} must be text; quotes make text of a number")  # noqa: TRY004
+    return value
+
+
 def _number(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")  # noqa: TRY004 - pydantic turns only a ValueError into a fault
@@ -191,6 +203,8 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 """A name of a host as a browser sends it, without the port."""
 Headers = Annotated[dict[str, str], BeforeValidator(_headers)]
 """Headers to send with each request. No message shows their values."""
+Matchers = Annotated[dict[str, str], BeforeValidator(_matchers)]
+"""Labels that series must have, with their values."""
 Count = Annotated[int, Field(ge=1, strict=True)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False), BeforeValidator(_number)]
 Cores = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]

@@ -142,6 +142,9 @@ WRONG = {
     "platform: {gateway_url: http://g}\n": {
         "": "prometheus: ",
         "prometheus: {url: http://p, window: 10s}": "prometheus.window: .*prometheus.scrape_interval",
+        "prometheus: {url: http://p, matchers: cluster}": "prometheus.matchers: .*mapping",
+        "prometheus: {url: http://p, matchers: {cluster: 3}}": "prometheus.matchers: .*cluster must be text",
+        "prometheus: {url: http://p, matchers: {'a-b': c}}": "prometheus.matchers: .*'a-b' must be the name",
         "prometheus: {url: http://p, max_age: 9.9s}": "prometheus.max_age: .*prometheus.scrape_interval, 10s",
         "prometheus: {url: http://p, scrape_interval: 15s, window: 60s}": "prometheus.max_age: .*30s",
         "prometheus: {url: http://p, basic_auth: {username: a}}": "prometheus.basic_auth.password_file: ",

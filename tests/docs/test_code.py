@@ -146,7 +146,7 @@ def keys_of(document: Any) -> set[str]:
 def dotted(document: Any, prefix: str = "") -> Iterator[str]:
     for key, value in document.items():
         yield f"{prefix}{key}"
-        if isinstance(value, dict) and key != "headers":  # their names are HTTP's
+        if isinstance(value, dict) and key not in {"headers", "matchers"}:  # their names are others'
             yield from dotted(value, f"{prefix}{key}.")
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Final, NamedTuple, Protocol
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from slo_autoscaler.fields import Headers, PositiveDuration, Tls, Url, over_https, settings
+from slo_autoscaler.fields import Headers, Matchers, PositiveDuration, Tls, Url, over_https, settings
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import Observation
 
@@ -59,6 +59,8 @@ class Settings:
     basic_auth: BasicAuth | None = None
     headers: Headers = Field(default_factory=dict, repr=False)
     """Headers of each request, for example X-Scope-OrgID, the tenant of Mimir and Cortex."""
+    matchers: Matchers = Field(default_factory=dict)
+    """Labels of this cluster's series, such as ``cluster: eu``, in every query but those of ``also``."""
     tls: Tls = Field(default_factory=Tls)
 
     @property

@@ -129,6 +129,23 @@ def earlier(ranges: Mapping[float, tuple[float, Mapping[str, Points]]]) -> dict[
     return found
 
 
+def cluster_advice(clusters: Mapping[str, Mapping[str, Collection[str]]]) -> str | None:
+    """Return the setting to change if functions come from several clusters; None if none does.
+
+    ``clusters`` is {function_name: {label: its values}}, of the functions that do.
+    """
+    if not clusters:
+        return None
+    name, more = min(clusters), len(clusters) - 1
+    label, values = min(clusters[name].items())
+    others = f" and {more} more" if more else ""
+    return (
+        f"Prometheus has series of {name}{others} with several values of {label}"
+        f" ({', '.join(repr(value) for value in sorted(values))}): their requests are added up;"
+        f" set prometheus.matchers to this cluster's, such as {{{label}: {max(values)}}}"
+    )
+
+
 def scrape_advice(ratios: Mapping[str, float], scrape_interval: float, max_age: float) -> str | None:
     """Return the settings to change if Prometheus scrapes at another interval; None if it does not.
 

@@ -29,7 +29,8 @@ class WithFurther:
         self._source = source
         self._timeout = config.timeout
         self._metrics = metrics
-        self._server = Server(config, "further")
+        # A query of the user's has the matchers that its author wrote.
+        self._server = Server(replace(config, matchers={}), "further")
         self._failed: dict[str, str] = {}
         """Query -> its failure, as logged."""
 

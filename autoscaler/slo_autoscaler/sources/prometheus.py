@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from prometheus_api_client import PrometheusConnect
@@ -64,6 +64,7 @@ class Server:
         """Raises ``ConfigError`` if a file with credentials is missing. ``name`` is the threads'."""
         self._url = config.url
         self._timeout = config.timeout
+        self._matchers = config.matchers
         self._partial: str | None = None
         """Warning of an answer that lacks the data of some store."""
         self._client = _client(config, self._note_partial)
@@ -75,10 +76,12 @@ class Server:
 
     def instant(self, take: Take[T], query: str, params: Mapping[str, float] | None = None) -> T:
         """Return what ``take`` makes of the answer to an instant query. Raises ``SourceError``."""
+        query = queries.narrowed(query, self._matchers)
         return self._read(take, lambda: self._client.custom_query(query, params), query)
 
     def range(self, take: Take[T], query: str, span: tuple[float, float], step: float) -> T:
         """Likewise of the answer to a range query; ``span`` is Unix seconds. Raises ``SourceError``."""
+        query = queries.narrowed(query, self._matchers)
         # The client rounds to seconds: a rate at the next one would lack what is still to come.
         start, end = (datetime.fromtimestamp(math.floor(when), UTC) for when in span)
         return self._read(
@@ -197,14 +200,16 @@ class PrometheusSource:
         self._queries = self._filled(queries.WATCHDOG)
         self._gateway_queries = queries.gateway(self._gateway, config.rate_window, config.window)
         texts = [each.pop(queries.SELDOM, None) for each in (self._queries, self._gateway_queries)]
-        self._seldom = _Seldom(" or ".join(f"({text})" for text in texts if text))
+        ratios = " or ".join(f"({text})" for text in texts if text)
+        self._ratios = _Seldom(lambda: self._asked({"": ratios})[""])
+        self._clusters = _Seldom(self._ask_clusters)
         self._corrections_query = self._filled({"": queries.CORRECTIONS})
         self._corrections = answers.Corrections()
         """The last ones."""
         self._past: dict[str, Past] = {}
         """Of functions whose rates are taken over more than the window of the queries."""
-        self._advised: str | None = None
-        """The last logged advice on the scrape interval."""
+        self._advised: dict[str, str | None] = {}
+        """The last logged advice by topic."""
         self._repeated: Collection[str] = frozenset()
         """The pages that were scraped more than once, as logged."""
         self._partial: str | None = None
@@ -225,8 +230,9 @@ class PrometheusSource:
         self._server.answers([corrections, *own.values(), *theirs.values()], end)
         self._corrections = answers.Corrections.of(corrections.result())
         self._advise_jobs(end)
-        ratios = {queries.SELDOM: self._seldom.poll(self._asked)}
-        self._advise(ratios[queries.SELDOM])
+        ratios = {queries.SELDOM: self._ratios.poll()}
+        self._advise("scrapes", self._scrape_advice(ratios[queries.SELDOM]))
+        self._advise("clusters", answers.cluster_advice(self._clusters.poll()))
         found = {signal: query.result() for signal, query in own.items()} | ratios
         found |= self._with_new(found, self._corrections.corrected, end)
         seen = answers.observations(self._corrections.once(found, watchdog=True))
@@ -305,15 +311,21 @@ class PrometheusSource:
             logger.warning("%s", self._corrections.advice(jobs))
         self._repeated = pages
 
-    def _advise(self, ratios: Mapping[str, float]) -> None:
+    def _scrape_advice(self, ratios: Mapping[str, float]) -> str | None:
+        return answers.scrape_advice(ratios, self._config.scrape_interval, self._config.max_age)
+
+    def _advise(self, topic: str, advice: str | None) -> None:
         """Log once the settings to change."""
-        advice = answers.scrape_advice(ratios, self._config.scrape_interval, self._config.max_age)
-        if advice is not None and advice != self._advised:
+        if advice is not None and advice != self._advised.get(topic):
             logger.warning("%s", advice)
-        self._advised = advice
+        self._advised[topic] = advice
 
     def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
         return self._server.instant(queries.values, query, params)
+
+    def _ask_clusters(self) -> Future[dict[str, dict[str, set[str]]]]:
+        query = queries.SEVERAL_CLUSTERS
+        return self._server.submit(self._server.instant, queries.clusters, query, self._time())
 
     def _places(self, query: str) -> list[tuple[str, str]]:
         asked = self._server.submit(self._server.instant, queries.places, query, self._time())
@@ -351,21 +363,19 @@ class PrometheusSource:
         return {} if self._at is None else {"time": self._at()}
 
 
-class _Seldom:
+class _Seldom(Generic[T]):
     """An expensive query of what changes slowly, sent once in ``RECONCILES_BETWEEN`` reconciles.
 
-    No reconcile waits for it or fails because of it; without an answer its signal is unknown.
+    No reconcile waits for it or fails because of it; without an answer nothing is known.
     """
 
-    def __init__(self, query: str) -> None:
-        self._query = query
-        self._asked: Future[dict[str, float]] | None = None
-        self._known: dict[str, float] = {}
+    def __init__(self, ask: Callable[[], Future[dict[str, T]]]) -> None:
+        self._ask = ask
+        self._asked: Future[dict[str, T]] | None = None
+        self._known: dict[str, T] = {}
         self._until_next = 0
 
-    def poll(
-        self, ask: Callable[[Mapping[str, str]], dict[str, Future[dict[str, float]]]]
-    ) -> dict[str, float]:
+    def poll(self) -> dict[str, T]:
         """Return the last answer, {function_name: value}; query again when due."""
         asked = self._asked
         if asked is not None and asked.done():
@@ -375,5 +385,5 @@ class _Seldom:
             self._until_next = RECONCILES_BETWEEN if self._known else 1
         self._until_next -= 1
         if self._until_next < 0 and self._asked is None:
-            (self._asked,) = ask({"": self._query}).values()
+            self._asked = self._ask()
         return self._known

@@ -34,6 +34,7 @@ they are. Attainment counts requests below the next edge *above* the SLO as good
 is a real one. Set such an SLO to an edge.
 """
 
+import json
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -68,6 +69,15 @@ GATEWAY_EDGES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 FUNCTION_LABEL: Final = "function_name"
 GATEWAY_PAGES: Final = "/gateways"
 """Stands for the gateways among names of functions, none of which has a slash."""
+
+_SELECTOR: Final = re.compile(
+    r'"(?:[^"\\]|\\.)*"'
+    r"|(?P<series>\b(?:(?:gateway|http|process|watchdog)_\w+|slo_(?!class\b)\w+|slo:[\w:]+|up\b))(?P<brace>\{)?"
+)
+"""A text in quotes, or the begin of a selector."""
+
+CLUSTERS: Final = ("cluster", "cluster_name", "k8s_cluster_name")
+"""Labels that commonly tell the clusters of one Prometheus apart."""
 
 ANY: Final = 'function_name!=""'
 """Matcher of all functions."""
@@ -289,6 +299,14 @@ def _scrapes(address: str, chosen: str = "", matcher: str = ANY) -> str:
     return f'count_values by ({address}) ("start", {processes})'
 
 
+_BY_CLUSTER: Final = (
+    f"group by ({FUNCTION_LABEL}, {', '.join(CLUSTERS)}) ({_DECLARED} or gateway_service_count)"
+)
+SEVERAL_CLUSTERS: Final = (
+    f"{_BY_CLUSTER} and on ({FUNCTION_LABEL}) count by ({FUNCTION_LABEL}) ({_BY_CLUSTER}) > 1"
+)
+"""Query of the functions whose series come from several clusters, with these labels."""
+
 _IDENTITIES: Final = (
     f'count_values by (function_name, job) ("identity", max_over_time(watchdog_identity{{{ANY}}}[$R]))'
 )
@@ -392,6 +410,19 @@ def fill(
     values = {name: f"{round(seconds * 1000)}ms" for name, seconds in spans.items()}
     values |= {"G": f"{rate_window:g}", "F": functions, **more}
     return {name: Template(text).substitute(values) for name, text in texts.items()}
+
+
+def narrowed(query: str, matchers: Mapping[str, str]) -> str:
+    """Return a query of this module whose every selector has these labels: {label: value}."""
+    if not matchers:
+        return query
+    labels = ",".join(f"{label}={json.dumps(value, ensure_ascii=False)}" for label, value in matchers.items())
+    return _SELECTOR.sub(
+        lambda part: (
+            f"{part['series']}{{{labels}{',' if part['brace'] else '}'}" if part["series"] else part[0]
+        ),
+        query,
+    )
 
 
 def gateway(slos: GatewaySlos, rate_window: float, window: float) -> dict[str, str]:
@@ -498,6 +529,19 @@ def ranges(series: Iterable[Series]) -> dict[str, Points]:
 def jobs(series: Iterable[Series]) -> set[str]:
     """Return the jobs of the series."""
     return {labels["job"] for labels, _ in series if labels.get("job")}
+
+
+def clusters(series: Iterable[Series]) -> dict[str, dict[str, set[str]]]:
+    """Return {function_name: {label of ``CLUSTERS``: its values}} for the labels that have several."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for labels, _ in series:
+        of_function = found.setdefault(labels.get(FUNCTION_LABEL, ""), {})
+        for label in CLUSTERS:
+            of_function.setdefault(label, set()).add(labels.get(label, ""))
+    return {
+        name: {label: values for label, values in of_function.items() if len(values) > 1}
+        for name, of_function in found.items()
+    }
 
 
 def places(series: Iterable[Series]) -> list[tuple[str, str]]:

@@ -402,6 +402,29 @@ def test_every_query_gives_what_the_series_say(tmp_path, series, texts, expected
     run_promtool(tmp_path, a_test(series, texts, expected))
 
 
+def test_narrowed_every_selector_of_every_query_has_the_matchers():
+    some = [queries.WATCHDOG, queries.NEW, queries.LEARNED, queries.CHARTS, queries.GATEWAY_CHARTS]
+    named = queries.matching(["up.slo_x", "watchdog_y"])
+    texts = [
+        text for each in some for text in queries.fill(each, 20.0, 20.0, functions=named, SLO="1").values()
+    ]
+    texts += queries.gateway(GatewaySlos({"up.fn": Slo(0.2, 0.99)}), 20.0, 20.0).values()
+    more = [queries.CORRECTIONS, queries.EXPORTED_AT, queries.SEVERAL_CLUSTERS, queries.GATEWAYS]
+    texts += queries.fill({str(index): text for index, text in enumerate(more)}, 20.0).values()
+    every = " or ".join(f"({text})" for text in [*texts, *queries.RESTORED.values(), queries.TIME])
+    cluster = 'eu "1" \\'
+    narrowed = queries.narrowed(every, {"cluster": cluster})
+
+    def promql(*arguments):
+        done = promtool("--experimental", "promql", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    all_set = promql("label-matchers", "set", every, "cluster", cluster)
+    assert narrowed.count("cluster=") == all_set.count("cluster=")
+    assert promql("label-matchers", "delete", narrowed, "cluster") == promql("format", every)
+
+
 def run_promtool(tmp_path, test):
     file = tmp_path / "queries.yml"
     file.write_text(yaml.safe_dump({"rule_files": [], "evaluation_interval": "5s", "tests": [test]}))

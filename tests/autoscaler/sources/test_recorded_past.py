@@ -116,6 +116,30 @@ def test_history_knows_what_the_last_autoscaler_exported_twenty_minutes_ago(reco
     assert past.rate[-1] == (0.0, pytest.approx(10.0, rel=0.01))
 
 
+def of_two_clusters():
+    series = {}
+    for cluster, rate in (("eu", 10.0), ("us", 50.0)):
+        labels = f'function_name="a.fn",cluster="{cluster}"'
+        series[f'slo_requests_total{{{labels},outcome="good"}}'] = counted(rate, -200.0, 0.0)
+        series[f'slo_latency_seconds{{{labels},slo_class="default"}}'] = held(0.1, -200.0, 0.0)
+    return series
+
+
+def test_observe_with_matchers_counts_one_cluster_alone(recorded, caplog):
+    source = recorded(of_two_clusters(), matchers={"cluster": "eu"})
+    for _ in range(3):
+        assert source.observe()["a.fn"].rate == pytest.approx(10.0, rel=0.01)
+    assert source.history(60.0)["a.fn"].rate[-1][1] == pytest.approx(10.0, rel=0.01)
+    assert "matchers" not in caplog.text
+
+
+def test_observe_function_of_two_clusters_is_named_with_the_label(recorded, caplog):
+    source = recorded(of_two_clusters())
+    until(lambda: source.observe() and "matchers" in caplog.text, "the warning")
+    for word in ("a.fn", "cluster", "'eu'", "'us'"):
+        assert word in caplog.text
+
+
 def scraped(step, start=-500.0, end=0.0):
     # Not at the edges of the windows in which scrapes are counted.
     return held(1.0, start + 1.3, end, step)
