@@ -106,14 +106,14 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
     with ExitStack() as serving, ExitStack() as closing:
         leader = _leader(config, lock, most)
         closing.callback(leader.close)
-        metrics = Metrics(CollectorRegistry())
+        metrics = Metrics(CollectorRegistry(), config.identity)
         writer = leader if most == "active" else Alone(leads=False)
         platform = build(config.platform, writer, config.modes(most))
         closing.callback(platform.close)
         booster = None if once or most != "active" else _booster(config, leader)
         if booster is not None:
             closing.callback(booster.close)
-        source = PrometheusSource(config.prometheus, config.gateway_slos())
+        source = PrometheusSource(config.prometheus, config.gateway_slos(), identity=config.identity)
         closing.callback(source.close)
         direct = None
         if config.direct_interval is not None and not once:

@@ -152,6 +152,13 @@ class Config:
         )
         return replace(self.functions.get(function_name, self.defaults), timing=timing)
 
+    @property
+    def identity(self) -> str:
+        """A name that a restart keeps, and that other autoscalers in one cluster do not have."""
+        lease = None if self.leader is None else self.leader.lease
+        parts = [self.platform.place, *(() if lease is None else (lease.namespace or "", lease.name))]
+        return ", ".join(part for part in parts if part)
+
     def modes(self, most: Mode = "active") -> Modes:
         """Return the configured mode of every function, limited to ``most``; labels override it."""
         named = {name: spec.mode for name, spec in self.functions.items()}

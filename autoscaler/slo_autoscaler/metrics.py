@@ -38,7 +38,8 @@ class _Row:
 class Metrics(Collector):
     """The series of one autoscaler, in the given registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, identity: str = "") -> None:
+        """``identity`` tells this autoscaler's series from those of others in one Prometheus."""
         self.registry = registry
         self._rows: dict[str, _Row] = {}
         self._desired: Mapping[str, int] = {}
@@ -67,6 +68,13 @@ class Metrics(Collector):
             "1 while replicas change repeatedly without a request of this autoscaler: another scaler acts.",
             registry=registry,
         )
+        info = Gauge(
+            "slo_autoscaler_info",
+            "1, with the identity by which a restarted autoscaler finds its own series.",
+            ["identity"],
+            registry=registry,
+        )
+        info.labels(identity).set(1)
         registry.register(self)
 
     def decided(

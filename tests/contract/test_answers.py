@@ -17,7 +17,7 @@ ASKED = {
     "signals": queries.fill(queries.WATCHDOG, 20.0, 30.0),
     "gateway": queries.gateway(SLOS, 20.0, 30.0),
     "history": {"rate": queries.arrivals(20.0, SLOS)},
-    "restored state": queries.RESTORED,
+    "restored state": queries.fill(queries.RESTORED, 20.0),
 }
 
 

@@ -101,7 +101,7 @@ class Settings:
     @property
     def place(self) -> str:
         """URL and namespaces, for the log."""
-        return self.gateway_url
+        return f"{self.gateway_url}, {' '.join(self.namespaces)}"
 
     @property
     def cluster(self) -> tuple[str | None, str | None, bool | None]:

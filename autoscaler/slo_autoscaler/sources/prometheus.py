@@ -188,14 +188,18 @@ class PrometheusSource:
         config: Settings,
         gateway: GatewaySlos | None = None,
         at: Callable[[], float] | None = None,
+        identity: str = "",
     ) -> None:
         """``gateway``: the functions that have no batching watchdog, and their SLOs.
+
+        ``identity``: this autoscaler's, as it exports it; its history is of no other one.
 
         ``at`` returns the time (Unix seconds) to evaluate at; None is Prometheus' own now. Raises
         ``ConfigError`` if a file with credentials is missing.
         """
         self._config = config
         self._at = at
+        self._identity = identity
         self._gateway = gateway or GatewaySlos()
         self._queries = self._filled(queries.WATCHDOG)
         self._gateway_queries = queries.gateway(self._gateway, config.rate_window, config.window)
@@ -277,7 +281,8 @@ class PrometheusSource:
         self._server.close()
 
     def _filled(self, texts: Mapping[str, str], functions: str = queries.ANY) -> dict[str, str]:
-        return queries.fill(texts, self._config.rate_window, self._config.window, functions=functions)
+        spans = self._config.rate_window, self._config.window
+        return queries.fill(texts, *spans, functions=functions, identity=self._identity)
 
     def _asked(self, texts: Mapping[str, str]) -> dict[str, Future[dict[str, float]]]:
         params = self._time()
@@ -337,7 +342,7 @@ class PrometheusSource:
         (text,) = self._filled({"": queries.EXPORTED_AT}).values()
         now, exported = self._server.moment(text, self._time())
         found = {"rate": self._ask_arrivals(window, (now - span, now), self._config.scrape_interval)}
-        for field, text in queries.RESTORED.items() if exported else ():
+        for field, text in self._filled(queries.RESTORED).items() if exported else ():
             values = self._ask(text, {"time": exported})
             found[field] = {name: ((exported, value),) for name, value in values.items()}
         return answers.recorded(found, now)

@@ -271,16 +271,18 @@ GATEWAY: Final = {
 SELDOM: Final = "scrape_ratio"
 """The signal whose query is expensive and whose value hardly changes."""
 
+_OWN: Final = "and on (job, instance) slo_autoscaler_info{identity=$I}"
+"""Of the samples of any autoscaler, those of one identity."""
 RESTORED: Final = {
-    name: f"{signal.restored} by (function_name) ({signal.gauge})"
+    name: f"{signal.restored} by (function_name) ({signal.gauge} {_OWN})"
     for name, signal in DERIVED.items()
     if signal.restored
 }
 """Field of ``restart.Recorded`` -> query of an exported value, evaluated at the time of ``EXPORTED_AT``."""
 EXPORTED_AT: Final = (
-    'max(max_over_time(timestamp(slo_autoscaler_replicas{state="desired"})[$H:$R])) or vector(0)'
+    f'max(max_over_time((timestamp(slo_autoscaler_replicas{{state="desired"}}) {_OWN})[$H:$R])) or vector(0)'
 )
-"""Query of the time of the last export of any autoscaler, Unix seconds; 0 if there is none in an hour."""
+"""Query of the time of this autoscaler's last export, Unix seconds; 0 if there is none in an hour."""
 TIME: Final = "vector(time())"
 """Query of the Unix time by Prometheus' clock."""
 
@@ -392,9 +394,17 @@ LEARNED: Final = {
 
 
 def fill(
-    texts: Mapping[str, str], rate_window: float, window: float = 0.0, *, functions: str = ANY, **more: str
+    texts: Mapping[str, str],
+    rate_window: float,
+    window: float = 0.0,
+    *,
+    functions: str = ANY,
+    identity: str = "",
+    **more: str,
 ) -> dict[str, str]:
     """Return the texts with windows (seconds), a matcher of functions and other values filled in.
+
+    ``identity`` is that of the autoscaler whose exports are read.
 
     Raises ``KeyError`` if a value is missing.
     """
@@ -408,7 +418,7 @@ def fill(
         "L": counted * COUNTED,
     }
     values = {name: f"{round(seconds * 1000)}ms" for name, seconds in spans.items()}
-    values |= {"G": f"{rate_window:g}", "F": functions, **more}
+    values |= {"G": f"{rate_window:g}", "F": functions, "I": _quoted(identity), **more}
     return {name: Template(text).substitute(values) for name, text in texts.items()}
 
 
@@ -416,7 +426,7 @@ def narrowed(query: str, matchers: Mapping[str, str]) -> str:
     """Return a query of this module whose every selector has these labels: {label: value}."""
     if not matchers:
         return query
-    labels = ",".join(f"{label}={json.dumps(value, ensure_ascii=False)}" for label, value in matchers.items())
+    labels = ",".join(f"{label}={_quoted(value)}" for label, value in matchers.items())
     return _SELECTOR.sub(
         lambda part: (
             f"{part['series']}{{{labels}{',' if part['brace'] else '}'}" if part["series"] else part[0]
@@ -456,6 +466,10 @@ def matching(names: Collection[str], *, but: bool = False) -> str:
         for name in sorted(names)
     )
     return f'function_name{"!~" if but else "=~"}"{among}"'
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _attained(slos: GatewaySlos, span: str) -> str:

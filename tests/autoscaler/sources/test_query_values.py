@@ -44,6 +44,7 @@ WATCHDOGS = {
     'up{function_name="a.fn",replica="0"}': "1x30",
     'up{function_name="a.fn",replica="1"}': "0x30",
     'slo:error_budget_remaining:ratio{function_name="a.fn"}': "0.4x30",
+    **{f'slo_autoscaler_info{{instance="{instance}"}}': "1x30" for instance in ("one", "two", "")},
     'slo_autoscaler_start_up_seconds{function_name="a.fn",instance="one"}': "25x30",
     'slo_autoscaler_start_up_seconds{function_name="a.fn",instance="two"}': "10x30",
     'slo_autoscaler_new_node_start_up_seconds{function_name="a.fn",instance="one"}': "90x30",
@@ -383,7 +384,7 @@ def a_test(series, texts, expected, at="2m", digits=3):
         (WATCHDOGS, SIGNALS_ASKED, BY_THE_WATCHDOG),
         (
             WATCHDOGS,
-            {"rate": queries.arrivals(20.0, GatewaySlos()), **queries.RESTORED},
+            {"rate": queries.arrivals(20.0, GatewaySlos()), **queries.fill(queries.RESTORED, 20.0)},
             {
                 "rate": BY_THE_WATCHDOG["rate"],
                 "horizon": {"a.fn": 25.0},
@@ -410,8 +411,9 @@ def test_narrowed_every_selector_of_every_query_has_the_matchers():
     ]
     texts += queries.gateway(GatewaySlos({"up.fn": Slo(0.2, 0.99)}), 20.0, 20.0).values()
     more = [queries.CORRECTIONS, queries.EXPORTED_AT, queries.SEVERAL_CLUSTERS, queries.GATEWAYS]
-    texts += queries.fill({str(index): text for index, text in enumerate(more)}, 20.0).values()
-    every = " or ".join(f"({text})" for text in [*texts, *queries.RESTORED.values(), queries.TIME])
+    asked = {str(index): text for index, text in enumerate(more)} | queries.RESTORED
+    texts += queries.fill(asked, 20.0).values()
+    every = " or ".join(f"({text})" for text in texts)
     cluster = 'eu "1" \\'
     narrowed = queries.narrowed(every, {"cluster": cluster})
 

@@ -51,11 +51,13 @@ def recorded(tmp_path):
     """Give a function that records series and returns the source that reads them at NOW."""
     opened = []
 
-    def record(series, gateway=None, **settings):
+    def record(series, gateway=None, identity="", **settings):
         a_block(tmp_path, series)
         running = a_prometheus(tmp_path, {})
         prometheus = running.__enter__()
-        source = PrometheusSource(PrometheusSettings(url=prometheus.url, **settings), gateway, at=lambda: NOW)
+        source = PrometheusSource(
+            PrometheusSettings(url=prometheus.url, **settings), gateway, lambda: NOW, identity
+        )
         opened.extend([running, source])
         return source
 
@@ -95,17 +97,21 @@ def test_earlier_gives_the_arrivals_around_each_moment_that_is_recorded(recorded
 EXPORTED = {
     'slo_autoscaler_replicas{function_name="a.fn",state="desired"}': 4.0,
     'slo_autoscaler_replicas{function_name="a.fn",state="available"}': 4.0,
-    **{f'{text.rpartition("(")[2].rstrip(")")}{{function_name="a.fn"}}': 7.0 for text in RESTORED.values()},
+    **{f'{text.split("(")[2].split()[0]}{{function_name="a.fn"}}': 7.0 for text in RESTORED.values()},
 }
 
 
+def exported(instance, identity, value, *span):
+    """Return the series of an autoscaler whose restored numbers are all ``value``."""
+    labels = f'job="slo-autoscaler",instance="{instance}"'
+    series = {name.replace("}", f",{labels}}}"): held(value, *span, 15.0) for name in EXPORTED}
+    return series | {f'slo_autoscaler_info{{{labels},identity="{identity}"}}': held(1.0, *span, 15.0)}
+
+
 def test_history_knows_what_the_last_autoscaler_exported_twenty_minutes_ago(recorded):
-    stopped = {
-        name.replace("}", ',instance="last"}'): held(value, -2400.0, -1200.0, 15.0)
-        for name, value in EXPORTED.items()
-    }
+    stopped = exported("last", "", 7.0, -2400.0, -1200.0)
     # One that stopped earlier is not asked.
-    older = {name.replace("}", ',instance="first"}'): held(99.0, -3500.0, -2700.0, 15.0) for name in EXPORTED}
+    older = exported("first", "", 99.0, -3500.0, -2700.0)
     source = recorded(stopped | older | {good("a.fn"): counted(10.0, -200.0, 0.0)})
     past = source.history(60.0)["a.fn"]
     assert RESTORED
@@ -114,6 +120,14 @@ def test_history_knows_what_the_last_autoscaler_exported_twenty_minutes_ago(reco
         assert value == 7.0
         assert 1200.0 <= ago <= 1220.0
     assert past.rate[-1] == (0.0, pytest.approx(10.0, rel=0.01))
+
+
+def test_history_beside_a_running_autoscaler_is_of_the_own_identity(recorded):
+    own = exported("own", "kubernetes, all namespaces", 7.0, -2400.0, -1200.0)
+    other = exported("other", "openfaas", 99.0, -3500.0, 0.0)
+    source = recorded(own | other, identity="kubernetes, all namespaces")
+    past = source.history(60.0)["a.fn"]
+    assert {getattr(past, field)[0][1] for field in RESTORED} == {7.0}
 
 
 def of_two_clusters():
