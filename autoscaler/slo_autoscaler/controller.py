@@ -234,6 +234,10 @@ class Controller:
         troubled = [name for name, target in list(self._targets.items()) if target.problem]
         return sorted({*self._journal.functions(), *troubled})
 
+    def denied(self) -> Mapping[str, str]:
+        """Return {namespace: error} of namespaces that the autoscaler may not read; from any thread."""
+        return self._platform.denied()
+
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
         """Return the last decisions of one function and its problem as JSON; from any thread.
 

@@ -125,6 +125,12 @@ def test_notices_are_errors_of_all_warnings_of_some_and_hints_when_nothing_is_ca
     assert table is not BLIND or "connection refused" in notices[0]["text"]
 
 
+def test_notices_name_a_namespace_without_a_role_binding():
+    (notice,) = rows.notices([FINE], alive=True, denied={"bare": "status 403"})
+    assert notice["level"] == "warning"
+    assert "bare" in notice["text"]
+
+
 class Healthy:
     def problem(self):
         return None

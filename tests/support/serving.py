@@ -59,6 +59,7 @@ class Told:
         self.kept: dict[str, list[dict[str, Any]]] = {}
         self.scores = scores or {}
         self.problems: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
         self.alive = True
         for decision in decisions:
             self.add(decision)
@@ -68,6 +69,9 @@ class Told:
 
     def functions(self) -> list[str]:
         return sorted({*self.kept, *self.problems})
+
+    def denied(self) -> dict[str, str]:
+        return self.refused
 
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
         problem = {"problem": self.problems[function_name]} if function_name in self.problems else {}

@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from slo_autoscaler.errors import GoneError, PlatformError, UnreachableError
+from slo_autoscaler.errors import ForbiddenError, GoneError, PlatformError, UnreachableError
 from slo_autoscaler.kube.client import Document, KubeApi, Resource, Stream, delays, version_of
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 Key = tuple[str, str]
 """(namespace, name)"""
+
+FORBIDDEN: Final = 403
+"""Status of a right that lacks; 401 concerns the credentials, and so all namespaces."""
 
 WATCH_SECONDS: Final = 30.0
 """Maximum seconds of a watch. Resuming it proves that the server answers: a silent watch may be dead."""
@@ -98,14 +101,19 @@ class Informer(Generic[T]):
     def items(self, *, skip_failed: bool = False) -> dict[Key, T]:
         """Return every value by key; raise ``PlatformError`` if the cache may be out of date.
 
-        It counts as current for some time after a watch has broken, since most resume without a gap.
-        ``skip_failed`` leaves out namespaces whose last list or watch failed.
+        It counts as current for some time after a watch has broken, since most resume without a gap. Leaves
+        out the namespaces that are ``denied``, and with ``skip_failed`` all whose last list or watch failed.
         """
         found: dict[Key, T] = {}
-        for each in self._lists.values():
+        for each in self._readable():
             if not (skip_failed and each.error is not None):
                 found |= each.items()
         return found
+
+    def denied(self) -> dict[str, str]:
+        """Return {namespace: error} where the role forbids to list; none if it forbids it everywhere."""
+        found = {name or "": str(each.error) for name, each in self._lists.items() if each.forbidden}
+        return found if len(found) < len(self._lists) else {}
 
     def get(self, key: Key) -> T | None:
         """Return the value of one object, or None; raises as ``items`` does."""
@@ -115,7 +123,7 @@ class Informer(Generic[T]):
     def by(self, what: Hashable) -> dict[Key, T]:
         """Return the values with this name in ``index``, without reading others; raises as ``items`` does."""
         found: dict[Key, T] = {}
-        for each in self._lists.values():
+        for each in self._readable():
             found |= each.by(what)
         return found
 
@@ -129,6 +137,10 @@ class Informer(Generic[T]):
         """End the watches and their threads."""
         for each in self._lists.values():
             each.close()
+
+    def _readable(self) -> "list[_List[T]]":
+        denied = self.denied()
+        return [each for name, each in self._lists.items() if name not in denied]
 
     def _of(self, key: Key) -> "_List[T] | None":
         return self._lists.get(key[0]) or self._lists.get(None)
@@ -163,6 +175,10 @@ class _List(Generic[T]):
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
         self._thread.start()
+
+    @property
+    def forbidden(self) -> bool:
+        return isinstance(self.error, ForbiddenError) and self.error.status == FORBIDDEN
 
     def wait(self, seconds: float) -> bool:
         end = time.monotonic() + seconds

@@ -97,6 +97,9 @@ class Platform(Protocol):
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Write an event on the function's object, where the platform has events. Raises nothing."""
 
+    def denied(self) -> Mapping[str, str]:
+        """Return {namespace: error} of configured namespaces that the rights do not cover; never wait."""
+
     def close(self) -> None:
         """Close connections."""
 

@@ -223,6 +223,10 @@ class Kubernetes:
             if found is not None:
                 self._events.tell(found.reference, reason, message)
 
+    def denied(self) -> dict[str, str]:
+        """Return the namespaces whose Deployments may not be listed."""
+        return self._deployments.denied()
+
     def close(self) -> None:
         """Stop the watches and the thread of events; close connections."""
         self._deployments.close()

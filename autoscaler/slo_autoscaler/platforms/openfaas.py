@@ -177,6 +177,10 @@ class OpenFaas:
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Do nothing: the gateway has no events."""
 
+    def denied(self) -> dict[str, str]:
+        """Return nothing: a gateway has one user for all namespaces."""
+        return {}
+
     def close(self) -> None:
         """Close connections."""
         self._session.close()

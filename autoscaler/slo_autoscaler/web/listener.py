@@ -7,7 +7,7 @@ omit the namespace. Without NAME it returns the known names.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
 
@@ -31,6 +31,10 @@ class Decisions(Protocol):
 
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
         """Return the last decisions of one function and its ``problem``, if any, as JSON; None: neither."""
+        ...
+
+    def denied(self) -> Mapping[str, str]:
+        """Return {namespace: error} of namespaces that the autoscaler may not read."""
         ...
 
 

@@ -122,7 +122,8 @@ class Rows:
         """Return the fleet-wide notices; query Prometheus only if no function has data."""
         rows = self.all()
         problem = self._reader.problem() if blind(rows) else None
-        return notices(rows, alive=self._alive(), problem=problem, troubled=self._problems)
+        denied = self._decided.denied()
+        return notices(rows, alive=self._alive(), problem=problem, troubled=self._problems, denied=denied)
 
 
 def _row(found: Mapping[str, Any]) -> Row:
@@ -217,12 +218,18 @@ def blind(rows: Sequence[Row]) -> bool:
 
 
 def notices(
-    rows: Sequence[Row], *, alive: bool, problem: str | None = None, troubled: Mapping[str, str] | None = None
+    rows: Sequence[Row],
+    *,
+    alive: bool,
+    problem: str | None = None,
+    troubled: Mapping[str, str] | None = None,
+    denied: Mapping[str, str] | None = None,
 ) -> list[Notice]:
     """Return the fleet-wide notices, the most severe first.
 
     Warnings concern some functions, errors all. ``alive``: the loop is running. ``problem``: the error of a
-    query to Prometheus. ``troubled``: {function: why it cannot be read or scaled}.
+    query to Prometheus. ``troubled``: {function: why it cannot be read or scaled}. ``denied``: {namespace:
+    why it may not be read}.
     """
     found: list[Notice] = []
     if not alive:
@@ -259,6 +266,9 @@ def notices(
                 f" such as {name}: {why}.",
             )
         )
+    for namespace, why in sorted((denied or {}).items()):
+        text = f"Nothing in {namespace} is scaled: the autoscaler has no RoleBinding there: {why}."
+        found.append(_notice("warning", text))
     if rows and all(row["mode"] == "standby" for row in rows):
         found.append(
             _notice("info", "This autoscaler is a standby: another one acts. The counts are not applied.")

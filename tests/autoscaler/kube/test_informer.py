@@ -199,12 +199,33 @@ def test_a_busy_server_leaves_what_is_known(shop, api, tmp_path):
 
 @on_double
 def test_items_of_a_list_that_failed_are_an_error_or_left_out(shop, api):
-    api.faults[f"{LISTS}namespaces/forbidden/"] = doubles.status(403)
-    each = shop.informer(namespaces=["forbidden", shop.namespace], listed=False)
+    api.faults[f"{LISTS}namespaces/broken/"] = doubles.status(401)
+    each = shop.informer(namespaces=["broken", shop.namespace], listed=False)
     until(lambda: current(each) == shop.keys(web=2), "the other one has listed")
-    with pytest.raises(ForbiddenError, match="status 403"):
+    with pytest.raises(ForbiddenError, match="status 401"):
         each.items()
     assert each.items(skip_failed=True) == shop.keys(web=2)
+
+
+@on_double
+def test_items_without_the_right_to_one_namespace_are_those_of_the_others(shop, api):
+    api.faults[f"{LISTS}namespaces/forbidden/"] = doubles.status(403)
+    each = shop.informer(namespaces=["forbidden", shop.namespace], listed=False)
+    until(lambda: "forbidden" in each.denied(), "it is refused")
+    until(lambda: current(each) == shop.keys(web=2), "the other one has listed")
+    assert each.items() == shop.keys(web=2)
+    del api.faults[f"{LISTS}namespaces/forbidden/"]
+    until(lambda: not each.denied(), "its RoleBinding is there")
+
+
+@on_double
+def test_items_without_the_right_to_any_namespace_are_an_error(shop, api):
+    api.faults[LISTS] = doubles.status(403)
+    each = shop.informer(listed=False)
+    until(lambda: not each.wait(0.0), "it is refused")
+    with pytest.raises(PlatformError):
+        each.items()
+    assert each.denied() == {}
 
 
 @on_double

@@ -100,6 +100,14 @@ def test_scales_are_those_of_every_deployment_with_our_label_as_it_is_now(platfo
     until(lambda: set(platform.scales()) == {off}, "it is not watched any more")
 
 
+@on_double
+def test_scales_without_a_role_binding_in_one_namespace_are_those_of_the_others(api, connect, shop):
+    api.faults["GET /apis/apps/v1/namespaces/bare/"] = doubles.status(403)
+    platform = connect(namespaces=("bare", shop.namespace))
+    assert set(platform.scales()) == {shop.web}
+    assert set(platform.denied()) == {"bare"}
+
+
 def test_a_label_without_a_mode_leaves_it_to_the_configuration(connect, shop):
     modes = Modes({f"named.{shop.namespace}": "recommend"}, "shadow")
     named, own = shop.deploy("named", mode=""), shop.deploy("own", mode="active")

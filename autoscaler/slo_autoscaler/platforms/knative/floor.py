@@ -112,6 +112,10 @@ class Floor:
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Do nothing: changes of others are the user's own minimum."""
 
+    def denied(self) -> dict[str, str]:
+        """Return the namespaces in which a kind of object may not be listed."""
+        return {**self._routes.denied(), **self._revisions.denied()}
+
     def close(self) -> None:
         """Stop the thread and watches; close connections. The floors stay: a restart keeps replicas."""
         for each in (self._loop, self._revisions, self._routes, self._pods, self._api):

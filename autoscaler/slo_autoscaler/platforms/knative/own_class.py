@@ -137,6 +137,11 @@ class OwnClass:
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Do nothing: changes of others are set right."""
 
+    def denied(self) -> dict[str, str]:
+        """Return the namespaces in which a kind of object may not be listed."""
+        kinds = self._autoscalers, self._services, self._deployments, self._routes
+        return {name: why for each in kinds for name, why in each.denied().items()}
+
     def close(self) -> None:
         """Stop threads and watches; close connections. The revisions stay unchanged."""
         for each in (
