@@ -39,6 +39,9 @@ from slo_autoscaler.kube.lease_rules import (
 
 logger = logging.getLogger(__name__)
 
+PAUSED: Final = "tailbound.dev/paused"
+"""Annotation of the Lease with which no autoscaler acts, for an operator: no repository has the Lease."""
+
 LEASES: Final = Resource("coordination.k8s.io/v1", "leases")
 
 
@@ -102,6 +105,7 @@ class LeaseLeader:
         self.identity = identity or self._name.name
         self._sighting: Sighting | None = None
         self._acts_until = float("-inf")
+        self._paused = False
         self._led = False
         self._logged = ""
         self._holder = ""
@@ -114,12 +118,12 @@ class LeaseLeader:
     def leads(self) -> bool:
         """Return whether this process holds the lease now."""
         with self._lock:
-            leads = not self._stop.is_set() and _now() < self._acts_until
+            leads = not self._stop.is_set() and not self._paused and _now() < self._acts_until
             if leads != self._led:
                 self._led = leads
                 if leads:
                     logger.info("is leader, by the lease %s/%s", self._namespace, self._settings.name)
-                elif not self._stop.is_set():
+                elif not self._stop.is_set() and not self._paused:
                     logger.error(
                         "lease %s/%s: not renewed in time; no longer the leader",
                         self._namespace,
@@ -147,6 +151,14 @@ class LeaseLeader:
     def _run(self) -> None:
         while not self._stop.wait(self._pause()):
             self._poll()
+
+    def _pause_if_annotated(self, document: Document) -> None:
+        paused = PAUSED in (document["metadata"].get("annotations") or {})
+        with self._lock:
+            before, self._paused = self._paused, paused
+        if paused != before:
+            where = f"the lease {self._namespace}/{self._settings.name}"
+            logger.warning("%s %s the annotation %s", where, "has" if paused else "has no more", PAUSED)
 
     def _pause(self) -> float:
         """Return the seconds until the next poll."""
@@ -180,6 +192,7 @@ class LeaseLeader:
         document: Document | None = None
         try:
             document = self._api.get(self._path, patient=False)
+            self._pause_if_annotated(document)
             self._sighting = sighted(self._sighting, Lease.of(document), _now())
         except NotFoundError:
             self._sighting = None

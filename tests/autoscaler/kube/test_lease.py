@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slo_autoscaler.errors import NotFoundError
-from slo_autoscaler.kube.lease import LEASES, Identity, LeaseLeader
+from slo_autoscaler.kube.lease import LEASES, PAUSED, Identity, LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from support import doubles
 from support.cluster import delete, on_double
@@ -92,6 +92,18 @@ def test_a_lease_that_is_deleted_under_its_holder_is_created_anew(lead, spec, cl
     delete(cluster, LEASES.path(namespace, "slo-autoscaler"))
     until(spec, "there is a lease again")
     until(leader.leads, "it leads")
+
+
+def test_lease_with_the_annotation_is_of_no_leader_until_it_is_taken_away(lead, spec, cluster, namespace):
+    leader, path = lead("a"), LEASES.path(namespace, "slo-autoscaler")
+    assert leader.leads()
+    cluster.annotate(path, PAUSED, "2026-12-01: prices are wrong")
+    until(lambda: not leader.leads(), "it has stopped")
+    standby, renewed = lead("b"), spec()["renewTime"]
+    until(lambda: spec()["renewTime"] > renewed, "it is renewed")
+    assert (leader.leads(), standby.leads()) == (False, False)
+    cluster.annotate(path, PAUSED, None)
+    until(leader.leads, "it leads again")
 
 
 @contextmanager
