@@ -146,6 +146,18 @@ def cluster_advice(clusters: Mapping[str, Mapping[str, Collection[str]]]) -> str
     )
 
 
+def leader_advice(leaders: Mapping[str, float]) -> str | None:
+    """Return the functions that several autoscalers size, {function_name: their number}; None: none is."""
+    if not leaders:
+        return None
+    name, more = min(leaders), len(leaders) - 1
+    others = f" and {more} more" if more else ""
+    return (
+        f"{leaders[name]:.0f} autoscalers size {name}{others}: give all but one other namespaces, or the same"
+        " leader.lease, or the mode shadow"
+    )
+
+
 def scrape_advice(ratios: Mapping[str, float], scrape_interval: float, max_age: float) -> str | None:
     """Return the settings to change if Prometheus scrapes at another interval; None if it does not.
 

@@ -207,6 +207,7 @@ class PrometheusSource:
         ratios = " or ".join(f"({text})" for text in texts if text)
         self._ratios = _Seldom(lambda: self._asked({"": ratios})[""])
         self._clusters = _Seldom(self._ask_clusters)
+        self._leaders = _Seldom(lambda: self._asked({"": queries.SEVERAL_LEADERS})[""])
         self._corrections_query = self._filled({"": queries.CORRECTIONS})
         self._corrections = answers.Corrections()
         """The last ones."""
@@ -237,6 +238,7 @@ class PrometheusSource:
         ratios = {queries.SELDOM: self._ratios.poll()}
         self._advise("scrapes", self._scrape_advice(ratios[queries.SELDOM]))
         self._advise("clusters", answers.cluster_advice(self._clusters.poll()))
+        self._advise("leaders", answers.leader_advice(self._leaders.poll()))
         found = {signal: query.result() for signal, query in own.items()} | ratios
         found |= self._with_new(found, self._corrections.corrected, end)
         seen = answers.observations(self._corrections.once(found, watchdog=True))

@@ -301,6 +301,11 @@ def _scrapes(address: str, chosen: str = "", matcher: str = ANY) -> str:
     return f'count_values by ({address}) ("start", {processes})'
 
 
+SEVERAL_LEADERS: Final = (
+    "count by (function_name) (group by (function_name, instance) (slo_autoscaler_desired_replicas)) > 1"
+)
+"""Query of the functions that several autoscalers size: only a leader exports the count."""
+
 _BY_CLUSTER: Final = (
     f"group by ({FUNCTION_LABEL}, {', '.join(CLUSTERS)}) ({_DECLARED} or gateway_service_count)"
 )

@@ -154,6 +154,18 @@ def test_observe_function_of_two_clusters_is_named_with_the_label(recorded, capl
         assert word in caplog.text
 
 
+def test_observe_function_that_two_autoscalers_size_is_named(recorded, caplog):
+    exported = {
+        f'slo_autoscaler_desired_replicas{{function_name="{name}",instance="{instance}"}}': held(
+            2.0, -200.0, 0.0
+        )
+        for name, instance in (("a.fn", "one"), ("a.fn", "two"), ("b.fn", "one"))
+    }
+    source = recorded(exported)
+    until(lambda: source.observe() is not None and "autoscalers" in caplog.text, "the warning")
+    assert "2 autoscalers size a.fn:" in caplog.text
+
+
 def scraped(step, start=-500.0, end=0.0):
     # Not at the edges of the windows in which scrapes are counted.
     return held(1.0, start + 1.3, end, step)
