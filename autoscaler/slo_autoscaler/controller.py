@@ -69,6 +69,14 @@ MAX_BACKOFF: Final = 8
 MOST_LOGGED: Final = 20
 """Maximum functions for which one event is logged separately."""
 
+ANNOUNCED: Final = frozenset(
+    {
+        *(Reason.HELD, Reason.SET_BY_HAND, Reason.NO_DATA, Reason.NOT_MANAGED),
+        *(Reason.PLATFORM_CAP, Reason.UNSCHEDULABLE),
+    }
+)
+"""Reasons of which the function's object tells by an event."""
+
 ALIVE_INTERVALS: Final = 3
 """The loop counts as dead if it finished no reconcile for this many intervals plus its timeouts."""
 
@@ -107,6 +115,8 @@ class _Target:
     by_hand: str = ""
     """The last of them, while ``manual_hold`` respects it."""
     failures: int = 0
+    unknown: str = ""
+    """Its labels and annotations that mean nothing, as logged."""
     problem: str = ""
     """Why it cannot be read or scaled; empty: it can."""
     unreadable: bool = False
@@ -164,6 +174,8 @@ class Controller:
         self._booster = booster
         self._leading = False
         self._targets: dict[str, _Target] = {}
+        self._blind = ""
+        """Why the source gave no observation; empty: it did."""
         self._past: dict[str, Recorded] | None = None
         self._recalled_at = 0.0
         self._earlier: dict[str, list[tuple[tuple[float, float], ...]]] = {}
@@ -234,8 +246,12 @@ class Controller:
         troubled = [name for name, target in list(self._targets.items()) if target.problem]
         return sorted({*self._journal.functions(), *troubled})
 
+    def removed(self) -> list[str]:
+        """Return functions that are gone, and whose decisions are still known; from any thread."""
+        return self._journal.functions(removed=True)
+
     def denied(self) -> Mapping[str, str]:
-        """Return {namespace: error} of namespaces that the autoscaler may not read; from any thread."""
+        """Return {namespace or kind: error} that the autoscaler may not read; from any thread."""
         return self._platform.denied()
 
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
@@ -248,9 +264,10 @@ class Controller:
         problem = {"problem": target.problem} if target is not None and target.problem else {}
         if found is None and not problem:
             return None
+        removed = {} if target is not None else {"removed": True}
         shadow = None if target is None else target.shadow
         score = {} if shadow is None else {"score": shadow.score.document()}
-        return {"function_name": function_name, "decisions": found or [], **problem, **score}
+        return {"function_name": function_name, "decisions": found or [], **problem, **removed, **score}
 
     def reconcile(self) -> bool:
         """Observe, decide and act once for all functions; return False if any request failed.
@@ -276,6 +293,7 @@ class Controller:
                 continue
             target.scale, target.counted = scale, None
             self._detect_conflict(name, target)
+            self._log_unknown_keys(name, target, scale)
             try:
                 wishes[name] = self._recommend(name, target, None if seen is None else seen.get(name), scale)
             except Exception as error:
@@ -410,8 +428,10 @@ class Controller:
         try:
             seen = self._source.observe()
         except SourceError as error:
+            self._blind = str(error)
             self._log_once("observe", f"cannot observe; every function holds: {error}")
             return None, 1
+        self._blind = ""
         self._log_once("observe", None)
         if self._past is None:
             self._recall()
@@ -453,9 +473,6 @@ class Controller:
         now = self._clocks.monotonic()
         target.conflict = target.conflict.read(target.scale, now)
         target.by_hand = target.conflict.set_by_hand(now, target.spec.manual_hold)
-        if target.conflict.set_by_hand(now, 0.0):
-            text = f"{Reason.SET_BY_HAND.clauses[0]} {target.by_hand}"
-            self._platform.announce(name, Reason.SET_BY_HAND.value, text)
         if not target.conflict.detected(now):
             self._conflicts.discard(name)
             return
@@ -467,7 +484,16 @@ class Controller:
                 *(name, FEW, WITHIN),
             )
             self._warned = True
+        if name not in self._conflicts:
+            self._platform.announce(name, "ConflictingScaler", "another autoscaler changes the replicas too")
         self._conflicts.add(name)
+
+    def _log_unknown_keys(self, name: str, target: _Target, scale: Scale) -> None:
+        """Log labels and annotations that mean nothing, when they change."""
+        if scale.unknown and scale.unknown != target.unknown:
+            logger.warning("%s: %s", name, scale.unknown)
+            self._platform.announce(name, "UnknownKey", scale.unknown)
+        target.unknown = scale.unknown
 
     def _scales(
         self, listing: Future[dict[str, Scale | PlatformError]], *, blind: bool
@@ -492,7 +518,10 @@ class Controller:
             self._log_unknown(listed)
             if self._direct is not None:
                 self._direct.watch(frozenset(listed))
-            return {name: listed[name] for name in self._due(listed)}, 0
+            denied = bool(self._platform.denied())
+            if denied:
+                self._metrics.failed("discover")
+            return {name: listed[name] for name in self._due(listed)}, int(denied)
         known = len(self._targets)
         self._log_once("discover", f"cannot list functions; going on with those known ({known}): {listed}")
         due = self._due(sorted(self._targets, key=lambda name: self._targets[name].read_at))
@@ -606,11 +635,15 @@ class Controller:
             incumbent=real.desired if target.shadow is not None else None,
             detail=decision.detail,
             shortage=real.shortage,
+            cause=self._blind if decision.reason is Reason.NO_DATA else "",
         )
         shadow = None if target.shadow is None else (target.shadow.desired, target.shadow.score)
         self._metrics.decided(name, real, decision, entry.action, shadow)
         if self._journal.record(entry):
             self._emit(json.dumps(entry.document()))
+            if decision.reason in ANNOUNCED:
+                parts = [decision.reason.clauses[0], entry.detail, entry.shortage, entry.cause]
+                self._platform.announce(name, entry.reason, "; ".join(filter(None, parts)))
 
     def _acts(self, mode: Mode) -> bool:
         return self._leading and mode == "active"
@@ -722,6 +755,7 @@ class Controller:
         target.problem = f"cannot {'scale' if stage == 'act' else stage} it: {text}"
         if target.problem != before:
             logger.warning("%s: %s; it stays at its count, and is tried again", name, target.problem)
+            self._platform.announce(name, "ScalingFailed", target.problem)
         return 1
 
     @staticmethod

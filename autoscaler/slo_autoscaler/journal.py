@@ -29,6 +29,9 @@ EXACT_FROM: Final = 1e9
 LONGEST_NAME: Final = 317
 """Characters of a Deployment's name with its namespace; comparing longer ones with all names is slow."""
 
+MOST_REMOVED: Final = 100
+"""Removed functions whose decisions are kept."""
+
 NEAR_NAMES: Final = 3
 """Similar names that are suggested for an unknown one."""
 
@@ -52,6 +55,8 @@ class Entry:
     """What the reason's clauses cannot say in numbers: the end of a hold, the name of a metric."""
     shortage: str = ""
     """Why no node has room for replicas, and the resources that the cluster would need."""
+    cause: str = ""
+    """Why there is no data, if the source has failed."""
     repeats: int = 0
     until: datetime | None = None
     """Time of the last repetition; ``inputs`` are from then."""
@@ -64,7 +69,7 @@ class Entry:
     def document(self) -> dict[str, Any]:
         """The decision as one JSON object, as in the decision log."""
         shadow = {} if self.incumbent is None else {"incumbent": self.incumbent}
-        texts = {"detail": self.detail, "shortage": self.shortage}
+        texts = {"detail": self.detail, "shortage": self.shortage, "cause": self.cause}
         return {
             "time": self.at.isoformat(timespec="milliseconds"),
             "function_name": self.function_name,
@@ -115,22 +120,25 @@ class Journal:
         self._depth = depth
         self._total = total
         self._kept: dict[str, _Kept] = {}
+        self._removed: dict[str, _Kept] = {}
+        """Functions that are gone, the first one first."""
         self._lock = threading.Lock()
 
     def record(self, entry: Entry) -> bool:
         """Remember a decision; return False if it repeats the last one."""
         with self._lock:
-            kept = self._kept.get(entry.function_name)
+            kept = self._kept.get(entry.function_name) or self._removed.pop(entry.function_name, None)
             if kept is None:
                 self._kept[entry.function_name] = _Kept(entry)
                 return True
+            self._kept[entry.function_name] = kept
             newest = kept.newest
             if newest.says_again(entry):
                 newest.repeats += 1
                 newest.until = entry.at
                 newest.inputs = entry.inputs
                 newest.incumbent = entry.incumbent
-                newest.shortage = entry.shortage
+                newest.shortage, newest.cause = entry.shortage, entry.cause
                 return False
             kept.older.append(json.dumps(newest.repeated()))
             most = max(1, min(self._depth, self._total // len(self._kept)) - 1)
@@ -140,19 +148,23 @@ class Journal:
             return True
 
     def forget(self, function_name: str) -> None:
-        """Drop a function that is gone."""
+        """List a function no longer; keep its decisions until ``MOST_REMOVED`` others are gone as well."""
         with self._lock:
-            self._kept.pop(function_name, None)
+            kept = self._kept.pop(function_name, None)
+            if kept is not None:
+                self._removed[function_name] = kept
+                while len(self._removed) > MOST_REMOVED:
+                    self._removed.pop(next(iter(self._removed)))
 
-    def functions(self) -> list[str]:
-        """Return the functions with recorded decisions."""
+    def functions(self, *, removed: bool = False) -> list[str]:
+        """Return the functions with recorded decisions; with ``removed``, those that are gone instead."""
         with self._lock:
-            return sorted(self._kept)
+            return sorted(self._removed if removed else self._kept)
 
     def decisions(self, function_name: str, last: int) -> list[dict[str, Any]] | None:
         """Return the last decisions, oldest first, with ``repeats`` and ``until``; None if there are none."""
         with self._lock:
-            kept = self._kept.get(function_name)
+            kept = self._kept.get(function_name) or self._removed.get(function_name)
             if kept is None or last < 1:
                 return None if kept is None else []
             # Not all of them: a table of all functions needs one decision of each.

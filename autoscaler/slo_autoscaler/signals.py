@@ -288,7 +288,8 @@ DERIVED: Final[Mapping[str, Signal]] = {
     ),
     "unspent": Signal(
         Unit.SHARE,
-        "Unspent share of the spending window (`budget_period`): 0 even, below 0 overspent.",
+        "Unspent share of the spending window (`budget_period`): 0 even, below 0 overspent; null: no "
+        "request.",
         gauge="slo_autoscaler_spending_window_unspent_ratio",
         restored="min",
         clause="{unspent} of the spending window unspent",

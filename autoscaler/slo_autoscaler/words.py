@@ -192,9 +192,8 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
     numbers = _counts(decision["to"]) | _numbers(decision.get("inputs") or {})
     first, *others = clauses(decision["reason"])
     told = _told(others, numbers)
-    if decision["reason"] == "NoData" and "sample_age" in numbers and "arrival_rate" not in numbers:
-        # Otherwise a function that has just started would show the age of a fresh sample as the cause.
-        told.append("the rate of requests is not known yet")
+    if decision["reason"] == "NoData":
+        told.append(decision.get("cause") or _no_data(decision.get("inputs") or {}))
     detail, shortage = (filter(None, [decision.get(key)]) for key in ("detail", "shortage"))
     parts = [first, *detail, *told, *_told(FACTS, numbers), *shortage]
     return f"{at} {_deed(decision)}{times}: {'; '.join(parts)}"
@@ -207,8 +206,8 @@ def score(function_name: str, numbers: Mapping[str, float]) -> str:
         return f"{function_name}: no interval was scored yet"
 
     def world(who: str) -> str:
-        share = f"{100 * numbers[f'attained_{who}'] / requests:.2f}%" if requests else "no request"
-        return f"{share} within the SLO for {numbers[f'replica_seconds_{who}']:,.0f} replica-seconds"
+        share = f"{100 * numbers[f'attained_{who}'] / requests:.2f}% within the SLO for " if requests else ""
+        return f"{share}{numbers[f'replica_seconds_{who}']:,.0f} replica-seconds"
 
     return (
         f"{function_name}, over {numbers['seconds']:,.0f} s and {requests:,.0f} requests:"
@@ -223,6 +222,17 @@ def boosted(boost: Boost, start_up: float) -> str:
         return f"nominal CPU: {counts}"
     end = f"for at most {seconds(start_up)}" if boost.starting else "until the load falls"
     return f"boosted to {factor(boost.factor)} x CPU {end}: {counts}"
+
+
+def _no_data(inputs: Mapping[str, Any]) -> str:
+    """Return which of the numbers that a decision needs is missing; the sample's age alone is no cause."""
+    if inputs.get("sample_age") is None:
+        return "Prometheus has no sample with its function_name: check the scrape job and the labels"
+    if inputs.get("arrival_rate") is None:
+        return "the rate of requests is not known yet"
+    if not inputs.get("up_replicas"):
+        return "Prometheus reaches none of its replicas"
+    return "that is older than prometheus.max_age"
 
 
 def _deed(decision: Mapping[str, Any]) -> str:

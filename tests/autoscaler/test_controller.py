@@ -776,6 +776,45 @@ def test_reconcile_replicas_that_keep_changing_are_a_conflict_while_it_leads(
         assert bench.value("slo_autoscaler_conflicting_scaler") == 0
 
 
+def test_reconcile_without_observations_names_the_cause(gateway, monkeypatch):
+    with Bench(gateway, {A: BUSY, B: BUSY}) as bench:
+        told = []
+        monkeypatch.setattr(bench.platform, "announce", lambda *event: told.append(event))
+        bench.reconcile()
+        assert (told, "cause" in bench.about()[-1]) == ([], False)
+        bench.reconcile()
+        assert bench.about()[-1]["cause"] == "the recording has ended"
+        assert {(name, reason) for name, reason, _ in told} == {(A, "NoData"), (B, "NoData")}
+
+
+def test_decisions_of_a_removed_function_are_told_until_it_is_back(gateway):
+    with Bench(gateway, *[{A: BUSY, B: BUSY}] * 3) as bench:
+        bench.reconcile()
+        removed = gateway.functions.pop("b")
+        bench.reconcile()
+        assert (bench.controller.functions(), bench.controller.removed()) == ([A], [B])
+        assert bench.controller.decisions(B, 1)["removed"]
+        gateway.functions["b"] = removed
+        bench.reconcile()
+        assert "removed" not in bench.controller.decisions(B, 1)
+
+
+def test_reconcile_mistyped_annotation_is_logged_once_with_the_likely_one(gateway, caplog):
+    gateway.functions["a"].annotations = {"com.tailbound.shedule": "[]"}
+    with Bench(gateway, *[{A: BUSY}] * 3) as bench:
+        bench.times(3)
+    assert caplog.text.count("did you mean annotation com.tailbound.schedule?") == 1
+
+
+def test_reconcile_function_that_cannot_be_scaled_is_announced_once(gateway, monkeypatch):
+    gateway.functions["b"].labels = {"com.openfaas.scale.min": "many"}
+    with Bench(gateway, *[{A: BUSY}] * 3) as bench:
+        told = []
+        monkeypatch.setattr(bench.platform, "announce", lambda *event: told.append(event))
+        bench.times(3)
+        assert [event[:2] for event in told if event[0] == B] == [(B, "ScalingFailed")]
+
+
 @pytest.mark.parametrize(("manual_hold", "reconciles"), [("0s", 1), ("20s", 5)])
 def test_reconcile_count_set_by_hand_is_named_and_kept_for_manual_hold(
     gateway, monkeypatch, manual_hold, reconciles
@@ -791,8 +830,8 @@ def test_reconcile_count_set_by_hand_is_named_and_kept_for_manual_hold(
         assert gateway.functions["a"].replicas == 3
         last = bench.about()[-1]
         assert (last["reason"], last["detail"], last["action"]) == ("SetByHand", "from 4 to 3", "hold")
-        ((name, reason, text),) = told
-        assert (name, reason) == (A, "SetByHand")
+        ((reason, text),) = [event[1:] for event in told if event[0] == A]
+        assert reason == "SetByHand"
         assert "from 4 to 3" in text
         bench.reconcile()
         assert gateway.functions["a"].replicas == 4

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.journal import Entry, Journal, named, of_log
+from slo_autoscaler.journal import MOST_REMOVED, Entry, Journal, named, of_log
 
 NAME = "a.fn"
 START = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -35,8 +35,26 @@ def test_a_hold_that_is_taken_again_is_no_news_and_is_counted_with_its_latest_nu
     (found,) = journal.decisions(NAME, 5)
     assert (found["repeats"], found["time"][11:19], found["until"][11:19]) == (2, "12:00:00", "12:00:10")
     assert (found["inputs"], found["shortage"]) == ({"rate": 7.0}, "room for 1")
+
+
+def test_forgotten_function_is_listed_as_removed_and_goes_on_where_it_was():
+    journal = Journal()
+    journal.record(an_entry(0))
     journal.forget(NAME)
-    assert (journal.decisions(NAME, 1), journal.functions()) == (None, [])
+    assert (journal.functions(), journal.functions(removed=True)) == ([], [NAME])
+    assert len(journal.decisions(NAME, 5)) == 1
+    journal.record(an_entry(5, reason="Settling"))
+    assert (journal.functions(), journal.functions(removed=True)) == ([NAME], [])
+    assert len(journal.decisions(NAME, 5)) == 2
+
+
+def test_forgotten_functions_are_kept_up_to_a_number():
+    journal = Journal()
+    for number in range(MOST_REMOVED + 1):
+        journal.record(an_entry(0, function_name=f"f{number}.fn"))
+        journal.forget(f"f{number}.fn")
+    assert len(journal.functions(removed=True)) == MOST_REMOVED
+    assert journal.decisions("f0.fn", 1) is None
 
 
 @pytest.mark.parametrize(

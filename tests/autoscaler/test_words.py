@@ -92,7 +92,22 @@ def test_first_clauses_need_no_number_and_the_others_know_the_inputs():
         assert set(re.findall(r"\{(\w+)\}", " ".join(others))) <= INPUTS.keys() | counts
 
 
-def test_a_function_without_a_rate_yet_is_not_told_of_by_a_fresh_sample_alone():
-    fresh = {"sample_age": 0.044, "arrival_rate": None, "up_replicas": 2.0}
-    told = sentence(a_told_decision(reason="NoData", to=2, inputs=fresh))
-    assert told != sentence(a_told_decision(reason="NoData", to=2, inputs=fresh | {"arrival_rate": 1.0}))
+@pytest.mark.parametrize(
+    ("inputs", "cause", "told"),
+    [
+        ({}, "", "no sample"),
+        ({"sample_age": 0.04}, "", "rate of requests is not known"),
+        ({"sample_age": 0.04, "arrival_rate": 1.0, "up_replicas": 0.0}, "", "reaches none"),
+        ({"sample_age": 90.0, "arrival_rate": 1.0, "up_replicas": 1.0}, "", "max_age"),
+        ({}, "http://p: connection refused", "http://p: connection refused"),
+    ],
+)
+def test_sentence_of_no_data_names_the_cause(inputs, cause, told):
+    assert told in sentence(a_told_decision(reason="NoData", to=2, inputs=inputs, cause=cause))
+
+
+def test_score_without_a_request_is_the_replica_seconds_alone():
+    numbers = {"seconds": 60.0, "requests": 0.0}
+    for who in ("incumbent", "shadow"):
+        numbers |= {f"replica_seconds_{who}": 120.0, f"attained_{who}": 0.0}
+    assert "within the SLO" not in shown.score("a.fn", numbers)

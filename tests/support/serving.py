@@ -59,6 +59,7 @@ class Told:
         self.kept: dict[str, list[dict[str, Any]]] = {}
         self.scores = scores or {}
         self.problems: dict[str, str] = {}
+        self.gone: list[str] = []
         self.refused: dict[str, str] = {}
         self.alive = True
         for decision in decisions:
@@ -68,7 +69,10 @@ class Told:
         self.kept.setdefault(decision["function_name"], []).append(decision)
 
     def functions(self) -> list[str]:
-        return sorted({*self.kept, *self.problems})
+        return sorted({*self.kept, *self.problems} - {*self.gone})
+
+    def removed(self) -> list[str]:
+        return self.gone
 
     def denied(self) -> dict[str, str]:
         return self.refused
@@ -78,8 +82,9 @@ class Told:
         found = self.kept.get(function_name, [])
         if not found and not problem:
             return None
+        removed = {"removed": True} if function_name in self.gone else {}
         score = {"score": self.scores[function_name]} if function_name in self.scores else {}
-        return {"function_name": function_name, "decisions": found[-last:], **problem, **score}
+        return {"function_name": function_name, "decisions": found[-last:], **problem, **removed, **score}
 
 
 def a_fleet(count: int) -> Told:

@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     decisions = [each for answer in found for each in answer["decisions"]]
     troubled = [answer for answer in found if answer.get("problem")]
     status = _tell(decisions, [], flags.function) if decisions or not troubled else 0
+    for answer in found:
+        if answer.get("removed"):
+            _say(f"{answer['function_name']} is removed: the platform does not list it any more")
     for answer in troubled:
         _say(f"{answer['function_name']} stays at its count: {answer['problem']}")
     for answer in found:

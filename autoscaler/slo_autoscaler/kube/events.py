@@ -29,6 +29,9 @@ REMEMBERED: Final = 4096
 REPEATED_WITHIN: Final = 600.0
 """Seconds after which a repetition becomes a new event; the API keeps events for an hour."""
 
+MOST_TEXT: Final = 1000
+"""Characters of a message, which the API limits to 1024 bytes."""
+
 _LONGEST_NAME: Final = 230
 """Characters of the object's name in the event's name, which the API limits to 253."""
 
@@ -51,6 +54,7 @@ class _Event:
     about: Reference
     reason: str
     message: str
+    kind: str
     at: datetime = field(compare=False)
 
 
@@ -75,10 +79,10 @@ class Events:
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
 
-    def tell(self, about: Reference, reason: str, message: str) -> None:
-        """Queue an event; ``reason`` is one word."""
+    def tell(self, about: Reference, reason: str, message: str, *, kind: str = "Normal") -> None:
+        """Queue an event; ``reason`` is one word, ``kind`` ``Normal`` or ``Warning``."""
         try:
-            self._waiting.put_nowait(_Event(about, reason, message, datetime.now(UTC)))
+            self._waiting.put_nowait(_Event(about, reason, message[:MOST_TEXT], kind, datetime.now(UTC)))
         except queue.Full:
             self._log_once("too many events are waiting")
 
@@ -134,7 +138,7 @@ def _document(event: _Event, instance: str) -> dict[str, Any]:
             "name": about.name,
             "uid": about.uid,
         },
-        "type": "Normal",
+        "type": event.kind,
         "reason": event.reason,
         "message": event.message,
         "count": 1,

@@ -67,7 +67,7 @@ def numbers(at: Situation, found: Recommendation) -> dict[str, float | None]:
             "expected": found.rate,
             "allowed": found.allowed,
             "worth": found.worth,
-            "unspent": memory.budget.remaining(at.spec.budget_period),
+            "unspent": memory.budget.remaining(at.spec.budget_period) if memory.budget.served else None,
         }
     return told
 

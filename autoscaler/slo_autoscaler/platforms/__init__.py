@@ -95,7 +95,10 @@ class Platform(Protocol):
         """
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
-        """Write an event on the function's object, where the platform has events. Raises nothing."""
+        """Write a warning event on the function's object, where the platform has events. Raises nothing.
+
+        Only the leader writes. Equal events within minutes are one.
+        """
 
     def denied(self) -> Mapping[str, str]:
         """Return {namespace: error} of configured namespaces that the rights do not cover; never wait."""

@@ -20,6 +20,7 @@ from slo_autoscaler.fields import (
     Namespaces,
     PositiveDuration,
     settings,
+    unknown_keys,
     whole,
 )
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
@@ -38,6 +39,14 @@ MIN_REPLICAS: Final = "tailbound.dev/min-replicas"
 MAX_REPLICAS: Final = "tailbound.dev/max-replicas"
 SCHEDULE: Final = "tailbound.dev/schedule"
 HOLD: Final = "tailbound.dev/hold"
+KEYS: Final = (
+    *(f"label {key}" for key in (MODE, "tailbound.dev/boost")),
+    *(
+        f"annotation {key}"
+        for key in (MIN_REPLICAS, MAX_REPLICAS, SCHEDULE, HOLD, "tailbound.dev/metrics-port")
+    ),
+)
+"""Our keys, some of which belong to the pods; others on a Deployment are mistyped."""
 
 DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
 AUTOSCALERS: Final = Resource("autoscaling/v2", "horizontalpodautoscalers")
@@ -104,12 +113,15 @@ class Deployment:
     """Client that wrote the count to the scale subresource last; empty: another request has set it."""
     fault: str | None = None
     """The rules that its annotations violate."""
+    unknown: str = ""
+    """Keys of ours that mean nothing."""
 
     @classmethod
     def of(cls, document: Document) -> "Deployment | None":
         """Read an object of apps/v1; None without our label."""
         metadata = document["metadata"]
-        mode = (metadata.get("labels") or {}).get(MODE)
+        labels = metadata.get("labels") or {}
+        mode = labels.get(MODE)
         if mode is None:
             return None
         annotations = metadata.get("annotations") or {}
@@ -136,6 +148,7 @@ class Deployment:
             hold=found.get(HOLD),
             scaler=_scaler(metadata),
             fault="; ".join(faults) or None,
+            unknown=unknown_keys(labels, annotations, "tailbound.dev/", KEYS),
         )
 
     @property
@@ -152,12 +165,13 @@ class Deployment:
 class Kubernetes:
     """The Deployments of one API server, in some namespaces or all."""
 
-    def __init__(self, config: Settings, _leader: Leader, modes: Modes = ALL_ACTIVE) -> None:
+    def __init__(self, config: Settings, leader: Leader, modes: Modes = ALL_ACTIVE) -> None:
         """Begin to watch. Raises ``ConfigError`` without credentials.
 
-        Writes only on the controller's request, so it needs no leader.
+        Writes only on the controller's request, and events only while ``leader`` leads.
         """
         self._config = config
+        self._leader = leader
         self._modes = modes
         watches = 3 * len(config.namespaces or (None,))
         self._api = KubeApi(
@@ -217,11 +231,11 @@ class Kubernetes:
             self._events.tell(found.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}")
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
-        """Queue an event on the Deployment."""
+        """Queue a warning event on the Deployment."""
         with suppress(PlatformError):
             found = self._deployments.get(_key(function_name))
-            if found is not None:
-                self._events.tell(found.reference, reason, message)
+            if found is not None and self._leader.leads():
+                self._events.tell(found.reference, reason, message, kind="Warning")
 
     def denied(self) -> dict[str, str]:
         """Return the namespaces whose Deployments may not be listed."""
@@ -286,6 +300,7 @@ class Kubernetes:
             scaler=deployment.scaler,
             unschedulable=unschedulable,
             shortage=shortage,
+            unknown=deployment.unknown,
             version=deployment.version,
         )
 

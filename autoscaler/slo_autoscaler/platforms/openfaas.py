@@ -29,6 +29,7 @@ from slo_autoscaler.fields import (
     over_https,
     parse_duration,
     settings,
+    unknown_keys,
     whole,
 )
 from slo_autoscaler.leader import Leader
@@ -53,6 +54,8 @@ MODE_LABEL: Final = "com.tailbound.mode"
 SCHEDULE: Final = "com.tailbound.schedule"
 HOLD: Final = "com.tailbound.hold"
 """Annotations of the schedule and of the hold; a label could not have their text."""
+KEYS: Final = (f"label {MODE_LABEL}", f"annotation {SCHEDULE}", f"annotation {HOLD}")
+"""Our keys; others of our domain are mistyped."""
 UID_LABEL: Final = "uid"
 """Label that faas-netes changes with each deployment."""
 
@@ -205,6 +208,7 @@ class OpenFaas:
                 schedule=_annotated(function_name, annotations, SCHEDULE, schedule_of),
                 hold=_annotated(function_name, annotations, HOLD, hold_of),
                 revision=str(labels.get(UID_LABEL) or ""),
+                unknown=unknown_keys(labels, annotations, "com.tailbound.", KEYS),
             )
         except PlatformError as error:
             raise UnreadableError(str(error), desired) from error

@@ -29,6 +29,10 @@ class Decisions(Protocol):
         """Return the functions with recorded decisions or a problem."""
         ...
 
+    def removed(self) -> list[str]:
+        """Return functions that are gone, and whose decisions are still known."""
+        ...
+
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
         """Return the last decisions of one function and its ``problem``, if any, as JSON; None: neither."""
         ...
@@ -77,6 +81,7 @@ def _decisions(decided: Decisions, query: dict[str, list[str]]) -> tuple[int, di
     if not last:
         return 400, {"error": f"last: {text[:20]!r} must be a whole number from 1 to {MOST}"}
     found, near = named(wanted, functions)
+    found = found or named(wanted, decided.removed())[0]
     answers = [answer for name in found if (answer := decided.decisions(name, last)) is not None]
     if not answers:
         hint = f"; did you mean {' or '.join(near)}?" if near else ""

@@ -18,6 +18,7 @@ from support.builders import NAME, a_told_decision
 from support.serving import SCORE, Told
 
 TROUBLED = "troubled.openfaas-fn"
+REMOVED = "removed.openfaas-fn"
 
 
 def a_log(*decisions):
@@ -54,6 +55,8 @@ def test_explain_reader_that_has_seen_enough_is_no_failure(tmp_path):
 def port():
     told = Told(*[a_told_decision(repeats=0, until=a_told_decision()["time"])] * 3, scores={NAME: SCORE})
     told.problems = {TROUBLED: "a label is no mode"}
+    told.add(a_told_decision(function_name=REMOVED, repeats=0, until=a_told_decision()["time"]))
+    told.gone = [REMOVED]
     web = Server("web", create_app(CollectorRegistry(), lambda: True, told), "127.0.0.1", 0)
     web.start()
     yield web.port
@@ -70,6 +73,13 @@ def test_explain_running_autoscaler_tells_decisions_and_the_score(port, capsys):
 def test_explain_function_that_cannot_be_read_tells_the_reason(port, capsys):
     assert main(["troubled", "--url", f"http://127.0.0.1:{port}"]) == 0
     assert "a label is no mode" in capsys.readouterr().out
+
+
+def test_explain_removed_function_tells_its_last_decision_and_that_it_is_removed(port, capsys):
+    assert main([REMOVED, "--url", f"http://127.0.0.1:{port}"]) == 0
+    decision, removed = capsys.readouterr().out.splitlines()
+    assert REMOVED in decision
+    assert "removed" in removed
 
 
 @pytest.mark.parametrize("source", ["url", "log"])

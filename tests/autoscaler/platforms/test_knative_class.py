@@ -6,14 +6,16 @@ from types import SimpleNamespace
 import pytest
 
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
+from slo_autoscaler.kube.events import EVENTS
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative import own_class
-from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, SERVICES
+from slo_autoscaler.platforms.knative.allocation import MODE
+from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, ROUTES, SERVICES
 from slo_autoscaler.platforms.knative.status import CLASS
 from support import doubles
 from support.cluster import delete, on_double
-from support.doubles import decide
+from support.doubles import decide, has_listed
 from support.knative_world import KPA, Standby, autoscaling, drive
 from support.kube_server import a_pod
 
@@ -246,6 +248,21 @@ def test_an_old_revision_keeps_its_replicas_until_its_status_could_be_written(ap
     world.until(lambda: world.says(old, "Active") == "False NoTraffic", "all know", platform)
     clock.now += 3600.0
     world.until(lambda: world.replicas(old) == 0, "now it goes", platform)
+
+
+@pytest.mark.parametrize("mode", ["class", "floor"])
+def test_announce_writes_a_warning_on_the_service_that_owns_the_route(world, start, mode):
+    world.route(r1=100)
+    owner = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "tabular", "uid": "u-1"}
+    world.change(ROUTES, "tabular", metadata={"labels": {MODE: ""}, "ownerReferences": [owner]})
+    platform = start(mode=mode)
+    world.until(lambda: has_listed(platform), "it has listed", platform)
+    platform.announce(world.function, "NoData", "no sample")
+    world.until(lambda: world.all(EVENTS), "an event is there")
+    (event,) = world.all(EVENTS)
+    assert (event["type"], event["involvedObject"]["kind"], event["involvedObject"]["uid"]) == (
+        *("Warning", "Service", "u-1"),
+    )
 
 
 # Faults

@@ -9,7 +9,14 @@ from slo_autoscaler.kube.client import Resource
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE
-from slo_autoscaler.platforms.kubernetes import AUTOSCALERS, DEPLOYMENTS, MODE, Deployment, Kubernetes
+from slo_autoscaler.platforms.kubernetes import (
+    AUTOSCALERS,
+    DEPLOYMENTS,
+    MIN_REPLICAS,
+    MODE,
+    Deployment,
+    Kubernetes,
+)
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 from slo_autoscaler.spec import Modes
 from slo_autoscaler.windows import hold_of, schedule_of
@@ -291,6 +298,25 @@ def test_each_scaling_is_an_event_and_the_same_again_counts_it_up(platform, shop
     uid = shop.cluster.get(DEPLOYMENTS.path(shop.namespace, "web"))["metadata"]["uid"]
     about = {"apiVersion": "apps/v1", "kind": "Deployment", "namespace": shop.namespace, "name": "web"}
     assert shop.events()[0]["involvedObject"] == {**about, "uid": uid}
+
+
+def test_scales_deployment_with_a_mistyped_key_names_the_likely_one(connect, shop):
+    shop.change(metadata={"annotations": {"tailbound.dev/max-replica": "3"}, "labels": {MIN_REPLICAS: "2"}})
+    told = connect().scales()[shop.web].unknown
+    assert (
+        "annotation tailbound.dev/max-replica is unknown, did you mean annotation tailbound.dev/max-" in told
+    )
+    assert "label tailbound.dev/min-replicas is unknown, did you mean annotation tailbound.dev/min-" in told
+
+
+def test_announce_by_a_standby_writes_nothing(api, tmp_path, shop, keep, connect):
+    config = KubernetesSettings(kubeconfig=api.kubeconfig(tmp_path), namespaces=(shop.namespace,))
+    standby, leader = keep(Kubernetes(config, Alone(leads=False))), connect()
+    until(lambda: has_listed(standby), "it has listed")
+    standby.announce(shop.web, "NoData", "standby")
+    leader.announce(shop.web, "NoData", "leader")
+    until(shop.events, "an event is there")
+    assert [(each["message"], each["type"]) for each in shop.events()] == [("leader", "Warning")]
 
 
 def test_announce_writes_an_event_on_a_deployment_and_nothing_without_one(platform, shop):

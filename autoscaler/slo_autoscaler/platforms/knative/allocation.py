@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from slo_autoscaler.errors import PlatformError, UnreadableError
-from slo_autoscaler.fields import parse_duration, whole
+from slo_autoscaler.fields import parse_duration, unknown_keys, whole
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Modes
 from slo_autoscaler.windows import hold_of, schedule_of
@@ -40,6 +40,8 @@ MODE: Final = "tailbound.dev/mode"
 SCHEDULE: Final = "tailbound.dev/schedule"
 HOLD: Final = "tailbound.dev/hold"
 """Annotations of the Service, likewise."""
+KEYS: Final = (f"label {MODE}", f"annotation {SCHEDULE}", f"annotation {HOLD}")
+"""Our keys on a Service; others of our domain are mistyped."""
 
 KPA: Final = "kpa.autoscaling.knative.dev"
 
@@ -73,6 +75,8 @@ class Share:
     schedule: str | None = None
     """The text of that route's annotation; ``hold`` likewise."""
     hold: str | None = None
+    unknown: str = ""
+    """Keys of ours on that route that mean nothing."""
 
     @property
     def most(self) -> float:
@@ -251,19 +255,21 @@ def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share
     which its status does only when that is ready. A revision of several routes counts with the largest
     share.
     """
+    none = None, None, None, ""
     routed: dict[Key, float] = {}
     declared: dict[Key, float] = {}
-    told: dict[Key, tuple[str | None, str | None, str | None]] = {}
+    told: dict[Key, tuple[str | None, str | None, str | None, str]] = {}
     for route in routes:
         namespace, _ = key_of(route)
-        mode = (route.get("metadata", {}).get("labels") or {}).get(MODE)
-        own = mode, annotation(route, SCHEDULE), annotation(route, HOLD)
+        metadata = route.get("metadata", {})
+        labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+        unknown = unknown_keys(labels, annotations, "tailbound.dev/", KEYS)
+        own = labels.get(MODE), annotation(route, SCHEDULE), annotation(route, HOLD), unknown
         for part, found in (("status", routed), ("spec", declared)):
             for name, percent in _traffic(route.get(part), namespace, latest).items():
                 found[namespace, name] = max(found.get((namespace, name), 0.0), percent)
-                if any(text is not None for text in own):
+                if own != none:
                     told[namespace, name] = own
-    none = None, None, None
     return {key: Share(routed.get(key), declared.get(key), *told.get(key, none)) for key in routed | declared}
 
 
@@ -361,6 +367,7 @@ def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
         hold=hold,
         scaler="",  # what another client writes to a Deployment is set right
         revision=main.name,
+        unknown=main.share.unknown,
         version=main.version,
     )
 

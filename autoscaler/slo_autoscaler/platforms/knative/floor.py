@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from slo_autoscaler.errors import ConflictError, FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.kube.client import version_of
+from slo_autoscaler.kube.events import Events
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
-from slo_autoscaler.model import Scale
+from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.platforms.knative import Settings, minimum
 from slo_autoscaler.platforms.knative.allocation import (
     MODE,
@@ -39,6 +40,7 @@ from slo_autoscaler.platforms.knative.objects import (
     ROUTES,
     ClusterDefaults,
     DesiredReplicas,
+    announce,
     api_of,
     informer_of,
     pods_of,
@@ -76,6 +78,7 @@ class Floor:
         self._revisions = watch(REVISIONS, transform=strip_revision, index=services_of)
         self._routes = watch(ROUTES, transform=strip_route, index=named_by, label=MODE)
         self._pods = pods_of(self._api, config)
+        self._events = Events(self._api)
         self._loop.start()
 
     def scales(self) -> dict[str, Scale | PlatformError]:
@@ -110,7 +113,9 @@ class Floor:
         self._loop.wake()
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
-        """Do nothing: changes of others are the user's own minimum."""
+        """Queue a warning event on the Service, not of changes: these are the user's own minimum."""
+        if self._leader.leads() and reason != Reason.SET_BY_HAND:
+            announce(self._events, self._routes, function_name, reason, message)
 
     def denied(self) -> dict[str, str]:
         """Return the namespaces in which a kind of object may not be listed."""
@@ -118,7 +123,7 @@ class Floor:
 
     def close(self) -> None:
         """Stop the thread and watches; close connections. The floors stay: a restart keeps replicas."""
-        for each in (self._loop, self._revisions, self._routes, self._pods, self._api):
+        for each in (self._loop, self._events, self._revisions, self._routes, self._pods, self._api):
             each.close()
 
     def reconcile_floors(self) -> float:

@@ -8,12 +8,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Final, TypeVar
 
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
+from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer
 from slo_autoscaler.kube.pods import PODS, REVISION, WITHOUT_NODE, Unschedulable, shortages
 from slo_autoscaler.model import Scale
@@ -190,6 +191,16 @@ def routes_of(routes: Informer[Json], revisions: Iterable[Json]) -> Iterable[Jso
     return {key: route for name in names for key, route in routes.by(name).items()}.values()
 
 
+def announce(events: Events, routes: Informer[Json], function_name: str, reason: str, message: str) -> None:
+    """Queue a warning event on the Service that owns the route of this name; nothing without one."""
+    name, _, namespace = function_name.rpartition(".")
+    with suppress(PlatformError):
+        route = routes.get((namespace, name))
+        for owner in (route or {}).get("metadata", {}).get("ownerReferences") or ():
+            about = Reference(SERVING_SERVICES.api, "Service", namespace, name, str(owner.get("uid", "")))
+            events.tell(about, reason, message, kind="Warning")
+
+
 def service_key(of: Json) -> Key:
     """Return (namespace, service) of a revision, or of an object made from one."""
     return key_of(of)[0], service_of(of)
@@ -223,10 +234,11 @@ def strip_revision(item: Document) -> Json:
 
 
 def strip_route(item: Document) -> Json:
-    """Keep only name, labels, annotations and traffic of a Route."""
+    """Keep only name, labels, annotations, owner and traffic of a Route."""
     metadata = item.get("metadata", {})
+    kept = ("name", "namespace", "labels", "annotations", "ownerReferences")
     return {
-        "metadata": {key: metadata.get(key) for key in ("name", "namespace", "labels", "annotations")},
+        "metadata": {key: metadata.get(key) for key in kept},
         "spec": {"traffic": (item.get("spec") or {}).get("traffic")},
         "status": {"traffic": (item.get("status") or {}).get("traffic")},
     }

@@ -17,9 +17,10 @@ from functools import partial
 
 from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError, ScaleChangedError
 from slo_autoscaler.kube.client import version_of
+from slo_autoscaler.kube.events import Events
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
-from slo_autoscaler.model import Scale
+from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.platforms.knative import Settings, status
 from slo_autoscaler.platforms.knative.allocation import (
     SERVING,
@@ -46,6 +47,7 @@ from slo_autoscaler.platforms.knative.objects import (
     SERVICES,
     ClusterDefaults,
     DesiredReplicas,
+    announce,
     api_of,
     informer_of,
     pods_of,
@@ -102,6 +104,7 @@ class OwnClass:
         self._routes = watch(ROUTES, transform=strip_route, changed=self._wake, index=named_by)
         self._pods = pods_of(self._api, config)
         self._scaling.start()
+        self._events = Events(self._api)
         self._telling.start()
 
     def scales(self) -> dict[str, Scale | PlatformError]:
@@ -135,7 +138,9 @@ class OwnClass:
         self._scaling.wake()
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
-        """Do nothing: changes of others are set right."""
+        """Queue a warning event on the Service, not of changes: these are set right."""
+        if self._leader.leads() and reason != Reason.SET_BY_HAND:
+            announce(self._events, self._routes, function_name, reason, message)
 
     def denied(self) -> dict[str, str]:
         """Return the namespaces in which a kind of object may not be listed."""
@@ -145,7 +150,7 @@ class OwnClass:
     def close(self) -> None:
         """Stop threads and watches; close connections. The revisions stay unchanged."""
         for each in (
-            *(self._scaling, self._telling),
+            *(self._scaling, self._telling, self._events),
             *(self._autoscalers, self._services, self._deployments, self._routes, self._pods),
             self._api,
         ):
