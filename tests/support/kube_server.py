@@ -83,7 +83,9 @@ class KubeServer:
         self.longest_watch = 60.0
         """Seconds after which the server ends a watch, however long it was asked for."""
         self.offers = ["pods", "pods/resize"]
-        """Resources of the core group."""
+        """Resources that every group has."""
+        self.kinds: dict[str, str] = {}
+        """Resource, such as rollouts -> its kind."""
         self.pending: tuple[str, str] | None = None
         """Reason and message with which kubelets leave a raised CPU pending; None: they apply it at once."""
         self.instantly_ready = True
@@ -196,7 +198,12 @@ class KubeServer:
         return status(code, json.dumps(answer).encode())(handler)
 
     def _discovery(self) -> Document:
-        return {"kind": "APIResourceList", "resources": [{"name": each} for each in self.offers]}
+        return {
+            "kind": "APIResourceList",
+            "resources": [
+                {"name": each, "kind": self.kinds.get(each.partition("/")[0], "")} for each in self.offers
+            ],
+        }
 
     def _review(self, review: Document, user: str) -> Document:
         asked = review["spec"]["resourceAttributes"]

@@ -133,6 +133,21 @@ class KubeApi:
         """Time limit of a call with its retries, in seconds."""
         self._closed = threading.Event()
 
+    def scaled_resource(self, api: str, kind: str) -> "Resource":
+        """Return the resource of a kind with a scale subresource, such as ``apps/v1`` and ``StatefulSet``.
+
+        Every user may ask this. Raises ``PlatformError`` if there is none.
+        """
+        path = "/api/v1" if api == "v1" else f"/apis/{api}"
+        offered = {
+            str(each.get("name")): each.get("kind")
+            for each in self.get(path, patient=False).get("resources") or ()
+        }
+        plural = next((name for name, found in offered.items() if found == kind and "/" not in name), None)
+        if plural is None or f"{plural}/scale" not in offered:
+            raise NotFoundError(f"GET {path}: there is no {kind} with a scale subresource", 404)
+        return Resource(api, plural)
+
     def get(self, path: str, *, patient: bool = True) -> Document:
         """Return one object. Raises ``PlatformError``, as all of these methods do.
 

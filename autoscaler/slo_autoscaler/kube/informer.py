@@ -90,6 +90,7 @@ class Informer(Generic[T]):
             index=index or (lambda _: ()),
             watch_seconds=watch_seconds,
         )
+        self.resource = resource
         self._lists = {name: _List(api, resource.path(name), watched) for name in namespaces or (None,)}
 
     def wait(self, seconds: float) -> bool:

@@ -101,7 +101,7 @@ class Platform(Protocol):
         """
 
     def denied(self) -> Mapping[str, str]:
-        """Return {namespace: error} of configured namespaces that the rights do not cover; never wait."""
+        """Return {namespace or kind: error} that is configured and the rights do not cover; never wait."""
 
     def close(self) -> None:
         """Close connections."""

@@ -1,18 +1,26 @@
 """Plain Kubernetes: scales each Deployment with our label through its scale subresource.
 
-Owns the names, the label and the annotations. Makes no decisions. A HorizontalPodAutoscaler on the same
-Deployment undoes every write: in mode active such a Deployment is an error that names both.
+Likewise objects of other kinds that have one. Owns the names, the label and the annotations. Makes no
+decisions. A HorizontalPodAutoscaler on the same object undoes every write: in mode active such an object is
+an error that names both.
 """
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError, UnreadableError
+from slo_autoscaler.errors import (
+    ForbiddenError,
+    FunctionGoneError,
+    NotFoundError,
+    PlatformError,
+    UnreadableError,
+)
 from slo_autoscaler.fields import (
     ClusterTls,
     Concurrency,
@@ -33,8 +41,10 @@ from slo_autoscaler.platforms import ALL_ACTIVE, place
 from slo_autoscaler.spec import Modes
 from slo_autoscaler.windows import Hold, Schedule, hold_of, schedule_of
 
+logger = logging.getLogger(__name__)
+
 MODE: Final = "tailbound.dev/mode"
-"""Label of the Deployments to watch. Its value is the mode; empty: the configuration's mode."""
+"""Label of the objects to watch. Its value is the mode; empty: the configuration's mode."""
 MIN_REPLICAS: Final = "tailbound.dev/min-replicas"
 MAX_REPLICAS: Final = "tailbound.dev/max-replicas"
 SCHEDULE: Final = "tailbound.dev/schedule"
@@ -49,10 +59,24 @@ KEYS: Final = (
 """Our keys, some of which belong to the pods; others on a Deployment are mistyped."""
 
 DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
+DEPLOYMENT: Final = "Deployment"
 AUTOSCALERS: Final = Resource("autoscaling/v2", "horizontalpodautoscalers")
 
 _FIRST_LIST_SHARE: Final = 0.8
 """Share of the timeout for which a reader waits for the first lists."""
+
+
+@settings
+class ScaleTarget:
+    """A kind of object with ``spec.replicas``, ``status.readyReplicas`` and a scale subresource."""
+
+    apiVersion: str  # noqa: N815 - as Kubernetes writes it
+    """Its group and version, such as ``apps/v1``."""
+    kind: str
+    """Its kind, such as ``StatefulSet``."""
+
+
+DEPLOYMENT_TARGET: Final = ScaleTarget(DEPLOYMENTS.api, DEPLOYMENT)
 
 
 @settings
@@ -67,6 +91,8 @@ class Settings:
     """Context of the kubeconfig; None: its current one."""
     namespaces: Namespaces | None = None
     """Namespaces to watch; None: all, which needs a ClusterRole."""
+    scale_targets: tuple[ScaleTarget, ...] = ()
+    """Kinds to scale beside Deployments, such as StatefulSets; the role must allow them."""
     timeout: PositiveDuration = 5.0
     """Time limit of each request, with its retries."""
     concurrency: Concurrency = 8
@@ -95,7 +121,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """The cached part of one Deployment."""
+    """The cached part of one Deployment, or of an object of another kind."""
 
     namespace: str
     name: str
@@ -115,10 +141,14 @@ class Deployment:
     """The rules that its annotations violate."""
     unknown: str = ""
     """Keys of ours that mean nothing."""
+    resource: Resource = DEPLOYMENTS
+    kind: str = DEPLOYMENT
 
     @classmethod
-    def of(cls, document: Document) -> "Deployment | None":
-        """Read an object of apps/v1; None without our label."""
+    def of(
+        cls, document: Document, resource: Resource = DEPLOYMENTS, kind: str = DEPLOYMENT
+    ) -> "Deployment | None":
+        """Read an object; None without our label."""
         metadata = document["metadata"]
         labels = metadata.get("labels") or {}
         mode = labels.get(MODE)
@@ -148,6 +178,8 @@ class Deployment:
             hold=found.get(HOLD),
             scaler=_scaler(metadata),
             fault="; ".join(faults) or None,
+            resource=resource,
+            kind=kind,
             unknown=unknown_keys(labels, annotations, "tailbound.dev/", KEYS),
         )
 
@@ -157,13 +189,18 @@ class Deployment:
         return f"{self.name}.{self.namespace}"
 
     @property
+    def key(self) -> Key:
+        """Namespace and name."""
+        return self.namespace, self.name
+
+    @property
     def reference(self) -> Reference:
         """The object of events about it."""
-        return Reference(DEPLOYMENTS.api, "Deployment", self.namespace, self.name, self.uid)
+        return Reference(self.resource.api, self.kind, self.namespace, self.name, self.uid)
 
 
 class Kubernetes:
-    """The Deployments of one API server, in some namespaces or all."""
+    """The Deployments, and other scale targets, of one API server, in some namespaces or all."""
 
     def __init__(self, config: Settings, leader: Leader, modes: Modes = ALL_ACTIVE) -> None:
         """Begin to watch. Raises ``ConfigError`` without credentials.
@@ -173,21 +210,16 @@ class Kubernetes:
         self._config = config
         self._leader = leader
         self._modes = modes
-        watches = 3 * len(config.namespaces or (None,))
+        watches = (3 + len(config.scale_targets)) * len(config.namespaces or (None,))
         self._api = KubeApi(
             *config.cluster,
             timeout=config.timeout,
             connections=config.concurrency + watches + 1,
         )
         self._events = Events(self._api)
-        self._deployments = Informer(
-            self._api,
-            DEPLOYMENTS,
-            config.namespaces,
-            Deployment.of,
-            query={"labelSelector": MODE},
-            resync=config.resync,
-        )
+        self._workloads = {DEPLOYMENT_TARGET: self._watch(DEPLOYMENTS, DEPLOYMENT)}
+        self._absent: dict[ScaleTarget, str] = {}
+        """Scale targets that the API server does not have or show, and why."""
         self._autoscalers = Informer(self._api, AUTOSCALERS, config.namespaces, _target, resync=config.resync)
         self._pods = Informer(
             *(self._api, PODS, config.namespaces, Unschedulable.of), query=WITHOUT_NODE, resync=config.resync
@@ -196,22 +228,28 @@ class Kubernetes:
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Deployment with our label, from the watches."""
         end = time.monotonic() + _FIRST_LIST_SHARE * self._config.timeout
-        self._deployments.wait(end - time.monotonic())
+        self._discover()
+        for informer in self._workloads.values():
+            informer.wait(max(0.0, end - time.monotonic()))
         self._autoscalers.wait(max(0.0, end - time.monotonic()))
         self._pods.wait(max(0.0, end - time.monotonic()))
         others, without_node = self._others(), self._shortages()
         scales: dict[str, Scale | PlatformError] = {}
-        for key, deployment in self._deployments.items().items():
+        for deployment in self._items():
+            name = deployment.function_name
             try:
-                scales[deployment.function_name] = self._scale(deployment, others.get(key), without_node)
+                if name in scales:
+                    raise PlatformError(
+                        f"{name}: objects of several kinds have this name and the label {MODE}"
+                    )
+                scales[name] = self._scale(deployment, others, without_node)
             except PlatformError as error:
-                scales[deployment.function_name] = error
+                scales[name] = error
         return scales
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one Deployment, read anew."""
-        key = _key(function_name)
-        return self._scale(self._read(key), self._others().get(key), self._shortages())
+        return self._scale(self._read(_key(function_name)), self._others(), self._shortages())
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Write the count, unless another writer has changed the one that was decided on."""
@@ -222,10 +260,11 @@ class Kubernetes:
         # With the same count, the newer version differs only in its status.
         version = found.version if found.desired == seen.desired else seen.version
         try:
-            version = self._api.scale(DEPLOYMENTS.path(*key, "scale"), version, seen.desired, replicas)
+            version = self._api.scale(found.resource.path(*key, "scale"), version, seen.desired, replicas)
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
-        self._deployments.wrote(key, version, replace(found, desired=replicas, version=version))
+        written = replace(found, desired=replicas, version=version)
+        self._workloads[ScaleTarget(found.resource.api, found.kind)].wrote(key, version, written)
         if seen.desired != replicas:
             reason = "ScaledUp" if replicas > seen.desired else "ScaledDown"
             self._events.tell(found.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}")
@@ -233,46 +272,95 @@ class Kubernetes:
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Queue a warning event on the Deployment."""
         with suppress(PlatformError):
-            found = self._deployments.get(_key(function_name))
-            if found is not None and self._leader.leads():
+            found = self._found(_key(function_name))
+            if self._leader.leads():
                 self._events.tell(found.reference, reason, message, kind="Warning")
 
     def denied(self) -> dict[str, str]:
-        """Return the namespaces whose Deployments may not be listed."""
-        return self._deployments.denied()
+        """Return the namespaces of which a kind may not be listed, and kinds that cannot be watched."""
+        found = {f"{target.kind} of {target.apiVersion}": why for target, why in self._absent.items()}
+        for informer in self._workloads.values():
+            found |= informer.denied()
+        return found
 
     def close(self) -> None:
         """Stop the watches and the thread of events; close connections."""
-        self._deployments.close()
+        for informer in self._workloads.values():
+            informer.close()
         self._autoscalers.close()
         self._pods.close()
         self._events.close()
         self._api.close()
 
     def _found(self, key: Key) -> Deployment:
-        """Return the watched Deployment, or read it if the watch is not current."""
+        """Return the watched object, or read it if a watch is not current."""
         try:
-            found = self._deployments.get(key)
+            for informer in self._workloads.values():
+                with suppress(ForbiddenError):
+                    found = informer.get(key)
+                    if found is not None:
+                        return found
         except PlatformError:
             return self._read(key)
-        if found is None:
-            raise FunctionGoneError(f"{key[1]}.{key[0]}: there is no such Deployment with the label {MODE}")
-        return found
+        raise _gone(key)
 
     def _read(self, key: Key) -> Deployment:
-        try:
-            found = Deployment.of(self._api.get(DEPLOYMENTS.path(*key)))
-        except NotFoundError as error:
-            raise FunctionGoneError(str(error)) from error
-        if found is None:
-            raise FunctionGoneError(f"{key[1]}.{key[0]}: the Deployment has no label {MODE}")
-        return found
+        for target, informer in self._workloads.items():
+            with suppress(NotFoundError):
+                resource = informer.resource
+                found = Deployment.of(self._api.get(resource.path(*key)), resource, target.kind)
+                if found is not None:
+                    return found
+        raise _gone(key)
+
+    def _watch(self, resource: Resource, kind: str) -> Informer[Deployment]:
+        config = self._config
+        return Informer(
+            self._api,
+            resource,
+            config.namespaces,
+            lambda document: Deployment.of(document, resource, kind),
+            query={"labelSelector": MODE},
+            resync=config.resync,
+        )
+
+    def _discover(self) -> None:
+        """Begin to watch configured kinds that the API server has by now."""
+        for target in self._config.scale_targets:
+            if target in self._workloads:
+                continue
+            try:
+                resource = self._api.scaled_resource(target.apiVersion, target.kind)
+            except PlatformError as error:
+                if target not in self._absent:
+                    logger.warning("platform.scale_targets: %s", error)
+                self._absent[target] = str(error)
+            else:
+                self._absent.pop(target, None)
+                # Other threads iterate over the one before.
+                self._workloads = {**self._workloads, target: self._watch(resource, target.kind)}
+
+    def _items(self) -> Iterator[Deployment]:
+        """Yield every watched object. A kind that the role forbids stops no other, but for Deployments."""
+        for target, informer in self._workloads.items():
+            try:
+                found = informer.items()
+            except ForbiddenError as error:
+                if target == DEPLOYMENT_TARGET:
+                    raise
+                self._absent[target] = str(error)
+            else:
+                self._absent.pop(target, None)
+                yield from found.values()
 
     def _shortages(self) -> Shortages:
         return shortages(self._pods, lambda pod: pod.deployment)
 
-    def _scale(self, deployment: Deployment, other: str | None, without_node: Shortages) -> Scale:
+    def _scale(
+        self, deployment: Deployment, others: Mapping[tuple[str, Key], str], without_node: Shortages
+    ) -> Scale:
         try:
+            other = others.get((deployment.kind, deployment.key))
             return self._readable(deployment, other, without_node)
         except PlatformError as error:
             raise UnreadableError(str(error), deployment.desired) from error
@@ -287,7 +375,9 @@ class Kubernetes:
                 f"{name}: HorizontalPodAutoscaler {other} scales it too; two scalers undo each other:"
                 f" delete it, or set the label {MODE} to shadow, recommend or off"
             )
-        unschedulable, shortage = without_node((deployment.namespace, deployment.name))
+        # A pod tells of its Deployment alone.
+        unknown: tuple[int | None, str] = None, ""
+        unschedulable, shortage = without_node(deployment.key) if deployment.kind == DEPLOYMENT else unknown
         return Scale(
             desired=deployment.desired,
             available=deployment.ready,
@@ -304,8 +394,8 @@ class Kubernetes:
             version=deployment.version,
         )
 
-    def _others(self) -> dict[Key, str]:
-        """Return {Deployment: the HorizontalPodAutoscaler that scales it}.
+    def _others(self) -> dict[tuple[str, Key], str]:
+        """Return {(kind, object): the HorizontalPodAutoscaler that scales it}.
 
         Without the right to list them return {}; the watch has logged the error.
         """
@@ -313,11 +403,23 @@ class Kubernetes:
 
 
 def write_hold(config: Settings, function_name: str, text: str | None) -> None:
-    """Write the annotation of a hold to a Deployment, or remove it (None). Raises ``PlatformError``."""
+    """Write the annotation of a hold to an object, or remove it (None). Raises ``PlatformError``."""
     with closing(KubeApi(*config.cluster, timeout=config.timeout, connections=1)) as api:
-        found = api.annotate(DEPLOYMENTS.path(*_key(function_name)), HOLD, text)
+        found = _annotated(api, config.scale_targets, _key(function_name), text)
     if Deployment.of(found) is None:
-        raise PlatformError(f"{function_name}: annotated, but not scaled: the Deployment has no label {MODE}")
+        raise PlatformError(f"{function_name}: annotated, but not scaled: it has no label {MODE}")
+
+
+def _annotated(api: KubeApi, targets: Sequence[ScaleTarget], key: Key, text: str | None) -> Document:
+    """Annotate the Deployment of this name, or the first other scale target."""
+    try:
+        return api.annotate(DEPLOYMENTS.path(*key), HOLD, text)
+    except NotFoundError:
+        for target in targets:
+            with suppress(NotFoundError):
+                resource = api.scaled_resource(target.apiVersion, target.kind)
+                return api.annotate(resource.path(*key), HOLD, text)
+        raise
 
 
 def _bound(text: str) -> int:
@@ -345,12 +447,14 @@ def _scaler(metadata: Document) -> str:
     return ""
 
 
-def _target(document: Document) -> tuple[Key, str] | None:
-    """Return the Deployment that a HorizontalPodAutoscaler scales, and its own name; None for other kinds."""
+def _target(document: Document) -> tuple[tuple[str, Key], str]:
+    """Return kind and object that a HorizontalPodAutoscaler scales, and its own name."""
     metadata, target = document["metadata"], document.get("spec", {}).get("scaleTargetRef", {})
-    if target.get("kind") != "Deployment":
-        return None
-    return (metadata["namespace"], str(target.get("name"))), metadata["name"]
+    return (str(target.get("kind")), (metadata["namespace"], str(target.get("name")))), metadata["name"]
+
+
+def _gone(key: Key) -> FunctionGoneError:
+    return FunctionGoneError(f"{key[1]}.{key[0]}: there is no such scale target with the label {MODE}")
 
 
 def _key(function_name: str) -> Key:

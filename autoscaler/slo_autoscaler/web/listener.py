@@ -38,7 +38,7 @@ class Decisions(Protocol):
         ...
 
     def denied(self) -> Mapping[str, str]:
-        """Return {namespace: error} of namespaces that the autoscaler may not read."""
+        """Return {namespace or kind of object: error} that the autoscaler may not read."""
         ...
 
 

@@ -228,8 +228,8 @@ def notices(
     """Return the fleet-wide notices, the most severe first.
 
     Warnings concern some functions, errors all. ``alive``: the loop is running. ``problem``: the error of a
-    query to Prometheus. ``troubled``: {function: why it cannot be read or scaled}. ``denied``: {namespace:
-    why it may not be read}.
+    query to Prometheus. ``troubled``: {function: why it cannot be read or scaled}. ``denied``: {namespace
+    or kind: why it may not be read}.
     """
     found: list[Notice] = []
     if not alive:
@@ -266,8 +266,8 @@ def notices(
                 f" such as {name}: {why}.",
             )
         )
-    for namespace, why in sorted((denied or {}).items()):
-        text = f"Nothing in {namespace} is scaled: the autoscaler has no RoleBinding there: {why}."
+    for where, why in sorted((denied or {}).items()):
+        text = f"Nothing of {where} is scaled: {why}. Check the autoscaler's rights there."
         found.append(_notice("warning", text))
     if rows and all(row["mode"] == "standby" for row in rows):
         found.append(
