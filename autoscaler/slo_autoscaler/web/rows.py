@@ -166,7 +166,8 @@ def row_of(decision: Mapping[str, Any]) -> Row:
 def short(decision: Mapping[str, Any]) -> str:
     """Return a decision in one clause, for a cell: ``2 → 5: load above capacity``."""
     before, after = decision["from"], decision["to"]
-    why = "; ".join(filter(None, [words.clauses(decision["reason"])[0], decision.get("detail")]))
+    told = [words.clauses(decision["reason"])[0], decision.get("detail"), decision.get("cause")]
+    why = "; ".join(filter(None, told))
     if before == after:
         return f"held at {after}: {why}"
     return f"{_ONLY_SAID.get(decision['mode'], '')}{before} → {after}: {why}"
