@@ -536,3 +536,11 @@ def test_decide_rate_over_a_longer_window_does_not_delay_zero():
     for now in (5.0, 20.0, 36.0):
         decision, memory = decide(Situation(spec, slow, ONE, memory, now))
     assert (decision.replicas, decision.reason) == (0, Reason.IDLE)
+
+
+@pytest.mark.parametrize(
+    ("observation", "known"), [(resting, False), (seen(rate=50.0, up_replicas=1.0), True)]
+)
+def test_decide_spending_window_has_a_number_once_there_were_requests(observation, known):
+    *_, (_, _, decision, _, _) = play(a_spec(), ONE, [(observation, 5.0)] * 3)
+    assert (decision.inputs["unspent"] is not None) is known
