@@ -98,6 +98,29 @@ def test_deployments_need_every_right_of_their_role_and_no_other(api, namespace,
     assert installed.asked() == installed.allowed("ClusterRole")
 
 
+def test_scale_target_needs_the_rights_of_the_how_to_and_no_other(api, cluster, namespace, install, keep):
+    text = (DEPLOY.parent / "docs/howto/autoscaler.md").read_text()
+    rules = yaml.safe_load(text[text.index("- apiGroups: [apps]") :].partition("```")[0])
+    installed = install("autoscaler-kubernetes.yaml")
+    deployments = installed.allowed("ClusterRole")
+    api.rules["restricted"] += rules
+    api.offers += ["statefulsets", "statefulsets/scale"]
+    api.kinds["statefulsets"] = "StatefulSet"
+    body = {**a_deployment(namespace=namespace, mode="active"), "kind": "StatefulSet"}
+    cluster.create(f"/apis/apps/v1/namespaces/{namespace}/statefulsets", body)
+    target = {"apiVersion": "apps/v1", "kind": "StatefulSet"}
+    config = KubernetesSettings(
+        kubeconfig=installed.kubeconfig, namespaces=(namespace,), timeout=10.0, scale_targets=[target]
+    )
+    platform, function = keep(Kubernetes(config, Alone())), f"web.{namespace}"
+    until(lambda: function in platform.scales(), "it is found")
+    until(lambda: ("watch", "apps", "statefulsets") in installed.asked(), "it is watched")
+    platform.scale(function)
+    overtake(platform, api, f"/apis/apps/v1/namespaces/{namespace}/statefulsets/web", function, 4)
+    needed = {(verb, "apps", part) for rule in rules for part in rule["resources"] for verb in rule["verbs"]}
+    assert installed.asked() - deployments == needed
+
+
 def test_deployments_that_are_not_scaled_need_no_right_to_change_one(install, scaled, tmp_path):
     role = tmp_path / "role.yaml"
     rules = DEPLOY / "helm/slo-autoscaler/files/kubernetes/read-only.yaml"
