@@ -11,7 +11,7 @@ from typing import Final
 
 from batching_watchdog.engine.effects import Cancel, Worker
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import Batch, Request
+from batching_watchdog.messages import Batch, DispatchReason, Request
 
 WEIGHT: Final = 1 / 16
 """Weight of the newest batch in the workers' computing share."""
@@ -53,12 +53,13 @@ class Prefetch:
     def _spans(self, running: Mapping[Worker, Batch]) -> Iterator[tuple[Worker, float, float]]:
         """Yield the workers without an early batch, and from when until when each may get one.
 
-        Workers that compute on the cores gain nothing, since the front end's work takes their time.
+        Workers that compute on the cores gain nothing, since the front end's work takes their time. Behind a
+        part of a failed batch its other part may go next, which is known when it ends.
         """
         if not self._lead or self.workers * self._computing > TUNING.device_bound * self.cpus:
             return
         for worker, batch in running.items():
-            if worker not in self.batches:
+            if worker not in self.batches and batch.reason is not DispatchReason.RETRY:
                 done = batch.dispatched + batch.seconds
                 yield worker, done - min(self._lead, TUNING.lead_share * batch.seconds), done + self._lead
 

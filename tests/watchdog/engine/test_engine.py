@@ -685,3 +685,12 @@ def test_next_batch_goes_early_only_to_workers_that_leave_the_cores_to_others(co
     crew.now += law(1) - 1e-4
     crew.offer(request(3, crew.now))
     assert bool(crew.tick()) is early
+
+
+def test_worker_that_tries_a_part_gets_no_batch_early():
+    crew = busy()
+    crew.fail(crew.workers[0])
+    (part,) = crew.tick()
+    crew.offer(request(1, crew.now, budget=5.0))
+    crew.now += law(len(part.requests)) - LEAD / 2
+    assert crew.tick() == []
