@@ -78,7 +78,7 @@ gpu-test: $(INSTALLED) ## The watchdog on a real CUDA device, with torch's build
 pictures: page-test ## Put the pictures of that run into the documentation
 	for each in docs/figures/pages/*.png; do cp "build/screenshots/$${each##*/}" "$$each" || exit 1; done
 
-manifests: $(INSTALLED) ## Write the chart's schema, the manifests made of the chart, and the PrometheusRule
+manifests: $(INSTALLED) ## Write the chart's schema, the its copies of rules and dashboards, and the manifests made of it
 	$(BIN)/python deploy/helm/manifests.py
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)

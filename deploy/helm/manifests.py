@@ -2,8 +2,8 @@
 
 The schema of the chart's values: ``config`` is the autoscaler's own configuration, so its part is made from
 the sections that read it. Every key is optional, as the chart lays ``config`` over the platform's defaults.
-The autoscaler checks rules across keys. The manifests: the chart's output. The PrometheusRule: the rules of
-``deploy/prometheus/rules``.
+The autoscaler checks rules across keys. The manifests: the chart's output. The chart's copies of rules and
+dashboards.
 """
 
 import json
@@ -29,7 +29,11 @@ Json = dict[str, Any]
 DEPLOY: Final = Path(__file__).resolve().parents[1]
 CHART: Final = DEPLOY / "helm/slo-autoscaler"
 SCHEMA: Final = CHART / "values.schema.json"
-RULE: Final = DEPLOY / "prometheus/prometheus-rule.yaml"
+COPIES: Final = {
+    DEPLOY / "prometheus/rules": CHART / "files/rules",
+    DEPLOY / "grafana/dashboards": CHART / "files/dashboards",
+}
+"""Folder -> where the chart has its files once more: Flux drops links from a chart."""
 NAMESPACES: Final = {
     "openfaas": "openfaas",
     "kubernetes": "tailbound",
@@ -42,19 +46,6 @@ HEADER: Final = """\
 # `make manifests` renders it from deploy/helm/slo-autoscaler, whose files/{platform}/config.yaml explains
 # each key of the configuration. To change a value, render the chart with it: docs/howto/autoscaler.md.
 """
-RULE_HEADER: Final = """\
-# For the Prometheus operator: the rules of deploy/prometheus/rules/, made by `make manifests`.
-# Your Prometheus' ruleSelector must match its labels; kube-prometheus-stack wants release: <its name>.
-apiVersion: monitoring.coreos.com/v1
-kind: PrometheusRule
-metadata:
-  name: tailbound
-  namespace: openfaas
-  labels:
-    app.kubernetes.io/part-of: tailbound
-spec:
-  groups:
-"""
 DURATION: Final[Json] = {
     "anyOf": [
         {"type": "number", "minimum": 0},
@@ -65,6 +56,8 @@ TEXT: Final[Json] = {"type": "string"}
 NAME: Final[Json] = {"type": "string", "minLength": 1}
 FLAG: Final[Json] = {"type": "boolean"}
 OBJECT: Final[Json] = {"type": "object"}
+OBJECTS: Final[Json] = {"type": "array", "items": OBJECT}
+TEXTS: Final[Json] = OBJECT | {"additionalProperties": TEXT}
 
 
 class ConfigSchema(GenerateJsonSchema):
@@ -124,7 +117,7 @@ def values() -> Json:
         "config": config,
         "createNamespace": FLAG,
         "maxMode": {"enum": [mode for mode in MODES if mode != "off"]},
-        "name": NAME | {"maxLength": 40, "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"},
+        "name": TEXT | {"maxLength": 40, "pattern": "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$"},
         "image": section(
             repository=NAME,
             tag=TEXT,
@@ -134,17 +127,30 @@ def values() -> Json:
         ),
         "replicas": {"type": "integer", "minimum": 0},
         "resources": OBJECT,
+        "priorityClassName": TEXT,
+        "env": OBJECTS,
+        "extraVolumes": OBJECTS,
+        "extraVolumeMounts": OBJECTS,
+        "podSecurityContext": OBJECT,
+        "securityContext": OBJECT,
         "serviceAccount": section(create=FLAG, name=TEXT, annotations=OBJECT),
         "boost": section(enabled=FLAG, requests=FLAG),
         "gateway": section(secret=TEXT),
         "prometheus": section(secret=TEXT),
         "podDisruptionBudget": section(enabled=FLAG),
-        "networkPolicy": section(enabled=FLAG, **{"from": {"type": "array", "items": OBJECT}}),
-        "podAnnotations": OBJECT | {"additionalProperties": TEXT},
-        "nodeSelector": OBJECT | {"additionalProperties": TEXT},
-        "tolerations": {"type": "array", "items": OBJECT},
+        "networkPolicy": section(
+            enabled=FLAG, namespaces={"type": "array", "items": NAME}, **{"from": OBJECTS}
+        ),
+        "scalePolicy": section(enabled=FLAG),
+        "monitoring": section(serviceMonitor=FLAG, podMonitors=FLAG, rules=FLAG, labels=TEXTS),
+        "dashboards": section(enabled=FLAG, labels=TEXTS, annotations=TEXTS),
+        "podAnnotations": TEXTS,
+        "nodeSelector": TEXTS,
+        "tolerations": OBJECTS,
         "affinity": OBJECT,
-        "global": OBJECT,  # Helm adds it where the chart is a part of another
+        # Where the chart is a part of another.
+        "enabled": FLAG,
+        "global": OBJECT,
     }
     whole = {"$schema": "http://json-schema.org/draft-07/schema#", **section(**properties)}
     text = json.dumps(whole | {"definitions": definitions})
@@ -157,7 +163,7 @@ def schema() -> str:
     return json.dumps(values(), indent=1, ensure_ascii=False) + "\n"
 
 
-def template(values: Mapping[str, Any], namespace: str) -> list[str]:
+def template(values: Mapping[str, Any], namespace: str, release: str = "slo-autoscaler") -> list[str]:
     """Return the YAML of each object of the chart, by ``helm template`` or by helm's engine as a library.
 
     Raises helm's error if its schema refuses the values.
@@ -166,7 +172,7 @@ def template(values: Mapping[str, Any], namespace: str) -> list[str]:
         command = [
             "helm",
             "template",
-            "slo-autoscaler",
+            release,
             str(CHART),
             "--namespace",
             namespace,
@@ -180,12 +186,17 @@ def template(values: Mapping[str, Any], namespace: str) -> list[str]:
 
         with helm_python.Chart.load(CHART) as chart:
             chart.validate_schema(dict(values))
-            rendered = chart.render(dict(values), name="slo-autoscaler", namespace=namespace)
+            rendered = chart.render(dict(values), name=release, namespace=namespace)
         texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
     lines = "\n---\n".join(texts).splitlines()
     whole = "\n".join(line.rstrip() for line in lines if not line.startswith("# Source: "))
     parts = (part.strip() for part in f"\n{whole}\n".split("\n---\n"))
     return [part for part in parts if part]
+
+
+def is_test(rendered: Json) -> bool:
+    """Return whether an object is there for ``helm test`` alone."""
+    return rendered["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
 
 
 def path(platform: str) -> Path:
@@ -197,24 +208,18 @@ def manifest(platform: str) -> str:
     """Return the text of a platform's manifest: its namespace first, which all others need."""
     # The namespace of OpenFaaS is its chart's: kubectl delete would take OpenFaaS with it.
     values = {"platform": platform, "createNamespace": platform != "openfaas"}
-    objects = {text: yaml.safe_load(text) for text in template(values, NAMESPACES[platform])}
+    rendered = {text: yaml.safe_load(text) for text in template(values, NAMESPACES[platform])}
+    objects = {text: each for text, each in rendered.items() if not is_test(each)}
     order = sorted(
         objects, key=lambda text: (objects[text]["kind"] != "Namespace", objects[text]["kind"], text)
     )
     return HEADER.format(name=path(platform).name, platform=platform) + "\n---\n".join(order) + "\n"
 
 
-def prometheus_rule() -> str:
-    """Return the PrometheusRule: the groups of every rule file, with their comments."""
-    files = sorted((DEPLOY / "prometheus/rules").glob("*.yml"))
-    lines = [
-        line for path in files for line in path.read_text().splitlines() if not line.startswith("groups:")
-    ]
-    return RULE_HEADER + "".join(f"  {line}".rstrip() + "\n" for line in lines)
-
-
 if __name__ == "__main__":
     SCHEMA.write_text(schema(), encoding="utf-8")
     for platform in NAMESPACES:
         path(platform).write_text(manifest(platform))
-    RULE.write_text(prometheus_rule())
+    for source, copy in COPIES.items():
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source, copy)

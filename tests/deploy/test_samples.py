@@ -1,9 +1,11 @@
 """The samples beside the chart: a Service of Knative, and what acts on recommended counts."""
 
+from urllib.parse import urlsplit
+
 import yaml
 
 from batching_watchdog.config import Config
-from deploy.test_chart import DEPLOY, ROOT, known_to_kubernetes
+from deploy.test_chart import DEPLOY, ROOT, configuration, known_to_kubernetes, rendered
 
 
 def test_service_for_knative_is_the_stacks_function_and_fits_the_watchdog():
@@ -47,3 +49,13 @@ def test_hpa_adapter_and_keda_are_about_the_count_that_is_exported_of_one_functi
     (one, other) = scaled["spec"], hpa["spec"]
     assert (one["minReplicaCount"], one["maxReplicaCount"]) == (other["minReplicas"], other["maxReplicas"])
     assert one["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == other["behavior"]
+
+
+def test_values_for_the_operator_name_its_prometheus_and_make_its_objects():
+    text = (DEPLOY / "prometheus/operator-values.yaml").read_text()
+    documents = rendered(platform="kubernetes", **yaml.safe_load(text))
+    kinds = {each["kind"] for each in documents if each["apiVersion"] == "monitoring.coreos.com/v1"}
+    assert kinds == {"PodMonitor", "PrometheusRule", "ServiceMonitor"}
+    page = (ROOT / "docs/howto/prometheus.md").read_text()
+    url = configuration(documents).prometheus.url
+    assert f"--external-name {urlsplit(url).hostname}\n" in page

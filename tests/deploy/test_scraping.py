@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.test_chart import RENDERS, rendered
 from support.doubles import a_prometheus
 from support.promtool import needs_promtool, promtool
 from support.waits import until
@@ -37,9 +38,12 @@ def chart(values: Path) -> Job:
     return {"global": given["server"]["global"], **given["serverFiles"]["prometheus.yml"]}
 
 
-def monitors(path: Path, kind: str = "PodMonitor") -> dict[str, Job]:
-    found = [each for each in yaml.safe_load_all(path.read_text()) if each["kind"] == kind]
-    return {each["metadata"]["name"]: each["spec"] for each in found}
+def monitor(platform: str) -> Job:
+    """The PodMonitor of functions, as the autoscaler's chart has it."""
+    documents = rendered(platform=platform, monitoring={"podMonitors": True})
+    (found,) = [each for each in documents if each["metadata"]["name"] == "slo-autoscaler-functions"]
+    spec: Job = found["spec"]
+    return spec
 
 
 def functions(configuration: Job) -> Job:
@@ -57,7 +61,7 @@ def as_the_operator_writes_it(monitor: Job) -> Job:
 
     present = [
         step("labelpresent_" + re.sub(r"\W", "_", expression["key"]), "keep", "true")
-        for expression in monitor["selector"]["matchExpressions"]
+        for expression in monitor["selector"].get("matchExpressions", [])
     ]
     own = [
         {re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key): value for key, value in each.items()}
@@ -66,17 +70,22 @@ def as_the_operator_writes_it(monitor: Job) -> Job:
     return {
         "scrape_interval": endpoint["interval"],
         "scrape_timeout": endpoint["scrapeTimeout"],
+        "sample_limit": monitor["sampleLimit"],
+        "body_size_limit": monitor["bodySizeLimit"],
         "relabel_configs": [
             step("phase", "drop", "(Failed|Succeeded)"),
             *present,
-            step("container_port_name", "keep", endpoint["port"]),
+            {"source_labels": ["__meta_kubernetes_pod_container_name"], "target_label": "container"},
             *own,
         ],
     }
 
 
 def pods(namespace: str, port: str, *labels: dict[str, str]) -> list[Job]:
-    """Pods as Prometheus discovers them, on loopback, as it calls them; ``labels`` begin after ``pod_``."""
+    """Pods as Prometheus discovers them, on loopback, as it calls them; ``labels`` begin after ``pod_``.
+
+    Each has a sidecar with a port of its own, so two entries.
+    """
     found = []
     for last, each in enumerate(labels, 1):
         ip = f"127.0.1.{last}"
@@ -85,7 +94,12 @@ def pods(namespace: str, port: str, *labels: dict[str, str]) -> list[Job]:
             key.replace("label_", "labelpresent_", 1): "true" for key in each if key.startswith("label_")
         }
         meta = {f"__meta_kubernetes_pod_{key}": value for key, value in whole.items()}
-        found.append({"targets": [f"{ip}:8080"], "labels": meta | {"__meta_kubernetes_namespace": namespace}})
+        meta["__meta_kubernetes_namespace"] = namespace
+        sidecar = {f"__meta_kubernetes_pod_container{key}": "sidecar" for key in ("_name", "_port_name")}
+        found += [
+            {"targets": [f"{ip}:8080"], "labels": meta},
+            {"targets": [f"{ip}:9901"], "labels": meta | sidecar},
+        ]
     return found
 
 
@@ -139,19 +153,24 @@ REVISIONS_FOUND = {
 
 PLAIN = functions(loaded(PROMETHEUS / "prometheus-kubernetes.yml"))
 CHART = functions(chart(PROMETHEUS / "values.yaml"))
-OPERATOR = as_the_operator_writes_it(monitors(PROMETHEUS / "monitors.yaml")["functions"])
 DEPLOYMENT = loaded(KUBERNETES / "prometheus.yml")[0]
 KNATIVE_CHART = functions(chart(KNATIVE / "prometheus/values.yaml"))
-KNATIVE_OPERATOR = as_the_operator_writes_it(*monitors(KNATIVE / "prometheus/podmonitor.yaml").values())
 KNATIVE_PODS = pods("shop", "user-port", *REVISIONS)
 # Job -> itself, pods, what is found of them: URL, function, replica, and on Knative the revision.
 WAYS: dict[str, tuple[Job, list[Job], set[tuple[str, ...]]]] = {
     "plain": (PLAIN, OPENFAAS_PODS, FUNCTIONS_FOUND),
-    "operator": (OPERATOR, OPENFAAS_PODS, FUNCTIONS_FOUND),
     "deployments": (DEPLOYMENT, pods("shop", "http", *DEPLOYMENTS), DEPLOYMENTS_FOUND),
     "knative chart": (KNATIVE_CHART, KNATIVE_PODS, REVISIONS_FOUND),
-    "knative operator": (KNATIVE_OPERATOR, KNATIVE_PODS, REVISIONS_FOUND),
 }
+if RENDERS:
+    WAYS |= {
+        f"operator on {platform}": (as_the_operator_writes_it(monitor(platform)), *WAYS[way][1:])
+        for platform, way in (
+            ("openfaas", "plain"),
+            ("kubernetes", "deployments"),
+            ("knative-class", "knative chart"),
+        )
+    }
 # The same pods by the port at which Knative's own metrics are.
 PROXIES = (loaded(KNATIVE / "prometheus/queue-proxy.yml")[0], pods("shop", "http-usermetric", *REVISIONS))
 
@@ -183,8 +202,8 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Job]]:
 @pytest.mark.parametrize("way", WAYS)
 def test_prometheus_finds_replicas_that_asked_for_it_under_their_functions_name(scraped, way):
     labels = ("function_name", "replica", "revision")
-    found = {(each["scrapeUrl"], *filter(None, map(each["labels"].get, labels))) for each in scraped[way]}
-    assert found == WAYS[way][2]
+    found = [(each["scrapeUrl"], *filter(None, map(each["labels"].get, labels))) for each in scraped[way]]
+    assert sorted(found) == sorted(WAYS[way][2])
 
 
 @pytest.mark.e2e
@@ -196,9 +215,17 @@ def test_prometheus_does_not_take_knatives_proxies_for_replicas(scraped):
 
 def test_every_way_scrapes_as_often_and_the_chart_as_the_plain_configuration():
     assert CHART == PLAIN
-    for key in ("scrape_interval", "scrape_timeout"):
+    for key in ("scrape_interval", "scrape_timeout", "sample_limit", "body_size_limit"):
         assert {way[key] for way, _, _ in WAYS.values()} == {PLAIN[key]}
     assert DEPLOYMENT["job_name"] == "functions", "which the rules ask for"
+
+
+@pytest.mark.parametrize("values", RIGHTS)
+def test_charts_prometheus_drops_the_oldest_days_before_its_volume_is_full(values):
+    server = loaded(values)["server"]
+    kept = float(server["retentionSize"].removesuffix("GB")) * 1e9
+    volume = float(server["persistentVolume"]["size"].removesuffix("Gi")) * 2**30
+    assert kept <= 0.8 * volume, "the write-ahead log and a compaction need the rest"
 
 
 @needs_promtool

@@ -1,6 +1,8 @@
-{{/* The configuration: the values' keys over those of the platform. sprig's own merge passes over null. */}}
+{{/* The configuration: the values' keys over those of the platform, with a Lease of this release's own.
+sprig's own merge passes over null. */}}
 {{- define "slo-autoscaler.config" -}}
 {{- $config := .Files.Get (printf "files/%s/config.yaml" .Values.platform) | fromYaml -}}
+{{- $_ := set $config.leader.lease "name" (include "slo-autoscaler.name" .) -}}
 {{- include "slo-autoscaler.overlay" (list $config .Values.config) -}}
 {{- toYaml $config -}}
 {{- end -}}
@@ -17,13 +19,26 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "slo-autoscaler.name" -}}
+{{ .Values.name | default .Release.Name }}
+{{- end -}}
+
+{{/* What scrape jobs select by is the same for every release. */}}
+{{- define "slo-autoscaler.selector" -}}
+app.kubernetes.io/name: slo-autoscaler
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "slo-autoscaler.labels" -}}
-app.kubernetes.io/name: {{ .Values.name }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{ include "slo-autoscaler.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: tailbound
 {{- end -}}
 
 {{- define "slo-autoscaler.account" -}}
-{{ .Values.serviceAccount.name | default .Values.name }}
+{{ .Values.serviceAccount.name | default (include "slo-autoscaler.name" .) }}
 {{- end -}}
 
 {{- define "slo-autoscaler.subject" -}}
@@ -40,5 +55,5 @@ app.kubernetes.io/part-of: tailbound
 
 {{/* The name ends in a hash of the content: a change rolls the Deployment, and nothing else does. */}}
 {{- define "slo-autoscaler.configMap" -}}
-{{ .Values.name }}-config-{{ include "slo-autoscaler.config" . | sha256sum | trunc 10 }}
+{{ include "slo-autoscaler.name" . }}-config-{{ include "slo-autoscaler.config" . | sha256sum | trunc 10 }}
 {{- end -}}
