@@ -11,7 +11,7 @@ import yaml
 from node import cluster
 from node.cluster import REGISTRY, SAMPLE, Guide, kubectl
 
-IMAGE = f"{REGISTRY}/my-model:latest"
+IMAGE = f"{REGISTRY}/my-model:1"
 URL = "http://my-model.shop.svc.cluster.local:8080/"
 
 counts = partial(cluster.counts, "shop", "my-model")
