@@ -196,7 +196,8 @@ def template(values: Mapping[str, Any], namespace: str, release: str = "slo-auto
 
 def is_test(rendered: Json) -> bool:
     """Return whether an object is there for ``helm test`` alone."""
-    return rendered["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
+    annotations: Json = rendered["metadata"].get("annotations", {})
+    return annotations.get("helm.sh/hook") == "test"
 
 
 def path(platform: str) -> Path:

@@ -16,6 +16,7 @@ def test_distributions_chart_and_image_have_one_version():
     assert batching_watchdog.__version__ == VERSION
     chart = yaml.safe_load((ROOT / "deploy/helm/slo-autoscaler/Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == VERSION
+    assert f"slo-autoscaler:{VERSION}\n" in chart["annotations"]["artifacthub.io/images"]
     assert f"\nARG VERSION={VERSION}\n" in (ROOT / "autoscaler/Dockerfile").read_text()
 
 
