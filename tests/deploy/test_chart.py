@@ -25,7 +25,7 @@ from support.pages import blocks
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 PLATFORMS = tuple(manifests.NAMESPACES)
-KUBERNETES = ["1.30", "1.34"]
+KUBERNETES = ["1.30", "1.36"]
 POLICY = "ValidatingAdmissionPolicy"
 
 Document = dict[str, Any]
