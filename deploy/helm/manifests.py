@@ -128,6 +128,7 @@ def values() -> Json:
         "replicas": {"type": "integer", "minimum": 0},
         "resources": OBJECT,
         "priorityClassName": TEXT,
+        "extraRules": OBJECTS,
         "env": OBJECTS,
         "extraVolumes": OBJECTS,
         "extraVolumeMounts": OBJECTS,

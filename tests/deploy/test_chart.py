@@ -184,6 +184,7 @@ def test_every_value_makes_objects_that_kubernetes_knows(platform):
         "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
         "networkPolicy": {"namespaces": ["metrics"], "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
         "scalePolicy": {"enabled": True},
+        "extraRules": [{"apiGroups": ["apps"], "resources": ["statefulsets"], "verbs": ["get", "list", "watch"]}],
         "dashboards": {"enabled": True},
         # Where the chart is a part of another.
         "enabled": True,

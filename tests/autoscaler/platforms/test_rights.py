@@ -72,6 +72,13 @@ def overtake(platform, api, path, *count):
     decide(platform, *count)
 
 
+def announced(platform, function, installed):
+    """Write an event, and count it up."""
+    for verb in ("create", "patch"):
+        platform.announce(function, "Held", "held by an operator")
+        until(lambda verb=verb: (verb, "", "events") in installed.asked(), f"an event: {verb}")
+
+
 @pytest.fixture
 def scaled(cluster, namespace, keep):
     """Return a platform that has found a Deployment and watches every kind, and the function's name."""
@@ -164,6 +171,7 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(api, world, instal
     world.settle(platform)
     path = DEPLOYMENTS.path(world.namespace, f"{name}-deployment")
     overtake(platform, api, path, world.function, 3)
+    announced(platform, world.function, installed)
     assert installed.asked() | FINALIZERS == installed.allowed("ClusterRole") | SETTINGS
 
 
@@ -177,4 +185,5 @@ def test_the_floor_needs_every_right_of_its_role_and_no_other(world, install, st
     assert world.annotations()[MIN_SCALE] == "4"
     world.route(mode="off", r1=100)
     world.until(lambda: MIN_SCALE not in world.annotations(), "its own minimum is back", platform)
+    announced(platform, world.function, installed)
     assert installed.asked() == installed.allowed("ClusterRole") | SETTINGS
