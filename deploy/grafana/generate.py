@@ -178,7 +178,7 @@ def table(
 
 def alerts(selector: str) -> Json:
     """List the alerts that fire now, by ``selector`` of the series ALERTS."""
-    expr = f"count by (alertname, severity, function_name, slo_class, long, reason) (ALERTS{{{selector}}})"
+    expr = f"count by (alertname, severity, function_name, slo_class, view, reason) (ALERTS{{{selector}}})"
     hidden = {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}
     queries = [query(expr, instant=True, shape="table")]
     options = {"showHeader": True}
@@ -251,6 +251,9 @@ def dashboard(name: str, rows: Mapping[tuple[str, int], Sequence[Json]], *variab
 
 
 F: Final = '{function_name="$function"}'
+VIEW: Final = '{function_name="$function",slo_class="$slo_class",view="watchdog"}'
+ALL: Final = '{function_name="$function",view="watchdog"}'
+GATEWAY: Final = '{function_name="$function",view="gateway"}'
 CLASS: Final = '{function_name="$function",slo_class="$slo_class"}'
 OWN: Final = '{function_name="$function",slo_class=~"|default"}'
 SUCCESSES: Final = '{function_name="$function",code=~"2.."}'
@@ -264,7 +267,7 @@ BURN_LINES: Final = ((None, "transparent"), (1.0, "yellow"), (14.4, "red"))
 BUDGET_LEVELS: Final = ((None, "red"), (0.0, "orange"), (0.25, "green"))
 COUNT_LEVELS: Final = ((None, "green"), (1.0, "red"))
 WINDOWS: Final = {"5m": "5 minutes", "1h": "1 hour", "6h": "6 hours", "3d": "3 days"}
-LEAST_BUDGET: Final = "min by (function_name) (slo:error_budget_remaining:ratio)"
+LEAST_BUDGET: Final = 'min by (function_name) (slo:error_budget_remaining:ratio{view="watchdog"})'
 LEARNED: Final = f"max(slo_autoscaler_capacity_requests_per_second{F})"
 
 
@@ -293,10 +296,10 @@ FUNCTION: Final = {
         table(
             "SLO classes",
             {
-                "Error budget left": (f"slo:error_budget_remaining:ratio{F}", "percentunit", BUDGET_LEVELS),
-                "Spent in": (f"slo:error_budget_exhaustion:seconds{F}", "s", ()),
-                "Burn, 1 hour": (f"slo:burn_rate:ratio_rate1h{F}", "short", BURN_LEVELS),
-                "Burn, 3 days": (f"slo:burn_rate:ratio_rate3d{F}", "short", BURN_LEVELS),
+                "Error budget left": (f"slo:error_budget_remaining:ratio{ALL}", "percentunit", BUDGET_LEVELS),
+                "Spent in": (f"slo:error_budget_exhaustion:seconds{ALL}", "s", ()),
+                "Burn, 1 hour": (f"slo:burn_rate:ratio_rate1h{ALL}", "short", BURN_LEVELS),
+                "Burn, 3 days": (f"slo:burn_rate:ratio_rate3d{ALL}", "short", BURN_LEVELS),
                 "Objective": (f"slo:objective:ratio{F}", "percentunit", ()),
                 "Target": (f"slo_latency_seconds{F}", "s", ()),
                 "Requests": (f"sum by (slo_class) ({over('rate', f'slo_requests_total{F}')})", "reqps", ()),
@@ -308,25 +311,25 @@ FUNCTION: Final = {
         | about("Sorted by error budget, least first. The panels below show the class selected at the top."),
         stat("Objective", f"max(slo:objective:ratio{CLASS})", "percentunit"),
         stat("Target", f"min(slo_latency_seconds{CLASS})", "s"),
-        stat("Attainment, 30 days", f"1 - max(slo:sli_error:ratio_rate30d{CLASS})", "percentunit", decimals=3)
+        stat("Attainment, 30 days", f"1 - max(slo:sli_error:ratio_rate30d{VIEW})", "percentunit", decimals=3)
         | about("Share of requests answered within the target, among all that ended."),
         stat(
             "Error budget left, 30 days",
-            f"max(slo:error_budget_remaining:ratio{CLASS})",
+            f"max(slo:error_budget_remaining:ratio{VIEW})",
             "percentunit",
             BUDGET_LEVELS,
         )
         | about("Unspent share of the misses that the objective allows. Below zero the objective is missed."),
-        stat("Error budget gone in", f"min(slo:error_budget_exhaustion:seconds{CLASS})", "s")
+        stat("Error budget gone in", f"min(slo:error_budget_exhaustion:seconds{VIEW})", "s")
         | about(
             "Time until the error budget is spent at the last hour's rate. No data: that hour had no misses."
         ),
-        stat("Burn rate, 1 hour", f"max(slo:burn_rate:ratio_rate1h{CLASS})", "short", BURN_LEVELS, decimals=1)
+        stat("Burn rate, 1 hour", f"max(slo:burn_rate:ratio_rate1h{VIEW})", "short", BURN_LEVELS, decimals=1)
         | about("A burn rate of 1 spends the error budget exactly in 30 days."),
         graph(
             "Attainment",
             {
-                **windows("1 - slo:sli_error", "5m", "1h", of=CLASS),
+                **windows("1 - slo:sli_error", "5m", "1h", of=VIEW),
                 "objective": f"slo:objective:ratio{CLASS}",
             },
             unit="percentunit",
@@ -334,7 +337,7 @@ FUNCTION: Final = {
         ),
         graph(
             "Burn rate",
-            windows("slo:burn_rate", "5m", "1h", "6h", "3d", of=CLASS),
+            windows("slo:burn_rate", "5m", "1h", "6h", "3d", of=VIEW),
             levels=((None, "transparent"), (1.0, "yellow"), (6.0, "orange"), (14.4, "red")),
         )
         | about(
@@ -343,8 +346,8 @@ FUNCTION: Final = {
         graph(
             "Error budget left",
             {
-                "watchdog": f"slo:error_budget_remaining:ratio{CLASS}",
-                "gateway": f"slo:gateway_error_budget_remaining:ratio{F}",
+                "watchdog": f"slo:error_budget_remaining:ratio{VIEW}",
+                "gateway": f"slo:error_budget_remaining:ratio{GATEWAY}",
             },
             unit="percentunit",
             span=TO_ONE,
@@ -412,7 +415,9 @@ FUNCTION: Final = {
     ("The gateway's view", 3): [
         split("Answers at the gateway by status", "code", f"gateway_function_invocation_total{F}"),
         graph(
-            "Errors at the gateway (5xx, 429)", windows("slo:gateway_error", "5m", "1h"), unit="percentunit"
+            "Errors at the gateway (5xx, 429)",
+            windows("slo:sli_error", "5m", "1h", of=GATEWAY),
+            unit="percentunit",
         )
         | about("Includes errors of requests that never reached a watchdog."),
         graph(
@@ -450,7 +455,7 @@ FLEET: Final = {
         | about("Functions that have missed an objective over 30 days."),
         stat(
             "Burning too fast",
-            "count(max by (function_name) (slo:burn_rate:ratio_rate1h) > 1) or vector(0)",
+            'count(max by (function_name) (slo:burn_rate:ratio_rate1h{view="watchdog"}) > 1) or vector(0)',
             levels=((None, "green"), (1.0, "orange")),
         )
         | about("Functions that spend their error budget too early at the last hour's rate."),
@@ -468,15 +473,19 @@ FLEET: Final = {
             "Functions",
             {
                 "Error budget left": (LEAST_BUDGET, "percentunit", BUDGET_LEVELS),
-                "Spent in": ("min by (function_name) (slo:error_budget_exhaustion:seconds)", "s", ()),
-                "Burn, 1 hour": ("slo:burn_rate:ratio_rate1h", "short", BURN_LEVELS),
-                "Burn, 3 days": ("slo:burn_rate:ratio_rate3d", "short", BURN_LEVELS),
+                "Spent in": (
+                    'min by (function_name) (slo:error_budget_exhaustion:seconds{view="watchdog"})',
+                    "s",
+                    (),
+                ),
+                "Burn, 1 hour": ('slo:burn_rate:ratio_rate1h{view="watchdog"}', "short", BURN_LEVELS),
+                "Burn, 3 days": ('slo:burn_rate:ratio_rate3d{view="watchdog"}', "short", BURN_LEVELS),
                 "Objective": ("function_name:slo_objective:ratio", "percentunit", ()),
                 "Target": ('slo_latency_seconds{slo_class=~"|default"}', "s", ()),
                 "p99": ("function_name:http_request_duration_seconds:p99_rate1m", "s", ()),
                 "Requests": ("function_name:slo_requests:rate1m", "reqps", ()),
                 "Replicas": ("function_name:replicas_desired:max", "short", ()),
-                "Gateway errors": ("slo:gateway_error:ratio_rate1h", "percentunit", ()),
+                "Gateway errors": ('slo:sli_error:ratio_rate1h{view="gateway"}', "percentunit", ()),
             },
         )
         | about(
@@ -487,12 +496,16 @@ FLEET: Final = {
     ("Over time", 2): [
         graph(
             "Fastest burn, 1 hour",
-            {"{{function_name}} {{slo_class}}": "topk(10, slo:burn_rate:ratio_rate1h)"},
+            {"{{function_name}} {{slo_class}}": 'topk(10, slo:burn_rate:ratio_rate1h{view="watchdog"})'},
             levels=BURN_LINES,
         ),
         graph(
             "Least error budget left",
-            {"{{function_name}} {{slo_class}}": "bottomk(10, slo:error_budget_remaining:ratio)"},
+            {
+                "{{function_name}} {{slo_class}}": (
+                    'bottomk(10, slo:error_budget_remaining:ratio{view="watchdog"})'
+                )
+            },
             unit="percentunit",
             span=TO_ONE,
         ),
@@ -528,7 +541,7 @@ AUTOSCALER: Final = {
                 "predicted": f"max(slo_autoscaler_predicted_late_ratio{F})",
                 "predicted with one replica fewer": f"max(slo_autoscaler_predicted_late_fewer_ratio{F})",
                 "allowed now": f"max(slo_autoscaler_allowed_late_ratio{F})",
-                "missed, 5 minutes": f"max(slo:sli_error:ratio_rate5m{F})",
+                "missed, 5 minutes": f"max(slo:sli_error:ratio_rate5m{ALL})",
             },
             unit="percentunit",
             span=FROM_ZERO,
@@ -575,7 +588,7 @@ AUTOSCALER: Final = {
             "Unspent share of the spending window (budget_period). It determines the late share allowed now; "
             "below 0: overspent."
         ),
-        graph("Burn rate", windows("slo:burn_rate", "5m", "1h"), levels=BURN_LINES),
+        graph("Burn rate", windows("slo:burn_rate", "5m", "1h", of=ALL), levels=BURN_LINES),
     ],
     ("The autoscaler itself", 3): [
         split("Scale changes of all functions", "direction", CHANGES, "increase", "short"),

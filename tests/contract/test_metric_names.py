@@ -43,8 +43,9 @@ def test_alert_has_a_severity_and_a_runbook_that_exists():
     alerts = [rule for rule in rules() if "alert" in rule]
     assert alerts
     for alert in alerts:
-        assert alert["labels"]["severity"] in {"page", "ticket"}
-        assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+        assert alert["labels"]["severity"] in {"page", "ticket", "none"}
+        assert alert["labels"]["product"] == "tailbound"
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
         assert alert["annotations"]["runbook_url"] == address + alert["alert"].lower()
         assert alert["alert"].lower() in {anchor(title) for title in titles}
 

@@ -17,7 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 FUNCTION = "f.ns"
 # Prometheus' own, and words of PromQL that look like a metric.
-_OF_PROMETHEUS = {"up", "ALERTS"}
+_OF_PROMETHEUS = {
+    "up",
+    "ALERTS",
+    "prometheus_tsdb_retention_limit_bytes",
+    "prometheus_tsdb_storage_blocks_bytes",
+    "prometheus_tsdb_wal_storage_size_bytes",
+}
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _NOT_A_METRIC = re.compile(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(?:by|on|without|ignoring)\s*\([^)]*\)|\$\w+')
 _OPERATORS = {"and", "or", "unless", "by", "bool"}

@@ -198,7 +198,7 @@ WATCHDOG: Final = {
             f"sum {_BY_CLASS} (rate(slo_requests_total[$R])) * (1 - max {_BY_CLASS} (slo_objective_ratio))"
         )
     ),
-    "budget_remaining": "min by (function_name) (slo:error_budget_remaining:ratio)",
+    "budget_remaining": 'min by (function_name) (slo:error_budget_remaining:ratio{view!="gateway"})',
     "samples": _sum("increase(slo_requests_total[$W])"),
     # For one request: a larger batch may take longer than the SLO without being a fault.
     "service_time_single": _median(_fresh('watchdog_service_seconds_predicted{size="1"}')),
