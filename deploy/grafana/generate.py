@@ -138,7 +138,8 @@ def heat_map(title: str, expr: str, *, unit: str) -> Json:
         "tooltip": {"mode": "single", "yHistogram": True},
         "yAxis": {"unit": unit, "axisPlacement": "left"},
     }
-    return panel("heatmap", title, [query(expr, "{{le}}", shape="heatmap")], (0, 8), {}, options)
+    target = query(expr, "{{le}}", shape="heatmap") | {"exemplar": True}
+    return panel("heatmap", title, [target], (0, 8), {}, options)
 
 
 def table(
@@ -205,7 +206,23 @@ def choice(
     }
 
 
-def dashboard(name: str, rows: Mapping[tuple[str, int], Sequence[Json]], *variables: Json) -> Json:
+def annotation(name: str, expr: str, color: str, *, at_value: bool = False) -> Json:
+    """Mark moments on all graphs: samples of ``expr`` or, ``at_value``, the times (ms) that it gives."""
+    return {
+        "name": name,
+        "datasource": DATASOURCE,
+        "enable": True,
+        "iconColor": color,
+        "expr": expr,
+        "titleFormat": name,
+        "textFormat": "{{alertname}} {{severity}} {{slo_class}} {{view}}",
+        "useValueForTime": at_value,
+    }
+
+
+def dashboard(
+    name: str, rows: Mapping[tuple[str, int], Sequence[Json]], *variables: Json, marks: Sequence[Json] = ()
+) -> Json:
     """Lay the rows, (title, panels across), out from the top, panels from the left, and number them."""
     panels: list[Json] = []
     y = 0
@@ -246,6 +263,7 @@ def dashboard(name: str, rows: Mapping[tuple[str, int], Sequence[Json]], *variab
         "time": {"from": "now-6h", "to": "now"},
         "links": [link],
         "templating": {"list": [source, *variables]},
+        "annotations": {"list": list(marks)},
         "panels": panels,
     }
 
@@ -263,7 +281,7 @@ CHANGES: Final = 'slo_autoscaler_decisions_total{direction!="hold"}'
 
 # 14.4 and 6 page, 3 and 1 open a ticket: deploy/prometheus/rules/slo.yml.
 BURN_LEVELS: Final = ((None, "green"), (1.0, "yellow"), (3.0, "orange"), (6.0, "red"))
-BURN_LINES: Final = ((None, "transparent"), (1.0, "yellow"), (14.4, "red"))
+BURN_LINES: Final = ((None, "transparent"), (1.0, "yellow"), (6.0, "orange"))
 BUDGET_LEVELS: Final = ((None, "red"), (0.0, "orange"), (0.25, "green"))
 COUNT_LEVELS: Final = ((None, "green"), (1.0, "red"))
 WINDOWS: Final = {"5m": "5 minutes", "1h": "1 hour", "6h": "6 hours", "3d": "3 days"}
@@ -293,6 +311,7 @@ def quantile(q: float, histogram: str, selector: str = "{}") -> str:
 
 FUNCTION: Final = {
     ("SLO", 3): [
+        alerts('function_name="$function",alertstate="firing"'),
         table(
             "SLO classes",
             {
@@ -301,7 +320,7 @@ FUNCTION: Final = {
                 "Burn, 1 hour": (f"slo:burn_rate:ratio_rate1h{ALL}", "short", BURN_LEVELS),
                 "Burn, 3 days": (f"slo:burn_rate:ratio_rate3d{ALL}", "short", BURN_LEVELS),
                 "Objective": (f"slo:objective:ratio{F}", "percentunit", ()),
-                "Target": (f"slo_latency_seconds{F}", "s", ()),
+                "Target": (f"min by (slo_class) (slo_latency_seconds{F})", "s", ()),
                 "Requests": (f"sum by (slo_class) ({over('rate', f'slo_requests_total{F}')})", "reqps", ()),
             },
             label="slo_class",
@@ -337,11 +356,15 @@ FUNCTION: Final = {
         ),
         graph(
             "Burn rate",
-            windows("slo:burn_rate", "5m", "1h", "6h", "3d", of=VIEW),
-            levels=((None, "transparent"), (1.0, "yellow"), (6.0, "orange"), (14.4, "red")),
+            {
+                **windows("slo:burn_rate", "5m", "1h", "6h", "3d", of=VIEW),
+                "page, 1 hour": f"slo:page_burn_rate:ratio{VIEW}",
+            },
+            levels=BURN_LINES,
         )
         | about(
-            "Alerts page at 14.4 (1 hour) and 6 (6 hours), and open a ticket at 3 (1 day) and 1 (3 days)."
+            "Alerts page at the line (1 hour; 14.4, or 80% misses) and at 6 (6 hours), and open a ticket at "
+            "3 (1 day) and 1 (3 days)."
         ),
         graph(
             "Error budget left",
@@ -353,7 +376,6 @@ FUNCTION: Final = {
             span=TO_ONE,
             levels=((None, "red"), (0.0, "transparent")),
         ),
-        alerts('function_name="$function",alertstate="firing"'),
     ],
     ("Latency", 2): [
         heat_map("Latency of successes", buckets("http_request_duration_seconds", SUCCESSES), unit="s")
@@ -393,8 +415,8 @@ FUNCTION: Final = {
         ),
     ],
     ("Queue and batches", 3): [
-        split("Requests by outcome", "outcome", f"slo_requests_total{F}")
-        | about("Every outcome except good is a miss."),
+        split("Requests by outcome", "outcome", f"slo_requests_total{CLASS}")
+        | about("Of the selected class. Every outcome except good is a miss."),
         split("Requests by SLO class", "slo_class", f"slo_requests_total{F}"),
         graph(
             "Load and capacity",
@@ -410,7 +432,7 @@ FUNCTION: Final = {
         ),
         heat_map("Batch sizes", buckets("watchdog_batch_size", F), unit="short"),
         split("Batches by reason of dispatch", "reason", f"watchdog_dispatch_total{F}", unit="cps"),
-        split("Refusals by reason", "reason", f"watchdog_refusals_total{F}", unit="cps"),
+        split("Refusals by reason, all classes", "reason", f"watchdog_refusals_total{F}", unit="cps"),
     ],
     ("The gateway's view", 3): [
         split("Answers at the gateway by status", "code", f"gateway_function_invocation_total{F}"),
@@ -450,6 +472,7 @@ FUNCTION: Final = {
 
 FLEET: Final = {
     ("Now", 1): [
+        alerts('alertstate="firing",severity=~"page|ticket"'),
         stat("Functions with an SLO", "count(function_name:slo_objective:ratio)"),
         stat("Budget spent", f"count({LEAST_BUDGET} <= 0) or vector(0)", levels=COUNT_LEVELS)
         | about("Functions that have missed an objective over 30 days."),
@@ -466,7 +489,6 @@ FLEET: Final = {
             'count(ALERTS{alertstate="firing",severity="page"}) or vector(0)',
             levels=COUNT_LEVELS,
         ),
-        alerts('alertstate="firing",severity=~"page|ticket"'),
     ],
     ("Functions", 1): [
         table(
@@ -481,7 +503,11 @@ FLEET: Final = {
                 "Burn, 1 hour": ('slo:burn_rate:ratio_rate1h{view="watchdog"}', "short", BURN_LEVELS),
                 "Burn, 3 days": ('slo:burn_rate:ratio_rate3d{view="watchdog"}', "short", BURN_LEVELS),
                 "Objective": ("function_name:slo_objective:ratio", "percentunit", ()),
-                "Target": ('slo_latency_seconds{slo_class=~"|default"}', "s", ()),
+                "Target": (
+                    'min by (function_name) (slo_latency_seconds{slo_class=~"|default"})',
+                    "s",
+                    (),
+                ),
                 "p99": ("function_name:http_request_duration_seconds:p99_rate1m", "s", ()),
                 "Requests": ("function_name:slo_requests:rate1m", "reqps", ()),
                 "Replicas": ("function_name:replicas_desired:max", "short", ()),
@@ -588,7 +614,14 @@ AUTOSCALER: Final = {
             "Unspent share of the spending window (budget_period). It determines the late share allowed now; "
             "below 0: overspent."
         ),
-        graph("Burn rate", windows("slo:burn_rate", "5m", "1h", of=ALL), levels=BURN_LINES),
+        graph(
+            "Burn rate",
+            {
+                **windows("slo:burn_rate", "5m", "1h", of=ALL),
+                "page, 1 hour": f"min(slo:page_burn_rate:ratio{ALL})",
+            },
+            levels=BURN_LINES,
+        ),
     ],
     ("The autoscaler itself", 3): [
         split("Scale changes of all functions", "direction", CHANGES, "increase", "short"),
@@ -606,15 +639,32 @@ AUTOSCALER: Final = {
 }
 """The autoscaler's decisions for one function, their inputs, and the autoscaler's own health."""
 
+MARKS: Final = (
+    annotation(
+        "Alert of this class",
+        'ALERTS{alertname="ErrorBudgetBurn",alertstate="firing",function_name="$function",slo_class=~"|$slo_class"}',
+        "red",
+    ),
+    annotation(
+        "Oldest replica started: a rollout, or a start from zero",
+        f"1000 * min(process_start_time_seconds{F})",
+        "blue",
+        at_value=True,
+    ),
+)
+
 DASHBOARDS: Final = {
     "function.json": dashboard(
         "function",
         FUNCTION,
         choice("slo:objective:ratio"),
         choice(f"slo:objective:ratio{F}", "slo_class", "slo_class", "SLO class"),
+        marks=MARKS,
     ),
     "fleet.json": dashboard("fleet", FLEET),
-    "autoscaler.json": dashboard("autoscaler", AUTOSCALER, choice("slo_autoscaler_replicas")),
+    "autoscaler.json": dashboard(
+        "autoscaler", AUTOSCALER, choice("slo_autoscaler_replicas"), marks=MARKS[1:]
+    ),
 }
 
 

@@ -63,7 +63,8 @@ def test_file_is_what_the_generator_writes(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dashboard_uses_only_metrics_that_are_exported_or_recorded(name):
-    used = {metric for expression in expressions(name) for metric in metrics_in(expression)}
+    marks = [each["expr"] for each in model(name)["annotations"]["list"]]
+    used = {metric for expression in (*expressions(name), *marks) for metric in metrics_in(expression)}
     assert used
     assert used <= exposed() | recorded()
 
@@ -99,3 +100,9 @@ def test_dashboards_link_to_each_other_by_ids_that_exist():
     linked = set(re.findall(r"/d/([\w-]+)", json.dumps(documents)))
     assert linked
     assert linked <= {document["uid"] for document in documents}
+
+
+@pytest.mark.parametrize("name", ["fleet.json", "function.json"])
+def test_dashboard_begins_with_the_alerts_that_fire(name):
+    first = next(panel for panel in model(name)["panels"] if panel["type"] != "row")
+    assert "ALERTS" in metrics_in(first["targets"][0]["expr"])
