@@ -1,4 +1,4 @@
-"""Dispatches ``slo-autoscaler``: ``run`` (the default), ``status``, ``explain`` and ``hold``.
+"""Dispatches ``slo-autoscaler``: ``run`` (the default), ``status``, ``explain``, ``openslo`` and ``hold``.
 
 Owns the names of the commands. Imports only the requested command. Next step: ``app`` for ``run``, ``cli``
 for the others.
@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "show every function: whether its SLO is met, its replicas, and why",
     ),
     "explain": ("slo_autoscaler.cli.explain", "explain in sentences the last decisions for a function"),
+    "openslo": ("slo_autoscaler.cli.openslo", "print the SLOs that functions declare as OpenSLO v1"),
     "hold": ("slo_autoscaler.cli.hold", "pause the scaling of a function until a time"),
 }
 """Command -> (module whose ``main(arguments)`` returns the exit status, its effect)."""
