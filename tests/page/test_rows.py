@@ -152,3 +152,16 @@ def test_rows_are_worked_out_once_a_second_however_many_look():
     now[0] += rows.KEPT
     assert len(table.all()) == 4
     assert table.notices() == []
+
+
+def test_alerts_pages_come_first_and_link_to_runbook_and_dashboard():
+    firing = [
+        {"alertname": "NoLeader", "severity": "ticket", "namespace": "tailbound"},
+        {"alertname": "ErrorBudgetBurn", "severity": "page", "function_name": "a.fn", "slo_class": "fast"},
+    ]
+    page, ticket = rows.alerts(firing, "https://grafana.example.org/")
+    assert (page["severity"], ticket["severity"]) == ("page", "ticket")
+    assert page["runbook_url"].endswith("/runbook.md#errorbudgetburn")
+    assert page["dashboard_url"] == ("https://grafana.example.org/d/tailbound-function?var-function=a.fn")
+    assert ticket["dashboard_url"] == "https://grafana.example.org/d/tailbound-fleet"
+    assert all(each["dashboard_url"] is None for each in rows.alerts(firing, None))

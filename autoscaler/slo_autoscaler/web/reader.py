@@ -66,6 +66,17 @@ class Reader:
 
         return self._remembered("problem", ask)
 
+    def alerts(self) -> list[Mapping[str, str]]:
+        """Return the labels of each alert that fires; none without an answer."""
+
+        def ask() -> list[Mapping[str, str]]:
+            try:
+                return self._all({"": self._firing})[""]
+            except SourceError:
+                return []
+
+        return self._remembered("alerts", ask)
+
     def close(self) -> None:
         """Close connections and stop threads."""
         self._server.close()
@@ -91,6 +102,9 @@ class Reader:
 
     def _time(self) -> float:
         return self._server.moment(queries.TIME)[1]
+
+    def _firing(self) -> list[Mapping[str, str]]:
+        return self._server.instant(lambda series: [labels for labels, _ in series], queries.FIRING)
 
     def _range(self, text: str, at: Grid) -> Callable[[], Points]:
         return lambda: next(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from slo_autoscaler import words
 from slo_autoscaler.law.policies import wilson
@@ -21,6 +22,11 @@ Row = dict[str, Any]
 Notice = dict[str, str]
 """``level``: error, warning or info; ``text``."""
 
+Alert = dict[str, str | None]
+"""``alertname``, ``severity``, ``function_name``, ``runbook_url``, ``dashboard_url``."""
+
+RUNBOOK: Final = "https://github.com/tailbound/tailbound/blob/main/docs/howto/runbook.md"
+
 KEPT: Final = 1.0
 """Seconds for which the rows are cached, for all users together."""
 
@@ -29,6 +35,9 @@ SIGMAS: Final = 2.0
 
 PAGE_BURN: Final = 14.4
 """Burn rate that pages on call, as in deploy/prometheus/rules/slo.yml."""
+
+PAGE_MISSES: Final = 0.8
+"""Share of misses that pages where the objective allows no such burn rate, as there."""
 
 
 def _replicas(row: Row) -> str:
@@ -218,6 +227,31 @@ def blind(rows: Sequence[Row]) -> bool:
     return bool(rows) and all(row["reason"] == "NoData" for row in rows)
 
 
+def alerts(firing: Iterable[Mapping[str, str]], grafana_url: str | None) -> list[Alert]:
+    """Return the alerts that fire, pages first, with links; ``grafana_url`` None: none to a dashboard."""
+    found = [
+        (labels.get("severity", ""), labels.get("alertname", ""), labels.get("function_name", ""))
+        for labels in firing
+    ]
+    return [
+        {
+            "alertname": alertname,
+            "severity": severity,
+            "function_name": function_name,
+            "runbook_url": f"{RUNBOOK}#{alertname.lower()}",
+            "dashboard_url": _dashboard(grafana_url, function_name),
+        }
+        for severity, alertname, function_name in sorted(set(found))
+    ]
+
+
+def _dashboard(grafana_url: str | None, function_name: str) -> str | None:
+    if grafana_url is None:
+        return None
+    place = f"function?{urlencode({'var-function': function_name})}" if function_name else "fleet"
+    return f"{grafana_url.rstrip('/')}/d/tailbound-{place}"
+
+
 def notices(
     rows: Sequence[Row],
     *,
@@ -309,7 +343,7 @@ def _breaches(state: str, known: Mapping[str, Any]) -> list[str]:
         over += ["state", "attainment"]
     if budget is not None and budget <= 0.0:
         over.append("budget_remaining")
-    if burn is not None and burn >= PAGE_BURN:
+    if burn is not None and burn >= min(PAGE_BURN, PAGE_MISSES / (1.0 - (known["slo_objective"] or 0.0))):
         over.append("burn_rate")
     return over
 

@@ -186,6 +186,7 @@ class _Views:
             "time": _now(),
             "interval": self._config.interval,
             "notices": self._rows.notices(),
+            "alerts": self._alerts(),
             "summary": rows.summary(every),
             "functions": rows.matching(rows.ordered(every, sort), text, state),
         }
@@ -215,12 +216,16 @@ class _Views:
                 *([{"level": "warning", "text": f"It stays at its count: {trouble}."}] if trouble else ()),
                 *(each for each in self._rows.notices() if each["level"] != "warning"),
             ],
+            "alerts": [each for each in self._alerts() if each["function_name"] == name],
             "last_change": next((each for each in decisions if each["action"] != "hold"), None),
             "decisions": decisions,
             "score": numbers and {**numbers, "sentence": score(name, numbers)},
             "profile": learned,
             "profile_problem": problem,
         }
+
+    def _alerts(self) -> list[rows.Alert]:
+        return rows.alerts(self._reader.alerts(), self._config.web.grafana_url)
 
     def _learned(self, function_name: str) -> tuple[dict[str, Any] | None, str | None]:
         """Return the watchdogs' learned service times, or why these are unknown."""
