@@ -184,3 +184,15 @@ def test_a_function_that_cannot_be_read_has_the_reason_on_its_page(path, name):
     with a_page(told) as page:
         _, _, body = get(page + path + name)
     assert told.problems[name] in body.decode()
+
+
+def test_an_alert_that_fires_stands_on_the_page_with_its_runbook():
+    firing = (
+        b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric":'
+        b' {"alertname": "NoLeader", "severity": "ticket"}, "value": [1767355385, "1"]}]}}'
+    )
+    with a_gateway() as prometheus, a_page(Told(a_hold()), prometheus.url) as url:
+        prometheus.faults["GET /api/v1/query"] = status(200, firing)
+        (alert,) = get_json(f"{url}/api/functions")[1]["alerts"]
+        assert alert["runbook_url"].endswith("#noleader")
+        assert "NoLeader" in text(get(f"{url}/")[2])
