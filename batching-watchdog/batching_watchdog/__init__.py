@@ -28,4 +28,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``speedups`` [P]    plain requests and frames, in C where the build has it
 """
 
+from batching_watchdog.errors import BadRequest
+
+__all__ = ["BadRequest"]
 __version__ = "0.2.0"

@@ -7,7 +7,7 @@ By the place on a request's path::
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
     admission     QueueFull, TooManyConnections, ShuttingDown, PredictedLate
     queue         PredictedLate, Expired, QueueFull (a late one made room), Abandoned (never sent)
-    worker        WorkerDied  (a handler's own failure is a Reply, made in the worker)
+    worker        WorkerDied  (a handler's failure, or its BadRequest, is a Reply made in the worker)
 
 ``front.routes`` turns them into answers; no other module uses the statuses.
 """
@@ -69,11 +69,19 @@ class FrameError(WatchdogError):
     """A frame between the watchdog and a worker is not well formed."""
 
 
-class BadRequest(WatchdogError):
-    """The bytes are not an HTTP/1.1 request."""
+class BadRequest(WatchdogError, ValueError):
+    """The client is at fault: its bytes are no HTTP/1.1 request, or not what the handler takes.
+
+    A handler raises it, or returns it as a result: that request gets 400, and the SLO does not count it.
+    """
 
     status = 400
     reason = "bad_request"
+
+    def __init__(self, body: object, event: object = None) -> None:
+        """``body``: the answer, any result of a handler. ``event``: the one of a batch that is at fault."""
+        super().__init__(body)
+        self.event = event
 
 
 class RequestTimedOut(WatchdogError):

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from batching_watchdog import wire
-from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.errors import BadRequest, HandlerNotLoaded
 
 MAX_TRACE: Final = 1 << 16
 """Maximum characters of a traceback: an error may quote a whole tensor."""
@@ -64,8 +64,11 @@ class Event:
         return self._parse()[3]
 
     def json(self) -> Any:
-        """The body as JSON. Raises ``ValueError`` if it is not."""
-        return json.loads(self.body)
+        """The body as JSON. Raises ``BadRequest``, a ``ValueError``, if it is not: this request gets 400."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"the body is not JSON: {error}", self) from error
 
     def _parse(self) -> "tuple[str, str, Headers, Query]":
         # Most handlers use only the body, so the head is parsed on first use.

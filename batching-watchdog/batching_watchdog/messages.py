@@ -109,6 +109,8 @@ class Reply(NamedTuple):
     body: bytes
     failed: bool = False
     """True if the handler raised: counts as an error of the SLO with any status."""
+    client_error: bool = False
+    """True if the handler blames the client (``BadRequest``): the SLO does not count it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,11 @@ class Failure:
     """X-Call-Id of the request; empty: it has none, or no request was served."""
     trace_id: str = ""
     """Id of the request's trace (``traceparent``); empty without one."""
+    client_error: bool = False
+    """Whether the client is at fault, not the function: there is no trace."""
 
     def __str__(self) -> str:
-        return f"{self.text}\n{self.trace}"
+        return f"{self.text}\n{self.trace}" if self.trace else self.text
 
 
 DROPPED: Final = Reply(0, b"", b"")

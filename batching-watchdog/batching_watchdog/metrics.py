@@ -135,6 +135,7 @@ class Metrics(Collector):
             for name, target in (self.slos.items() if slo_classes else ())
         }
         self.abandoned = 0
+        self.client_errors = 0
         self.client_deadlines = {"met": 0, "missed": 0}
         self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
         self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
@@ -197,6 +198,7 @@ class Metrics(Collector):
         """Requests per second with which the objective is still met; NaN until learned."""
         if self.gauges.cpu is not None:
             served = sum(n for (_, outcome), n in self.outcomes.items() if outcome in SERVED)
+            served += self.client_errors
             self.capacity.cost.read(Reading(*self.gauges.cpu(), served, sum(self.service_seconds.counts)))
         return self.capacity.requests_per_second()
 
@@ -282,6 +284,12 @@ ROWS: Final = (
         COUNTER,
         "Requests whose client left before their deadline; the SLO does not count them.",
         lambda m: m.abandoned,
+    ),
+    Row(
+        "watchdog_client_errors",
+        COUNTER,
+        "Requests that the handler blamed on their client (BadRequest, parse); the SLO does not count them.",
+        lambda m: m.client_errors,
     ),
     Row(
         "watchdog_client_deadlines",

@@ -177,7 +177,7 @@ def encode_replies(replies: Sequence[Reply], spent: Spent) -> list[bytes]:
     bodies = [reply.body for reply in replies]
     if sum(map(len, bodies)) < JOIN_BELOW:
         return _encode(Kind.REPLIES, (*spent, list(map(tuple, replies))))
-    heads = [(status, head, len(body), failed) for status, head, body, failed in replies]
+    heads = [(status, head, len(body), *marks) for status, head, body, *marks in replies]
     return _encode(Kind.REPLIES, (*spent, heads), bodies)
 
 

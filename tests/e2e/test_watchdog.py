@@ -57,6 +57,24 @@ def test_requests_that_come_together_are_served_in_batches_and_answered_in_order
         assert ("; built without its compiled part" in dog.log) == lacks
 
 
+def test_bad_bodies_are_refused_and_cost_neither_the_slo_nor_the_requests_beside_them():
+    handler = """
+def handle_batch(events, context):
+    return [sum(event.json()) for event in events]
+"""
+    with watchdog(handler) as dog:
+        answers = dog.call_all([b"not json", b"[1, 2]"] * 20)
+        assert [answer.status for answer in answers] == [400, 200] * 20
+        assert {answer.body for answer in answers[1::2]} == {b"3"}
+        assert dog.metric("watchdog_client_errors_total") == 20
+        assert dog.metric('slo_requests_total{outcome="good",slo_class="default"}') == 20
+        assert dog.metric('slo_requests_total{outcome="error",slo_class="default"}') == 0
+        assert "Traceback" not in dog.log
+        until(
+            lambda: "client error: POST / " in dog.log or "client error: POST /:" in dog.log, "it is logged"
+        )
+
+
 WEIGHT = """
 def weight(event):
     return {b"s": 0.5, b"l": 30}[event.body[:1]]

@@ -25,7 +25,7 @@ DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
 LARGE = b"x" * wire.JOIN_BELOW
 PARTS = st.binary(max_size=40)
 BODIES = PARTS | st.just(LARGE)
-REPLIES = st.builds(Reply, st.integers(100, 599), PARTS, BODIES, st.booleans())
+REPLIES = st.builds(Reply, st.integers(100, 599), PARTS, BODIES, st.booleans(), st.booleans())
 SPENT = st.builds(Spent, st.floats(0, 1e6), st.floats(0, 1e6))
 HANDSHAKES = st.builds(
     Handshake,

@@ -212,7 +212,7 @@ class Engine:
         if ran := _work_done(batch, replies):
             self._cost.learn(ran, took)
             self._policy.observe(len(ran), took)
-        if any(not reply.failed for reply in replies if reply is not DROPPED):
+        if any(not reply.failed for reply in replies if reply != DROPPED):
             self._suspects.passed(worker)
         elif any(reply.failed for reply in replies):
             self._queue_again(self._suspects.failed(worker, batch))
@@ -497,14 +497,15 @@ def _still_running(batch: Batch) -> list[Request]:
 def _work_done(batch: Batch, replies: Sequence[Reply]) -> Sequence[Request]:
     """Return the requests of a batch whose time shows the cost of serving; none if it does not.
 
-    It does if at least half of the run requests were served.
+    It does if at least half of the run requests were served. Errors of clients did not reach the model.
     """
     if batch.requests[0].cost_class is PROBE:
         return ()
     ran: Sequence[Request] = batch.requests
-    if DROPPED in replies:
-        ran = [request for request, reply in zip(ran, replies, strict=True) if reply is not DROPPED]
-    served = sum(reply.status < 400 for reply in replies) - (len(replies) - len(ran))
+    served = sum(0 < reply.status < 400 for reply in replies)
+    if served < len(ran):
+        pairs = zip(ran, replies, strict=True)
+        ran = [request for request, reply in pairs if reply != DROPPED and not reply.client_error]
     return ran if 2 * served >= len(ran) else ()
 
 

@@ -212,11 +212,14 @@ class Front:
             if outcome.status == 504:
                 # A client that gives up before the deadline of its class says nothing about the SLO.
                 meaning = None if request.expires < request.deadline else "expired"
+        elif outcome.client_error:
+            meaning = None
+            self._metrics.client_errors += 1
         elif outcome.failed or outcome.status >= 500:
             meaning = "error"
         else:
             meaning = "good" if now <= request.deadline else "slow"
-        if request.wanted_by < request.deadline:
+        if request.wanted_by < request.deadline and not (isinstance(outcome, Reply) and outcome.client_error):
             self._metrics.client_deadline(met=meaning == "good" and now <= request.wanted_by)
         waited = (now if batch is None else batch.dispatched) - request.arrived
         self._end(

@@ -240,8 +240,11 @@ class WorkerPool:
             self._shell.worker_ready(connection, checked=True)
 
     def raised(self, connection: Connection, failure: Failure) -> None:
-        """Log the function's exception; the client gets only the status."""
-        self._failures.error(failure)
+        """Log the function's exception, of which the client gets only the status; or a client's error."""
+        if failure.client_error:
+            log.info("%s", failure)
+        else:
+            self._failures.error(failure)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """Handle a dead worker. gunicorn starts another, and ``_keep_connected`` connects to it."""

@@ -5,27 +5,37 @@ nothing of gunicorn, sockets or frames: events in, replies out. Exceptions of th
 Next step: ``serve`` sends the replies back.
 """
 
+import inspect
 import json
 import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from batching_watchdog import wire
-from batching_watchdog.errors import HandlerNotLoaded, Poisoned
+from batching_watchdog.errors import BadRequest, HandlerNotLoaded, Poisoned
 from batching_watchdog.function import Event, explain, import_handler, trace_of
-from batching_watchdog.logs import printable
+from batching_watchdog.logs import LineLimit, printable
 from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.trace_context import parse_traceparent
 
 _NO_BATCH: Final = (dict, str, bytes)
 """Types that have a length and yet are the result of one request."""
+_BAD_INPUT: Final = (ValueError, TypeError, LookupError)
+"""Errors of parse() that blame the client, besides Pillow's and those that say so themselves."""
+CLIENT_LINES: Final = 1
+"""Lines per second and worker for errors of clients."""
+SHOWN: Final = 500
+"""Maximum characters of an error that a client or a line of the log shows."""
+_TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 _FAILED: Final = Reply(
     500,
-    b"Content-Type: text/plain; charset=utf-8\r\n",
+    _TEXT,
     b"the function failed on this request; its log has the reason\n",
     failed=True,
 )
@@ -52,10 +62,14 @@ class Handler:
         began = time.monotonic()
         module = import_handler(Path(function_path))
         self.import_seconds = time.monotonic() - began
-        self._handle_batch: Callable[[Sequence[Event], Context], Sequence[Any]] | None = getattr(
+        self._handle_batch: Callable[[Sequence[Any], Context], Sequence[Any]] | None = getattr(
             module, "handle_batch", None
         )
-        self._handle: Callable[[Event, Context], Any] | None = getattr(module, "handle", None)
+        self._handle: Callable[[Any, Context], Any] | None = getattr(module, "handle", None)
+        parse = getattr(module, "parse", None)
+        self._parse: Callable[[Event], Any] | None = parse if _takes_event(parse) else None
+        """Makes what the handler gets in place of an event."""
+        self._client_lines = LineLimit(CLIENT_LINES)
         if not callable(self._handle_batch) and not callable(self._handle):
             raise HandlerNotLoaded(
                 f"{module.__file__} defines neither handle_batch(events, context) nor handle(event, context)"
@@ -88,11 +102,49 @@ class Handler:
         Raises ``Poisoned`` if this process cannot serve any more.
         """
         self._pid = os.getpid()
+        refused: dict[Event, Reply] = {}
+        inputs: Sequence[Any] = events
+        left = events
+        if self._parse is not None:
+            inputs = self._parsed(self._parse, events, refused)
+            left = [event for event in events if event not in refused]
+        outcome: list[Reply] | Crash = []
+        while left:
+            try:
+                outcome = self._run(inputs, left)
+                break
+            except BadRequest as error:  # of one event, which it names: the others run again
+                refused.update((event, self._error(error, event)) for event in left if event is error.event)
+                inputs = [given for given, event in zip(inputs, left, strict=True) if event not in refused]
+                left = [event for event in left if event not in refused]
+        if not refused or isinstance(outcome, Crash):
+            return outcome
+        served = iter(outcome)
+        return [refused[event] if event in refused else next(served) for event in events]
+
+    def _parsed(
+        self, parse: Callable[[Event], Any], events: Sequence[Event], refused: dict[Event, Reply]
+    ) -> list[Any]:
+        """Return what parse() makes of the events; those on which it raises get a reply in ``refused``."""
+        inputs = []
+        for event in events:
+            try:
+                inputs.append(parse(event))
+            except BaseException as error:  # a handler may raise anything
+                self._leave_if_forked()
+                refused[event] = self._error(error, event, parsing=True)
+        return inputs
+
+    def _run(self, inputs: Sequence[Any], events: Sequence[Event]) -> list[Reply] | Crash:
+        """Return the replies to ``events`` for the handler's ``inputs``; a ``Crash`` if it failed as a whole.
+
+        Raises the ``BadRequest`` of a batch that names one of its events.
+        """
         if self._handle_batch is None:
-            return [self._serve_alone(event) for event in events]
+            return [self._serve_alone(given, event) for given, event in zip(inputs, events, strict=True)]
         error = None
         try:
-            results = self._handle_batch(events, self._context)
+            results = self._handle_batch(inputs, self._context)
             if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
                 kind = type(results).__name__
                 problem = f"handle_batch returned {kind}, not a list with one result for each event"
@@ -102,8 +154,12 @@ class Handler:
                 return [self._reply(result, event) for result, event in zip(results, events, strict=True)]
         except BaseException as raised:  # a handler may raise anything; which event is at fault shows alone
             self._leave_if_forked()
-            error, problem = raised, trace_of(raised)
+            if isinstance(raised, BadRequest) and raised.event in events:
+                raise
+            if len(events) == 1:
+                return [self._error(raised, events[0])]
             _end_if_poisoned(raised)
+            error, problem = raised, trace_of(raised)
         if len(events) == 1:
             return [self._failure(problem, events[0])]
         return Crash(problem, _FAILED, out_of_memory=_is_out_of_memory(error))
@@ -114,18 +170,13 @@ class Handler:
         assert isinstance(replies, list), "only a batch of several crashes"  # noqa: S101 - for the type checker
         return replies[0]
 
-    def _serve_alone(self, event: Event) -> Reply:
+    def _serve_alone(self, given: Any, event: Event) -> Reply:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
         try:
-            return self._reply(self._handle(event, self._context), event)
+            return self._reply(self._handle(given, self._context), event)
         except BaseException as error:  # a handler may raise anything
             self._leave_if_forked()
-            _end_if_poisoned(error)
-            trace = trace_of(error)
-            try:
-                return self._reply(error.get_response(), event)  # type: ignore[attr-defined] # Flask's abort() has it
-            except Exception:  # it has none, or cannot make it
-                return self._failure(trace, event)
+            return self._error(error, event)
 
     def _leave_if_forked(self) -> None:
         """Raise the current exception again in a process that the handler forked: sys.exit() ends it so."""
@@ -148,7 +199,7 @@ class Handler:
         if result is None:
             return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", b"")
         if isinstance(result, BaseException):
-            return self._failure(trace_of(result), event, shown=str(result))
+            return self._error(result, event, shown=f"{result}\n".encode())
         if (
             isinstance(result, dict)
             and ("statusCode" in result or "body" in result)
@@ -170,8 +221,7 @@ class Handler:
 
     def _with_status(self, body: Any, status: Any, headers: Any, event: Event) -> Reply:
         """Return the reply to a result with status and headers: a mapping, or pairs to repeat a name."""
-        failed = isinstance(body, BaseException)
-        reply = self._failure(trace_of(body), event) if failed else self._encode_result(body, event)
+        reply = self._encode_result(body, event)
         status = int(status)
         if not 200 <= status <= 599:
             raise ValueError(f"statusCode {status} is not between 200 and 599")
@@ -179,21 +229,78 @@ class Handler:
         lines = [wire.reply_header(str(name), str(value)) for name, value in pairs]
         if not any(str(name).lower() == "content-type" for name, _ in pairs):
             lines.insert(0, reply.header_block)
-        return Reply(status, b"".join(lines), reply.body, reply.failed)
+        return reply._replace(status=status, header_block=b"".join(lines))
 
-    def _failure(self, trace: str, event: Event, shown: str | None = None) -> Reply:
+    def _error(
+        self, error: BaseException, event: Event, *, parsing: bool = False, shown: bytes = _FAILED.body
+    ) -> Reply:
+        """Return the reply to an event that raised ``error`` or has it as its result; log whose fault it is.
+
+        ``shown``: the body where the function is at fault. Raises ``Poisoned``.
+        """
+        _end_if_poisoned(error)
+        with suppress(Exception):  # it cannot be sent
+            if isinstance(error, BadRequest):
+                reply = self._encode_result(error.args[0], event)._replace(status=400)
+            elif parsing and _blames_client(error):
+                reply = Reply(400, _TEXT, f"{_first_line(error)}\n".encode())
+            else:  # Flask's abort() raises what has it
+                reply = self._encode_result(error.get_response(), event)  # type: ignore[attr-defined]
+            if 400 <= reply.status < 500:
+                self._log_client_error(error, reply.status, event)
+                return reply._replace(client_error=True)
+            return reply
+        return self._failure(trace_of(error), event)._replace(body=shown)
+
+    def _log_client_error(self, error: BaseException, status: int, event: Event) -> None:
+        left_out = self._client_lines.admit(time.monotonic())
+        if left_out is not None:
+            named, call_id, trace_id = _named(event)
+            more = f" ({left_out} more such lines were left out)" if left_out else ""
+            text = f"client error: {named}: {status}, {_first_line(error)}{more}"
+            self.report(Failure(text, "", call_id, trace_id, client_error=True))
+
+    def _failure(self, trace: str, event: Event) -> Reply:
         """Return status 500 for one event. The trace goes to the log, never to the client."""
-        call_id = event.headers.get("X-Call-Id", "")
-        # Control characters of a client are escaped, because the log may be read on a terminal.
-        named = f"{event.method} {ascii(event.path)[1:-1]}"
-        if call_id:
-            named += f" [{ascii(call_id)[1:-1]}]"
-        context = parse_traceparent(event.headers.get("traceparent", "").encode("latin-1"))
-        trace_id = "" if context is None else context.trace_id
-        if trace_id:
-            named += f" trace {trace_id}"
+        named, call_id, trace_id = _named(event)
         self.report(Failure(f"handler error: {named}", trace, call_id, trace_id))
-        return _FAILED if shown is None else _FAILED._replace(body=f"{shown}\n".encode())
+        return _FAILED
+
+
+def _named(event: Event) -> tuple[str, str, str]:
+    """Return the name of an event in the log, its call id and its trace id."""
+    call_id = event.headers.get("X-Call-Id", "")
+    # Control characters of a client are escaped, because the log may be read on a terminal.
+    named = f"{event.method} {ascii(event.path)[1:-1]}"
+    if call_id:
+        named += f" [{ascii(call_id)[1:-1]}]"
+    context = parse_traceparent(event.headers.get("traceparent", "").encode("latin-1"))
+    trace_id = "" if context is None else context.trace_id
+    if trace_id:
+        named += f" trace {trace_id}"
+    return named, call_id, trace_id
+
+
+def _takes_event(parse: Any) -> bool:
+    """Return whether ``parse`` is parse(event), not a helper of the handler's own by that name."""
+    try:
+        return list(inspect.signature(parse).parameters) == ["event"]
+    except (TypeError, ValueError):  # it is not callable, or it is not Python code
+        return False
+
+
+def _blames_client(error: BaseException) -> bool:
+    """Return whether an error of parse() is one of reading input: the client's, not the function's."""
+    # Pillow raises a plain OSError for an image that ends too early.
+    short_image = type(error) is OSError and error.errno is None
+    pillows = type(error).__module__.partition(".")[0] == "PIL"
+    return short_image or pillows or isinstance(error, _BAD_INPUT)
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the error in one line, without the traceback."""
+    text = str(error) if isinstance(error, BadRequest) else traceback.format_exception_only(error)[0]
+    return text.partition("\n")[0][:SHOWN]
 
 
 def _end_if_poisoned(error: BaseException) -> None:

@@ -25,6 +25,7 @@ SLO = 0.1
 OK = Reply(200, b"", b"")
 FAILED = Reply(500, b"", b"", failed=True)
 REFUSED = Reply(422, b"", b"")
+CLIENTS = Reply(400, b"", b"", client_error=True)
 RETRY = DispatchReason.RETRY
 
 
@@ -209,7 +210,7 @@ class Machine(RuleBasedStateMachine):
         self.ticked = True
 
     @precondition(lambda self: self.crew.running)
-    @rule(data=st.data(), reply=st.sampled_from([OK, OK, FAILED, REFUSED]))
+    @rule(data=st.data(), reply=st.sampled_from([OK, OK, FAILED, REFUSED, CLIENTS]))
     def finish(self, data: st.DataObject, reply: Reply) -> None:
         self.crew.reply(self.worker(data), reply)
 
@@ -536,6 +537,10 @@ def test_part_that_may_kill_waits_while_a_quarter_of_the_workers_is_dead(workers
         ([REFUSED, REFUSED], False),
         ([OK, REFUSED, REFUSED], False),
         ([OK, OK, REFUSED], True),
+        # These did not run, so they count neither way.
+        ([OK, CLIENTS, CLIENTS], True),
+        ([CLIENTS], False),
+        ([Reply(*DROPPED), REFUSED], False),
     ],
 )
 def test_batch_teaches_its_cost_if_at_least_half_of_it_was_served(replies, learns):

@@ -173,6 +173,7 @@ OUTCOMES = {
     "good": (200, None, "good"),
     "slow": (200, None, "slow"),
     "failed": (500, None, "error"),
+    "client error": (400, None, None),
     "full": (429, "queue_full", "shed"),
     "full before its body": (429, "queue_full", "shed"),
     "large": (413, "body_too_large", None),
@@ -191,7 +192,13 @@ WAITED = {
     "expired": 1.0,
     "expired early": 0.1,
 }
-SERVED = {"good": OK, "slow": OK, "failed": Reply(500, b"", b"", failed=True), "gone late": OK}
+SERVED = {
+    "good": OK,
+    "slow": OK,
+    "failed": Reply(500, b"", b"", failed=True),
+    "client error": Reply(400, b"", b"", client_error=True),
+    "gone late": OK,
+}
 
 
 @pytest.mark.parametrize("kind", OUTCOMES)
@@ -220,7 +227,7 @@ async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(b
         await bench.worker_idle()
     if kind in SERVED:
         await bench.reply(SERVED[kind])
-    served = status in (200, 500)
+    served = status in (200, 400, 500)
     answers = [] if status == 499 else client.answers()
     assert statuses(answers) == [status] * (status != 499)
     for headers in (answer.headers for answer in answers):
@@ -232,6 +239,7 @@ async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(b
     assert counted == ({("fast", outcome)} if outcome else set())
     assert bench.refusals() == ({reason: 1} if reason in bench.metrics.refusals else {})
     assert (bench.metrics.abandoned, bench.metrics.in_flight) == (kind == "gone", "full" in kind)
+    assert bench.metrics.client_errors == (kind == "client error")
     (line,) = logged(caplog)
     assert (line.status, line.reason, line.outcome, line.slo_class) == (status, reason, outcome, "fast")
     assert (line.call_id, line.trace_id, line.batch_size) == (b"2a7b", TRACE, int(served))

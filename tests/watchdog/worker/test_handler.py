@@ -207,6 +207,125 @@ def test_error_of_any_kind_fails_its_request_alone_or_its_batch_as_a_whole(load,
     assert len(whole.failures) == 1
 
 
+PARSING = """
+import io, json
+from PIL import Image
+from batching_watchdog import BadRequest
+import werkzeug.exceptions
+
+def parse(event):
+    if event.body.startswith(b"bad"):
+        FAILS
+    return event.body.decode().upper()
+
+def handle_batch(texts, context):
+    return [f"{text} of {len(texts)}" for text in texts]
+"""
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        "event.json()",
+        "json.loads(event.body)",
+        "{}['x']",
+        "[][0]",
+        "float([])",
+        r"b'\xff'.decode()",
+        "Image.open(io.BytesIO(event.body))",
+        "raise OSError('image file is truncated (2 bytes not processed)')",
+        "raise BadRequest('why')",
+        "raise werkzeug.exceptions.BadRequest('why')",
+    ],
+)
+def test_parse_that_cannot_read_a_request_refuses_it_alone_and_the_model_never_sees_it(load, fails):
+    function = load(PARSING.replace("FAILS", fails))
+    good, bad, other = function.serve(b"a", b"bad", b"c")
+    assert (good.body, other.body) == (b"A of 2", b"C of 2")
+    assert (bad.status, bad.failed, bad.client_error) == (400, False, True)
+    assert bad.body
+
+
+@pytest.mark.parametrize("fails", ["1 / 0", "no_such_name", "open('/no/such/file')", "raise SystemExit"])
+def test_parse_with_a_fault_of_its_own_is_the_functions_error(load, fails):
+    function = load(PARSING.replace("FAILS", fails))
+    good, bad = function.serve(b"a", b"bad")
+    assert (good.status, bad.status, bad.failed, bad.client_error) == (200, 500, True, False)
+    assert [failure.client_error for failure in function.failures] == [False]
+
+
+def test_batch_of_bad_requests_alone_does_not_run_the_model(load):
+    function = load(PARSING.replace("FAILS", "raise ValueError").replace("return [", "1 / 0; return ["))
+    assert [reply.status for reply in function.serve(b"bad", b"bad")] == [400, 400]
+
+
+def test_handle_gets_what_parse_returns(load):
+    source = (
+        "def parse(event):\n    return event.json()\ndef handle(number, context):\n    return number + 1\n"
+    )
+    first, second = load(source).serve(b"1", b"{")
+    assert (first.body, second.status) == (b"2", 400)
+
+
+def test_function_named_parse_that_takes_no_event_is_the_handlers_own(load):
+    source = "def parse(body):\n    1 / 0\ndef handle(event, context):\n    return event.body\n"
+    assert load(source).one(event(b"x")).body == b"x"
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "body"),
+    [
+        ("raise BadRequest('too short')", 400, b"too short"),
+        ("return BadRequest('too short')", 400, b"too short"),
+        ("return BadRequest({'error': 'short'})", 400, b'{"error":"short"}'),
+        ("return {'statusCode': 422, 'body': BadRequest('short')}", 422, b"short"),
+        ("return werkzeug.exceptions.BadRequest('too short')", 400, None),
+        ("raise werkzeug.exceptions.NotFound", 404, None),
+    ],
+)
+@pytest.mark.parametrize("handler", ["handle(event, context)", "handle_batch(events, context)"])
+def test_handler_blames_the_client_for_its_request(load, handler, result, status, body):
+    if "batch" in handler and result.startswith("return "):
+        result = f"return [{result.removeprefix('return ')}]"
+    source = (
+        f"import werkzeug.exceptions\nfrom batching_watchdog import BadRequest\ndef {handler}:\n    {result}"
+    )
+    reply = load(source).one()
+    assert (reply.status, reply.failed, reply.client_error) == (status, False, True)
+    assert body in (reply.body, None)
+
+
+@pytest.mark.parametrize(
+    "read", ["e.json()", "e.body if e.body != b'{' else (_ for _ in ()).throw(BadRequest('no', e))"]
+)
+def test_batch_runs_again_without_the_event_that_a_bad_request_names(load, read):
+    function = load(f"""
+        from batching_watchdog import BadRequest
+        def handle_batch(events, context):
+            read = [{read} for e in events]
+            return [len(read) for _ in read]
+    """)
+    replies = function.serve(b"1", b"{", b"2", b"{")
+    assert [reply.status for reply in replies] == [200, 400, 200, 400]
+    assert [reply.body for reply in replies if reply.status == 200] == [b"2", b"2"]
+
+
+def test_body_that_nests_too_deeply_is_the_clients_error(load):
+    function = load("def handle_batch(events, context):\n    return [event.json() for event in events]\n")
+    deep, good = function.serve(b"[" * 10**6, b"[1]")
+    assert (deep.status, deep.client_error, good.body) == (400, True, b"[1]")
+
+
+def test_clients_errors_have_one_line_a_second_and_no_trace(load):
+    function = load("def handle(event, context):\n    return event.json()\n")
+    function.serve(*[b"no\n\x1b[31mjson"] * 100)
+    failures = function.failures
+    assert 1 <= len(failures) < 100
+    assert all(failure.client_error and not failure.trace for failure in failures)
+    assert len(str(failures[0]).splitlines()) == 1
+    assert "POST /" in str(failures[0])
+
+
 def test_batch_with_too_few_results_fails_as_a_whole(load):
     crash = load("def handle_batch(events, context):\n    return [1]\n").crash(b"a", b"b")
     assert "1 results for 2 events" in crash.error
