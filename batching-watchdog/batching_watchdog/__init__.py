@@ -29,6 +29,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 """
 
 from batching_watchdog.errors import BadRequest
+from batching_watchdog.messages import Response
 
-__all__ = ["BadRequest"]
+__all__ = ["BadRequest", "Response"]
 __version__ = "0.2.0"

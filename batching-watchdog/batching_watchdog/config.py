@@ -239,6 +239,13 @@ class Config:
     """Checked settings of one watchdog. Durations are seconds."""
 
     function_path: str = variable("function", TEXT, "folder that holds handler.py")
+    function_name: str = variable(
+        "",
+        TEXT,
+        "name of the function, for people who open it in a browser",
+        name="OPENFAAS_NAME",
+        after=("K_SERVICE",),
+    )
     slo_latency: float = variable("500ms", POSITIVE, "latency target of a request")
     slo_objective: float = variable("0.99", SHARE, "share of requests that must meet it")
     slo_classes: Mapping[str, Target] = variable(

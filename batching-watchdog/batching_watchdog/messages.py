@@ -4,6 +4,7 @@ Every request creates a ``Request`` and a ``Reply``: ``Reply`` is a named tuple,
 class with the engine's marks. A frozen dataclass takes three times as long to create.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
@@ -111,6 +112,17 @@ class Reply(NamedTuple):
     """True if the handler raised: counts as an error of the SLO with any status."""
     client_error: bool = False
     """True if the handler blames the client (``BadRequest``): the SLO does not count it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A handler's result with a status, from 200 to 599, and headers."""
+
+    body: Any = None
+    """As any other result."""
+    status: int = 200
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = ()
+    """A mapping, or pairs to repeat a name."""
 
 
 @dataclass(frozen=True, slots=True)

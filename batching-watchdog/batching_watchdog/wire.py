@@ -123,6 +123,8 @@ class Handshake:
     """Number of the worker in the pool, from 0; a replacement gets that of its predecessor."""
     mix_paths: bool = True
     """Whether a batch may hold requests of several methods and paths."""
+    batches: bool = False
+    """Whether the handler defines handle_batch."""
     import_seconds: float = 0.0
     """Seconds to import the handler."""
     load_seconds: float = 0.0

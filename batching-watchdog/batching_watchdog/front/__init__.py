@@ -6,6 +6,7 @@
 - ``weight``    the function's own weight(event)
 - ``tracing``   which trace a request belongs to, and its spans
 - ``ended`` [P]   the end of a request, for log and spans
+- ``page`` [P]    the answer to a browser that looks for the function
 - ``routes``    function path, health, readiness; errors to statuses
 
 Knows no worker. Next step: ``shell``, which passes a request to the engine.

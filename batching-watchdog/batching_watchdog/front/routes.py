@@ -15,6 +15,7 @@ from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.engine.effects import Answer
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.ended import Ended
+from batching_watchdog.front.page import is_browser, page
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.front.weight import WeightFunction
@@ -24,8 +25,10 @@ from batching_watchdog.metrics import Exposition, Metrics, Traced
 from batching_watchdog.shell import Shell
 from batching_watchdog.spans import RequestTrace, Tracer
 from batching_watchdog.trace_context import TRACEPARENT, SpanContext, may_be_sampled
+from batching_watchdog.wire import Handshake
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
+HTML: Final = b"Content-Type: text/html; charset=utf-8\r\n"
 GET_ONLY: Final = TEXT + b"Allow: GET\r\n"
 READ_ONLY: Final = TEXT + b"Allow: GET, HEAD\r\n"
 HEALTH_PATH: Final = b"/_/health"
@@ -66,10 +69,13 @@ class Front:
         clock: Callable[[], float],
         *,
         not_ready: Callable[[], str],
+        handler: Callable[[], Handshake | None] = lambda: None,
         weight: WeightFunction | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """``weight``: the function's own; without it the length of the body determines the cost class.
+        """``handler``: what a worker tells of the handler; None before one can serve.
+
+        ``weight``: the function's own; without it the length of the body determines the cost class.
 
         ``tracer``: takes the spans of requests; None: there are none.
         """
@@ -87,6 +93,7 @@ class Front:
         self._clock = clock
         self._weight = weight
         self._tracing = None if tracer is None else RequestTracing(tracer, CALL_ID)
+        self._handler = handler
         self._not_ready = not_ready
         """Why no worker can serve now; empty if one can."""
         self._ids = itertools.count()
@@ -119,6 +126,8 @@ class Front:
                 return self._health(exchange)
             if path == READY_PATH:
                 return self._ready(exchange)
+        if not exchange.body and self._browsed(exchange):
+            return None
         return self._call(exchange)
 
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
@@ -170,6 +179,20 @@ class Front:
             exchange.respond(error.status, error_head(error), f"{error}\n".encode())
         else:
             exchange.on_disconnect = lambda: self._shell.withdraw(request)
+
+    def _browsed(self, exchange: Exchange) -> bool:
+        """Answer a browser that looks for a model function; return False for any other request.
+
+        A handler that looks at paths, or has only handle(), may have pages of its own.
+        """
+        if not is_browser(exchange.method, exchange.target, exchange.header_block):
+            return False
+        handler = self._handler()
+        if handler is None or not (handler.batches and handler.mix_paths):
+            return False
+        reply = Reply(200, HTML, page(self._config.function_name, handler.example))
+        self._end(exchange, Ended(reply, self._clock(), None, self._slo_class(exchange)), None)
+        return True
 
     def _call(self, exchange: Exchange) -> None:
         slo_class = self._slo_class(exchange)

@@ -7,6 +7,7 @@ Next step: ``serve`` sends the replies back.
 
 import inspect
 import json
+import math
 import os
 import socket
 import sys
@@ -14,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +23,12 @@ from batching_watchdog import wire
 from batching_watchdog.errors import BadRequest, HandlerNotLoaded, Poisoned
 from batching_watchdog.function import Event, explain, import_handler, trace_of
 from batching_watchdog.logs import LineLimit, printable
-from batching_watchdog.messages import Crash, Failure, Reply
+from batching_watchdog.messages import Crash, Failure, Reply, Response
 from batching_watchdog.trace_context import parse_traceparent
 
 _NO_BATCH: Final = (dict, str, bytes)
 """Types that have a length and yet are the result of one request."""
+_STATUSES: Final = frozenset(status.value for status in HTTPStatus if status >= 200)
 _BAD_INPUT: Final = (ValueError, TypeError, LookupError)
 """Errors of parse() that blame the client, besides Pillow's and those that say so themselves."""
 CLIENT_LINES: Final = 1
@@ -66,6 +69,13 @@ class Handler:
             module, "handle_batch", None
         )
         self._handle: Callable[[Any, Context], Any] | None = getattr(module, "handle", None)
+        for name in ("handle_batch", "handle", "load", "example"):
+            function = getattr(module, name, None)
+            if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+                raise HandlerNotLoaded(
+                    f"{module.__file__}: async def {name}: a worker has no event loop and runs one batch at"
+                    f" a time; write def {name}, and run coroutines in it by asyncio.run()"
+                )
         parse = getattr(module, "parse", None)
         self._parse: Callable[[Event], Any] | None = parse if _takes_event(parse) else None
         """Makes what the handler gets in place of an event."""
@@ -74,6 +84,7 @@ class Handler:
             raise HandlerNotLoaded(
                 f"{module.__file__} defines neither handle_batch(events, context) nor handle(event, context)"
             )
+        self.batches = self._handle_batch is not None
         self._pid = os.getpid()
         """The process that serves."""
         self.mix_paths: bool = getattr(module, "mix_paths", True)
@@ -198,6 +209,8 @@ class Handler:
             return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", result.encode())
         if result is None:
             return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", b"")
+        if isinstance(result, Response):
+            return self._with_status(result.body, result.status, result.headers, event)
         if isinstance(result, BaseException):
             return self._error(result, event, shown=f"{result}\n".encode())
         if (
@@ -207,17 +220,15 @@ class Handler:
         ):
             headers = result.get("headers") or {}
             return self._with_status(result.get("body"), result.get("statusCode", 200), headers, event)
-        # A number is no body, as in Flask: a pair of score and label is a result of its own.
-        if (
-            isinstance(result, tuple)
-            and 2 <= len(result) <= 3
-            and isinstance(result[1], int)
-            and not (isinstance(result[0], int | float) or hasattr(result[0], "tolist"))
-        ):
+        if _has_status(result):
             return self._with_status(result[0], result[1], result[2] if len(result) > 2 else {}, event)
         if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
             return self._with_status(result.get_data(), result.status_code, result.headers, event)
-        return Reply(200, b"Content-Type: application/json\r\n", _JSON.encode(result).encode())
+        try:
+            text = _JSON.encode(result)
+        except ValueError as error:
+            raise ValueError(_not_finite(result) or str(error)) from None
+        return Reply(200, b"Content-Type: application/json\r\n", text.encode())
 
     def _with_status(self, body: Any, status: Any, headers: Any, event: Event) -> Reply:
         """Return the reply to a result with status and headers: a mapping, or pairs to repeat a name."""
@@ -281,6 +292,21 @@ def _named(event: Event) -> tuple[str, str, str]:
     return named, call_id, trace_id
 
 
+def _has_status(result: Any) -> bool:
+    """Return whether a result is (body, status) or (body, status, headers), as Flask's, and not a value.
+
+    Only a registered status counts: (label, class index) is a value. So is a pair that begins with a number.
+    """
+    return (
+        isinstance(result, tuple)
+        and 2 <= len(result) <= 3
+        and isinstance(result[1], int)
+        and result[1] in _STATUSES
+        and not (isinstance(result[0], int | float) or hasattr(result[0], "tolist"))
+        and (len(result) == 2 or isinstance(result[2], list) or hasattr(result[2], "items"))
+    )
+
+
 def _takes_event(parse: Any) -> bool:
     """Return whether ``parse`` is parse(event), not a helper of the handler's own by that name."""
     try:
@@ -334,6 +360,22 @@ def _to_list(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _not_finite(value: Any, place: str = "the result") -> str:
+    """Return the place of the first number in ``value`` that JSON has not; empty without one."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{place} is {value}, which JSON cannot hold"
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list | tuple)
+        else ()
+    )
+    return next(filter(None, (_not_finite(inner, f"{place}[{key!r}]") for key, inner in items)), "")
 
 
 # With arguments json.dumps makes a new encoder for each call. NaN and Infinity are not JSON.

@@ -186,6 +186,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             handshake,
             example=self._handler.example,
             mix_paths=self._handler.mix_paths,
+            batches=self._handler.batches,
             import_seconds=self._handler.import_seconds,
             load_seconds=self._handler.load_seconds,
             forked=self.app.callable is not None,

@@ -129,6 +129,16 @@ TEXT, JSON = "text/plain; charset=utf-8", "application/json"
         ("('made', 201)", 201, TEXT, b"made"),
         ("('made', 201, {'Content-Length': '9'})", 201, TEXT, b"made"),
         ("(0.93, 281)", 200, JSON, b"[0.93,281]"),
+        ("('tabby', 281)", 200, JSON, b'["tabby",281]'),
+        ("('tabby', 200, 0.93)", 200, JSON, b'["tabby",200,0.93]'),
+        ("('tabby', True)", 200, JSON, b'["tabby",true]'),
+        (
+            "__import__('batching_watchdog').Response('x', 281, {'Content-Type': 'text/css'})",
+            281,
+            "text/css",
+            b"x",
+        ),
+        ("__import__('batching_watchdog').Response({'a': 1}, headers=[('X-A', 'b')])", 200, JSON, b'{"a":1}'),
         ("(__import__('numpy').float32(0.5), 3)", 200, JSON, b"[0.5,3]"),
         ("__import__('flask').Response('x', 202, mimetype='text/css')", 202, "text/css; charset=utf-8", b"x"),
         ("__import__('flask').abort(404)", 404, "text/html; charset=utf-8", None),
@@ -163,7 +173,11 @@ HEADERS += [f"{{'X-A': {value!r}}}" for value in ("split\r\nX-B: c", "bell\x07",
     "result",
     [
         *("object()", "[1.0, float('nan')]", "{'body': {'score': float('inf')}}"),
-        *("__import__('numpy').array([float('nan')])", "('', float('inf'))", "('', 10**30)"),
+        *(
+            "__import__('numpy').array([float('nan')])",
+            "('', float('inf'))",
+            "__import__('batching_watchdog').Response(status=99)",
+        ),
         *(f"{{'statusCode': {status}, 'body': ''}}" for status in ("float('inf')", "99", "'soon'")),
         *(f"{{'body': '', 'headers': {headers}}}" for headers in HEADERS),
     ],
@@ -179,6 +193,28 @@ def test_result_that_cannot_be_sent_fails_alone(load, result):
     assert (good.status, good.body) == (200, b"[2]")
     assert (bad.status, bad.failed) == (500, True)
     assert function.failures[0].trace.startswith("the result cannot be sent")
+
+
+@pytest.mark.parametrize(
+    ("result", "place"),
+    [
+        ("{'label': 'cat', 'scores': [0.5, float('nan')]}", "the result['scores'][1] is nan"),
+        ("{'body': {'a': {'b': float('-inf')}}}", "the result['a']['b'] is -inf"),
+        ("{'rows': __import__('numpy').array([[1.0], [float('inf')]])}", "the result['rows'][1][0] is inf"),
+        ("float('nan')", "the result is nan"),
+    ],
+)
+def test_number_that_json_has_not_is_named_by_its_place(load, result, place):
+    function = load(f"def handle(event, context):\n    return {result}\n")
+    assert function.one().failed
+    assert place in function.failures[0].trace
+
+
+@pytest.mark.parametrize("name", ["handle", "handle_batch", "load", "example"])
+def test_handler_with_async_functions_is_told_what_to_write_instead(load, name):
+    rest = "def handle(event, context): ...\n" if name in ("load", "example") else ""
+    with pytest.raises(HandlerNotLoaded, match=f"write def {name}"):
+        load(f"{rest}async def {name}(*_): ...")
 
 
 @pytest.mark.parametrize(
