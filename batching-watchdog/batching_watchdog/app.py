@@ -474,9 +474,18 @@ def _start_failed(variable: str, port: int) -> Iterator[None]:
 
 
 async def _estimate(capacity: Capacity) -> None:
+    told = False
     while True:
         for _ in capacity.estimate():
             await asyncio.sleep(PAUSE_SECONDS)
+        if capacity.times.alone > capacity.slo_latency and not told:
+            told = True
+            log.warning(
+                "one request alone takes %.3g s, longer than slo_latency (%g s): all will be late, with any"
+                " number of replicas; raise slo_latency, or make the model faster",
+                capacity.times.alone,
+                capacity.slo_latency,
+            )
         await asyncio.sleep(ESTIMATE_SECONDS)
 
 

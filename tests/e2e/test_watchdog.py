@@ -73,6 +73,19 @@ def handle_batch(events, context):
         until(lambda: "client error: POST /: 400, the body is not JSON" in dog.log, "it is logged")
 
 
+def test_model_that_is_slower_than_its_target_is_told_once():
+    handler = """
+import time
+
+def handle(event, context):
+    time.sleep(0.1)
+"""
+    with watchdog(handler, slo_latency="50ms") as dog:
+        for _ in range(5):
+            dog.call()
+        until(lambda: dog.log.count("longer than slo_latency") == 1, "it is logged")
+
+
 WEIGHT = """
 def weight(event):
     return {b"s": 0.5, b"l": 30}[event.body[:1]]

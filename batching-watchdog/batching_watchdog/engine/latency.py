@@ -119,6 +119,12 @@ class LatencyModel:
         """Return the upper quantile of the seconds for ``size`` requests; 0 before the first run."""
         return self._above * self.predict_mean(size)
 
+    @property
+    def alone(self) -> float:
+        """Least seconds of the last batches of one request; 0 before the first ``tries`` ran."""
+        kept = self._kept.get(_power(1), ())
+        return min(run.seconds for run in kept) if len(kept) >= TUNING.tries else 0.0
+
     def predict_mean(self, size: float) -> float:
         """Return the mean seconds for ``size`` requests; 0 before the first run."""
         size = min(size, self.max_batch_size)

@@ -51,6 +51,15 @@ def test_model_without_runs_predicts_nothing_and_tries_one_request():
     assert (model.best_size, model.sizes_learned()) == (1, [])
 
 
+def test_time_of_one_request_alone_is_the_least_of_several():
+    model = LatencyModel(64)
+    for seconds in (2.0, *[0.05] * (TUNING.tries - 1)):  # the first one warms up
+        assert model.alone == 0.0
+        model.observe(1, seconds)
+    model.observe(4, 0.01)
+    assert model.alone == 0.05
+
+
 @given(st.lists(st.tuples(SIZES, st.floats(0, 10)), min_size=1, max_size=200), st.floats(0, 20))
 def test_model_after_any_runs_has_a_rising_curve_with_consistent_values(runs, seconds):
     model, largest = LatencyModel(48), 0
