@@ -431,13 +431,13 @@ def test_torch_computes_in_preloaded_workers_with_their_own_threads():
             return inner(events, context)
         with torch.inference_mode():
             context.model(torch.zeros(4096, FEATURES))
-        return [torch.get_num_threads() for _ in events]
+        return [[torch.get_num_threads(), context.threads, context.device] for _ in events]
     """)
     body = json.dumps({"features": [0.25] * 32}).encode()
     with watchdog(handler, workers="2", worker_threads="2", preload="true") as dog:
         answers = dog.call_all([body] * 16)
         assert len({round(json.loads(answer.body)["score"], 5) for answer in answers}) == 1
-        assert dog.call(path="/threads").body == b"2"
+        assert json.loads(dog.call(path="/threads").body) == [2, 2, "cpu"]
 
 
 def test_first_process_of_a_container_reaps_orphans_and_still_sees_how_gunicorn_ended(tmp_path):

@@ -26,7 +26,7 @@ from gunicorn.errors import HaltServer
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut
 from batching_watchdog.launch import die_with_parent, how_it_ended
 from batching_watchdog.stacks import left_stack, stack_folder
-from batching_watchdog.worker.devices import one_thread
+from batching_watchdog.worker.devices import one_thread, threads
 from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler
 
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0)
@@ -209,8 +209,9 @@ def preload(*, required: bool) -> Preloaded:
     """
     before = open_files()
     try:
+        count = threads()
         with one_thread():
-            handler = load_handler()
+            handler = load_handler(count)
     except HandlerNotLoaded as error:
         return Preloaded(None, error)
     reason = unsafe_to_fork()

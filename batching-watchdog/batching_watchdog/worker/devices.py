@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from batching_watchdog.machine import THREAD_VARIABLES
+from batching_watchdog.machine import THREAD_VARIABLES, available_cpus, cuda_devices
 
 _SETTERS: Final = (
     ("OMP_NUM_THREADS", re.compile(r"lib(gomp|omp|iomp5)\b"), ("omp_set_num_threads",)),
@@ -26,6 +26,18 @@ _SETTERS: Final = (
 )
 """For each maths library: the variable that it reads when it is loaded, the name of its file, and the
 functions that change the number of threads later, by the names of different builds."""
+
+
+def device() -> str:
+    """Return torch's name of this worker's device: ``cuda`` is the first that ``take_devices`` has left."""
+    return "cuda" if cuda_devices(os.environ) else "cpu"
+
+
+def threads() -> int:
+    """Return the threads meant for math libraries; without ``OMP_NUM_THREADS`` one for each CPU."""
+    if os.environ.get("OMP_NUM_THREADS"):
+        return _threads("OMP_NUM_THREADS")
+    return max(1, int(available_cpus()))
 
 
 def take_devices(index: int, workers: int) -> None:

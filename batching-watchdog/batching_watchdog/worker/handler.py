@@ -45,20 +45,26 @@ _FAILED: Final = Reply(
 
 
 class Context:
-    """The handler's second argument: python3-http's ``hostname``, and ``model`` from load()."""
+    """The handler's second argument, and that of load(context)."""
 
-    __slots__ = ("hostname", "model")
+    __slots__ = ("device", "hostname", "model", "threads")
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, threads: int, device: str) -> None:
         self.hostname = socket.gethostname()
-        self.model = model
+        """python3-http's."""
+        self.model: Any = None
+        """The result of load()."""
+        self.threads = threads
+        """Threads that this worker's share of the CPUs is worth, for libraries with pools of their own."""
+        self.device = device
+        """``cuda`` or ``cpu``, as torch names the device of this worker."""
 
 
 class Handler:
     """A loaded ``handler.py``: batches in, replies out. Exceptions of the function never leave it."""
 
-    def __init__(self, function_path: str) -> None:
-        """Import the handler and run its load().
+    def __init__(self, function_path: str, *, threads: int = 1, device: str = "cpu") -> None:
+        """Import the handler and run its load(). ``threads`` and ``device``: the context's.
 
         Raises ``HandlerNotLoaded`` with the place and the function's own error.
         """
@@ -96,7 +102,9 @@ class Handler:
         doing = "load()"
         try:
             began = time.monotonic()
-            self._context = Context(load() if load else None)
+            self.context = Context(threads, device)
+            if load:
+                self.context.model = load(self.context) if _takes_context(load) else load()
             self.load_seconds = time.monotonic() - began
             doing = "example()"
             self.example: bytes | None = example() if example else None
@@ -155,7 +163,7 @@ class Handler:
             return [self._serve_alone(given, event) for given, event in zip(inputs, events, strict=True)]
         error = None
         try:
-            results = self._handle_batch(inputs, self._context)
+            results = self._handle_batch(inputs, self.context)
             if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
                 kind = type(results).__name__
                 problem = f"handle_batch returned {kind}, not a list with one result for each event"
@@ -184,7 +192,7 @@ class Handler:
     def _serve_alone(self, given: Any, event: Event) -> Reply:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
         try:
-            return self._reply(self._handle(given, self._context), event)
+            return self._reply(self._handle(given, self.context), event)
         except BaseException as error:  # a handler may raise anything
             self._leave_if_forked()
             return self._error(error, event)
@@ -305,6 +313,16 @@ def _has_status(result: Any) -> bool:
         and not (isinstance(result[0], int | float) or hasattr(result[0], "tolist"))
         and (len(result) == 2 or isinstance(result[2], list) or hasattr(result[2], "items"))
     )
+
+
+def _takes_context(load: Callable[..., Any]) -> bool:
+    """Return whether ``load`` cannot be called without an argument."""
+    try:
+        parameters = inspect.signature(load).parameters.values()
+    except (TypeError, ValueError):  # it is not Python code
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(each.default is each.empty and each.kind in positional for each in parameters)
 
 
 def _takes_event(parse: Any) -> bool:

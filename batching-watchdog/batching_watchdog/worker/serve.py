@@ -33,7 +33,7 @@ from batching_watchdog.function import Event
 from batching_watchdog.launch import die_with_parent
 from batching_watchdog.messages import DROPPED, Crash, Failure, Reply
 from batching_watchdog.stacks import stack_file, stack_folder
-from batching_watchdog.worker.devices import change_threads, take_devices, take_threads
+from batching_watchdog.worker.devices import change_threads, device, take_devices, take_threads, threads
 from batching_watchdog.worker.handler import Handler
 
 HEARTBEAT_SECONDS: Final = 1.0
@@ -127,7 +127,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 atexit._clear()  # noqa: SLF001 - as multiprocessing does; there is no public way
             return
         try:
-            self._handler = load_handler()
+            self._handler = load_handler(threads())
         except HandlerNotLoaded as error:
             self._problem = error
 
@@ -209,7 +209,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             if frame[0].kind is wire.Kind.CANCEL:  # its batch has already run
                 continue
             if frame[0].kind is wire.Kind.THREADS:
-                change_threads(wire.decode_threads(*frame))
+                self._handler.context.threads = count = wire.decode_threads(*frame)
+                change_threads(count)
                 continue
             began = time.monotonic()
             events = [Event(head, body) for head, body in wire.decode_requests(*frame)]
@@ -306,8 +307,8 @@ def leave_at_once(status: int) -> NoReturn:
     os._exit(status)
 
 
-def load_handler() -> Handler:
-    """Load the function; end this process by SIGALRM after ``load_timeout``.
+def load_handler(count: int) -> Handler:
+    """Load the function for workers of ``count`` threads; end this process by SIGALRM after ``load_timeout``.
 
     A thread could not end it, because a load() that hangs may hold the GIL. ``stacks.left_stack`` reads the
     stack of that moment, or of a crash. Raises ``HandlerNotLoaded``.
@@ -319,7 +320,7 @@ def load_handler() -> Handler:
         faulthandler.dump_traceback_later(seconds, file=stack)
         signal.setitimer(signal.ITIMER_REAL, seconds + DUMP_SECONDS)
         try:
-            return Handler(os.environ["function_path"])
+            return Handler(os.environ["function_path"], threads=count, device=device())
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             faulthandler.cancel_dump_traceback_later()

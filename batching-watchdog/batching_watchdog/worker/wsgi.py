@@ -10,6 +10,7 @@ from flask import Flask, Response, request
 
 from batching_watchdog import wire
 from batching_watchdog.function import Event
+from batching_watchdog.worker.devices import device, threads
 from batching_watchdog.worker.handler import Handler
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -18,7 +19,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 def create_app(function_path: str | None = None) -> Flask:
     """Return the application that serves the handler in ``function_path``. Raises ``HandlerNotLoaded``."""
     app = Flask("function")
-    handler = Handler(function_path or os.environ.get("function_path") or "function")
+    folder = function_path or os.environ.get("function_path") or "function"
+    handler = Handler(folder, threads=threads(), device=device())
 
     def call(path: str) -> Response:
         target = request.full_path.rstrip("?").encode("latin-1", "replace")

@@ -98,6 +98,24 @@ def test_load_runs_once_and_its_result_is_the_model(load):
     assert [function.one().body for _ in range(3)] == [b"1"] * 3
 
 
+@pytest.mark.parametrize("parameters", ["context", "context, weights='w.bin'"])
+def test_load_that_takes_the_context_gets_it(load, parameters):
+    function = load(f"""
+        def load({parameters}):
+            return [context.threads, context.device]
+        def handle(event, context):
+            return context.model
+    """)
+    assert function.one().body == b'[1,"cpu"]'
+
+
+def test_load_whose_arguments_all_have_defaults_gets_none(load):
+    source = (
+        "def load(weights='w.bin'):\n    return weights\ndef handle(e, context):\n    return context.model\n"
+    )
+    assert load(source).one().body == b"w.bin"
+
+
 def test_folder_is_a_package_and_on_the_path(load, tmp_path):
     (tmp_path / "sibling.py").write_text("NAME = 'sibling'")
     (tmp_path / "inner.py").write_text("NAME = 'inner'")
