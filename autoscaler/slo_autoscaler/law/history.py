@@ -174,7 +174,11 @@ def _nothing(mean: float) -> float:
 
 
 def agreement(rates: Sequence[float], earlier: Sequence[float]) -> float:
-    """Return the correlation of both over their common length; 0 if one of them is constant."""
+    """Return the correlation of both over their common length.
+
+    0 if one of them is constant, or if the changes of ``rates`` are not similar to the earlier ones but
+    larger: a rise from 20 to 130 is no repetition of one from 0 to 20.
+    """
     count = min(len(rates), len(earlier))
     if count < FEWEST:
         return 0.0
@@ -184,5 +188,8 @@ def agreement(rates: Sequence[float], earlier: Sequence[float]) -> float:
     # Centered first: rounding in the squares of high, almost constant rates would look like correlation.
     mean, before = sum(rates) / count, sum(earlier) / count
     one, other = [rate - mean for rate in rates], [rate - before for rate in earlier]
-    spread = sqrt(sum(map(mul, one, one)) * sum(map(mul, other, other)))
-    return min(1.0, sum(map(mul, one, other)) / spread) if spread > 0.0 else 0.0
+    shared, square = sum(map(mul, one, other)), sum(map(mul, other, other))
+    if shared > TUNING.similar * square:
+        return 0.0
+    spread = sqrt(sum(map(mul, one, one)) * square)
+    return min(1.0, shared / spread) if spread > 0.0 else 0.0

@@ -75,6 +75,11 @@ def test_one_step_of_the_rate_has_no_period(before):
     assert play([100.0] * before + [400.0] * 120).period == 0
 
 
+@pytest.mark.parametrize("after", [2, 7, 11])
+def test_second_step_as_long_after_the_first_has_no_period(after):
+    assert play([0.0] * 20 + [20.0] * 12 + [130.0] * after).period == 0
+
+
 def test_no_peak_is_foreseen_three_periods_after_the_last():
     history = play(peaks(60, 10, 300))
     assert history.period == 60
