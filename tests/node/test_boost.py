@@ -148,8 +148,7 @@ def test_boost_on_knative_follows_a_step_and_is_taken_back_after_a_crash(tmp_pat
         try:
             knative.deploy(follower, "cpu", {LABEL: ""})
             wait_for("the first replica", lambda: knative.counts() == (1, 1))
-            steps(
-                Place("tailbound-knative", "default", "tabular.default", lambda: knative.IMAGE, knative.url)
-            )
+            url = knative.url()
+            steps(Place("tailbound-knative", "default", "tabular.default", knative.IMAGE, url))
         finally:
             kubectl("delete", "ksvc", "tabular", "--ignore-not-found")
