@@ -107,8 +107,6 @@ def test_rules_of_the_operator_are_those_of_the_platform(platform):
     files = {
         path.name: yaml.safe_load(path.read_text()) for path in (DEPLOY / "prometheus/rules").glob("*.yml")
     }
-    if platform != "openfaas":
-        del files["slo-gateway.yml"]
     assert spec["groups"] == [group for name in sorted(files) for group in files[name]["groups"]]
 
 
@@ -184,7 +182,9 @@ def test_every_value_makes_objects_that_kubernetes_knows(platform):
         "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
         "networkPolicy": {"namespaces": ["metrics"], "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
         "scalePolicy": {"enabled": True},
-        "extraRules": [{"apiGroups": ["apps"], "resources": ["statefulsets"], "verbs": ["get", "list", "watch"]}],
+        "extraRules": [
+            {"apiGroups": ["apps"], "resources": ["statefulsets"], "verbs": ["get", "list", "watch"]}
+        ],
         "dashboards": {"enabled": True},
         # Where the chart is a part of another.
         "enabled": True,
