@@ -117,8 +117,8 @@ class Handshake:
     error: str | None = None
     trace: str = ""
     """Traceback of ``error``, if the function's code raised it."""
-    example: bytes | None = None
-    """Result of the handler's example(): a typical body to measure l(b)."""
+    examples: tuple[bytes, ...] = ()
+    """Results of the handler's example(): typical bodies to measure l(b)."""
     index: int = 0
     """Number of the worker in the pool, from 0; a replacement gets that of its predecessor."""
     mix_paths: bool = True

@@ -7,7 +7,8 @@ Owns the batches and the time limit; ``shell`` learns their cost. It makes no de
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
 from typing import Final
 
 from batching_watchdog import wire
@@ -63,15 +64,15 @@ class Profiler:
     async def serves(self, worker: Worker, example: bytes) -> bool:
         """Return whether the handler serves the example on ``worker``; False if that dies."""
         try:
-            replies, _ = await self._run(worker, example, 1)
+            replies, _ = await self._run(worker, [example])
         except ConnectionResetError:
             return False
         return not replies[0].failed
 
-    async def _run(self, worker: Worker, example: bytes, size: int) -> tuple[Sequence[Reply], wire.Spent]:
+    async def _run(self, worker: Worker, bodies: Sequence[bytes]) -> tuple[Sequence[Reply], wire.Spent]:
         done: asyncio.Future[tuple[Sequence[Reply], wire.Spent]] = asyncio.get_running_loop().create_future()
         self._running[worker] = done
-        worker.send(profile_batch(example, size, self._clock()))
+        worker.send(profile_batch(bodies, self._clock()))
         return await done
 
     def closed(self, worker: Worker, batch: Batch, *, out_of_memory: bool = False) -> None:
@@ -81,18 +82,20 @@ class Profiler:
         if not (done := self._running.pop(worker)).done():
             done.set_exception(ConnectionResetError("the worker died"))
 
-    async def measure(self, worker: Worker, example: bytes) -> None:
+    async def measure(self, worker: Worker, examples: Sequence[bytes]) -> None:
         """Measure l(b) on one worker, size by size. Raises ``ConnectionResetError`` if it dies.
 
+        Successive requests have successive ``examples``, so batches are mixed as these are.
         Sizes double until one takes longer than the SLO or exceeds the bytes of a batch, until two in a row
         did not improve the throughput, or until the handler rejects the example.
         """
         ends = self._clock() + PROFILE_SECONDS
         config, size, seconds = self._config, 1, 0.0
-        largest = min(config.max_batch_size, config.max_batch_bytes // max(1, len(example)))
+        bodies = cycle(examples)
+        largest = min(config.max_batch_size, config.max_batch_bytes // max(1, *map(len, examples)))
         while size <= min(largest, self._model.ceiling) and self._clock() + 2 * seconds < ends:
             try:
-                seconds = await self._measure_size(worker, example, size, ends)
+                seconds = await self._measure_size(worker, bodies, size, ends)
             except ConnectionResetError as error:
                 raise ConnectionResetError(f"at size {size}: {error}") from error
             if (
@@ -104,13 +107,13 @@ class Profiler:
                 return
             size *= 2
 
-    async def _measure_size(self, worker: Worker, example: bytes, size: int, ends: float) -> float:
+    async def _measure_size(self, worker: Worker, bodies: Iterator[bytes], size: int, ends: float) -> float:
         """Seconds of the last run."""
         seconds = 0.0
         # The first run of a size allocates memory that later ones reuse, so it is not representative.
         for run in range(PROFILE_RUNS + 1):
             started = self._clock()
-            replies, spent = await self._run(worker, example, size)
+            replies, spent = await self._run(worker, list(islice(bodies, size)))
             if not replies:
                 return seconds
             seconds = spent.seconds or self._clock() - started
@@ -135,8 +138,8 @@ class Profiler:
         self._rejected = True
 
 
-def profile_batch(example: bytes, size: int, now: float) -> Batch:
-    """Return a batch of ``size`` example bodies, for which no client waits."""
+def profile_batch(bodies: Sequence[bytes], now: float) -> Batch:
+    """Return a batch of requests with these example bodies, for which no client waits."""
     head = wire.request_header_block(b"POST", b"/", [(b"X-Call-Id", b"example()")])
-    request = Request(-1, head, example, now, now, now)
-    return Batch((request,) * size, DispatchReason.PROFILE, now)
+    requests = tuple(Request(-1, head, body, now, now, now) for body in bodies)
+    return Batch(requests, DispatchReason.PROFILE, now)

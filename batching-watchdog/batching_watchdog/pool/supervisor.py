@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -201,8 +201,8 @@ class WorkerPool:
         self._forks = handshake.forked
         if handshake.mix_paths:
             self._shell.mix_paths()
-        if handshake.example is not None and (self._measures or self.sick):
-            self._tasks.spawn(self._measure(connection, handshake.example), "profile")
+        if handshake.examples and (self._measures or self.sick):
+            self._tasks.spawn(self._measure(connection, handshake.examples), "profile")
         else:
             self._take_in(connection)
 
@@ -232,8 +232,8 @@ class WorkerPool:
         """
         if connection.handshake is None:
             return  # it has just died
-        if connection.handshake.example is not None:
-            self._tasks.spawn(self._check(connection, connection.handshake.example), "check")
+        if connection.handshake.examples:
+            self._tasks.spawn(self._check(connection, connection.handshake.examples[0]), "check")
         elif len(self._loaded) > 1 and time.monotonic() - self._sick_at > SICK_SECONDS:
             self._replace_sick(connection, "its last batches failed whole")
         else:
@@ -339,14 +339,14 @@ class WorkerPool:
         self._loaded.discard(connection)
         self._away_since = time.monotonic()
 
-    async def _measure(self, connection: Connection, example: bytes) -> None:
+    async def _measure(self, connection: Connection, examples: Sequence[bytes]) -> None:
         """Measure the handler on a worker, then let it serve; replace one that fails on the example.
 
         All workers that load before the first one serves are measured at the same time, so that all have
         warmed up when requests arrive. Later ones are tried once a sick one was replaced.
         """
         try:
-            self.fails_example = not await self._profiler.serves(connection, example)
+            self.fails_example = not await self._profiler.serves(connection, examples[0])
             if self._stopping:
                 return
             if self.fails_example:
@@ -360,7 +360,7 @@ class WorkerPool:
                 return
             self._example_backoff = Backoff()
             if self._measures:
-                await self._profiler.measure(connection, example)
+                await self._profiler.measure(connection, examples)
         except ConnectionResetError as error:
             log.warning("measuring the handler with example() ended %s", error)
             self._measures = False

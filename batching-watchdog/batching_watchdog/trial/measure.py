@@ -137,8 +137,8 @@ async def _until_ready(pool: WorkerPool, model: LatencyModel, tell: Callable[[st
 
 def _example(pool: WorkerPool, handler: str) -> bytes:
     for handshake in pool.handshakes:
-        if handshake.example is not None:
-            return handshake.example
+        if handshake.examples:
+            return handshake.examples[0]
     raise TrialFailed(
         f"{handler} defines no example(), without which nothing can be measured: add\n\n"
         "def example():\n"

@@ -107,13 +107,17 @@ class Handler:
                 self.context.model = load(self.context) if _takes_context(load) else load()
             self.load_seconds = time.monotonic() - began
             doing = "example()"
-            self.example: bytes | None = example() if example else None
+            bodies = example() if example else ()
         # Any error of load() ends the start with one message, and so does sys.exit().
         except BaseException as error:
             raise HandlerNotLoaded(explain(doing, error), trace_of(error)) from error
-        if not isinstance(self.example, bytes | None):
-            kind = type(self.example).__name__
-            raise HandlerNotLoaded(f"{module.__file__}: example() must return bytes, not {kind}")
+        self.examples: tuple[bytes, ...] = tuple(bodies) if isinstance(bodies, list | tuple) else (bodies,)
+        """Typical bodies; empty without example()."""
+        for body in self.examples:
+            if not isinstance(body, bytes):
+                kind = type(body).__name__
+                problem = f"example() must return bytes or a list of them, not {kind}"
+                raise HandlerNotLoaded(f"{module.__file__}: {problem}")
 
     def serve(self, events: Sequence[Event]) -> list[Reply] | Crash:
         """Return one reply per event, in order; a ``Crash`` if a batch of several failed as a whole.

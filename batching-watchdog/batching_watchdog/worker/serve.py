@@ -184,7 +184,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             return
         handshake = replace(
             handshake,
-            example=self._handler.example,
+            examples=self._handler.examples,
             mix_paths=self._handler.mix_paths,
             batches=self._handler.batches,
             import_seconds=self._handler.import_seconds,

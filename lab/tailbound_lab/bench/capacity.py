@@ -111,7 +111,7 @@ class _Example:
     def measure(self) -> None:
         """Let one worker after another run the examples."""
         for _ in range(self._workers):
-            asyncio.run(self._profiler.measure(self, b"{}"))
+            asyncio.run(self._profiler.measure(self, [b"{}"]))
 
     def send(self, batch: Batch) -> None:
         """Run the batch."""

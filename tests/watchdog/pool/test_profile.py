@@ -61,7 +61,7 @@ class Worker:
         self.model.observe(size, seconds)
 
     def measured(self, example: bytes = b"x" * 800) -> list[int]:
-        asyncio.run(self.profiler.measure(self, example))
+        asyncio.run(self.profiler.measure(self, [example]))
         return sorted(set(self.sizes))
 
 

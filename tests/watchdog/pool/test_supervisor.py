@@ -77,7 +77,7 @@ def test_fresh_workers_that_fail_on_the_example_wait_longer_each_time(monkeypatc
         pool = WorkerPool(Config.from_env({}, cpus=1.0), {}, told, LatencyModel(8))
         for fails in failures:
             ended = asyncio.Event()
-            pool.loaded(Fresh(pool, ended, fails=fails), Handshake(1, example=b"{}", mix_paths=False))  # type: ignore[arg-type]
+            pool.loaded(Fresh(pool, ended, fails=fails), Handshake(1, examples=(b"{}",), mix_paths=False))  # type: ignore[arg-type]
             await ended.wait()
         await pool.stop()
 

@@ -77,7 +77,7 @@ async def a_worker(handler: str = HANDLER) -> AsyncIterator[tuple[Heard, Connect
 @within(a_worker, gives=2)
 async def test_worker_shakes_hands_and_says_with_its_replies_what_time_they_took(heard, connection):
     handshake = await heard.handshake
-    assert (handshake.error, handshake.example, handshake.index) == (None, b"typical", 0)
+    assert (handshake.error, handshake.examples, handshake.index) == (None, (b"typical",), 0)
     assert not handshake.mix_paths
     taken = {}
     for path in (b"/computes", b"/waits"):
