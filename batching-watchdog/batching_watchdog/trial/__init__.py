@@ -3,5 +3,4 @@
 - ``command``      arguments, environment, output, exit statuses
 - ``measure``      runs the watchdog's own parts, with worker processes, and sends example() over HTTP
 - ``report`` [P]   measurements -> the report and the next step
-- ``stack`` [P]    the environment that a stack file gives to the function
 """

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
@@ -18,6 +18,7 @@ import uvloop
 
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, WatchdogError
+from batching_watchdog.folder import Source, find
 from batching_watchdog.front.weight import load_weight
 from batching_watchdog.logs import TextFormatter, printable
 from batching_watchdog.machine import available_cpus, cuda_devices, memory_limit, open_files
@@ -25,9 +26,7 @@ from batching_watchdog.messages import Failure
 from batching_watchdog.pool import profile
 from batching_watchdog.trial import report
 from batching_watchdog.trial.measure import LOADING, measure
-from batching_watchdog.trial.stack import functions
 
-STACK_FILES: Final = ("stack.yaml", "stack.yml")
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C, as of a shell."""
 OWN: Final = {"log_format": "text", "prefix_logs": "false", "access_log": "false", "ready_path": ""}
@@ -41,16 +40,6 @@ Settings come from the options, then the environment, then the stack file (stack
 folder above FOLDER) whose function has FOLDER as its handler. Exit statuses: 0; 1 if the handler is at
 fault; 2 if the command is wrong.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """Folder of the handler, and its environment."""
-
-    folder: Path
-    environ: Mapping[str, str]
-    slo_from: str
-    """Source of slo_latency, for the report; empty: the default."""
 
 
 @dataclass(slots=True)
@@ -100,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     output = _own_stdout()
     progress = Progress(sys.stderr)
     try:
-        function = find_function(options.folder, _flags(options), os.environ)
+        function = find(options.folder, _flags(options) | OWN, os.environ)
         trial = _try(function, progress)
     except WatchdogError as error:
         progress.clear()
@@ -125,26 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if trial.split else 0
 
 
-def find_function(folder: Path, flags: Mapping[str, str], environ: Mapping[str, str]) -> Function:
-    """Return the function in ``folder``; ``flags`` win over ``environ``, and that over its stack file.
-
-    Raises ``HandlerNotLoaded`` if there is no handler.py.
-    """
-    places = [folder, folder / "function"]
-    source = next((place for place in places if (place / "handler.py").is_file()), None)
-    if source is None:
-        raise HandlerNotLoaded(
-            f"{folder} has no handler.py, nor has {folder / 'function'}: name the folder that has it, "
-            "or begin one with: faas-cli new --lang python3-inference NAME"
-        )
-    declared, stack_file = _stack_environment(folder.resolve(), environ)
-    sources = {"--slo-latency": flags, "the environment": environ, stack_file: declared}
-    slo_from = next((name for name, source in sources.items() if source.get("slo_latency", "").strip()), "")
-    merged = {**declared, **environ, **flags, **OWN, "function_path": str(source.resolve())}
-    return Function(source, merged, slo_from)
-
-
-def _try(function: Function, progress: Progress) -> report.Trial:
+def _try(function: Source, progress: Progress) -> report.Trial:
     environ = function.environ
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter("%(message)s"))
@@ -161,33 +131,13 @@ def _try(function: Function, progress: Progress) -> report.Trial:
     try:
         weight = load_weight(function.folder)
         return uvloop.run(
-            measure(
-                config, environ, weight, str(function.folder / "handler.py"), function.slo_from, progress.show
-            )
+            measure(config, environ, weight, function.handler, function.slo_from, progress.show)
         )
     except HandlerNotLoaded as error:
         progress.clear()
         if error.trace:
             sys.stderr.write(f"{printable(error.trace)}\n\n")
         raise
-
-
-def _stack_environment(folder: Path, environ: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
-    """Return the environment of the function whose handler is ``folder``, and its stack file.
-
-    The nearest stack file above counts. Without one: no environment and an empty name.
-    """
-    for above in folder.parents:
-        for file in (above / name for name in STACK_FILES if (above / name).is_file()):
-            for declared in functions(file.read_text(errors="replace"), environ).values():
-                if (above / declared.handler).resolve() == folder:
-                    return declared.environment, _short(file)
-    return {}, ""
-
-
-def _short(file: Path) -> str:
-    """Return the shorter of the absolute and the relative path."""
-    return min(str(file), os.path.relpath(file), key=len)
 
 
 def _flags(options: argparse.Namespace) -> dict[str, str]:

@@ -3,7 +3,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.trial.stack import StackFunction, functions
+from batching_watchdog.stack import StackFunction, functions
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12).filter(
     lambda name: name[0].isalpha()

@@ -1,10 +1,10 @@
-"""Which settings a tried function runs with; tests/e2e/test_try.py runs the command."""
+"""Which settings a function runs with on its author's machine."""
 
 from pathlib import Path
 
 import pytest
 
-from batching_watchdog.trial.command import find_function
+from batching_watchdog.folder import find
 
 STACK = """
 functions:
@@ -41,7 +41,7 @@ def test_settings_come_from_the_options_then_the_environment_then_the_stack_file
     folder, monkeypatch, flags, environ, expected
 ):
     monkeypatch.chdir(folder.parent)
-    found = find_function(Path("mine"), flags, environ)
+    found = find(Path("mine"), flags, environ)
     assert (found.environ["slo_latency"], found.environ["workers"], found.slo_from) == expected
     assert found.environ["own"] == "value"
     assert found.environ["function_path"] == str(folder)
@@ -50,4 +50,4 @@ def test_settings_come_from_the_options_then_the_environment_then_the_stack_file
 def test_folder_that_faas_cli_has_built_is_tried_by_its_function(tmp_path):
     (tmp_path / "function").mkdir()
     (tmp_path / "function" / "handler.py").touch()
-    assert find_function(tmp_path, {}, {}).folder == tmp_path / "function"
+    assert find(tmp_path, {}, {}).folder == tmp_path / "function"

@@ -1,0 +1,68 @@
+"""Finds the handler in a folder on a developer's machine, and the settings that it is deployed with.
+
+``try``, ``serve`` and ``testing`` use it; in an image the settings are the environment alone.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from batching_watchdog.errors import HandlerNotLoaded
+from batching_watchdog.stack import functions
+
+STACK_FILES: Final = ("stack.yaml", "stack.yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A function as its author has it: the folder of its handler, and its environment."""
+
+    folder: Path
+    environ: Mapping[str, str]
+    slo_from: str
+    """Source of slo_latency; empty: the default."""
+
+    @property
+    def handler(self) -> str:
+        """Path of handler.py, for messages."""
+        return str(self.folder / "handler.py")
+
+
+def find(folder: Path, flags: Mapping[str, str], environ: Mapping[str, str]) -> Source:
+    """Return the function in ``folder``; ``flags`` win over ``environ``, and that over its stack file.
+
+    The handler is FOLDER/handler.py or FOLDER/function/handler.py. The stack file is the nearest above the
+    folder with a function whose handler is that folder. Raises ``HandlerNotLoaded`` without a handler.py.
+    """
+    places = [folder, folder / "function"]
+    source = next((place for place in places if (place / "handler.py").is_file()), None)
+    if source is None:
+        raise HandlerNotLoaded(
+            f"{folder} has no handler.py, nor has {folder / 'function'}: name the folder that has it, "
+            "or begin one with: faas-cli new --lang python3-inference NAME"
+        )
+    declared, stack_file = _stack_environment(folder.resolve(), environ)
+    sources = {"--slo-latency": flags, "the environment": environ, stack_file: declared}
+    slo_from = next((name for name, source in sources.items() if source.get("slo_latency", "").strip()), "")
+    merged = {**declared, **environ, **flags, "function_path": str(source.resolve())}
+    return Source(source, merged, slo_from)
+
+
+def _stack_environment(folder: Path, environ: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
+    """Return the environment of the function whose handler is ``folder``, and its stack file.
+
+    Without one: no environment and an empty name.
+    """
+    for above in folder.parents:
+        for file in (above / name for name in STACK_FILES if (above / name).is_file()):
+            for declared in functions(file.read_text(errors="replace"), environ).values():
+                if (above / declared.handler).resolve() == folder:
+                    return declared.environment, _short(file)
+    return {}, ""
+
+
+def _short(file: Path) -> str:
+    """Return the shorter of the absolute and the relative path."""
+    return min(str(file), os.path.relpath(file), key=len)
