@@ -5,8 +5,9 @@ import sys
 import zlib
 from types import SimpleNamespace
 
-import handler
 import pytest
+
+from . import handler
 
 
 @pytest.fixture

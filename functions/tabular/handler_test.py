@@ -3,8 +3,9 @@
 import json
 from types import SimpleNamespace
 
-import handler
 import pytest
+
+from . import handler
 
 CONTEXT = SimpleNamespace(model=handler.load(), hostname="test")
 GOOD = json.loads(handler.example())["features"]

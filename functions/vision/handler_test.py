@@ -2,9 +2,10 @@
 
 from types import SimpleNamespace
 
-import handler
 import pytest
 import torch
+
+from . import handler
 
 CONTEXT = SimpleNamespace(model=handler.load(), hostname="test")
 

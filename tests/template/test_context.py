@@ -45,6 +45,7 @@ def test_the_builder_gets_the_watchdog_and_the_function_and_nothing_else(context
         "batching-watchdog/otel.lock",
         "batching-watchdog/pyproject.toml",
         "batching-watchdog/requirements.lock",
+        "function/__init__.py",
         "function/data/table.csv",
         "function/handler.py",
         "function/handler_test.py",

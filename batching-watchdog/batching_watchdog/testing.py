@@ -1,0 +1,214 @@
+"""Tests a function as production runs it: a real worker process, real events, results encoded as replies.
+
+::
+
+    from batching_watchdog.testing import Function
+
+    FUNCTION = Function(Path(__file__).parent)
+
+    def test_two_bodies_get_two_answers():
+        first, second = FUNCTION.batch([b"1", b"2"])
+        assert (first.status, first.json()) == (200, {"y": 1})
+
+The worker is production's own (``worker.serve``), in a process of its own, so one test run may try several
+functions. It has no queue in front of it, so the test decides which requests share a batch.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from batching_watchdog import wire
+from batching_watchdog.config import Config
+from batching_watchdog.errors import HandlerNotLoaded, StartFailed, WorkerDied
+from batching_watchdog.folder import find
+from batching_watchdog.function import Headers
+from batching_watchdog.logs import printable
+from batching_watchdog.machine import available_cpus, cuda_devices
+from batching_watchdog.messages import Crash, Failure, Reply
+from batching_watchdog.pool.child import worker_environment
+from batching_watchdog.pool.supervisor import gunicorn_command, new_folder
+
+POLL_SECONDS: Final = 0.02
+"""Between two tries to connect to the worker that starts."""
+STOP_SECONDS: Final = 3.0
+"""Time in which the worker must end before it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client gets for one request."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the body as JSON. Raises ``ValueError`` if it is not."""
+        return json.loads(self.body)
+
+
+class Function:
+    """The function in a folder, with one worker process from its first request until the test run ends."""
+
+    def __init__(self, folder: str | Path, environ: Mapping[str, str] = os.environ) -> None:
+        """``folder`` has handler.py. Settings come from ``environ``, then from the stack file above.
+
+        Raises ``HandlerNotLoaded`` if there is no handler.py, ``ConfigError`` for a bad setting.
+        """
+        own = {"workers": "1", "preload": "false"}
+        self._environ = find(Path(folder), own, environ).environ
+        self._config = Config.from_env(
+            self._environ, cpus=available_cpus(), devices=cuda_devices(self._environ)
+        )
+        self._worker: _Worker | None = None
+
+    @property
+    def examples(self) -> Sequence[bytes]:
+        """The bodies that the handler's example() returns; none without one."""
+        return self._started().handshake.examples
+
+    def call(
+        self, body: bytes, *, method: str = "POST", path: str = "/", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Return the answer to one request that is alone in its batch. Raises as ``batch``."""
+        return self.batch([body], method=method, path=path, headers=headers)[0]
+
+    def batch(
+        self,
+        bodies: Sequence[bytes],
+        *,
+        method: str = "POST",
+        path: str = "/",
+        headers: Mapping[str, str] | None = None,
+    ) -> list[Answer]:
+        """Return the answers to requests with these bodies, in order, as one batch.
+
+        A batch that fails as a whole is tried again in halves, as in production. What the handler raises
+        goes to stderr. Raises ``HandlerNotLoaded`` if it cannot be loaded, ``WorkerDied`` if it ends the
+        worker or takes longer than exec_timeout.
+        """
+        fields = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()
+        ]
+        head = wire.request_header_block(method.encode(), path.encode(), fields)
+        return [
+            Answer(reply.status, _headers(reply.header_block), reply.body)
+            for reply in self._served([(head, body) for body in bodies])
+        ]
+
+    def close(self) -> None:
+        """End the worker process; the next request starts another."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def _served(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
+        try:
+            outcome = self._started().serve(requests) if requests else []
+        except WorkerDied:
+            self.close()
+            raise
+        if isinstance(outcome, Crash):
+            half = (len(requests) + 1) // 2
+            return self._served(requests[:half]) + self._served(requests[half:])
+        return outcome
+
+    def _started(self) -> "_Worker":
+        if self._worker is None:
+            self._worker = _Worker(self._config, self._environ)
+        return self._worker
+
+
+class _Worker:
+    """A worker process under gunicorn, and the connection to it."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+        folder = new_folder()
+        path = folder / "workers.sock"
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            gunicorn_command(config, path, folder),
+            env={**worker_environment(config, environ), "load_stacks": str(folder)},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        connection = socket.socket(socket.AF_UNIX)
+        self._connection = connection
+        self._replies: BinaryIO = connection.makefile("rb")
+        # Also runs when the interpreter ends.
+        self.stop = weakref.finalize(self, _stop, process, connection, self._replies, folder)
+        while True:
+            if process.poll() is not None:
+                self.stop()
+                raise StartFailed(f"the worker ended with status {process.returncode} before it came up")
+            with suppress(OSError):
+                connection.connect(str(path))
+                break
+            time.sleep(POLL_SECONDS)
+        self.handshake = wire.decode_handshake(*self._frame())
+        if self.handshake.error is not None:
+            self.stop()
+            sys.stderr.write(f"{printable(self.handshake.trace)}\n")
+            raise HandlerNotLoaded(self.handshake.error, self.handshake.trace)
+
+    def serve(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply] | Crash:
+        """Return the replies to one batch, or how it failed as a whole."""
+        with suppress(OSError):  # its end shows when reading
+            self._connection.sendall(b"".join(wire.encode_requests(requests)))
+        while True:
+            header, data = self._frame()
+            if header.kind is wire.Kind.FAILURE:
+                _show(wire.decode_failure(header, data))
+            elif header.kind is wire.Kind.CRASH:
+                crash = wire.decode_crash(header, data)
+                _show(Failure(f"handler error: a batch of {len(requests)} requests failed", crash.error))
+                return crash
+            else:
+                return wire.decode_replies(header, data)[0]
+
+    def _frame(self) -> tuple[wire.FrameHeader, memoryview]:
+        header = wire.decode_header(self._read(wire.HEADER_SIZE))
+        return header, memoryview(self._read(header.size))
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._replies.read(size)
+        except ConnectionError:
+            data = b""
+        if len(data) < size:
+            raise WorkerDied("the worker process ended under this batch; its output has the reason")
+        return data
+
+
+def _show(failure: Failure) -> None:
+    sys.stderr.write(f"{printable(str(failure))}\n")
+
+
+def _headers(block: bytes) -> Headers:
+    return Headers(wire.parse_header_block(b"- -\r\n" + block)[2])
+
+
+def _stop(
+    process: subprocess.Popen[bytes], connection: socket.socket, replies: BinaryIO, folder: Path
+) -> None:
+    replies.close()
+    connection.close()
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""A package, so that one pytest run may test several functions."""

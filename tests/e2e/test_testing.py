@@ -1,0 +1,121 @@
+"""``batching_watchdog.testing`` on functions of all kinds, with real worker processes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from batching_watchdog.errors import HandlerNotLoaded, WorkerDied
+from batching_watchdog.testing import Function
+from support.processes import processes_of
+from support.waits import until
+
+pytestmark = pytest.mark.e2e
+
+SQUARES = """
+import os
+
+def load():
+    return lambda number: number * number
+
+def handle_batch(events, context):
+    numbers = [event.json() for event in events]
+    if 7 in numbers and len(numbers) > 1:
+        raise ValueError("seven is served alone only")
+    if 13 in numbers:
+        os._exit(1)
+    return [
+        ({"y": context.model(number), "of": len(numbers), "path": event.path}, 201, {"X-Own": "1"})
+        for event, number in zip(events, numbers)
+    ]
+
+def example():
+    return [b"1", b"2"]
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Return the function with this handler."""
+    functions = []
+
+    def write(handler: str, name: str = "fn") -> Function:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "handler.py").write_text(handler)
+        functions.append(Function(tmp_path / name))
+        return functions[-1]
+
+    yield write
+    for function in functions:
+        function.close()
+
+
+def test_batch_of_bodies_gets_the_answers_that_clients_would_get(written):
+    function = written(SQUARES)
+    first, second = function.batch([b"2", b"3"], path="/any?x=1")
+    assert (first.status, first.headers["x-own"], first.json()) == (
+        201,
+        "1",
+        {"y": 4, "of": 2, "path": "/any"},
+    )
+    assert (second.headers["content-type"], second.body) == (
+        "application/json",
+        b'{"y":9,"of":2,"path":"/any"}',
+    )
+    assert function.call(b"3").json() == {"y": 9, "of": 1, "path": "/"}
+    assert function.examples == (b"1", b"2")
+    assert function.batch([]) == []
+
+
+def test_batch_that_fails_whole_is_tried_in_parts_and_the_reason_is_on_stderr(written, capsys):
+    answers = written(SQUARES).batch([b"1", b"7", b"x"])
+    assert [answer.status for answer in answers] == [201, 201, 500]
+    said = capsys.readouterr().err
+    assert "seven is served alone only" in said
+    assert "JSONDecodeError" in said
+
+
+def test_worker_that_ends_under_a_batch_is_an_error_and_the_next_batch_has_another(written):
+    function = written(SQUARES)
+    with pytest.raises(WorkerDied):
+        function.call(b"13")
+    assert function.call(b"1").status == 201
+
+
+def test_bodies_larger_than_a_buffer_come_back_whole(written):
+    function = written("def handle(event, context):\n    return event.body\n")
+    bodies = [b"a" * 1_000_000, b"b" * 10]
+    assert [answer.body for answer in function.batch(bodies)] == bodies
+
+
+def test_two_functions_in_one_run_are_each_their_own(written):
+    one = written("def handle(event, context):\n    return 'one'\n", "one")
+    other = written("def handle(event, context):\n    return 'other'\n", "other")
+    assert (one.call(b"").body, other.call(b"").body, one.call(b"").body) == (b"one", b"other", b"one")
+
+
+def test_handler_that_cannot_be_loaded_is_an_error_that_names_the_place(written):
+    function = written("def load():\n    1 / 0\ndef handle(event, context): ...\n")
+    with pytest.raises(HandlerNotLoaded, match=r"ZeroDivisionError.*handler.py, line 2"):
+        function.call(b"")
+
+
+def test_settings_of_the_stack_file_reach_the_handler(tmp_path):
+    (tmp_path / "fn").mkdir()
+    handler = "import os\ndef handle(event, context):\n    return os.environ['own']\n"
+    (tmp_path / "fn" / "handler.py").write_text(handler)
+    (tmp_path / "stack.yaml").write_text(
+        "functions:\n  fn:\n    handler: ./fn\n    environment:\n      own: value\n"
+    )
+    function = Function(tmp_path / "fn")
+    assert function.call(b"").body == b"value"
+    function.close()
+
+
+def test_function_that_is_no_longer_used_leaves_no_process(written, tmp_path):
+    function = written(SQUARES)
+    assert json.loads(function.call(b"1").body)["y"] == 1
+    folder = Path(tmp_path / "fn")
+    assert processes_of(folder)
+    function.close()
+    until(lambda: not processes_of(folder), "no process is left")
