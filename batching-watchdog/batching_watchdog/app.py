@@ -14,7 +14,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -135,10 +135,12 @@ def build(
     lines_dropped: Callable[[], int] = lambda: 0,
     own_weight: Callable[[Event], Any] | None = None,
     telemetry: Telemetry | None = None,
+    choose: Callable[[Sequence[bytes]], Sequence[bytes]] = lambda examples: examples,
 ) -> Watchdog:
     """Build the parts in the order in which they need each other, for the loop that runs.
 
     ``own_weight``: the function's weight(event). ``telemetry``: takes the spans; None: there are none.
+    ``choose``: returns the bodies to measure at the start, given those of the handler's example().
     """
     clock, cpus = time.monotonic, available_cpus()
     cost = CostModel(config.max_batch_size)
@@ -163,7 +165,7 @@ def build(
         cpus=cpus,
     )
     shell = Shell(clock, engine, cost, metrics, telemetry)
-    pool = WorkerPool(config, environ, shell, cost.overall)
+    pool = WorkerPool(config, environ, shell, cost.overall, choose)
     front = Front(
         config,
         shell,

@@ -119,12 +119,12 @@ class Handshake:
     """Traceback of ``error``, if the function's code raised it."""
     examples: tuple[bytes, ...] = ()
     """Results of the handler's example(): typical bodies to measure l(b)."""
+    batched: bool = False
+    """Whether the handler defines handle_batch, not handle alone."""
     index: int = 0
     """Number of the worker in the pool, from 0; a replacement gets that of its predecessor."""
     mix_paths: bool = True
     """Whether a batch may hold requests of several methods and paths."""
-    batches: bool = False
-    """Whether the handler defines handle_batch."""
     import_seconds: float = 0.0
     """Seconds to import the handler."""
     load_seconds: float = 0.0

@@ -67,6 +67,48 @@ def test_handler_is_loaded_measured_and_asked_over_http_and_the_report_is_all_of
     assert "\x1b" not in done.stderr, "progress is for terminals"
 
 
+PADDED = """
+import time
+
+def handle_batch(events, context):
+    print("one batch")
+    longest = max(len(event.body) for event in events)
+    time.sleep(0.002 + 0.00001 * longest * len(events))
+    return [len(event.body) for event in events]
+"""
+
+
+def test_mix_of_bodies_costs_more_than_if_all_were_like_the_first(tmp_path):
+    bodies = tmp_path / "bodies"
+    bodies.mkdir()
+    for number, length in enumerate((10, 50, 400, 900)):
+        (bodies / str(number)).write_bytes(b"x" * length)
+    done = tried(tmp_path / "fn", PADDED, "--bodies", str(bodies), "--workers", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["example"]["count"], report["example"]["bytes"]) == (4, [10, 900])
+    assert 0.0 < report["requests_per_second"] < 0.5 * report["uniform_requests_per_second"]
+    assert any("printed while measuring" in note for note in report["notes"])
+    assert "one batch" not in done.stderr
+
+
+def test_handler_of_python3_http_is_tried_as_it_is_and_settings_without_effect_are_named(tmp_path):
+    body = tmp_path / "body"
+    body.write_bytes(b"typical")
+    (tmp_path / "stack.yaml").write_text(
+        "functions:\n  fn:\n    handler: ./fn\n    environment:\n      slo_latancy: 1s\n"
+    )
+    handler = 'def handle(event, context):\n    return {"statusCode": 200, "body": f"{len(event.body)}"}\n'
+    done = tried(tmp_path / "fn", handler, "--workers", "1", "--json", "--body", str(body))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["example"]["body"] == "7"
+    assert any("slo_latancy" in note for note in report["notes"])
+    done = tried(tmp_path / "fn", handler, "--workers", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["example"]["bytes"] == [0, 0]
+
+
 def test_batch_that_runs_out_of_memory_shows_as_a_ceiling_in_the_report(tmp_path):
     fits = SLEEPING.replace(
         "    return [{", "    if len(events) > 4:\n        raise MemoryError\n    return [{"
@@ -80,7 +122,7 @@ def test_batch_that_runs_out_of_memory_shows_as_a_ceiling_in_the_report(tmp_path
 
 BROKEN = {
     "import": "import nothing_like_it\n",
-    "no example": "def handle(e, c): ...\n",
+    "needs a body": "def handle_batch(es, c):\n    return [e.json() for e in es]\n",
     "raises": "def example():\n    return b'x'\ndef handle(e, c):\n    1 / 0\n",
     "dies": "import os\ndef example():\n    return b'x'\ndef handle(e, c):\n    os.abort()\n",
 }
@@ -120,7 +162,15 @@ def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tm
     until(lambda: not processes_of(tmp_path), "no process is left")
 
 
-@pytest.mark.parametrize("arguments", [(), ("no/such/folder",), (".", "--slo-latency", "soon")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("no/such/folder",),
+        (".", "--slo-latency", "soon"),
+        (".", "--body", "no/such/file"),
+    ],
+)
 def test_command_that_is_not_understood_has_exit_status_2(tmp_path, arguments):
     (tmp_path / "handler.py").write_text(SLEEPING)
     done = subprocess.run(

@@ -188,7 +188,7 @@ class Front:
         if not is_browser(exchange.method, exchange.target, exchange.header_block):
             return False
         handler = self._handler()
-        if handler is None or not (handler.batches and handler.mix_paths):
+        if handler is None or not (handler.batched and handler.mix_paths):
             return False
         reply = Reply(200, HTML, page(self._config.function_name, handler.example))
         self._end(exchange, Ended(reply, self._clock(), None, self._slo_class(exchange)), None)

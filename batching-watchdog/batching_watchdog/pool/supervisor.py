@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -54,7 +54,16 @@ _TIMED_OUT: Final = how_it_ended(-signal.SIGALRM)
 class WorkerPool:
     """The workers, reported to the shell as idle, busy or dead. Implements ``connection.Events``."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str], shell: Shell, model: LatencyModel) -> None:
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        shell: Shell,
+        model: LatencyModel,
+        choose: Callable[[Sequence[bytes]], Sequence[bytes]] = lambda examples: examples,
+    ) -> None:
+        """``choose``: returns the bodies to measure, given those of the handler's example()."""
+        self._choose = choose
         self._config = config
         self._shell = shell
         self._profiler = Profiler(config, shell.learn, model)
@@ -201,8 +210,9 @@ class WorkerPool:
         self._forks = handshake.forked
         if handshake.mix_paths:
             self._shell.mix_paths()
-        if handshake.examples and (self._measures or self.sick):
-            self._tasks.spawn(self._measure(connection, handshake.examples), "profile")
+        examples = self._choose(handshake.examples)
+        if examples and (self._measures or self.sick):
+            self._tasks.spawn(self._measure(connection, examples), "profile")
         else:
             self._take_in(connection)
 

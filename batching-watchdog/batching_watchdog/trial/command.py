@@ -1,6 +1,6 @@
 """``batching-watchdog try FOLDER``: arguments, environment, output and exit statuses.
 
-Only the report goes to stdout. The function's own output and tracebacks go to stderr at once.
+Only the report goes to stdout. Tracebacks go to stderr, as does the function's own output while it loads.
 """
 
 import argparse
@@ -9,14 +9,15 @@ import logging
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TextIO
 
 import uvloop
 
-from batching_watchdog.config import Config
+from batching_watchdog.config import Config, ignored
 from batching_watchdog.errors import HandlerNotLoaded, WatchdogError
 from batching_watchdog.folder import Source, find
 from batching_watchdog.front.weight import load_weight
@@ -27,14 +28,23 @@ from batching_watchdog.pool import profile
 from batching_watchdog.trial import report
 from batching_watchdog.trial.measure import LOADING, measure
 
+KEPT_LINES: Final = 20
+"""Last lines of the function's output while it is measured, which an error shows."""
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C, as of a shell."""
-OWN: Final = {"log_format": "text", "prefix_logs": "false", "access_log": "false", "ready_path": ""}
+OWN: Final = {
+    "log_format": "text",
+    "prefix_logs": "true",
+    "access_log": "false",
+    "ready_path": "",
+    "PYTHONUNBUFFERED": "1",  # as in the template's image
+}
 """Settings that the output of this command needs; they replace the function's own."""
 DESCRIPTION: Final = """\
 Tries a function on this machine as production would run it: loads FOLDER/handler.py (or
 FOLDER/function/handler.py) in real worker processes, measures batches of its example(), sends
-example() over HTTP, and reports the rate that one replica serves within the target.
+example() over HTTP, and reports the rate that one replica serves within the target. If example() returns a
+list, or with --bodies, it also serves that mix under load.
 
 Settings come from the options, then the environment, then the stack file (stack.yaml or stack.yml in a
 folder above FOLDER) whose function has FOLDER as its handler. Exit statuses: 0; 1 if the handler is at
@@ -80,17 +90,48 @@ class Progress:
             self.stream.write("\x1b[K")
 
 
+@dataclass(slots=True)
+class Printed:
+    """A stream for the output of the workers: shown while they load, afterwards counted, and the end kept."""
+
+    stream: TextIO
+    progress: Progress
+    lines: int = 0
+    kept: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
+
+    def write(self, text: str) -> int:
+        """Take a line."""
+        if self.progress.doing == LOADING:
+            self.progress.clear()
+            return self.stream.write(text)
+        self.lines += text.count("\n")
+        self.kept.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Show what was written."""
+        self.stream.flush()
+
+    def show(self) -> None:
+        """Write the end of what was not shown."""
+        self.stream.write("".join(self.kept))
+
+
 def main(arguments: Sequence[str]) -> int:
     """Try the function that ``arguments`` name, print the report, and return the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"FOLDER: {options.folder} is not a folder")
+    try:
+        bodies = _bodies(options)
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
     output = _own_stdout()
     progress = Progress(sys.stderr)
     try:
         function = find(options.folder, _flags(options) | OWN, os.environ)
-        trial = _try(function, progress)
+        trial = _try(function, bodies, progress)
     except WatchdogError as error:
         progress.clear()
         step = report.advice(str(error))
@@ -114,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if trial.split else 0
 
 
-def _try(function: Source, progress: Progress) -> report.Trial:
+def _try(function: Source, bodies: Sequence[bytes], progress: Progress) -> report.Trial:
     environ = function.environ
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter("%(message)s"))
@@ -128,16 +169,29 @@ def _try(function: Source, progress: Progress) -> report.Trial:
         files=open_files(),
         memory=memory_limit(),
     )
+    printed, streams = Printed(sys.stderr, progress), (sys.stdout, sys.stderr)
+    progress.doing = LOADING
+    sys.stdout = sys.stderr = printed  # the pool writes the workers' lines there
     try:
         weight = load_weight(function.folder)
-        return uvloop.run(
-            measure(config, environ, weight, function.handler, function.slo_from, progress.show)
-        )
-    except HandlerNotLoaded as error:
+        trial = uvloop.run(measure(config, environ, weight, function, bodies, progress.show))
+    except BaseException as error:
         progress.clear()
-        if error.trace:
-            sys.stderr.write(f"{printable(error.trace)}\n\n")
+        printed.show()
+        if isinstance(error, HandlerNotLoaded) and error.trace:
+            printed.stream.write(f"{printable(error.trace)}\n\n")
         raise
+    finally:
+        sys.stdout, sys.stderr = streams
+    return replace(trial, misspelled=tuple(ignored(environ)), printed=printed.lines)
+
+
+def _bodies(options: argparse.Namespace) -> list[bytes]:
+    """Return the bodies that the options name. Raises ``OSError``."""
+    if options.bodies is None:
+        return [] if options.body is None else [options.body.read_bytes()]
+    files = [file for file in sorted(options.bodies.iterdir()) if file.is_file()]
+    return [file.read_bytes() for file in files if not file.name.startswith(".")]
 
 
 def _flags(options: argparse.Namespace) -> dict[str, str]:
@@ -162,6 +216,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DURATION",
         type=_seconds,
         help="latency target, such as 100ms or 0.1 (seconds) [slo_latency of the settings]",
+    )
+    bodies = parser.add_mutually_exclusive_group()
+    bodies.add_argument("--body", metavar="FILE", type=Path, help="body to measure instead of example()")
+    bodies.add_argument(
+        "--bodies", metavar="DIR", type=Path, help="folder of bodies, one in each file, to measure as a mix"
     )
     parser.add_argument("--workers", metavar="N", help="number of worker processes [workers of the settings]")
     parser.add_argument("--json", action="store_true", help="print the report as a JSON object")

@@ -5,6 +5,8 @@ Owns the words and the choice of the next step. ``measure`` fills in the numbers
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from math import ceil
 from typing import Any, Final
 
 from batching_watchdog.engine.capacity import CpuCost, sustained
@@ -27,6 +29,13 @@ BUSY: Final = 1.5
 """Runnable processes per CPU from which the report calls the machine busy."""
 PAYS: Final = 0.8
 """Time per request in the best batch, over that of a request alone, below which batches pay."""
+POOLS: Final = {
+    "onnxruntime": "set intra_op_num_threads = context.threads in its SessionOptions, in load(context)",
+    "cv2": "call cv2.setNumThreads(context.threads) in load(context)",
+    "tokenizers": 'set TOKENIZERS_PARALLELISM: "false" under environment in the stack file',
+}
+"""Libraries whose native threads do not follow worker_threads, by package, and what sets their number."""
+_STATUSES: Final = frozenset(status.value for status in HTTPStatus)
 _DEVICE: Final = 'choose the device in load(): "cuda" if torch.cuda.is_available() else "cpu"'
 _ADVICE: Final = (
     (
@@ -45,7 +54,7 @@ _ADVICE: Final = (
     ),
     (
         "example() must return bytes",
-        "return the body of a typical request, such as b'{}' or json.dumps(...).encode()",
+        "return the body of a typical request, such as b'{}' or json.dumps(...).encode(); or a list of them",
     ),
     (
         "TypeError: load()",
@@ -102,6 +111,37 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Examples:
+    """The bodies that were measured."""
+
+    count: int
+    shortest: int
+    """Bytes."""
+    longest: int
+    own: bool
+    """Whether the handler defines example()."""
+    given: bool
+    """Whether the command line names them."""
+
+    @property
+    def lengths(self) -> str:
+        """The lengths in words."""
+        if self.shortest == self.longest:
+            return _bytes(self.longest)
+        return f"{self.shortest:,} to {_bytes(self.longest)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """A native library with a thread pool of its own, in a worker."""
+
+    library: str
+    """Of ``POOLS``."""
+    threads: int
+    """All threads of the process."""
+
+
+@dataclass(frozen=True, slots=True)
 class Alone:
     """Mean times in seconds of a request while there is no other."""
 
@@ -133,21 +173,40 @@ class Trial:
     load_seconds: float
     resident_bytes: int
     """Of the largest worker."""
-    example_bytes: int
+    batched: bool
+    """Whether the handler defines handle_batch, not handle alone."""
+    native: Native | None
+    cpus: float
+    """Cores that the workers share."""
+    examples: Examples
     answer: Answer
+    """To the first example."""
     alone: Alone
     batches: tuple[BatchCost, ...]
-    """Ascending by size; at least one."""
+    """Of the first example, ascending by size; at least one."""
+    uniform: Promise
+    """Within slo_latency, if all requests are like the first example."""
     promise: Promise
-    """Within slo_latency."""
+    """Within slo_latency, for the mix of all examples; of one, the same as ``uniform``."""
     others: tuple[Promise, ...]
-    """Within each of ``TARGETS``."""
+    """Within each of ``TARGETS``, for the mix."""
     split: bool
     """Whether a batch failed although its parts did not."""
     ceiling: int
     """The largest batch for which there is memory; 0: no batch ran out of it."""
     busy: float
     """Runnable processes per CPU of the machine, before the trial."""
+    misspelled: tuple[str, ...] = ()
+    """Settings without effect whose names are near those of others, as lines."""
+    printed: int = 0
+    """Lines that the function printed while it was measured."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the workers' native threads are more than the cores."""
+        return self.native is not None and self.workers * self.native.threads > max(
+            ceil(self.cpus), self.workers
+        )
 
     @property
     def best(self) -> BatchCost:
@@ -177,28 +236,46 @@ def promise_within(
 
 def next_step(trial: Trial) -> str:
     """Return the change that helps most, or the next command if none is needed."""
+    return next(_steps(trial))
+
+
+def _steps(trial: Trial) -> Iterator[str]:
+    """Yield the changes that help, the most urgent one first."""
     promise, enough, first, best = trial.promise, trial.enough, trial.batches[0], trial.best
+    status = trial.answer.status
     advised = f"slo_latency: {duration(enough.slo_latency)}" if enough else ""
     if trial.split:
-        return "mend handle_batch: it fails on a batch and serves each part of it, as the log above says"
+        yield "mend handle_batch: it fails on a batch and serves each part of it, as the log above says"
+    if status not in _STATUSES:
+        yield (
+            f"see what the handler returns: it is answered with status {status}, which HTTP does not define; "
+            "a pair of value and number is taken for body and status, a list is not"
+        )
+    if trial.native is not None and trial.crowded:
+        yield POOLS[trial.native.library]
     if promise.rate <= 0.0:
         within = f"one request takes {_time(first.seconds)}, too much of {duration(promise.slo_latency)}"
-        return f"make the model faster{f', or set {advised}' if advised else ''}: {within}"
+        yield f"make the model faster{f', or set {advised}' if advised else ''}: {within}"
     if not trial.slo_from:
         chosen = advised or f"slo_latency: {duration(promise.slo_latency)}"
-        return f"set {chosen} (or your own target) under environment in the stack file; nothing sets it yet"
+        yield f"set {chosen} (or your own target) under environment in the stack file; nothing sets it yet"
     if enough and enough.slo_latency > promise.slo_latency:
-        return f"deploy it; with {advised} one replica would serve {_number(enough.rate)} requests/s"
+        yield f"deploy it; with {advised} one replica would serve {number(enough.rate)} requests/s"
     if best.per_request > PAYS * first.per_request:
-        return "deploy it; batches hardly pay: see that handle_batch calls the model once for all its events"
-    return "deploy it: faas-cli up, or on this machine local-openfaas up --stack FILE"
+        if not trial.batched:
+            yield "deploy it; define handle_batch(events, context) if the model can take several at once"
+        yield "deploy it; batches hardly pay: see that handle_batch calls the model once for all its events"
+    yield "deploy it: faas-cli up, or on this machine local-openfaas up --stack FILE"
 
 
 def rejection(handler: str, answer: Answer) -> str:
     """Return the error for a handler that gives this answer to its own example(), with the next step."""
     said = f"{handler} answers its own example() with {answer.status}"
     words = shown(answer.body, SHOWN_REJECTION_BYTES)
-    return f"{said}, and not below 400: {words}\nnext: have example() return a body that the handler serves"
+    return (
+        f"{said}, and not below 400: {words}\n"
+        "next: have example() return a body that the handler serves, or name one by --body FILE"
+    )
 
 
 def advice(error: str) -> str:
@@ -221,17 +298,20 @@ def lines(trial: Trial) -> Iterator[str]:
         f"{trial.resident_bytes / 1e6:.0f} MB resident in {'each' if trial.workers > 1 else 'the'} worker"
     )
     yield (
-        f"example   {_bytes(trial.example_bytes)}, answered {answer.status} {answer.content_type}, "
+        f"example   {_number_of(trial.examples)}, answered {answer.status} {answer.content_type}, "
         f"{_bytes(len(answer.body))}: {shown(answer.body)}"
     )
     columns = trial.batches[-SHOWN_SIZES:]
     yield "batch of  " + "".join(f"{batch.size:>9}" for batch in columns)
     yield "takes     " + "".join(f"{_time(batch.seconds):>9}" for batch in columns)
     yield "a request " + "".join(f"{_time(batch.per_request):>9}" for batch in columns)
-    yield f"best      batches of {best.size}: {_number(best.rate)} requests/s in each worker, at any latency"
+    yield f"best      batches of {best.size}: {number(best.rate)} requests/s in each worker, at any latency"
     if promise.rate > 0.0:
-        rate, size = _number(promise.rate), _digits(promise.batch_size)
+        rate, size = number(promise.rate), _digits(promise.batch_size)
         yield f"rate      {rate} requests/s within {target} from one replica, in batches of {size} or so"
+        if trial.examples.count > 1:
+            uniform = number(trial.uniform.rate)
+            yield f"          for this mix ({trial.examples.lengths}); {uniform} if all are like the first"
     else:
         yield f"rate      none within {target}"
     if trial.ceiling:
@@ -241,9 +321,33 @@ def lines(trial: Trial) -> Iterator[str]:
         f"time      one request alone {_time(alone.total)}: handler {_time(alone.worker)}{cpu}, "
         f"HTTP {_time(alone.http)}, wait {_time(alone.wait)}"
     )
+    yield from (f"note      {line}" for line in _notes(trial))
     if trial.busy > BUSY:
         yield f"note      {_digits(trial.busy)} processes per CPU wait to run: measure again on an idle CPU"
     yield f"next      {next_step(trial)}"
+
+
+def _notes(trial: Trial) -> Iterator[str]:
+    """Yield what limits the report's validity."""
+    examples, native = trial.examples, trial.native
+    if not (examples.own or examples.given):
+        yield "no example(): measured with an empty body; --body FILE or example() gives a typical one"
+    elif examples.count == 1:
+        yield "one example: the rate holds if all requests cost as much; --bodies DIR measures a mix"
+    if native is not None and trial.crowded:
+        yield (
+            f"{trial.workers} workers x {native.threads} threads on {_digits(trial.cpus)} CPUs: "
+            f"the threads of {native.library} do not follow worker_threads"
+        )
+    yield from trial.misspelled
+    if trial.printed:
+        yield f"{trial.printed} lines printed while measuring: printing takes time of each request"
+
+
+def _number_of(examples: Examples) -> str:
+    if examples.count == 1:
+        return _bytes(examples.longest)
+    return f"{examples.count} bodies of {examples.lengths}; the first is"
 
 
 def document(trial: Trial) -> dict[str, Any]:
@@ -261,7 +365,8 @@ def document(trial: Trial) -> dict[str, Any]:
             "resident_bytes": trial.resident_bytes,
         },
         "example": {
-            "bytes": trial.example_bytes,
+            "count": trial.examples.count,
+            "bytes": [trial.examples.shortest, trial.examples.longest],
             "status": trial.answer.status,
             "content_type": trial.answer.content_type,
             "body": shown(trial.answer.body),
@@ -273,9 +378,11 @@ def document(trial: Trial) -> dict[str, Any]:
         "best_batch_size": trial.best.size,
         "batch_ceiling": trial.ceiling,
         "requests_per_second": promise.rate,
+        "uniform_requests_per_second": trial.uniform.rate,
         "batch_size": promise.batch_size,
         "request": {**asdict(alone), "http": alone.http},
         "busy": trial.busy,
+        "notes": list(_notes(trial)),
         "next": next_step(trial),
     }
 
@@ -302,7 +409,8 @@ def _time(seconds: float) -> str:
     return f"{_digits(seconds * 1e3)} ms" if seconds < 0.9995 else f"{_digits(seconds)} s"
 
 
-def _number(rate: float) -> str:
+def number(rate: float) -> str:
+    """Return requests per second for people."""
     return f"{rate:,.0f}" if rate >= 100.0 else _digits(rate)
 
 

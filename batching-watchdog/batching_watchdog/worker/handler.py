@@ -90,7 +90,8 @@ class Handler:
             raise HandlerNotLoaded(
                 f"{module.__file__} defines neither handle_batch(events, context) nor handle(event, context)"
             )
-        self.batches = self._handle_batch is not None
+        self.batched = self._handle_batch is not None
+        """Whether it answers a batch in one call."""
         self._pid = os.getpid()
         """The process that serves."""
         self.mix_paths: bool = getattr(module, "mix_paths", True)
@@ -111,13 +112,14 @@ class Handler:
         # Any error of load() ends the start with one message, and so does sys.exit().
         except BaseException as error:
             raise HandlerNotLoaded(explain(doing, error), trace_of(error)) from error
-        self.examples: tuple[bytes, ...] = tuple(bodies) if isinstance(bodies, list | tuple) else (bodies,)
-        """Typical bodies; empty without example()."""
-        for body in self.examples:
+        examples = tuple(bodies) if isinstance(bodies, list | tuple) else (bodies,)
+        for body in examples:
             if not isinstance(body, bytes):
                 kind = type(body).__name__
-                problem = f"example() must return bytes or a list of them, not {kind}"
+                problem = f"example() must return bytes or a list of bytes, not {kind}"
                 raise HandlerNotLoaded(f"{module.__file__}: {problem}")
+        self.examples: tuple[bytes, ...] = examples
+        """Typical bodies; empty without example()."""
 
     def serve(self, events: Sequence[Event]) -> list[Reply] | Crash:
         """Return one reply per event, in order; a ``Crash`` if a batch of several failed as a whole.

@@ -185,8 +185,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         handshake = replace(
             handshake,
             examples=self._handler.examples,
+            batched=self._handler.batched,
             mix_paths=self._handler.mix_paths,
-            batches=self._handler.batches,
             import_seconds=self._handler.import_seconds,
             load_seconds=self._handler.load_seconds,
             forked=self.app.callable is not None,

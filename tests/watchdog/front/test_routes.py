@@ -267,7 +267,7 @@ BROWSER = b"GET %b HTTP/1.1\r\nHost: x\r\nAccept: text/html,application/xhtml+xm
 @pytest.mark.parametrize("target", [b"/", b"/docs"])
 @scenario(OPENFAAS_NAME="my-model")
 async def test_browser_that_looks_for_the_function_gets_a_page_and_the_model_nothing(bench, target):
-    bench.loaded.append(Handshake(1, batches=True))
+    bench.loaded.append(Handshake(1, batched=True))
     await bench.worker_idle()
     answer = bench.answer(BROWSER % target)
     assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
@@ -280,11 +280,11 @@ async def test_browser_that_looks_for_the_function_gets_a_page_and_the_model_not
 @pytest.mark.parametrize(
     ("handler", "asked"),
     [
-        (Handshake(1, batches=True), BROWSER % b"/cats/7"),
-        (Handshake(1, batches=True), BROWSER % b"/?cat=7"),
-        (Handshake(1, batches=True), (BROWSER % b"/").replace(b"GET", b"POST")),
-        (Handshake(1, batches=True), GET),
-        (Handshake(1, batches=True, mix_paths=False), BROWSER % b"/"),
+        (Handshake(1, batched=True), BROWSER % b"/cats/7"),
+        (Handshake(1, batched=True), BROWSER % b"/?cat=7"),
+        (Handshake(1, batched=True), (BROWSER % b"/").replace(b"GET", b"POST")),
+        (Handshake(1, batched=True), GET),
+        (Handshake(1, batched=True, mix_paths=False), BROWSER % b"/"),
         (Handshake(1), BROWSER % b"/"),
     ],
 )

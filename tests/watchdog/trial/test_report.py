@@ -5,7 +5,7 @@ import pytest
 from batching_watchdog.engine.capacity import CpuCost
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.trial import report
-from batching_watchdog.trial.report import Alone, Answer, BatchCost, Promise, Trial
+from batching_watchdog.trial.report import Alone, Answer, BatchCost, Examples, Native, Promise, Trial
 
 TRIAL = Trial(
     handler="vowels/handler.py",
@@ -15,10 +15,14 @@ TRIAL = Trial(
     import_seconds=0.0123,
     load_seconds=2.5,
     resident_bytes=31_000_000,
-    example_bytes=22,
+    batched=True,
+    native=None,
+    cpus=2.0,
+    examples=Examples(1, 22, 22, own=True, given=False),
     answer=Answer(200, "application/json", b'{"vowels":4}'),
     alone=Alone(total=0.042, wait=0.0005, worker=0.0405, worker_cpu=0.004),
     batches=(BatchCost(1, 0.04), BatchCost(2, 0.06), BatchCost(4, 0.1), BatchCost(8, 0.18)),
+    uniform=Promise(0.2, 40.0, 4.0),
     promise=Promise(0.2, 40.0, 4.0),
     others=(Promise(0.2, 40.0, 4.0), Promise(1.0, 42.0, 8.0)),
     split=False,
@@ -40,7 +44,11 @@ def test_best_batch_is_the_smallest_of_those_with_the_best_throughput():
         ({"slo_from": ""}, "set slo_latency"),
         ({"others": (Promise(0.5, 400.0, 8.0),)}, "slo_latency: 500ms"),
         ({"batches": (BatchCost(1, 0.1), BatchCost(2, 0.2))}, "batches hardly pay"),
+        ({"batches": (BatchCost(1, 0.1), BatchCost(2, 0.2)), "batched": False}, "define handle_batch"),
         ({"split": True}, "mend handle_batch"),
+        ({"answer": Answer(281, "application/json", b"tabby")}, "status 281"),
+        ({"native": Native("onnxruntime", 4)}, "intra_op_num_threads = context.threads"),
+        ({"native": Native("onnxruntime", 4), "cpus": 8.0}, "deploy it: "),
     ],
 )
 def test_next_step_follows_from_what_was_measured(changed, words):
@@ -50,6 +58,24 @@ def test_next_step_follows_from_what_was_measured(changed, words):
 def test_report_of_an_answer_with_control_characters_is_printable():
     made = replace(TRIAL, answer=Answer(200, "text/plain", b"\x1b[2J\x00" * 200))
     assert all(line.isprintable() for line in report.lines(made))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "one example"),
+        ({"examples": Examples(1, 0, 0, own=False, given=False)}, "an empty body"),
+        (
+            {"examples": Examples(9, 5, 900, own=True, given=False), "uniform": Promise(0.2, 777.0, 4.0)},
+            "for this mix (5 to 900 bytes); 777 if all are like the first",
+        ),
+        ({"native": Native("onnxruntime", 4)}, "1 workers x 4 threads on 2 CPUs"),
+        ({"misspelled": ("slo_latancy is no setting",)}, "slo_latancy"),
+        ({"printed": 123}, "123 lines printed while measuring"),
+    ],
+)
+def test_report_says_under_what_conditions_its_rate_holds(changed, words):
+    assert words in "\n".join(report.lines(replace(TRIAL, **changed)))
 
 
 def test_promise_is_what_the_watchdog_exports_and_no_more_than_its_cores_allow():
