@@ -10,10 +10,12 @@ from batching_watchdog.speedups import compiled
 
 USAGE = """usage: batching-watchdog [--version] [--help]
        batching-watchdog try FOLDER [--help]
+       batching-watchdog serve FOLDER [--reload] [--help]
 
 Serves a Python model with SLO-aware batches. To serve it takes no arguments: everything is
 set by environment variables, with of-watchdog's names where the meaning is the same.
-`try` measures the handler in FOLDER on this machine, and ends.
+`try` measures the handler in FOLDER on this machine, and ends. `serve` serves it with the settings of its
+stack file, and again after each change.
 
 """
 
@@ -26,6 +28,10 @@ def main() -> None:
         from batching_watchdog.trial import command  # noqa: PLC0415 - as said
 
         sys.exit(command.main(arguments[1:]))
+    if arguments[:1] == ["serve"]:
+        from batching_watchdog import reload  # noqa: PLC0415 - as above
+
+        sys.exit(reload.main(arguments[1:]))
     if arguments == ["--version"]:
         part = "with" if compiled is not None else "WITHOUT"
         sys.stdout.write(f"batching-watchdog {__version__}, {part} its compiled part\n")

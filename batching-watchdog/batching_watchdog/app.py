@@ -216,12 +216,12 @@ async def run(
     signals = _Signals()
 
     periodic = [
-        asyncio.create_task(_sweep(requests, scrapes, owns=pool.owns), name="sweep"),
+        asyncio.create_task(sweep(requests, scrapes, owns=pool.owns), name="sweep"),
         asyncio.create_task(_estimate(built.metrics.capacity), name="estimate"),
         asyncio.create_task(_follow_quota(config, environ, pool, shell), name="quota"),
     ]
     try:
-        async with _healthy(config, requests, scrapes) as (listener, port, metrics_port):
+        async with healthy(config, requests, scrapes) as (listener, port, metrics_port):
             pool.start()
             log.info(
                 "batching-watchdog %s listens on %d, metrics on %d: "
@@ -406,7 +406,7 @@ class _LockFile:
 
 
 @contextlib.asynccontextmanager
-async def _healthy(
+async def healthy(
     config: Config, requests: Connections, scrapes: Connections
 ) -> AsyncIterator[tuple[asyncio.Server, int, int]]:
     """Open both listeners; hold the lock file until the block ends. The listeners outlive it.
@@ -503,7 +503,8 @@ async def _follow_quota(config: Config, environ: Mapping[str, str], pool: Worker
         await asyncio.sleep(QUOTA_SECONDS)
 
 
-async def _sweep(*listeners: Connections, owns: Callable[[int], bool]) -> None:
+async def sweep(*listeners: Connections, owns: Callable[[int], bool]) -> None:
+    """Cut timed-out connections and reap orphans every second, until cancelled."""
     while True:
         for connections in listeners:
             connections.sweep(time.time())

@@ -50,15 +50,20 @@ def find(folder: Path, flags: Mapping[str, str], environ: Mapping[str, str]) -> 
     return Source(source, merged, slo_from)
 
 
+def stack_files(folder: Path) -> list[Path]:
+    """Return the places of the stack file of ``folder``, the nearest first."""
+    return [above / name for above in folder.resolve().parents for name in STACK_FILES]
+
+
 def _stack_environment(folder: Path, environ: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
     """Return the environment of the function whose handler is ``folder``, and its stack file.
 
     Without one: no environment and an empty name.
     """
-    for above in folder.parents:
-        for file in (above / name for name in STACK_FILES if (above / name).is_file()):
+    for file in stack_files(folder):
+        if file.is_file():
             for declared in functions(file.read_text(errors="replace"), environ).values():
-                if (above / declared.handler).resolve() == folder:
+                if (file.parent / declared.handler).resolve() == folder:
                     return declared.environment, _short(file)
     return {}, ""
 

@@ -1,0 +1,136 @@
+"""``batching-watchdog serve --reload``: a real watchdog whose function changes under load."""
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from support.ports import free_ports
+from support.processes import processes_of
+from support.waits import PATIENCE, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+HANDLER = """
+import time
+
+def handle_batch(events, context):
+    time.sleep(0.02)
+    return ["{version}"] * len(events)
+
+def example():
+    return b"any"
+"""
+
+
+def ask(connection: http.client.HTTPConnection) -> tuple[int, bytes]:
+    connection.request("POST", "/", b"any")
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+class Served:
+    """The command on a function of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.write(HANDLER.format(version="first"))
+        (folder.parent / "stack.yaml").write_text(
+            "functions:\n  fn:\n    handler: ./fn\n"
+            "    environment:\n      slo_latency: 90s\n      exec_timeout: 100s\n"
+        )
+        self.port, metrics_port = free_ports(2)
+        self.log = folder.parent / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "batching_watchdog", "serve", str(folder), "--reload"],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "TMPDIR": str(folder.parent),
+                    "port": str(self.port),
+                    "metrics_port": str(metrics_port),
+                    "workers": "1",
+                    "worker_priority": "normal",
+                },
+                stdout=log,
+                stderr=log,
+            )
+
+    def write(self, handler: str) -> None:
+        (self.folder / "handler.py").write_text(handler)
+
+    def connect(self) -> contextlib.closing[http.client.HTTPConnection]:
+        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE))
+
+    def call(self) -> tuple[int, bytes]:
+        with self.connect() as connection:
+            return ask(connection)
+
+    def says(self, words: str) -> None:
+        until(lambda: words in self.log.read_text(), f"{words} in the log")
+
+
+@pytest.fixture
+def served(tmp_path):
+    started = Served(tmp_path / "fn")
+    try:
+        started.says("is served on port")
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+        for pid in processes_of(started.folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_change_of_the_handler_takes_effect_and_no_request_is_dropped(served):
+    assert "within 90s" in served.log.read_text(), "the promise, with the target of the stack file"
+    answers: list[tuple[int, bytes]] = []
+    done = threading.Event()
+
+    def client() -> None:
+        with served.connect() as kept:
+            while not done.is_set():
+                answers.append(ask(kept))
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for each in clients:
+        each.start()
+    try:
+        until(lambda: len(answers) >= 20, "the first version serves")
+        served.write(HANDLER.format(version="second"))
+        until(lambda: (200, b"second") in answers, "the second version serves open connections too")
+        before = len(answers)
+        until(lambda: len(answers) >= before + 20, "it goes on serving")
+    finally:
+        done.set()
+        for each in clients:
+            each.join()
+    assert set(answers) == {(200, b"first"), (200, b"second")}
+    assert answers[-1] == (200, b"second")
+    served.says("is served again")
+    assert "Traceback" not in served.log.read_text()
+
+
+def test_change_that_cannot_be_loaded_leaves_the_function_as_it_was_until_it_is_mended(served):
+    served.write("def broken(:\n")
+    served.says("goes on as it was before the change")
+    assert "SyntaxError" in served.log.read_text()
+    assert served.call() == (200, b"first")
+    served.write(HANDLER.format(version="mended"))
+    until(lambda: served.call() == (200, b"mended"), "the mended version serves")
+
+
+def test_interrupt_ends_the_command_and_its_processes(served):
+    assert served.call() == (200, b"first")
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(timeout=PATIENCE) == 0
+    until(lambda: not processes_of(served.folder), "no process is left")
