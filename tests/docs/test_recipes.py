@@ -1,0 +1,122 @@
+"""The handlers of docs/howto/recipes.md, run as in production with small models from a seed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batching_watchdog.function import Event
+from batching_watchdog.testing import Function
+from batching_watchdog.wire import request_header_block
+from support.pages import ROOT, blocks
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+FILES = {
+    block.title: block.text for block in blocks((ROOT / "docs/howto/recipes.md").read_text()) if block.title
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Return the function of a recipe, written into a folder with its model."""
+    functions = []
+
+    def write(name: str, model: Callable[[Path], None] = lambda _: None) -> Function:
+        for title, text in FILES.items():
+            if title.startswith(f"{name}/"):
+                (tmp_path / Path(title).name).write_text(text)
+        model(tmp_path)
+        functions.append(Function(tmp_path))
+        return functions[-1]
+
+    yield write
+    for function in functions:
+        function.close()
+
+
+def as_alone(function: Function, bodies: list[bytes], key: str | None) -> None:
+    """Check that a batch answers each body as if it were alone."""
+    together = function.batch([*bodies, *function.examples])
+    assert {answer.status for answer in together} == {200}
+    for body, answer in zip(bodies, together, strict=False):
+        alone, batched = function.call(body).json(), answer.json()
+        if key is not None:
+            alone, batched = alone[key], batched[key]
+        assert flat(batched) == pytest.approx(flat(alone), rel=1e-3)
+
+
+def flat(numbers):
+    return [each for one in numbers for each in flat(one)] if isinstance(numbers, list) else [numbers]
+
+
+def test_onnx_runtime(recipe):
+    onnx = pytest.importorskip("onnx", reason="onnx makes the model")
+    pytest.importorskip("onnxruntime")
+
+    def model(folder: Path) -> None:
+        kind, helper = onnx.TensorProto.FLOAT, onnx.helper
+        weights = helper.make_tensor("w", kind, [4, 2], [float(number) for number in range(8)])
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            "model",
+            [helper.make_tensor_value_info("x", kind, ["batch", 4])],
+            [helper.make_tensor_value_info("y", kind, ["batch", 2])],
+            [weights],
+        )
+        opset = helper.make_opsetid("", 17)
+        onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), folder / "model.onnx")
+
+    function = recipe("onnx", model)
+    as_alone(function, [json.dumps({"x": [row, 1, 2, 3]}).encode() for row in range(5)], "y")
+    assert function.call(b'{"x": [1, 0, 0, 0]}').json() == {"y": [0.0, 1.0]}
+
+
+def test_hugging_face(recipe):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+
+    def model(folder: Path) -> None:
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "was", "fine", "not", "so", "good"]
+        (folder / "vocab.txt").write_text("\n".join(words))
+        transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "model")
+        torch.manual_seed(0)
+        size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        config = transformers.BertConfig(vocab_size=len(words), **size)
+        transformers.BertForSequenceClassification(config).save_pretrained(folder / "model")
+
+    function = recipe("text", model)
+    as_alone(
+        function, [b'{"inputs": ["fine"]}', b'{"inputs": ["so good", "it was not so good as far"]}'], "scores"
+    )
+
+
+def test_images(recipe):
+    torch = pytest.importorskip("torch")
+    models = pytest.importorskip("torchvision.models")
+    pytest.importorskip("PIL")
+
+    def model(folder: Path) -> None:
+        torch.manual_seed(0)
+        torch.save(models.mobilenet_v3_small().state_dict(), folder / "model.pt")
+
+    function = recipe("image", model)
+    as_alone(function, list(function.examples), "score")
+
+
+def test_rows(recipe):
+    pytest.importorskip("torch")
+    function = recipe("rows")
+    as_alone(function, [b"[[1, 2, 3, 4]]", b"[[1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]]"], None)
+    assert len(function.call(b"[[1, 2, 3, 4], [1, 1, 1, 1]]").json()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "expected"),
+    [("text", b'{"inputs": ["four", "seven!!"]}', 14), ("rows", b"[[1, 2], [3, 4], [5, 6]]", 4)],
+)
+def test_weight_is_the_work_of_a_request(name, body, expected):
+    scope: dict = {}
+    exec(FILES[f"{name}/weight.py"], scope)
+    assert scope["weight"](Event(request_header_block(b"POST", b"/", []), body)) == expected
