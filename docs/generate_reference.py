@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from batching_watchdog import config as watchdog_config
-from batching_watchdog import messages
+from batching_watchdog import messages, reload
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import Target
@@ -113,6 +113,7 @@ def helps() -> dict[str, str]:
     """The help text of every command that is installed."""
     return {
         "batching-watchdog try": help_of(trial.main),
+        "batching-watchdog serve": help_of(reload.main),
         "slo-autoscaler": help_of(autoscaler, "run"),
         **{f"slo-autoscaler {word}": help_of(autoscaler, word) for word in COMMANDS if word != "run"},
         "tailbound-simulate": help_of(simulate.main),
