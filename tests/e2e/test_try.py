@@ -122,7 +122,7 @@ def test_batch_that_runs_out_of_memory_shows_as_a_ceiling_in_the_report(tmp_path
 
 BROKEN = {
     "import": "import nothing_like_it\n",
-    "needs a body": "def handle_batch(es, c):\n    return [e.json() for e in es]\n",
+    "needs a body": "def handle_batch(es, c):\n    return [1 / len(e.body) for e in es]\n",
     "raises": "def example():\n    return b'x'\ndef handle(e, c):\n    1 / 0\n",
     "dies": "import os\ndef example():\n    return b'x'\ndef handle(e, c):\n    os.abort()\n",
 }

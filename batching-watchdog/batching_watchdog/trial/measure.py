@@ -11,8 +11,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -184,6 +185,8 @@ class Mix:
     _worst: float = 0.0
     """The longest latency of these, in seconds."""
     _answered_all: asyncio.Event = field(default_factory=asyncio.Event)
+    _ids: Iterator[int] = field(default_factory=lambda: count(-2, -1))
+    """Below those of the front end's requests."""
     _draw: Random = field(default_factory=lambda: Random(0))  # noqa: S311 - the same mix in each trial
 
     async def serve(self, seconds: float) -> None:
@@ -204,7 +207,7 @@ class Mix:
         self._open += 1
         self.shell.offer(
             Request(
-                -1,
+                next(self._ids),
                 HEAD,
                 body,
                 arrived=now,
