@@ -83,7 +83,9 @@ def test_mix_of_bodies_costs_more_than_if_all_were_like_the_first(tmp_path):
     bodies.mkdir()
     for number, length in enumerate((10, 50, 400, 900)):
         (bodies / str(number)).write_bytes(b"x" * length)
-    done = tried(tmp_path / "fn", PADDED, "--bodies", str(bodies), "--workers", "1", "--json")
+    done = tried(
+        tmp_path / "fn", PADDED, "--bodies", str(bodies), "--slo-latency", "0.1", "--workers", "1", "--json"
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["example"]["count"], report["example"]["bytes"]) == (4, [10, 900])
