@@ -295,7 +295,7 @@ def test_second_release_shares_no_object_no_pod_and_no_lease_with_the_first(plat
 def test_release_under_another_name_is_scraped(platform, values):
     scraped = yaml.safe_load((DEPLOY / "prometheus/values.yaml").read_text())["serverFiles"]["prometheus.yml"]
     (job,) = [each for each in scraped["scrape_configs"] if each["job_name"] == "autoscaler"]
-    label, _ = job["relabel_configs"]
+    label = job["relabel_configs"][0]
     assert label["source_labels"] == ["__meta_kubernetes_pod_label_app_kubernetes_io_name"]
     labels = pod(rendered(platform=platform, release="blue", **values))["metadata"]["labels"]
     assert labels["app.kubernetes.io/name"] == label["regex"]

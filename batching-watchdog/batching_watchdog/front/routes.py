@@ -190,7 +190,7 @@ class Front:
         handler = self._handler()
         if handler is None or not (handler.batched and handler.mix_paths):
             return False
-        reply = Reply(200, HTML, page(self._config.function_name, handler.example))
+        reply = Reply(200, HTML, page(self._config.function_name, next(iter(handler.examples), None)))
         self._end(exchange, Ended(reply, self._clock(), None, self._slo_class(exchange)), None)
         return True
 
