@@ -259,7 +259,7 @@ def test_a_deployment_that_is_gone_or_never_was_ours_is_gone(platform, shop):
         with pytest.raises(FunctionGoneError, match="no such scale target"):
             decide(platform, name, 2)
     delete(shop.cluster, DEPLOYMENTS.path(shop.namespace, "web"))
-    with pytest.raises(FunctionGoneError, match="no such scale target"):
+    with pytest.raises(FunctionGoneError):
         decide(platform, shop.web, 3)
 
 

@@ -15,8 +15,9 @@ from slo_autoscaler.kube.resize import Resizer
 from slo_autoscaler.kube.resize_rules import CpuBoost
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.platforms import ALL_ACTIVE
+from slo_autoscaler.platforms.knative.allocation import MODE
 from slo_autoscaler.platforms.knative.minimum import MIN_SCALE
-from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, SERVICES
+from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, ROUTES, SERVICES
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
 from slo_autoscaler.spec import Modes
@@ -72,11 +73,16 @@ def overtake(platform, api, path, *count):
     decide(platform, *count)
 
 
-def announced(platform, function, installed):
-    """Write an event, and count it up."""
-    for verb in ("create", "patch"):
-        platform.announce(function, "Held", "held by an operator")
-        until(lambda verb=verb: (verb, "", "events") in installed.asked(), f"an event: {verb}")
+def announced(world, platform, installed):
+    """Write an event on the Service that owns the route, and count it up."""
+    owner = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "tabular", "uid": "u-1"}
+    world.change(ROUTES, "tabular", metadata={"labels": {MODE: ""}, "ownerReferences": [owner]})
+
+    def told():
+        platform.announce(world.function, "Held", "held by an operator")
+        return {("create", "", "events"), ("patch", "", "events")} <= installed.asked()
+
+    until(told, "an event is counted up")
 
 
 @pytest.fixture
@@ -171,7 +177,7 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(api, world, instal
     world.settle(platform)
     path = DEPLOYMENTS.path(world.namespace, f"{name}-deployment")
     overtake(platform, api, path, world.function, 3)
-    announced(platform, world.function, installed)
+    announced(world, platform, installed)
     assert installed.asked() | FINALIZERS == installed.allowed("ClusterRole") | SETTINGS
 
 
@@ -185,5 +191,5 @@ def test_the_floor_needs_every_right_of_its_role_and_no_other(world, install, st
     assert world.annotations()[MIN_SCALE] == "4"
     world.route(mode="off", r1=100)
     world.until(lambda: MIN_SCALE not in world.annotations(), "its own minimum is back", platform)
-    announced(platform, world.function, installed)
+    announced(world, platform, installed)
     assert installed.asked() == installed.allowed("ClusterRole") | SETTINGS
