@@ -27,7 +27,8 @@ from batching_watchdog import config as watchdog_config
 from batching_watchdog import messages, reload
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import Target
+from batching_watchdog.engine.streams import Streams
+from batching_watchdog.messages import Iteration, Output, Reply, Request, Target
 from batching_watchdog.metrics import Gauges
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from batching_watchdog.trial import command as trial
@@ -269,16 +270,30 @@ def labels(family: Metric) -> dict[str, list[str]]:
 def _watchdog_families() -> Iterable[Metric]:
     learned = LatencyModel(4)
     learned.observe(1, 0.01)
-    classes = {"batch": Target(2.0, 0.95)}
+    classes = {"batch": Target(2.0, 0.95, 1.0)}
     capacity = Capacity(learned, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
-    metrics = WatchdogMetrics(slo_latency=0.1, slo_objective=0.99, capacity=capacity, slo_classes=classes)
+    metrics = WatchdogMetrics(
+        slo_latency=0.1, slo_interval=0.05, slo_objective=0.99, capacity=capacity, slo_classes=classes
+    )
     metrics.request_finished(200, b"post", 0.01, "good")
     metrics.start_up_seconds = 1.0
+    metrics.stream(_streamed(metrics.slos))
     metrics.gauges = Gauges(
         resident_bytes=lambda: {0: 1},
         spans=lambda: dict.fromkeys(("exported", "failed", "dropped"), 0),
     )
     return metrics.collect()
+
+
+def _streamed(targets: Mapping[str, Target]) -> Streams:
+    """Streams of which one has ended, so that their capacity is known."""
+    streams = Streams(targets, max_inflight=1, max_streams=1, workers=1)
+    worker: Any = object()
+    streams.worker_ready(worker)
+    streams.offer(Request(0, b"", b"", 0.0, 1.0, 2.0), 0.0)
+    streams.tick(0.0)
+    streams.stepped(worker, Iteration([Output(0, Reply(200, b"", b""), True)], 1, 0.01, 1, 0.01, 0.0), 0.1)
+    return streams
 
 
 def _autoscaler_families() -> Iterable[Metric]:

@@ -26,6 +26,8 @@ class DispatchReason(StrEnum):
     """max_batch_delay had passed (policy ``fixed``)."""
     LATE = "late"
     """Requests past their deadline, on a worker that no on-time request needed."""
+    JOIN = "join"
+    """Requests that joined the running streams of a worker."""
     RETRY = "retry"
     """A part of a batch that failed whole, to find the request at fault."""
     ALONE = "alone"
@@ -48,7 +50,10 @@ class Target(NamedTuple):
     """A latency target in seconds, and the share of requests that must meet it."""
 
     latency: float
+    """Of an answer, or of the first piece of a stream."""
     objective: float
+    interval: float = inf
+    """Of each further piece of a stream: piece k is due at ``latency`` + k * ``interval``."""
 
 
 class Request:
@@ -153,6 +158,32 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.text}\n{self.trace}" if self.trace else self.text
+
+
+class Output(NamedTuple):
+    """What became of one stream in an iteration of its worker."""
+
+    stream: int
+    """Id of its request."""
+    reply: Reply | None
+    """Its piece; None: nothing to send yet, or no more. A failed one ends the stream."""
+    done: bool
+    out_of_memory: bool = False
+    """Whether its state is gone because memory did not suffice for all streams of the worker."""
+
+
+class Iteration(NamedTuple):
+    """One iteration of a worker's streams: starts of those that joined, then one step of all."""
+
+    outputs: Sequence[Output]
+    started: int
+    """Streams that started; 0 if starting failed."""
+    start_seconds: float
+    stepped: int
+    """Streams of the step; 0 if it failed."""
+    step_seconds: float
+    cpu_seconds: float
+    """CPU time since the iteration before."""
 
 
 DROPPED: Final = Reply(0, b"", b"")

@@ -22,6 +22,7 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from batching_watchdog.engine.capacity import Capacity, Reading
+from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import REFUSALS
 from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason, Target
 
@@ -35,6 +36,8 @@ WEIGHT_BUCKETS: Final = (0.00001, 0.0001, 0.001, 0.01, 0.1)
 """Of weight(event), which runs on the event loop."""
 SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
+JOIN_REASONS: Final = (DispatchReason.IDLE, DispatchReason.JOIN, DispatchReason.LATE)
+CANCEL_REASONS: Final = ("client_left", "slow_reader", "expired", "shutting_down")
 ANSWERED: Final = frozenset(("good", "slow"))
 SERVED: Final = frozenset(("good", "slow", "error"))
 STATES: Final = ("starting", "idle", "busy")
@@ -86,6 +89,11 @@ class Histogram:
         return buckets
 
 
+def _around(target: float) -> Histogram:
+    """Return a histogram whose edges are multiples of ``target`` seconds."""
+    return Histogram(tuple(round(target * fraction, 9) for fraction in SLO_FRACTIONS))
+
+
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """Where to read, at scrape time, what others know already."""
@@ -114,13 +122,20 @@ class Metrics(Collector):
         *,
         slo_latency: float,
         slo_objective: float,
+        slo_interval: float = math.inf,
         capacity: Capacity,
         slo_classes: Mapping[str, Target] = MappingProxyType({}),
     ) -> None:
         self.slo_latency = slo_latency
-        self.slos = {DEFAULT_CLASS: Target(slo_latency, slo_objective), **slo_classes}
+        self.slos = {DEFAULT_CLASS: Target(slo_latency, slo_objective, slo_interval), **slo_classes}
         """By class; what the operator has declared is behind the function's own."""
         self.capacity = capacity
+        self.streams: Streams | None = None
+        """Of a function that streams: its engine."""
+        self.joins: dict[str, int] = {}
+        self.stream_cancels: dict[str, int] = {}
+        self.first_piece: dict[str, Histogram] = {}
+        self.piece_interval: dict[str, Histogram] = {}
         self.identity = float(secrets.randbits(53))
         """Exact in a float. A start time would not tell replicas apart: those of a scale-up share it."""
         self.gauges = Gauges()
@@ -131,8 +146,7 @@ class Metrics(Collector):
         self._durations: dict[tuple[int, bytes], Histogram] = {}
         self.outcomes = {(name, outcome): 0 for name in self.slos for outcome in OUTCOMES}
         self.class_durations = {
-            name: Histogram(tuple(round(target.latency * f, 9) for f in SLO_FRACTIONS))
-            for name, target in (self.slos.items() if slo_classes else ())
+            name: _around(target.latency) for name, target in (self.slos.items() if slo_classes else ())
         }
         self.abandoned = 0
         self.client_errors = 0
@@ -184,6 +198,19 @@ class Metrics(Collector):
             self._durations[status, method] = histogram
         return histogram
 
+    def stream(self, streams: Streams) -> None:
+        """Count streams from now on."""
+        self.streams = streams
+        self.joins = dict.fromkeys(JOIN_REASONS, 0)
+        self.stream_cancels = dict.fromkeys(CANCEL_REASONS, 0)
+        self.first_piece = {name: _around(target.latency) for name, target in self.slos.items()}
+        self.piece_interval = {name: _around(target.interval) for name, target in self.slos.items()}
+
+    @property
+    def concurrency(self) -> float:
+        """Streams that the workers hold within their interval; NaN until learned."""
+        return math.nan if self.streams is None else self.streams.steady().concurrency
+
     def batch_dispatched(self, size: int, reason: DispatchReason) -> None:
         """Count a batch that leaves for a worker."""
         self.dispatches[reason] += 1
@@ -196,6 +223,8 @@ class Metrics(Collector):
 
     def requests_per_second(self) -> float:
         """Requests per second with which the objective is still met; NaN until learned."""
+        if self.streams is not None:
+            return self.streams.steady().rate
         if self.gauges.cpu is not None:
             served = sum(n for (_, outcome), n in self.outcomes.items() if outcome in SERVED)
             served += self.client_errors
@@ -344,6 +373,53 @@ ROWS: Final = (
         ("reason",),
     ),
     Row(
+        "slo_interval_seconds",
+        GAUGE,
+        "The target of each piece after the first, of each SLO class; only of a function that streams.",
+        lambda m: {name: target.interval for name, target in m.slos.items()} if m.streams else {},
+        ("slo_class",),
+    ),
+    Row(
+        "watchdog_first_piece_seconds",
+        HISTOGRAM,
+        "Seconds from the arrival of a request to the first piece of its stream.",
+        lambda m: m.first_piece,
+        ("slo_class",),
+    ),
+    Row(
+        "watchdog_piece_interval_seconds",
+        HISTOGRAM,
+        "Seconds from one piece of a stream to the next.",
+        lambda m: m.piece_interval,
+        ("slo_class",),
+    ),
+    Row(
+        "watchdog_streams",
+        GAUGE,
+        "Streams that run on the workers.",
+        lambda m: m.streams.running if m.streams else 0,
+    ),
+    Row(
+        "watchdog_concurrency",
+        GAUGE,
+        "Streams that the workers hold with each piece within its interval; NaN while unknown.",
+        lambda m: m.concurrency,
+    ),
+    Row(
+        "watchdog_joins",
+        COUNTER,
+        "Streams that joined a worker: while it ran none, beside others, or late.",
+        lambda m: m.joins,
+        ("reason",),
+    ),
+    Row(
+        "watchdog_stream_cancels",
+        COUNTER,
+        "Streams that had begun and were ended by their client or the watchdog, by reason.",
+        lambda m: m.stream_cancels,
+        ("reason",),
+    ),
+    Row(
         "watchdog_queue_length", GAUGE, "Requests that wait for a worker.", lambda m: m.gauges.queue_length()
     ),
     Row(
@@ -369,7 +445,7 @@ ROWS: Final = (
         "watchdog_capacity_cores",
         GAUGE,
         "CPUs for which that capacity holds: the quota when it was estimated; NaN while unknown.",
-        lambda m: m.capacity.cores,
+        lambda m: m.capacity.cores if m.streams is None else m.capacity.cpus,
     ),
     Row(
         "watchdog_batch_ceiling",

@@ -14,13 +14,27 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from math import ceil
-from typing import Protocol
+from typing import Any, Protocol
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.effects import Answer, Cancel, Check, Effect, Lowered, WakeAt, Worker
+from batching_watchdog.engine.effects import (
+    Answer,
+    Cancel,
+    Check,
+    Dispatch,
+    Effect,
+    Join,
+    Leave,
+    Lowered,
+    Piece,
+    Streamer,
+    WakeAt,
+    Worker,
+)
 from batching_watchdog.engine.engine import Engine
+from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.messages import DROPPED, Batch, Crash, Reply, Request
+from batching_watchdog.messages import DROPPED, Batch, Crash, Iteration, Reply, Request
 from batching_watchdog.metrics import Metrics
 from batching_watchdog.quota import Cores, Use, slowdown
 from batching_watchdog.spans import BatchTrace, Tracer, batch_span
@@ -29,11 +43,18 @@ from batching_watchdog.wire import Spent
 log = logging.getLogger(__name__)
 
 
+Measured = tuple[int, float]
+"""A size and the seconds that it took."""
+
+
 class Client(Protocol):
     """Receiver of a request's answer: ``Request.client``."""
 
     def deliver(self, answer: Answer) -> None:
-        """Take the answer; called once, unless the request is withdrawn."""
+        """Take the answer; called once, unless the request is withdrawn or its last piece came."""
+
+    def piece(self, piece: Piece) -> None:
+        """Take the next piece of the answer; none follows the last one."""
 
 
 class Shell:
@@ -46,14 +67,20 @@ class Shell:
         cost: CostModel,
         metrics: Metrics,
         tracer: Tracer | None = None,
+        streams: Callable[[bool], Streams] | None = None,
     ) -> None:
+        """``streams`` makes the engine of a function that streams; True: in closed batches."""
         self._clock = clock
         self._began = clock()
         self._tracer = tracer
         self._traced: dict[Batch, Worker] = {}
         """Batches under way, whose spans have not ended."""
         self._loop = asyncio.get_running_loop()
-        self._engine = engine
+        self._batches = engine
+        self._new_streams = streams
+        self._streams: Streams | None = None
+        self._engine: Engine | Streams = engine
+        """Of the two above the one that has the requests."""
         self._cost = cost
         self._metrics = metrics
         self._cores: Cores | None = None
@@ -112,8 +139,32 @@ class Shell:
         """Note that a worker can serve for the first time: the start-up ends."""
         self._metrics.start_up_seconds = self._clock() - self._began
 
-    def worker_ready(self, worker: Worker, *, checked: bool = False) -> None:
-        """Give a worker that has loaded, finished its batch or was ``checked`` the next batch."""
+    def stream(self, *, closed: bool, starts: Iterable[Measured], steps: Iterable[Measured]) -> None:
+        """Learn that the function streams, and what its example() took: pairs of size and seconds.
+
+        The requests that came before its first worker had loaded are handed over.
+        """
+        streams = self._streams
+        if streams is None:
+            assert self._new_streams is not None, "given by app"  # noqa: S101 - a caller's bug
+            self._engine = self._streams = streams = self._new_streams(closed)
+            self._metrics.stream(streams)
+            now = self._clock()
+            for request in self._batches.hand_over():
+                streams.offer(request, now)
+        for size, seconds in starts:
+            streams.start.observe(size, seconds)
+        for size, seconds in steps:
+            streams.step.observe(size, seconds)
+
+    def stepped(self, worker: Streamer, iteration: Iteration) -> None:
+        """Handle an iteration of a worker's streams."""
+        assert self._streams is not None, "the worker streams"  # noqa: S101 - a caller's bug
+        self._carry_out(self._streams.stepped(worker, iteration, self._clock()))
+        self._wake()
+
+    def worker_ready(self, worker: Any, *, checked: bool = False) -> None:
+        """Give a worker that has loaded, finished its batch or was ``checked`` the next batch, or streams."""
         self._carry_out(self._engine.worker_ready(worker, checked=checked))
         if self._engine.queued >= self._cost.overall.best_size:
             # Later arrivals of this iteration would not improve its batch, and answers take time.
@@ -135,7 +186,7 @@ class Shell:
         now = self._clock()
         self._batch_seconds += spent.seconds
         self._cpu_seconds += spent.cpu_seconds
-        batch, answers = self._engine.batch_done(
+        batch, answers = self._batches.batch_done(
             worker, replies, now, seconds=spent.seconds, cpu_seconds=spent.cpu_seconds, last=not ready
         )
         if batch.trace is not None:
@@ -151,21 +202,21 @@ class Shell:
     def batch_failed(self, worker: Worker, crash: Crash, *, ready: bool = True) -> None:
         """Handle a batch that failed as a whole in a worker that lives."""
         now = self._clock()
-        batch, effects = self._engine.batch_failed(worker, crash, now, last=not ready)
+        batch, effects = self._batches.batch_failed(worker, crash, now, last=not ready)
         if batch.trace is not None:
             self._end_batch(batch, now, error="handler_error")
         if ready:
             self.worker_ready(worker)
         self._carry_out(effects)
 
-    def worker_lost(self, worker: Worker, *, out_of_memory: bool = False) -> None:
+    def worker_lost(self, worker: Any, *, out_of_memory: bool = False) -> None:
         """Handle the death of a worker, idle or under a batch."""
         for batch in [batch for batch, has in self._traced.items() if has is worker]:
             self._end_batch(batch, self._clock(), error="worker_died")
         self._carry_out(self._engine.worker_lost(worker, out_of_memory=out_of_memory))
         self._wake()
 
-    def worker_gone(self, worker: Worker) -> None:
+    def worker_gone(self, worker: Any) -> None:
         """Give an idle worker no further batch: it is about to end."""
         self._engine.worker_gone(worker)
 
@@ -222,7 +273,7 @@ class Shell:
                     effect.size,
                     effect.ceiling,
                 )
-            else:
+            elif isinstance(effect, Dispatch):
                 batch = effect.batch
                 metrics.batch_dispatched(len(batch.requests), batch.reason)
                 observe, dispatched = metrics.queue_seconds.observe, batch.dispatched
@@ -231,6 +282,23 @@ class Shell:
                 if self._tracer is not None:
                     self._begin_batch(self._tracer, effect.worker, batch)
                 effect.worker.send(batch)
+            else:
+                self._carry_out_for_stream(effect)
+
+    def _carry_out_for_stream(self, effect: Piece | Join | Leave) -> None:
+        if isinstance(effect, Piece):
+            client = effect.request.client
+            if effect.last:
+                effect.request.client = None
+            client.piece(effect)
+        elif isinstance(effect, Join):
+            batch = effect.batch
+            self._metrics.joins[batch.reason] += len(batch.requests)
+            for request in batch.requests:
+                self._metrics.queue_seconds.observe(batch.dispatched - request.arrived)
+            effect.worker.join(batch)
+        else:
+            effect.worker.leave(effect.streams)
 
     def _begin_batch(self, tracer: Tracer, worker: Worker, batch: Batch) -> None:
         """Begin the span of a batch, if one of its requests is recorded."""

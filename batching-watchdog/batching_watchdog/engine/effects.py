@@ -57,6 +57,41 @@ class Lowered(NamedTuple):
     ceiling: int
 
 
+class Streamer(Protocol):
+    """A process that runs streams step by step. The engine only compares workers, and calls no method."""
+
+    def join(self, batch: Batch) -> None:
+        """Start these before the next step; ``Streams.stepped`` or ``Streams.worker_lost`` must follow."""
+
+    def leave(self, streams: Sequence[int]) -> None:
+        """Drop the streams of these requests before the next step."""
+
+
+class Join(NamedTuple):
+    """Start the streams of ``batch`` on ``worker`` before its next step."""
+
+    worker: Streamer
+    batch: Batch
+
+
+class Leave(NamedTuple):
+    """Drop the streams with these request ids before the next step of ``worker``."""
+
+    worker: Streamer
+    streams: Sequence[int]
+
+
+class Piece(NamedTuple):
+    """Send ``request`` its next piece. The last one ends it, so no ``Answer`` follows."""
+
+    request: Request
+    reply: Reply | None
+    """None: the stream ends without a further piece."""
+    last: bool
+    batch: Batch
+    """The batch in which it joined its worker."""
+
+
 class Answer(NamedTuple):
     """Give ``request`` its answer: a worker's reply, or one of our errors."""
 
@@ -72,4 +107,4 @@ class WakeAt(NamedTuple):
     at: float
 
 
-Effect = Dispatch | Cancel | Check | Lowered | Answer | WakeAt
+Effect = Dispatch | Cancel | Check | Lowered | Answer | Piece | Join | Leave | WakeAt

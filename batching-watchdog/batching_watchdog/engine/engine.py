@@ -253,6 +253,13 @@ class Engine:
         """Remove a request whose client has left; a batch that has begun continues."""
         return self._leave(request) if request.place != _GONE else []
 
+    def hand_over(self) -> list[Request]:
+        """Remove and return all admitted requests, none of which has run: another engine takes them."""
+        requests = list(self._admitted.values())
+        self._admitted.clear()
+        self._queues = Queues(by_deadline=self._policy.by_deadline)
+        return requests
+
     def give_up(self, error: WatchdogError) -> list[Effect]:
         """Answer every admitted request with ``error``; batches under way continue."""
         return [effect for request in list(self._admitted.values()) for effect in self._end(request, error)]

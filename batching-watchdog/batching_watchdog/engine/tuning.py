@@ -63,6 +63,13 @@ class Tuning:
     admit: float = 1.5
     """Multiple of what can be served before a deadline from which a request is predicted to be late."""
 
+    # Streams: ``streams``
+    stream_reserve: float = 0.25
+    """Share of the latency budget that a join leaves before each due time, at most an interval: with less,
+    steps of usual noise make many streams late under overload."""
+    stream_tries: int = 2
+    """Times that a stream whose worker dies before its first piece is started."""
+
     # Retries: ``engine``
     parts_first: int = 3
     """Batches that fail whole, while none succeeds, after which their parts go first."""

@@ -1,0 +1,472 @@
+"""The state machine of streams: requests join running batches, and are answered piece by piece. [P]
+
+The counterpart of ``engine`` for functions with ``start`` and ``step``. A worker runs a set of streams. Each
+iteration starts the streams that joined, then makes one step of all, which gives each its next piece. Piece k
+is due at the deadline of the request + k intervals of its SLO class; early pieces are slack. A request joins
+only if, by the learned times of starts and steps (``latency``), the iteration with it meets the next due time
+of each stream on the worker and its own deadline, and later steps stay within every interval. Among such
+workers it joins the one with the most slack. Requests wait by deadline; a late one joins only while none on
+time waits. Running streams are never preempted. This is iteration-level scheduling (Orca, OSDI'22) with
+deadlines.
+
+Invariants: every admitted request leaves exactly once, by a last ``Piece``, by an ``Answer`` or by
+``abandon``; no join breaks by prediction the due time of a stream that has kept all of its own; after
+``tick`` no request waits that may join. Times are seconds on any monotonic clock.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from math import inf, nan
+from typing import Final, NamedTuple
+
+from batching_watchdog.engine.effects import Answer, Effect, Join, Leave, Lowered, Piece, Streamer, WakeAt
+from batching_watchdog.engine.lanes import Queues
+from batching_watchdog.engine.latency import LEAST, LatencyModel
+from batching_watchdog.engine.tuning import TUNING
+from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
+from batching_watchdog.messages import Batch, DispatchReason, Iteration, Output, Reply, Request, Target
+
+SEARCHED: Final = 64
+"""Maximum waiting requests that one ``tick`` tries behind one that no worker may take."""
+WEIGHT: Final = 1 / 64
+"""Weight of the newest stream in the mean number of pieces."""
+_GONE: Final = 0
+_RUNNING: Final = 4
+
+
+class Steady(NamedTuple):
+    """What one replica sustains on time."""
+
+    rate: float
+    """Streams per second; NaN until learned."""
+    concurrency: float
+    """Streams that its workers hold; NaN until learned."""
+
+
+def steady(
+    start: LatencyModel, step: LatencyModel, *, pieces: float, interval: float, workers: int
+) -> Steady:
+    """Return what ``workers`` sustain with streams of ``pieces`` pieces on average.
+
+    A worker holds the most streams whose step stays within ``interval`` seconds with a start beside it. Each
+    stream costs one start and its share of ``pieces`` steps.
+    """
+    if not step.learned:
+        return Steady(nan, nan)
+    size = step.largest_within(interval - start.predict(1))
+    if not size:
+        return Steady(0.0, 0.0)
+    seconds = start.predict_mean(1) + pieces * step.predict_mean(size) / size
+    return Steady(workers / max(LEAST, seconds), float(workers * size))
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """A request on a worker."""
+
+    request: Request
+    interval: float
+    worker: Streamer
+    batch: Batch | None = None
+    sent: int = 0
+    """Pieces that left."""
+    begun: bool = False
+    """Whether the present iteration of its worker includes it."""
+    late: bool = False
+    """Whether one of its due times was missed: none is protected then."""
+
+    @property
+    def due(self) -> float:
+        """The due time of its piece in the next iteration."""
+        return self.request.deadline + (self.sent + self.begun) * self.interval
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """The streams of one worker, and its present iteration."""
+
+    streams: dict[int, _Stream] = field(default_factory=dict)
+    ends: float = 0.0
+    """Predicted end of the present iteration."""
+    closing: bool = False
+    """Whether it takes no further stream."""
+
+
+@dataclass(slots=True, eq=False)
+class _Room:
+    """What a worker could take in one ``tick``."""
+
+    worker: Streamer
+    running: _Running
+    begins: float
+    """When the iteration that requests can join begins, by prediction."""
+    joining: int
+    """Streams that start in it."""
+    limit: float
+    """The earliest due time that a join could break."""
+    interval: float
+    """The smallest of its streams."""
+    was_idle: bool
+    ends: float = 0.0
+    """When that iteration ends with one more stream, by prediction."""
+    taken: list[_Stream] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Streams that the worker has."""
+        return len(self.running.streams)
+
+
+@dataclass(slots=True, eq=False)
+class _Pool:
+    """All requests share one lane."""
+
+    times: LatencyModel
+    overdue_at: dict[str, float] = field(default_factory=dict)
+
+
+class Streams:
+    """The queue in front of workers that stream. Every method is synchronous and receives the time."""
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        *,
+        max_inflight: int,
+        max_streams: int,
+        workers: int,
+        shed_late: bool = False,
+        closed: bool = False,
+    ) -> None:
+        """``targets``: by SLO class. ``max_streams``: of one worker.
+
+        ``closed``: a request joins only a worker without streams, as a generator serves one batch to its end.
+        """
+        self.start = LatencyModel(max_streams)
+        """Seconds to start k streams."""
+        self.step = LatencyModel(max_streams, probes=False)
+        """Seconds of one step of n streams. To probe its ceiling would cost streams under way."""
+        self._targets = targets
+        self._reserve = min(
+            min(each.interval, TUNING.stream_reserve * each.latency) for each in targets.values()
+        )
+        self._max_inflight = max_inflight
+        self._count = max(1, workers)
+        self._shed_late = shed_late
+        self._closed = closed
+        self._pieces = 0.0
+        self._workers: dict[Streamer, _Running] = {}
+        self._on: dict[int, _Stream] = {}
+        self._admitted: dict[int, Request] = {}
+        self._expiries: list[tuple[float, int]] = []
+        self._queues = Queues(by_deadline=True)
+        self._pool = _Pool(self.step)
+
+    def __repr__(self) -> str:
+        return f"<Streams {self.queued} queued, {len(self._on)} on {len(self._workers)} workers>"
+
+    @property
+    def admitted(self) -> int:
+        """Number of queued requests and running streams."""
+        return len(self._admitted)
+
+    @property
+    def running(self) -> int:
+        """Number of running streams."""
+        return len(self._on)
+
+    @property
+    def queued(self) -> int:
+        """Number of requests that wait for a worker."""
+        return len(self._queues)
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether ``max_inflight`` requests are admitted: one more must replace a late one."""
+        return len(self._admitted) >= self._max_inflight
+
+    @property
+    def full(self) -> bool:
+        """Whether ``offer`` would refuse even requests that can be on time."""
+        return self.at_limit and self._queues.oldest_late() is None
+
+    @property
+    def eager(self) -> bool:
+        """Whether an offered request may need a ``tick`` before the next event: always."""
+        return True
+
+    def steady(self) -> Steady:
+        """Return what the workers sustain with streams as long as the recent ones."""
+        if not self._pieces:
+            return Steady(nan, nan)
+        interval = min(target.interval for target in self._targets.values())
+        return steady(self.start, self.step, pieces=self._pieces, interval=interval, workers=self._count)
+
+    def resize(self, workers: int, cpus: float) -> None:
+        """Take the number of workers as this from now on."""
+        self._count = max(1, workers)
+
+    def refusal(self, deadline: float, now: float) -> WatchdogError | None:
+        """Return the error that refuses a request at its header, before its body is read, or None."""
+        late = deadline - self._soonest <= now
+        if self.at_limit and (late or self.full):
+            return self._queue_full()
+        return _NO_TIME if self._shed_late and self._on and late else None
+
+    def offer(self, request: Request, now: float) -> Sequence[Effect]:
+        """Admit ``request``; at ``max_inflight`` it replaces the one that has been late longest.
+
+        Raises ``QueueFull`` without a late one, or if ``request`` itself is late.
+        """
+        effects: Sequence[Effect] = ()
+        if self.at_limit:
+            displaced = self._queues.oldest_late()
+            if displaced is None or request.deadline <= now:
+                raise self._queue_full()
+            effects = self._end(displaced, self._queue_full(displaced=True))
+        self._admitted[request.id] = request
+        heappush(self._expiries, (request.expires, request.id))
+        if len(self._expiries) > 64 + 2 * len(self._admitted):
+            self._expiries = [entry for entry in self._expiries if entry[1] in self._admitted]
+            heapify(self._expiries)
+        self._queues.add(request, self._pool)
+        return effects
+
+    def worker_ready(self, worker: Streamer, *, checked: bool = False) -> list[Effect]:
+        """Take a worker that has loaded the handler. ``checked`` is for batches."""
+        self._workers[worker] = _Running()
+        return []
+
+    def worker_gone(self, worker: Streamer) -> None:
+        """Give a worker no further streams: it ends after those that it has."""
+        if worker in self._workers:
+            self._workers[worker].closing = True
+
+    def worker_lost(self, worker: Streamer, *, out_of_memory: bool = False) -> list[Effect]:
+        """Handle the death of a worker: its streams that have sent nothing are started again."""
+        if worker not in self._workers:
+            return []
+        streams = list(self._workers[worker].streams.values())
+        effects = self._lower(len(streams)) if out_of_memory and len(streams) > 1 else []
+        for stream in streams:
+            again = stream.request.attempts < TUNING.stream_tries
+            effects += self._again_or_end(stream, _DIED, again=again)
+        del self._workers[worker]
+        return effects
+
+    def stepped(self, worker: Streamer, iteration: Iteration, now: float) -> list[Effect]:
+        """Learn from an iteration, and send its pieces. Streams that have left meanwhile are passed over."""
+        running = self._workers[worker]
+        size = len(running.streams)
+        if iteration.started:
+            self.start.observe(iteration.started, iteration.start_seconds)
+        if iteration.stepped:
+            self.step.observe(iteration.stepped, iteration.step_seconds)
+        effects: list[Effect] = []
+        if size > 1 and any(output.out_of_memory for output in iteration.outputs):
+            effects += self._lower(size)
+        for output in iteration.outputs:
+            if stream := running.streams.get(output.stream):
+                effects += self._put_out(stream, output, now, alone=size == 1)
+        starts = sum(not stream.begun for stream in running.streams.values())
+        self._begin(running, starts, now)
+        return effects
+
+    def abandon(self, request: Request) -> list[Effect]:
+        """Remove a request whose client has left; its stream leaves its worker before the next step."""
+        return self._leave(request) if request.place != _GONE else []
+
+    def give_up(self, error: WatchdogError) -> list[Effect]:
+        """Answer every admitted request with ``error``."""
+        return [effect for request in list(self._admitted.values()) for effect in self._end(request, error)]
+
+    def tick(self, now: float) -> list[Effect]:
+        """Answer expired requests, then let waiting ones join; return the effects."""
+        effects: list[Effect] = []
+        while self._next_expiry() <= now:
+            request = self._admitted[self._expiries[0][1]]
+            effects += self._end(request, Expired(f"not ended within {now - request.arrived:.3f} s"))
+        rooms = [
+            self._room(worker, running, now)
+            for worker, running in self._workers.items()
+            if not running.closing
+        ]
+        until = self._join_on_time(rooms, now)
+        # While nothing runs a late one is tried even so: a model that was slow once must be measured again.
+        if not self._queues.lanes and not (self._shed_late and self._on):
+            self._join_late(rooms)
+        if self._shed_late:
+            for request in list(self._queues.late.values()):
+                effects += self._end(request, _NO_TIME)
+        for room in rooms:
+            effects += self._joins(room, now)
+        until = min(until, self._next_expiry())
+        return effects if until == inf else [*effects, WakeAt(until)]
+
+    @property
+    def _soonest(self) -> float:
+        """Seconds from a join of an idle worker to its first piece, with the reserve."""
+        return self.start.predict(1) + self.step.predict(1) + self._reserve
+
+    def _begin(self, running: _Running, joined: int, now: float) -> None:
+        """Note that an iteration of a worker begins with all of its streams, of which ``joined`` start."""
+        seconds = self.start.predict(joined) if joined else 0.0
+        running.ends = now + seconds + self.step.predict(len(running.streams))
+        for stream in running.streams.values():
+            stream.begun = True
+
+    def _room(self, worker: Streamer, running: _Running, now: float) -> _Room:
+        streams = running.streams.values()
+        room = _Room(
+            worker,
+            running,
+            begins=max(now, running.ends) if streams else now,
+            joining=sum(not stream.begun for stream in streams),
+            limit=min((stream.due for stream in streams if not stream.late), default=inf),
+            interval=min((stream.interval for stream in streams), default=inf),
+            was_idle=not streams,
+        )
+        self._predict(room)
+        return room
+
+    def _predict(self, room: _Room) -> None:
+        join = self.start.predict(room.joining + 1) + self.step.predict(room.size + 1)
+        room.ends = room.begins + join + self._reserve
+
+    def _is_open(self, room: _Room, interval: float) -> bool:
+        """Return whether one more stream of ``interval`` breaks no due time of the worker's streams."""
+        if not room.size:
+            return True
+        if (self._closed and not room.was_idle) or room.ends > room.limit:
+            return False
+        return room.size < self.step.largest_within(min(room.interval, interval))
+
+    def _join_on_time(self, rooms: Sequence[_Room], now: float) -> float:
+        """Let requests on time join, by deadline; return when the next one is late by prediction."""
+        for lane in list(self._queues.lanes.values()):
+            while lane.keys and lane.keys[0] - self._soonest <= now:
+                self._queues.go_late(lane, 1, now)
+            passed_over = 0
+            for request in list(lane.on_time):
+                if passed_over == SEARCHED or not any(self._is_open(room, inf) for room in rooms):
+                    break
+                room = self._most_slack(rooms, request)
+                if room is None:
+                    passed_over += 1
+                else:
+                    self._queues.serve(lane, [request], None)
+                    self._take(room, request)
+        return min((lane.keys[0] - self._soonest for lane in self._queues.lanes.values()), default=inf)
+
+    def _most_slack(self, rooms: Sequence[_Room], request: Request) -> _Room | None:
+        """Return the worker with the most slack left that ``request`` may join and be on time."""
+        interval = self._targets[request.slo_class].interval
+        fits = [room for room in rooms if room.ends <= request.deadline and self._is_open(room, interval)]
+        return max(fits, key=lambda room: min(room.limit, request.deadline) - room.ends, default=None)
+
+    def _join_late(self, rooms: Sequence[_Room]) -> None:
+        """Let late requests join, the one first that has been late longest."""
+        for request in list(self._queues.late.values()):
+            interval = self._targets[request.slo_class].interval
+            fits = [room for room in rooms if self._is_open(room, interval)]
+            if not fits:
+                return
+            self._queues.remove(request)
+            self._take(max(fits, key=lambda room: room.limit - room.ends), request, late=True)
+
+    def _take(self, room: _Room, request: Request, *, late: bool = False) -> None:
+        request.place = _RUNNING
+        request.attempts += 1
+        stream = _Stream(request, self._targets[request.slo_class].interval, room.worker, late=late)
+        self._on[request.id] = room.running.streams[request.id] = stream
+        room.taken.append(stream)
+        room.joining += 1
+        room.interval = min(room.interval, stream.interval)
+        if not late:
+            room.limit = min(room.limit, request.deadline)
+        self._predict(room)
+
+    def _joins(self, room: _Room, now: float) -> list[Effect]:
+        """Return the joins of a worker. An idle one begins at once."""
+        effects: list[Effect] = []
+        for late in (False, True):
+            joining = [stream for stream in room.taken if stream.late is late]
+            if joining:
+                usual = DispatchReason.IDLE if room.was_idle else DispatchReason.JOIN
+                reason = DispatchReason.LATE if late else usual
+                batch = Batch(tuple(stream.request for stream in joining), reason, now)
+                for stream in joining:
+                    stream.batch = batch
+                effects.append(Join(room.worker, batch))
+        if room.was_idle and room.taken:
+            self._begin(room.running, len(room.taken), now)
+        return effects
+
+    def _put_out(self, stream: _Stream, output: Output, now: float, *, alone: bool) -> list[Effect]:
+        """Send the piece of a stream, or end it. ``alone``: it was the only one of its worker."""
+        request, reply, batch = stream.request, output.reply, stream.batch
+        if reply is not None and reply.failed:
+            again = output.out_of_memory and not alone
+            return self._again_or_end(stream, reply, again=again)
+        if reply is not None:
+            stream.late |= now > request.deadline + stream.sent * stream.interval
+            stream.sent += 1
+        if output.done:
+            self._pieces += (WEIGHT if self._pieces else 1.0) * (stream.sent - self._pieces)
+            self._remove(request)
+        elif reply is None:
+            return []
+        assert batch is not None, "set by the join"  # noqa: S101 - for the type checker
+        return [Piece(request, reply, output.done, batch)]
+
+    def _again_or_end(self, stream: _Stream, outcome: Reply | WatchdogError, *, again: bool) -> list[Effect]:
+        """Start a stream whose state is lost again, if its client has got nothing; else end it."""
+        request = stream.request
+        self._remove(request)
+        if stream.sent or not again:
+            return [Answer(request, outcome, stream.batch)]
+        self._admitted[request.id] = request
+        self._queues.add(request, self._pool)
+        return []
+
+    def _lower(self, size: int) -> list[Effect]:
+        """Lower the streams of a worker, since ``size`` ran out of memory."""
+        before, ceiling = self.step.ceiling, self.step.out_of_memory(size)
+        return [Lowered(size, ceiling)] if ceiling < before else []
+
+    def _end(self, request: Request, outcome: WatchdogError) -> list[Effect]:
+        """Answer an admitted request, and remove it."""
+        batch = self._on[request.id].batch if request.id in self._on else None
+        return [Answer(request, outcome, batch), *self._leave(request)]
+
+    def _leave(self, request: Request) -> list[Effect]:
+        """Remove an admitted request, and tell its worker if it has one."""
+        stream = self._remove(request)
+        return [] if stream is None else [Leave(stream.worker, [request.id])]
+
+    def _remove(self, request: Request) -> _Stream | None:
+        """Remove an admitted request; return its stream if it was on a worker."""
+        del self._admitted[request.id]
+        stream = self._on.pop(request.id, None)
+        if stream is None:
+            self._queues.remove(request)
+        else:
+            del self._workers[stream.worker].streams[request.id]
+        request.place = _GONE
+        return stream
+
+    def _queue_full(self, *, displaced: bool = False) -> QueueFull:
+        """Return the error for a request without room; Retry-After is the time to serve half of the queue."""
+        rate = self.steady().rate
+        retry_after = round(self.queued / rate / 2) if rate > 0 else 1
+        return QueueFull(self._max_inflight, max(1, min(60, retry_after)), displaced=displaced)
+
+    def _next_expiry(self) -> float:
+        while self._expiries and self._expiries[0][1] not in self._admitted:
+            heappop(self._expiries)
+        return self._expiries[0][0] if self._expiries else inf
+
+
+_DIED: Final = WorkerDied("the worker died under this stream")
+_NO_TIME: Final = PredictedLate("its first piece can no longer be sent within its latency budget")

@@ -1,0 +1,216 @@
+import random
+from math import isnan
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.streams import steady
+from watchdog.engine.streaming import Streaming
+
+
+def start_law(size: int) -> float:
+    return 0.004 + 0.004 * size
+
+
+def step_law(size: int) -> float:
+    return 0.012 + 0.001 * size
+
+
+def slow_law(size: int) -> float:
+    return 0.03 + 0.002 * size
+
+
+def long_tailed(draws: random.Random) -> int:
+    return min(400, max(20, int(draws.lognormvariate(4.0, 0.8))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    rate=st.sampled_from([2.0, 20.0, 80.0]),
+    workers=st.integers(1, 3),
+    closed=st.booleans(),
+    memory=st.sampled_from([3, 12, 1000]),
+)
+def test_admitted_stream_ends_exactly_once_whatever_clients_workers_and_memory_do(
+    data, rate, workers, closed, memory
+):
+    seed = data.draw(st.integers(0, 10_000))
+    draws = random.Random(seed)
+    world = Streaming(
+        start_law, step_law, workers=workers, closed=closed, memory=memory, noise=0.2, seed=seed,
+        lengths=lambda its: its.choice([1, 5, 60]), timeout=draws.choice([0.4, 60.0]),
+    )  # fmt: skip
+    for _ in range(data.draw(st.integers(0, 6))):
+        moment = draws.uniform(0.0, 2.0)
+        world.at(moment, lambda: world.leave(draws.choice(world.requests)) if world.requests else None)
+        world.at(moment, lambda: world.kill(draws.choice(world.crew)))
+    world.run(rate, 2.0)
+    assert all(len(request.client.ends) == 1 for request in world.requests)
+    assert (world.engine.admitted, world.engine.queued, world.engine.running) == (0, 0, 0)
+    assert not any(worker.left or worker.joins for worker in world.crew)
+    assert world.idle_while_waiting == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rate=st.floats(5.0, 60.0),
+    workers=st.integers(1, 3),
+    interval=st.sampled_from([0.03, 0.05, 0.2]),
+)
+def test_join_at_exact_predictions_breaks_no_due_time_of_a_running_stream(seed, rate, workers, interval):
+    world = Streaming(
+        start_law, step_law, workers=workers, interval=interval, noise=0.0, seed=seed, lengths=long_tailed
+    )
+    world.run(rate, 4.0)
+    served = [
+        request
+        for request in world.requests
+        if request.client.ends == ["end"] and request.id not in world.joined_late
+    ]
+    assert served
+    assert all(world.on_time(request) for request in served)
+
+
+def test_request_joins_a_running_batch_at_the_next_boundary():
+    world = Streaming(start_law, step_law, lengths=lambda _: 40, noise=0.0)
+    world.at(0.0, world.arrive)
+    world.at(0.1, world.arrive)
+    world.to_the_end()
+    first, second = world.requests
+    assert second.client.came[0] < first.client.came[-1]
+    assert second.client.came[0] - 0.1 < step_law(1) + start_law(1) + step_law(2) + 1e-9
+
+
+def test_closed_batches_are_joined_by_no_request():
+    world = Streaming(start_law, step_law, lengths=lambda _: 10, noise=0.0, closed=True)
+    world.at(0.0, world.arrive)
+    world.at(0.05, world.arrive)
+    world.to_the_end()
+    first, second = world.requests
+    assert second.client.came[0] > first.client.came[-1]
+
+
+def test_worker_holds_the_streams_whose_step_stays_within_the_interval():
+    world = Streaming(start_law, slow_law, lengths=lambda _: 100, noise=0.0, latency=5.0)
+    world.run(rate=30.0, seconds=3.0)
+    assert 8 <= world.most <= 10  # slow_law(10) is the interval
+
+
+def test_stream_with_a_short_interval_bounds_those_beside_it():
+    world = Streaming(
+        start_law, slow_law, intervals={"chat": 0.036}, lengths=lambda _: 100, noise=0.0, latency=5.0
+    )
+    world.at(0.0, lambda: world.arrive("chat"))
+    for number in range(20):
+        world.at(0.01 * number, world.arrive)
+    world.to_the_end()
+    assert world.on_time(world.requests[0])
+
+
+def test_first_piece_may_be_due_before_an_interval_has_passed():
+    world = Streaming(start_law, step_law, latency=0.05, interval=0.2)
+    world.at(0.0, world.arrive)
+    world.to_the_end()
+    assert world.on_time(world.requests[0])
+    assert not world.joined_late
+
+
+def test_goodput_at_two_and_a_half_times_the_load_is_kept():
+    rates = {}
+    for rate in (20.0, 50.0):
+        world = Streaming(start_law, step_law, workers=2, lengths=long_tailed, timeout=10.0, noise=0.1)
+        world.run(rate, 20.0)
+        offered = [request for request in world.requests if 5.0 <= request.arrived < 15.0]
+        rates[rate] = world.good(5.0, 15.0) * len(offered) / 10.0
+    assert rates[50.0] > 0.9 * rates[20.0]
+
+
+def test_late_request_joins_only_while_none_on_time_waits():
+    world = Streaming(start_law, slow_law, lengths=lambda _: 30, noise=0.0, max_streams=1, latency=2.0)
+    for moment, latency in ((0.0, 2.0), (0.1, 0.2), (0.5, 3.0)):  # the second is late while the first runs
+        world.at(moment, lambda latency=latency: world.arrive(latency=latency))
+    world.to_the_end()
+    first, late, on_time = world.requests
+    assert world.on_time(first)
+    assert world.on_time(on_time)
+    assert late.client.came[0] > on_time.client.came[-1]
+
+
+def test_late_request_is_refused_if_asked_but_not_while_nothing_runs():
+    world = Streaming(start_law, slow_law, lengths=lambda _: 30, noise=0.0, shed_late=True, max_streams=1)
+    for moment in (0.0, 0.1, 0.2):
+        world.at(moment, lambda: world.arrive(latency=0.001))
+    world.to_the_end()
+    assert [request.client.ends for request in world.requests] == [
+        ["end"],
+        ["PredictedLate"],
+        ["PredictedLate"],
+    ]
+
+
+def test_streams_that_do_not_fit_into_memory_are_started_again_and_fewer_run():
+    world = Streaming(start_law, step_law, lengths=lambda _: 30, memory=6, noise=0.0)
+    for _ in range(12):
+        world.at(0.0, world.arrive)
+    world.to_the_end()
+    assert [request.client.ends for request in world.requests] == [["end"]] * 12
+    assert world.engine.step.ceiling <= 6
+
+
+def test_stream_is_started_again_only_if_its_worker_died_before_its_first_piece():
+    world = Streaming(start_law, step_law, lengths=lambda _: 30, noise=0.0)
+    world.at(0.0, world.arrive)
+    world.at(0.2, world.arrive)
+    world.at(0.201, lambda: world.kill(world.crew[0]))
+    world.to_the_end()
+    assert [request.client.ends for request in world.requests] == [["WorkerDied"], ["end"]]
+
+
+def test_stream_whose_worker_dies_twice_before_its_first_piece_fails():
+    world = Streaming(start_law, step_law, noise=0.0)
+    world.at(0.0, world.arrive)
+    for moment in (0.001, 0.002):
+        world.at(moment, lambda: world.kill(world.crew[0]))
+    world.to_the_end()
+    assert world.requests[0].client.ends == ["WorkerDied"]
+
+
+def test_stream_that_exceeds_its_timeout_ends_and_its_worker_drops_it():
+    world = Streaming(start_law, step_law, lengths=lambda _: 1000, timeout=0.3)
+    world.at(0.0, world.arrive)
+    world.to_the_end()
+    assert world.requests[0].client.ends == ["Expired"]
+    assert world.crew[0].finished == [0]
+    assert world.now < 0.4
+
+
+def test_worker_that_is_to_end_gets_no_further_stream():
+    world = Streaming(start_law, step_law, workers=2, lengths=lambda _: 5)
+    world.engine.worker_gone(world.crew[0])
+    world.run(20.0, 1.0)
+    assert not world.crew[0].finished
+    assert world.crew[1].finished
+
+
+def test_steady_rate_follows_from_starts_and_steps_within_the_interval():
+    start, step = LatencyModel(64), LatencyModel(64)
+    assert isnan(steady(start, step, pieces=10.0, interval=0.05, workers=2).rate)
+    for size in (1, 2, 4, 8, 16, 32):
+        for _ in range(4):
+            start.observe(size, 0.01 * size)
+            step.observe(size, 0.02)
+    rate, concurrency = steady(start, step, pieces=100.0, interval=0.05, workers=2)
+    assert concurrency == 128.0
+    assert rate == pytest.approx(2 / (0.01 + 100 * 0.02 / 64))
+    assert steady(start, step, pieces=100.0, interval=0.015, workers=2) == (0.0, 0.0)
+
+
+def test_capacity_is_unknown_until_a_stream_has_ended():
+    world = Streaming(start_law, step_law, lengths=lambda _: 20)
+    assert isnan(world.engine.steady().rate)
+    world.run(5.0, 1.0)
+    assert world.engine.steady().rate > 0
