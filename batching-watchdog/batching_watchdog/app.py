@@ -27,6 +27,7 @@ from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.streams import Streams
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
 from batching_watchdog.front.loop_lag import LoopLag
@@ -146,6 +147,7 @@ def build(
     cost = CostModel(config.max_batch_size)
     metrics = Metrics(
         slo_latency=config.slo_latency,
+        slo_interval=config.slo_interval,
         slo_objective=config.slo_objective,
         capacity=Capacity(cost.overall, config.workers, config.slo_latency, config.slo_objective, cpus),
         slo_classes=config.slo_classes,
@@ -164,7 +166,18 @@ def build(
         lead=TUNING.lead,
         cpus=cpus,
     )
-    shell = Shell(clock, engine, cost, metrics, telemetry)
+
+    def streams(closed: bool) -> Streams:
+        return Streams(
+            metrics.slos,
+            max_inflight=config.max_inflight,
+            max_streams=config.max_streams,
+            workers=config.workers,
+            shed_late=config.shed_late,
+            closed=closed,
+        )
+
+    shell = Shell(clock, engine, cost, metrics, telemetry, streams)
     pool = WorkerPool(config, environ, shell, cost.overall, choose)
     front = Front(
         config,
@@ -216,7 +229,9 @@ async def run(
     signals = _Signals()
 
     periodic = [
-        asyncio.create_task(sweep(requests, scrapes, owns=pool.owns), name="sweep"),
+        asyncio.create_task(
+            sweep(requests, scrapes, owns=pool.owns, keep_alive=front.keep_alive), name="sweep"
+        ),
         asyncio.create_task(_estimate(built.metrics.capacity), name="estimate"),
         asyncio.create_task(_follow_quota(config, environ, pool, shell), name="quota"),
     ]
@@ -503,10 +518,13 @@ async def _follow_quota(config: Config, environ: Mapping[str, str], pool: Worker
         await asyncio.sleep(QUOTA_SECONDS)
 
 
-async def sweep(*listeners: Connections, owns: Callable[[int], bool]) -> None:
-    """Cut timed-out connections and reap orphans every second, until cancelled."""
+async def sweep(
+    *listeners: Connections, owns: Callable[[int], bool], keep_alive: Callable[[], None] = lambda: None
+) -> None:
+    """Cut timed-out connections, keep streams alive and reap orphans every second, until cancelled."""
     while True:
         for connections in listeners:
             connections.sweep(time.time())
+        keep_alive()
         reap_orphans(owns)
         await asyncio.sleep(SWEEP_SECONDS)

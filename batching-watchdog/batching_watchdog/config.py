@@ -9,7 +9,7 @@ falling back silently. CPUs and CUDA devices are arguments, which ``machine`` re
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
@@ -141,18 +141,31 @@ def _traces(text: str) -> bool | None:
     return "otlp" in (part.strip() for part in text.split(",")) if text else None
 
 
-def parse_slo_classes(text: str) -> dict[str, tuple[float, float | None]]:
-    """Return {name: (latency in seconds, objective)} of each SLO class; objective None: the function's own.
+class DeclaredClass(NamedTuple):
+    """An SLO class. Durations are seconds; None: the function's own."""
+
+    latency: float
+    interval: float | None
+    objective: float | None
+
+
+def parse_slo_classes(text: str) -> dict[str, DeclaredClass]:
+    """Return the SLO classes by name.
 
     Raises ``ValueError`` for text that violates the rule ``SLO_CLASSES``.
     """
-    classes: dict[str, tuple[float, float | None]] = {}
+    classes: dict[str, DeclaredClass] = {}
     for declared in text.split(",") if text else ():
         name, _, target = (part.strip() for part in declared.partition("="))
-        latency, separator, objective = (part.strip() for part in target.partition("@"))
+        times, at, objective = (part.strip() for part in target.partition("@"))
+        latency, plus, interval = (part.strip() for part in times.partition("+"))
         if name in classes or name == DEFAULT_CLASS or not _CLASS_NAME.fullmatch(name):
             raise ValueError(text)
-        classes[name] = POSITIVE.parse(latency), SHARE.parse(objective) if separator else None
+        classes[name] = DeclaredClass(
+            POSITIVE.parse(latency),
+            POSITIVE.parse(interval) if plus else None,
+            SHARE.parse(objective) if at else None,
+        )
     if len(classes) > MAX_SLO_CLASSES:
         raise ValueError(text)
     return classes
@@ -164,8 +177,9 @@ DURATION: Final = Rule(f"a duration, {DURATION_SYNTAX}", parse_duration)
 POSITIVE: Final = _where(bool, parse_duration, f"a duration above zero, {DURATION_SYNTAX}")
 SHARE: Final = _where(lambda share: 0.0 < share < 1.0, float, "a number above 0 and below 1, such as 0.99")
 SLO_CLASSES: Final = Rule(
-    f"at most {MAX_SLO_CLASSES} of NAME=LATENCY or NAME=LATENCY@OBJECTIVE, separated by commas, such as "
-    f"interactive=100ms,batch=2s@0.95; each NAME once, of letters, digits, - and _, not {DEFAULT_CLASS}",
+    f"at most {MAX_SLO_CLASSES} of NAME=LATENCY, NAME=LATENCY+INTERVAL or either with @OBJECTIVE, separated "
+    "by commas, such as interactive=100ms,batch=2s@0.95,chat=500ms+50ms; each NAME once, of letters, digits, "
+    f"- and _, not {DEFAULT_CLASS}",
     parse_slo_classes,
 )
 COUNT: Final = _or_auto(_whole(1, 4096, "a whole number from 1 to 4096"))
@@ -246,18 +260,27 @@ class Config:
         name="OPENFAAS_NAME",
         after=("K_SERVICE",),
     )
-    slo_latency: float = variable("500ms", POSITIVE, "latency target of a request")
+    slo_latency: float = variable(
+        "500ms", POSITIVE, "latency target of a request; of a function that streams: of the first piece"
+    )
+    slo_interval: float = variable(
+        "100ms", POSITIVE, "target of a function that streams: time to each piece after the first"
+    )
     slo_objective: float = variable("0.99", SHARE, "share of requests that must meet it")
     slo_classes: Mapping[str, Target] = variable(
         "",
         SLO_CLASSES,
-        "SLO classes that requests may name in X-SLO-Class; OBJECTIVE defaults to slo_objective",
+        "SLO classes that requests may name in X-SLO-Class; INTERVAL defaults to slo_interval, OBJECTIVE to "
+        "slo_objective",
     )
     batch_policy: str = variable(
         "slo", _choice({name: name for name in sorted(POLICIES)}), "policy that forms batches"
     )
     max_batch_size: int = variable(
         "256", _whole(1, 65536, "a whole number from 1 to 65536"), "most requests in one batch"
+    )
+    max_streams: int = variable(
+        "256", _whole(1, 65536, "a whole number from 1 to 65536"), "most streams of one worker"
     )
     max_batch_delay: float = variable("0s", DURATION, "time for which policy fixed waits for a batch to fill")
     shed_late: bool = variable(
@@ -397,8 +420,12 @@ class Config:
             raise ConfigError(name, environ[name].strip(), rule)
         _check_ports(environ, values["port"], values["metrics_port"])
         values["slo_classes"] = {
-            name: Target(latency, values["slo_objective"] if objective is None else objective)
-            for name, (latency, objective) in values["slo_classes"].items()
+            name: Target(
+                declared.latency,
+                declared.objective or values["slo_objective"],
+                declared.interval or values["slo_interval"],
+            )
+            for name, declared in values["slo_classes"].items()
         }
         for name, target in values["slo_classes"].items():
             if target.latency > exec_timeout:

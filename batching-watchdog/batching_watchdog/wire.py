@@ -12,6 +12,9 @@ crash stands for the replies to a batch that failed as a whole. A failure is the
 log; a worker may send some before its replies. A cancel has the places of requests in the last batch: a
 worker that has not begun it skips these, and its replies have status 0 for each. Threads are the number that
 a worker's math libraries use from its next batch on.
+
+To a worker that streams, a join has the requests that start before its next step, each with the id of its
+stream, and a leave has the ids of streams to drop. An iteration has the pieces of one step.
 """
 
 import marshal
@@ -25,7 +28,7 @@ from math import inf
 from typing import Any, Final, NamedTuple
 
 from batching_watchdog.errors import FrameError
-from batching_watchdog.messages import Crash, Failure, Reply
+from batching_watchdog.messages import Crash, Failure, Iteration, Output, Reply
 
 MAGIC: Final = b"TBW2"
 _FRAME: Final = struct.Struct("<4sB3xIQ")
@@ -80,6 +83,9 @@ class Kind(IntEnum):
     FAILURE = 5
     CRASH = 6
     THREADS = 7
+    JOIN = 8
+    LEAVE = 9
+    ITERATION = 10
 
 
 _KINDS: Final = {kind.value: kind for kind in Kind}
@@ -129,6 +135,14 @@ class Handshake:
     """Seconds to import the handler."""
     load_seconds: float = 0.0
     """Seconds of its load()."""
+    streams: bool = False
+    """Whether the function answers in pieces; then its connection carries joins, leaves and iterations."""
+    closed: bool = False
+    """Whether no stream may join others: a generator serves one batch to its end."""
+    starts: Sequence[tuple[int, float]] = ()
+    """Streams and seconds of each start with example()."""
+    steps: Sequence[tuple[int, float]] = ()
+    """Streams and seconds of each step with example()."""
     forked: bool = False
     """Whether it was forked from a process that had loaded the handler: one more costs neither."""
 
@@ -198,6 +212,22 @@ def encode_threads(count: int) -> bytes:
     return b"".join(_encode(Kind.THREADS, count))
 
 
+def encode_join(requests: Sequence[tuple[int, bytes, bytes]]) -> list[bytes]:
+    """Return the buffers of the frame that starts these (stream, head, body) before the next step."""
+    return _encode(Kind.JOIN, list(requests))
+
+
+def encode_leave(streams: Sequence[int]) -> list[bytes]:
+    """Return the buffers of the frame that drops these streams before the next step."""
+    return _encode(Kind.LEAVE, list(streams))
+
+
+def encode_iteration(iteration: Iteration) -> list[bytes]:
+    """Return the buffers of the frame with the pieces of one step."""
+    rows = [(stream, reply and tuple(reply), *marks) for stream, reply, *marks in iteration.outputs]
+    return _encode(Kind.ITERATION, (rows, *iteration[1:]))
+
+
 def encode_handshake(handshake: Handshake) -> list[bytes]:
     """Return the buffers of the frame with which a worker opens the connection."""
     return _encode(Kind.HANDSHAKE, asdict(handshake))
@@ -258,6 +288,29 @@ def decode_threads(header: FrameHeader, data: memoryview) -> int:
     """Return the number in the ``header.size`` bytes after the header. Raises ``FrameError``."""
     with _understood(header, Kind.THREADS, data):
         return int(_values(header, data))
+
+
+def decode_join(header: FrameHeader, data: memoryview) -> list[tuple[int, bytes, bytes]]:
+    """Return the requests in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    with _understood(header, Kind.JOIN, data):
+        return [(stream, head, body) for stream, head, body in _values(header, data)]
+
+
+def decode_leave(header: FrameHeader, data: memoryview) -> list[int]:
+    """Return the streams in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    with _understood(header, Kind.LEAVE, data):
+        return [int(stream) for stream in _values(header, data)]
+
+
+def decode_iteration(header: FrameHeader, data: memoryview) -> Iteration:
+    """Return the iteration in the ``header.size`` bytes after the header. Raises ``FrameError``."""
+    with _understood(header, Kind.ITERATION, data):
+        rows, *counts = _values(header, data)
+        outputs = [Output(stream, reply and Reply._make(reply), *marks) for stream, reply, *marks in rows]
+        iteration = Iteration(outputs, *counts)
+        if not all(0.0 <= took < inf for took in iteration[1:]):
+            raise ValueError(f"it took {iteration[1:]}")
+        return iteration
 
 
 def decode_handshake(header: FrameHeader, data: memoryview) -> Handshake:

@@ -3,7 +3,7 @@
 import asyncio
 
 from batching_watchdog import wire
-from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Reply, Request
+from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Iteration, Reply, Request
 from batching_watchdog.pool.connection import Connection
 
 
@@ -27,6 +27,9 @@ class Heard:
     def crashed(self, connection: Connection, batch: Batch, crash: Crash) -> None:
         self.crashes.append(crash)
         self.answers.put_nowait(([], wire.Spent()))
+
+    def stepped(self, connection: Connection, iteration: Iteration) -> None:
+        raise AssertionError
 
     def suspected(self, connection: Connection) -> None:
         raise AssertionError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
-from batching_watchdog.messages import Crash, Failure, Reply
+from batching_watchdog.messages import Crash, Failure, Iteration, Output, Reply
 from batching_watchdog.wire import HEADER_SIZE, MAGIC, FrameHeader, Handshake, Kind, Spent
 from support.fuzzing import fuzzed
 
@@ -21,6 +21,9 @@ DECODERS: dict[Kind, Callable[[FrameHeader, memoryview], object]] = {
     Kind.FAILURE: wire.decode_failure,
     Kind.CRASH: wire.decode_crash,
     Kind.THREADS: wire.decode_threads,
+    Kind.JOIN: wire.decode_join,
+    Kind.LEAVE: wire.decode_leave,
+    Kind.ITERATION: wire.decode_iteration,
 }
 LARGE = b"x" * wire.JOIN_BELOW
 PARTS = st.binary(max_size=40)
@@ -32,6 +35,13 @@ HANDSHAKES = st.builds(
     *(st.integers(0, 2**31), st.none() | st.text(), st.text(), st.none() | PARTS),
     *(st.integers(0, 4095), st.booleans(), st.floats(0, 1e6), st.floats(0, 1e6)),
     st.booleans(),
+)
+IDS = st.integers(0, 2**32 - 1)
+OUTPUTS = st.builds(Output, IDS, st.none() | REPLIES, st.booleans(), st.booleans())
+ITERATIONS = st.builds(
+    Iteration,
+    st.lists(OUTPUTS, max_size=9),
+    *(st.integers(0, 99), st.floats(0, 1e6), st.integers(0, 99), st.floats(0, 1e6), st.floats(0, 1e6)),
 )
 FAILURES = st.builds(Failure, st.text(), st.text(), st.text(), st.text())
 CRASHES = st.builds(Crash, st.text(), REPLIES, st.booleans())
@@ -75,6 +85,13 @@ def test_other_frames_come_out_as_they_went_in(handshake, failure, places, crash
     assert wire.decode_cancel(*split([wire.encode_cancel(places)])) == places
     assert wire.decode_crash(*split(wire.encode_crash(crash))) == crash
     assert wire.decode_threads(*split([wire.encode_threads(threads)])) == threads
+
+
+@given(st.lists(st.tuples(IDS, PARTS, BODIES), max_size=9), st.lists(IDS, max_size=20), ITERATIONS)
+def test_frames_of_streams_come_out_as_they_went_in(joins, streams, iteration):
+    assert wire.decode_join(*split(wire.encode_join(joins))) == joins
+    assert wire.decode_leave(*split(wire.encode_leave(streams))) == streams
+    assert wire.decode_iteration(*split(wire.encode_iteration(iteration))) == iteration
 
 
 @given(TOKENS, TOKENS, st.lists(st.tuples(TOKENS, VALUES)))
@@ -134,7 +151,7 @@ def header(magic: bytes = MAGIC, kind: int = 3) -> bytes:
     return struct.pack("<4sB3xIQ", magic, kind, 1, 1)
 
 
-@pytest.mark.parametrize("data", [b"", header()[:-1], header(magic=b"HTTP"), header(kind=0), header(kind=9)])
+@pytest.mark.parametrize("data", [b"", header()[:-1], header(magic=b"HTTP"), header(kind=0), header(kind=11)])
 def test_bad_frame_header_is_an_error(data):
     assert wire.decode_header(header()).kind is Kind.REPLIES
     with pytest.raises(FrameError):

@@ -10,7 +10,7 @@ class Ended:
     Every request has one, so it is a plain slotted class.
     """
 
-    __slots__ = ("admitted", "batch", "meaning", "now", "outcome", "slo_class", "waited")
+    __slots__ = ("admitted", "batch", "meaning", "now", "outcome", "sent", "slo_class", "waited")
 
     def __init__(
         self,
@@ -21,6 +21,7 @@ class Ended:
         batch: Batch | None = None,
         waited: float = 0.0,
         admitted: bool = False,
+        sent: int | None = None,
     ) -> None:
         self.outcome = outcome
         self.now = now
@@ -33,3 +34,5 @@ class Ended:
         """Seconds for which it waited for a worker."""
         self.admitted = admitted
         """Whether it was queued until then, so that its stages are known."""
+        self.sent = sent
+        """Bytes of an answer that was streamed; None: it is still to be sent."""

@@ -78,6 +78,8 @@ IDLE_SECONDS: Final = 1.0
 """Seconds without a request after which a connection may be closed for a new one."""
 IDLE_SEARCH: Final = 32
 """Connections that are checked to find an idle one."""
+MAX_UNREAD: Final = 1 << 18
+"""Bytes of a streamed answer that may wait for a slow client."""
 SMALL_BYTES: Final = 1 << 16
 """Bytes of an answer's body up to which it is joined to its head: a copy is cheaper than a second write."""
 
@@ -147,6 +149,7 @@ class Exchange:
         "length",
         "method",
         "on_disconnect",
+        "parts",
         "protocol",
         "refused",
         "size",
@@ -186,6 +189,8 @@ class Exchange:
         self.head_complete = False
         self.refused = False
         self.answer: tuple[bytes, bytes] | None = None
+        self.parts: list[bytes] | None = None
+        """Parts of a streamed answer that wait for earlier answers; None: it is not streamed."""
         self.on_disconnect: Callable[[], None] | None = None
         """Called if the client goes before it is answered. Dropped with the answer, since it may lead back to
         this object, and only what is in no cycle is freed at once."""
@@ -198,6 +203,27 @@ class Exchange:
     def respond(self, status: int, head: bytes, body: bytes) -> None:
         """Answer. ``head``: complete header lines without Content-Length, Date and Connection."""
         self.protocol.respond(self, status, head, body)
+
+    def begin(self, status: int, head: bytes) -> None:
+        """Begin an answer in pieces. ``head``: as of ``respond``."""
+        self.protocol.begin(self, status, head)
+
+    def send(self, data: bytes) -> bool:
+        """Send the next bytes of the answer; return False if too many wait for the client."""
+        return self.protocol.send(self, data)
+
+    def end(self, data: bytes, *, complete: bool = True) -> None:
+        """Send the last bytes; without ``complete`` the client sees that the answer breaks off."""
+        self.protocol.end(self, data, complete=complete)
+
+    def abort(self) -> None:
+        """Cut the connection at once."""
+        self.protocol.abort()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether unread bytes wait for the client."""
+        return self.protocol.stalled_since is not None
 
 
 class Connections:
@@ -680,6 +706,55 @@ class HttpProtocol(asyncio.Protocol):
             connections.charge(exchange, REQUEST_BYTES + len(exchange.target) + len(head) + len(body))
         self._send_answers(transport)
 
+    def begin(self, exchange: Exchange, status: int, head: bytes) -> None:
+        """Begin an answer whose length is not known: chunked, or until the connection closes (HTTP/1.0)."""
+        exchange.body = b""
+        exchange.parts = []
+        framing = b"Transfer-Encoding: chunked\r\n"
+        if exchange.http_1_0:
+            exchange.keep_alive, framing = False, b""
+        if not exchange.keep_alive:
+            framing += b"Connection: close\r\n"
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        self._add(exchange, b"".join((line, self._connections.date_line, head, framing, b"\r\n")))
+
+    def send(self, exchange: Exchange, data: bytes) -> bool:
+        """Send bytes of a streamed answer; return False if more than ``MAX_UNREAD`` wait for the client."""
+        return self._add(exchange, _chunk(exchange, data))
+
+    def end(self, exchange: Exchange, data: bytes, *, complete: bool) -> None:
+        """End a streamed answer; without ``complete`` close the connection where more bytes would follow."""
+        transport = self._transport
+        if transport is None or exchange.parts is None:
+            return
+        exchange.on_disconnect = None
+        last = _chunk(exchange, data)
+        if complete and not exchange.http_1_0 and exchange.method != b"HEAD":
+            last += b"0\r\n\r\n"
+        exchange.keep_alive &= complete
+        exchange.answer = (b"".join(exchange.parts), last)
+        self._send_answers(transport)
+
+    def _add(self, exchange: Exchange, data: bytes) -> bool:
+        transport, parts = self._transport, exchange.parts
+        if transport is None or parts is None:
+            return True  # the client has left, and the application has been told
+        parts.append(data)
+        unread = sum(map(len, parts))
+        self._connections.charge(exchange, unread)
+        if exchange is self._pending[0]:
+            self._flush(exchange, transport)
+            unread = transport.get_write_buffer_size()
+        return unread <= MAX_UNREAD
+
+    def _flush(self, exchange: Exchange, transport: asyncio.Transport) -> None:
+        """Write the parts of a streamed answer whose turn it is."""
+        parts, exchange.parts = exchange.parts, []
+        self._connections.charge(exchange, 0)
+        transport.write(b"".join(parts or ()))
+        if self.stalled_since is not None:
+            self._count_unsent()
+
     def _send_answers(self, transport: asyncio.Transport) -> None:
         """Send all answers that are next in order."""
         pending, most = self._pending, min(MAX_UNSENT_BYTES, self._limits.max_queued_bytes)
@@ -705,6 +780,8 @@ class HttpProtocol(asyncio.Protocol):
             if self._connections.closing:
                 self._close()
                 return
+        elif pending and pending[0].parts:
+            self._flush(pending[0], transport)
         if not self._reading:
             self._update_reading()
 
@@ -855,6 +932,13 @@ class HttpProtocol(asyncio.Protocol):
                 asyncio.get_running_loop().call_soon(self.data_received, b"")
         else:
             self._transport.pause_reading()
+
+
+def _chunk(exchange: Exchange, data: bytes) -> bytes:
+    """Return ``data`` as the answer's framing has it; an answer to HEAD has no body."""
+    if not data or exchange.method == b"HEAD":
+        return b""
+    return data if exchange.http_1_0 else b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _headers_too_large() -> HeadersTooLarge:

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from typing import Final
 
 from batching_watchdog.config import Config, parse_duration
-from batching_watchdog.engine.effects import Answer
+from batching_watchdog.engine.effects import Answer, Piece
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.page import is_browser, page
 from batching_watchdog.front.protocol import Exchange
+from batching_watchdog.front.streams import StreamedAnswer
 from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.front.weight import WeightFunction
 from batching_watchdog.logs import AccessLog, RequestLine
-from batching_watchdog.messages import DEFAULT_CLASS, PROBE, DispatchReason, Reply, Request
+from batching_watchdog.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics, Traced
 from batching_watchdog.shell import Shell
 from batching_watchdog.spans import RequestTrace, Tracer
@@ -97,6 +98,8 @@ class Front:
         self._not_ready = not_ready
         """Why no worker can serve now; empty if one can."""
         self._ids = itertools.count()
+        self._streamed: set[_Call] = set()
+        """Requests whose answer has begun, and goes on."""
         self._access_log = AccessLog(config.access_log, clock)
         self._refusal: WatchdogError | None = None
         self._refusal_answer = (b"", b"")
@@ -170,7 +173,7 @@ class Front:
             deadline=now + self._config.slo_latency,
             expires=now + self._config.exec_timeout,
             cost_class=PROBE,
-            client=_Probe(exchange),
+            client=_Probe(exchange, self._shell),
         )
         try:
             self._shell.offer(request)
@@ -225,39 +228,83 @@ class Front:
             if self._tracing is not None:
                 self._tracing.begin(exchange, request)
 
-    def deliver(self, exchange: Exchange, request: Request, answer: Answer) -> None:
+    def deliver(self, call: "_Call", answer: Answer) -> None:
         """End an admitted request. Its outcome for the SLO is by its class, whatever its client wants."""
-        self._metrics.in_flight -= 1
         outcome, batch, now = answer.outcome, answer.batch, self._clock()
-        meaning: str | None
-        if not isinstance(outcome, Reply):
-            meaning = "shed" if outcome.reason in _SHED else "error"
-            if outcome.status == 504:
-                # A client that gives up before the deadline of its class says nothing about the SLO.
-                meaning = None if request.expires < request.deadline else "expired"
-        elif outcome.client_error:
-            meaning = None
-            self._metrics.client_errors += 1
-        elif outcome.failed or outcome.status >= 500:
-            meaning = "error"
-        else:
-            meaning = "good" if now <= request.deadline else "slow"
-        if request.wanted_by < request.deadline and not (isinstance(outcome, Reply) and outcome.client_error):
-            self._metrics.client_deadline(met=meaning == "good" and now <= request.wanted_by)
-        waited = (now if batch is None else batch.dispatched) - request.arrived
-        self._end(
-            exchange, Ended(outcome, now, meaning, request.slo_class, batch, waited, True), request.trace
-        )
+        if call.streamed is not None:
+            text = outcome.body.decode(errors="replace") if isinstance(outcome, Reply) else str(outcome)
+            call.streamed.break_off(text.strip())
+            if not isinstance(outcome, Reply) and outcome.reason in self._metrics.stream_cancels:
+                self._metrics.stream_cancels[outcome.reason] += 1
+        self._end_admitted(call, outcome, batch, now, late=now > call.request.deadline)
 
-    def withdraw(self, exchange: Exchange, request: Request) -> None:
-        """End a request whose client left: a miss if its deadline has passed, else counted separately."""
+    def piece(self, call: "_Call", piece: Piece) -> None:
+        """Send the next piece of an admitted request; the headers of its answer leave with the first one."""
+        exchange, request, reply, now = call.exchange, call.request, piece.reply, self._clock()
+        if reply is not None and reply.status >= 400:
+            self.deliver(call, Answer(request, reply, piece.batch))
+            return
+        streamed = call.streamed
+        if streamed is None:
+            target = self._metrics.slos[request.slo_class]
+            streamed = call.streamed = StreamedAnswer(exchange, request, target, reply, now)
+            self._streamed.add(call)
+            self._metrics.first_piece[request.slo_class].observe(now - request.arrived)
+        elif reply is not None:
+            self._metrics.piece_interval[request.slo_class].observe(now - streamed.piece_at)
+        fits = reply is None or streamed.add(reply, now)
+        if piece.last or exchange.method == b"HEAD":
+            if not piece.last:
+                self._shell.withdraw(request)
+            streamed.end()
+            sent = Reply(streamed.status, b"", b"")
+            self._end_admitted(call, sent, piece.batch, now, late=streamed.late)
+        elif not fits:
+            exchange.on_disconnect = None
+            self.withdraw(call, reason="slow_reader")
+            exchange.abort()
+
+    def keep_alive(self) -> None:
+        """Send a comment on event streams that have been silent for long."""
+        now = self._clock()
+        for call in self._streamed:
+            if call.streamed is not None:
+                call.streamed.keep_alive(now)
+
+    def _end_admitted(
+        self, call: "_Call", outcome: Reply | WatchdogError, batch: Batch | None, now: float, *, late: bool
+    ) -> None:
+        request, streamed = call.request, call.streamed
+        self._streamed.discard(call)
+        self._metrics.in_flight -= 1
+        meaning = _meaning(outcome, request, late=late)
+        client_error = isinstance(outcome, Reply) and outcome.client_error
+        self._metrics.client_errors += client_error
+        if request.wanted_by < request.deadline and not client_error:
+            answered = now if streamed is None else streamed.first_at
+            self._metrics.client_deadline(met=meaning == "good" and answered <= request.wanted_by)
+        waited = (now if batch is None else batch.dispatched) - request.arrived
+        sent = None if streamed is None else streamed.sent
+        ended = Ended(outcome, now, meaning, request.slo_class, batch, waited, True, sent)
+        self._end(call.exchange, ended, request.trace)
+
+    def withdraw(self, call: "_Call", *, reason: str = "client_left") -> None:
+        """End a request whose client left: a miss if its deadline has passed, else counted separately.
+
+        A stream that has begun is a miss if a piece of it was late.
+        """
+        request, streamed, now = call.request, call.streamed, self._clock()
         self._shell.withdraw(request)
         self._metrics.in_flight -= 1
-        now = self._clock()
-        if request.wanted_by < request.deadline and now > request.wanted_by:
+        late, late_for_client = now > request.deadline, now > request.wanted_by
+        if streamed is not None:
+            self._streamed.discard(call)
+            self._metrics.stream_cancels[reason] += 1
+            late, late_for_client = streamed.late, streamed.first_at > request.wanted_by
+        if request.wanted_by < request.deadline and late_for_client:
             self._metrics.client_deadline(met=False)
-        meaning = "slow" if now > request.deadline else None
-        self._end(exchange, Ended(_ABANDONED, now, meaning, request.slo_class), request.trace)
+        meaning = "slow" if late else None
+        self._end(call.exchange, Ended(_ABANDONED, now, meaning, request.slo_class), request.trace)
 
     def _shown_class(self, slo_class: str) -> str | None:
         """The class as logs and spans tell it: not at all if none are declared."""
@@ -328,13 +375,16 @@ class Front:
         else:
             # One that is refused at its header has not arrived: under overload most are.
             seconds = 0.0 if exchange.refused else ended.now - exchange.arrived
-            head, body = self._answer(exchange, ended, seconds)
             metrics.request_finished(outcome.status, exchange.method, seconds, ended.meaning, ended.slo_class)
             if context is not None and context.sampled:
                 traced = Traced(context.trace_id, time.time())
                 metrics.request_traced(outcome.status, exchange.method, seconds, traced)
-            exchange.respond(outcome.status, head, body)
-            size = len(body)
+            if ended.sent is None:
+                head, body = self._answer(exchange, ended, seconds)
+                exchange.respond(outcome.status, head, body)
+                size = len(body)
+            else:
+                size = ended.sent
         if logged:
             self._log(exchange, ended, size, context)
         if trace is not None and self._tracing is not None:
@@ -395,29 +445,36 @@ class Front:
 class _Call:
     """A request between admission and answer. Thousands may wait, and two closures would be larger."""
 
-    __slots__ = ("_exchange", "_front", "_request")
+    __slots__ = ("_front", "exchange", "request", "streamed")
 
     def __init__(self, front: Front, exchange: Exchange, request: Request) -> None:
         self._front = front
-        self._exchange = exchange
-        self._request = request
+        self.exchange = exchange
+        self.request = request
+        self.streamed: StreamedAnswer | None = None
+        """Its answer, once the first piece of a stream has come."""
 
     def deliver(self, answer: Answer) -> None:
         """The shell: what became of it."""
-        self._front.deliver(self._exchange, self._request, answer)
+        self._front.deliver(self, answer)
+
+    def piece(self, piece: Piece) -> None:
+        """The shell: a piece of its answer."""
+        self._front.piece(self, piece)
 
     def gone(self) -> None:
         """The protocol: its client has gone."""
-        self._front.withdraw(self._exchange, self._request)
+        self._front.withdraw(self, reason="slow_reader" if self.exchange.stalled else "client_left")
 
 
 class _Probe:
     """A readiness probe of the function itself."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("_exchange", "_shell")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, shell: Shell) -> None:
         self._exchange = exchange
+        self._shell = shell
 
     def deliver(self, answer: Answer) -> None:
         """The shell: what became of it."""
@@ -426,6 +483,12 @@ class _Probe:
             self._exchange.respond(outcome.status, outcome.header_block, outcome.body)
         else:
             self._exchange.respond(outcome.status, TEXT, f"{outcome}\n".encode())
+
+    def piece(self, piece: Piece) -> None:
+        """The shell: the function streams, so its first piece is the answer."""
+        if not piece.last:
+            self._shell.withdraw(piece.request)
+        self.deliver(Answer(piece.request, piece.reply or Reply(200, TEXT, b""), piece.batch))
 
 
 class MetricsPage:
@@ -463,6 +526,20 @@ def error_head(error: WatchdogError) -> bytes:
     if error.retry_after is not None:
         head += b"Retry-After: %d\r\n" % error.retry_after
     return head
+
+
+def _meaning(outcome: Reply | WatchdogError, request: Request, *, late: bool) -> str | None:
+    """Return the outcome of an admitted request for the SLO; None: the SLO does not count it."""
+    if not isinstance(outcome, Reply):
+        if outcome.status == 504:
+            # A client that gives up before the deadline of its class says nothing about the SLO.
+            return None if request.expires < request.deadline else "expired"
+        return "shed" if outcome.reason in _SHED else "error"
+    if outcome.client_error:
+        return None
+    if outcome.failed or outcome.status >= 500:
+        return "error"
+    return "slow" if late else "good"
 
 
 def _shorter(value: bytes, timeout: float) -> float:

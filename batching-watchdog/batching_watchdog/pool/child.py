@@ -246,4 +246,6 @@ def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, 
     environment["function_path"] = config.function_path
     environment["preload"] = config.preload
     environment["load_timeout"] = str(config.load_timeout)
+    environment["max_streams"] = str(config.max_streams)
+    environment["slo_interval"] = str(config.slo_interval)
     return environment

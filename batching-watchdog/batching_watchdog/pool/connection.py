@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
-from batching_watchdog.messages import Batch, Crash, Failure, Reply
+from batching_watchdog.messages import Batch, Crash, Failure, Iteration, Reply
 
 MAX_OUT: Final = 2
 """Maximum batches of a worker: the running one, and the next."""
@@ -33,6 +33,9 @@ class Events(Protocol):
 
     def crashed(self, connection: "Connection", batch: Batch, crash: Crash) -> None:
         """Take the failure of ``batch`` as a whole, in place of its replies."""
+
+    def stepped(self, connection: "Connection", iteration: Iteration) -> None:
+        """Take an iteration of the worker's streams."""
 
     def suspected(self, connection: "Connection") -> None:
         """Find out whether the worker can still serve."""
@@ -62,6 +65,8 @@ class Connection:
         self._header: wire.FrameHeader | None = None
         self._out: deque[Batch] = deque()
         """Batches that were sent and not answered."""
+        self.streams: set[int] = set()
+        """Streams that joined and have neither ended nor left."""
         self._closing = False
         self.handshake: wire.Handshake | None = None
         self.gone = asyncio.Event()
@@ -70,7 +75,7 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Whether the worker waits for a batch."""
-        return self._serves and not self._out
+        return self._serves and not self._out and not self.streams
 
     @property
     def _serves(self) -> bool:
@@ -90,6 +95,17 @@ class Connection:
         """Tell the worker to skip these requests of the last batch, unless it has begun that batch."""
         self._write([wire.encode_cancel(indexes)])
 
+    def join(self, batch: Batch) -> None:
+        """Start the streams of ``batch`` before the next step; ``stepped`` or ``closed`` follows."""
+        self.streams.update(request.id for request in batch.requests)
+        joined = [(request.id, request.header_block, request.body) for request in batch.requests]
+        self._write(wire.encode_join(joined))
+
+    def leave(self, streams: Sequence[int]) -> None:
+        """Drop these streams before the next step."""
+        self.streams.difference_update(streams)
+        self._write(wire.encode_leave(streams))
+
     def set_threads(self, count: int) -> None:
         """Give the worker's math libraries ``count`` threads from its next batch on."""
         self._write([wire.encode_threads(count)])
@@ -107,7 +123,7 @@ class Connection:
 
     def poll(self) -> None:
         """Read available replies now, without waiting for the loop."""
-        if self._out and not self._closing:
+        if (self._out or self.streams) and not self._closing:
             self._readable()
 
     def close(self) -> None:
@@ -179,30 +195,49 @@ class Connection:
             return False
         header, self._header = self._header, None
         data, more = memoryview(self._buffer.data)[wire.HEADER_SIZE : end], self._filled - end
+        if self.handshake is not None and self.handshake.streams:
+            self._of_streams(header, data, more, end)
+        else:
+            self._of_batches(header, data, more, end)
+        return more > 0 and not self._closing
+
+    def _of_batches(self, header: wire.FrameHeader, data: memoryview, more: int, end: int) -> None:
+        """Process a frame of a worker that runs batches."""
         if header.kind is wire.Kind.FAILURE and self._out:
             failure = wire.decode_failure(header, data)
             self._keep(more, end)
             self._events.raised(self, failure)
-            return more > 0 and not self._closing
+            return
         if more and len(self._out) < MAX_OUT:
             raise FrameError("worker sent bytes without a batch")
         if self.handshake is None:
             self._filled, self.handshake = 0, wire.decode_handshake(header, data)
             self._events.loaded(self, self.handshake)
-            return False
+            return
         if not self._out:
             raise FrameError("worker replied without a batch")
         if header.kind is wire.Kind.CRASH:
             crash = wire.decode_crash(header, data)
             self._keep(more, end)
             self._events.crashed(self, self._out.popleft(), crash)
-            return more > 0 and not self._closing
+            return
         replies, spent = wire.decode_replies(header, data)
         if len(replies) != len(self._out[0].requests):
             raise FrameError("worker returned a different number of replies than requests")
         self._keep(more, end)
         self._events.replied(self, self._out.popleft(), replies, spent)
-        return more > 0 and not self._closing
+
+    def _of_streams(self, header: wire.FrameHeader, data: memoryview, more: int, end: int) -> None:
+        """Process a frame of a worker that runs streams."""
+        if header.kind is wire.Kind.FAILURE:
+            failure = wire.decode_failure(header, data)
+            self._keep(more, end)
+            self._events.raised(self, failure)
+        else:
+            iteration = wire.decode_iteration(header, data)
+            self._keep(more, end)
+            self.streams.difference_update(output.stream for output in iteration.outputs if output.done)
+            self._events.stepped(self, iteration)
 
     def _keep(self, more: int, end: int) -> None:
         """Keep the received part of the next frame: ``more`` bytes after ``end``."""

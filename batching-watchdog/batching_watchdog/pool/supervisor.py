@@ -27,7 +27,7 @@ from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
 from batching_watchdog.launch import how_it_ended
 from batching_watchdog.logs import FailureLog
 from batching_watchdog.machine import oom_kills
-from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Reply
+from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Iteration, Reply
 from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Backoff, Child, Tasks
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.profile import Profiler
@@ -211,7 +211,10 @@ class WorkerPool:
         if handshake.mix_paths:
             self._shell.mix_paths()
         examples = self._choose(handshake.examples)
-        if examples and (self._measures or self.sick):
+        if handshake.streams:
+            self._shell.stream(closed=handshake.closed, starts=handshake.starts, steps=handshake.steps)
+            self._take_in(connection)
+        elif examples and (self._measures or self.sick):
             self._tasks.spawn(self._measure(connection, examples), "profile")
         else:
             self._take_in(connection)
@@ -233,6 +236,16 @@ class WorkerPool:
             self._profiler.crashed(connection, batch, crash)
             return
         self._shell.batch_failed(connection, crash, ready=self._stays(connection, batch))
+
+    def stepped(self, connection: Connection, iteration: Iteration) -> None:
+        """Handle an iteration of a worker's streams; replace an old or surplus worker after its last one."""
+        old = self._is_old(connection, iteration.started)
+        if old or self._surplus:
+            self._shell.worker_gone(connection)
+        self._shell.stepped(connection, iteration)
+        if (old or self._surplus) and connection.idle:
+            self.recycled += old and not self._surplus
+            self._replace(connection)
 
     def suspected(self, connection: Connection) -> None:
         """Find out whether a worker whose last batches failed whole can still serve.
@@ -273,6 +286,8 @@ class WorkerPool:
                 len(batch.requests),
                 "; the kernel ended a process of this container for lack of memory" if out_of_memory else "",
             )
+        elif connection.streams:
+            log.error("a worker died under %d streams", len(connection.streams))
         self._shell.worker_lost(connection, out_of_memory=out_of_memory)
 
     def _take_in(self, connection: Connection) -> None:

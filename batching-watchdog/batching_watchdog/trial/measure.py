@@ -258,6 +258,11 @@ async def until_ready(
             pool.failed.result()
         tell(MEASURING if model.learned else LOADING, time.monotonic() - began)
         await asyncio.sleep(POLL_SECONDS)
+    if any(handshake.streams for handshake in pool.handshakes):
+        raise TrialFailed(
+            f"{handler} streams, and try measures whole answers only: start the watchdog, and read "
+            "watchdog_concurrency and watchdog_capacity_requests_per_second of its /metrics"
+        )
     if pool.fails_example:
         raise TrialFailed(
             f"{handler} fails on its own example(), for the reason above: mend the handler, or what "

@@ -15,8 +15,10 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from batching_watchdog import wire
@@ -25,6 +27,7 @@ from batching_watchdog.function import Event, explain, import_handler, trace_of
 from batching_watchdog.logs import LineLimit, printable
 from batching_watchdog.messages import Crash, Failure, Reply, Response
 from batching_watchdog.trace_context import parse_traceparent
+from batching_watchdog.worker.generator import closed_batches
 
 _NO_BATCH: Final = (dict, str, bytes)
 """Types that have a length and yet are the result of one request."""
@@ -36,7 +39,7 @@ CLIENT_LINES: Final = 1
 SHOWN: Final = 500
 """Maximum characters of an error that a client or a line of the log shows."""
 _TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
-_FAILED: Final = Reply(
+FAILED: Final = Reply(
     500,
     _TEXT,
     b"the function failed on this request; its log has the reason\n",
@@ -60,6 +63,17 @@ class Context:
         """``cuda`` or ``cpu``, as torch names the device of this worker."""
 
 
+@dataclass(frozen=True, slots=True)
+class StreamFunctions:
+    """What a function that streams defines: ``start`` and ``step``, or a generator ``handle_batch``."""
+
+    start: Callable[[Sequence[Any], Context], Sequence[Any]]
+    step: Callable[[Sequence[Any], Context], Sequence[Any]]
+    finish: Callable[[Any, Context], Any] | None
+    closed: bool = False
+    """Whether those that start together are one batch, which no stream joins."""
+
+
 class Handler:
     """A loaded ``handler.py``: batches in, replies out. Exceptions of the function never leave it."""
 
@@ -75,7 +89,7 @@ class Handler:
             module, "handle_batch", None
         )
         self._handle: Callable[[Any, Context], Any] | None = getattr(module, "handle", None)
-        for name in ("handle_batch", "handle", "load", "example"):
+        for name in ("handle_batch", "handle", "start", "step", "finish", "load", "example"):
             function = getattr(module, name, None)
             if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
                 raise HandlerNotLoaded(
@@ -86,9 +100,11 @@ class Handler:
         self._parse: Callable[[Event], Any] | None = parse if _takes_event(parse) else None
         """Makes what the handler gets in place of an event."""
         self._client_lines = LineLimit(CLIENT_LINES)
-        if not callable(self._handle_batch) and not callable(self._handle):
+        self.stream = _stream_functions(module)
+        if self.stream is None and not callable(self._handle_batch) and not callable(self._handle):
             raise HandlerNotLoaded(
-                f"{module.__file__} defines neither handle_batch(events, context) nor handle(event, context)"
+                f"{module.__file__} defines neither handle_batch(events, context) nor handle(event, context),"
+                " nor start(events, context) and step(states, context)"
             )
         self.batched = self._handle_batch is not None
         """Whether it answers a batch in one call."""
@@ -139,7 +155,7 @@ class Handler:
                 outcome = self._run(inputs, left)
                 break
             except BadRequest as error:  # of one event, which it names: the others run again
-                refused.update((event, self._error(error, event)) for event in left if event is error.event)
+                refused.update((event, self.error(error, event)) for event in left if event is error.event)
                 inputs = [given for given, event in zip(inputs, left, strict=True) if event not in refused]
                 left = [event for event in left if event not in refused]
         if not refused or isinstance(outcome, Crash):
@@ -157,7 +173,7 @@ class Handler:
                 inputs.append(parse(event))
             except BaseException as error:  # a handler may raise anything
                 self._leave_if_forked()
-                refused[event] = self._error(error, event, parsing=True)
+                refused[event] = self.error(error, event, parsing=True)
         return inputs
 
     def _run(self, inputs: Sequence[Any], events: Sequence[Event]) -> list[Reply] | Crash:
@@ -176,18 +192,52 @@ class Handler:
             elif len(results) != len(events):
                 problem = f"handle_batch returned {len(results)} results for {len(events)} events"
             else:
-                return [self._reply(result, event) for result, event in zip(results, events, strict=True)]
+                return [self.reply(result, event) for result, event in zip(results, events, strict=True)]
         except BaseException as raised:  # a handler may raise anything; which event is at fault shows alone
             self._leave_if_forked()
             if isinstance(raised, BadRequest) and raised.event in events:
                 raise
             if len(events) == 1:
-                return [self._error(raised, events[0])]
+                return [self.error(raised, events[0])]
             _end_if_poisoned(raised)
             error, problem = raised, trace_of(raised)
         if len(events) == 1:
-            return [self._failure(problem, events[0])]
-        return Crash(problem, _FAILED, out_of_memory=_is_out_of_memory(error))
+            return [self.failure(problem, events[0])]
+        return Crash(problem, FAILED, out_of_memory=is_out_of_memory(error))
+
+    def inputs(self, events: Sequence[Event], refused: dict[Event, Reply]) -> Sequence[Any]:
+        """Return what the function gets for these events; those that parse() refuses get their reply."""
+        self._pid = os.getpid()
+        return events if self._parse is None else self._parsed(self._parse, events, refused)
+
+    def guarded(
+        self, call: Callable[[], Sequence[Any]], name: str, count: int, of: str
+    ) -> tuple[Sequence[Any], str, BaseException | None]:
+        """Return what ``call`` of the function ``name`` returns, if it has ``count`` results for its ``of``.
+
+        Else the problem, and the error if it raised one. Raises ``Poisoned``.
+        """
+        try:
+            results = call()
+        except BaseException as error:  # the function may raise anything
+            self._leave_if_forked()
+            _end_if_poisoned(error)
+            return (), trace_of(error), error
+        if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
+            kind = type(results).__name__
+            return (), f"{name} returned {kind}, not a list with one result for each of its {of}", None
+        if len(results) != count:
+            return (), f"{name} returned {len(results)} results for {count} {of}", None
+        return results, "", None
+
+    def quietly(self, call: Callable[[], Any], event: Event) -> None:
+        """Call the function; its error goes to the log only. Raises ``Poisoned``."""
+        try:
+            call()
+        except BaseException as error:  # the function may raise anything
+            self._leave_if_forked()
+            _end_if_poisoned(error)
+            self.failure(trace_of(error), event)
 
     def serve_one(self, event: Event) -> Reply:
         """Return the reply to one event, as the only one of its batch."""
@@ -198,23 +248,23 @@ class Handler:
     def _serve_alone(self, given: Any, event: Event) -> Reply:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
         try:
-            return self._reply(self._handle(given, self.context), event)
+            return self.reply(self._handle(given, self.context), event)
         except BaseException as error:  # a handler may raise anything
             self._leave_if_forked()
-            return self._error(error, event)
+            return self.error(error, event)
 
     def _leave_if_forked(self) -> None:
         """Raise the current exception again in a process that the handler forked: sys.exit() ends it so."""
         if os.getpid() != self._pid:
             raise  # noqa: PLE0704 - called while one is handled
 
-    def _reply(self, result: Any, event: Event) -> Reply:
+    def reply(self, result: Any, event: Event) -> Reply:
         """Return the reply to a handler's result (the watchdog's README, "The handler")."""
         try:
             return self._encode_result(result, event)
         except Exception as error:  # a result's own methods may raise anything
             _end_if_poisoned(error)  # a device's error may show when its result is read
-            return self._failure(f"the result cannot be sent\n{trace_of(error)}", event)
+            return self.failure(f"the result cannot be sent\n{trace_of(error)}", event)
 
     def _encode_result(self, result: Any, event: Event) -> Reply:  # noqa: PLR0911 - one return per kind of result
         if isinstance(result, bytes | bytearray | memoryview):
@@ -226,7 +276,7 @@ class Handler:
         if isinstance(result, Response):
             return self._with_status(result.body, result.status, result.headers, event)
         if isinstance(result, BaseException):
-            return self._error(result, event, shown=f"{result}\n".encode())
+            return self.error(result, event, shown=f"{result}\n".encode())
         if (
             isinstance(result, dict)
             and ("statusCode" in result or "body" in result)
@@ -256,8 +306,8 @@ class Handler:
             lines.insert(0, reply.header_block)
         return reply._replace(status=status, header_block=b"".join(lines))
 
-    def _error(
-        self, error: BaseException, event: Event, *, parsing: bool = False, shown: bytes = _FAILED.body
+    def error(
+        self, error: BaseException, event: Event, *, parsing: bool = False, shown: bytes = FAILED.body
     ) -> Reply:
         """Return the reply to an event that raised ``error`` or has it as its result; log whose fault it is.
 
@@ -275,7 +325,7 @@ class Handler:
                 self._log_client_error(error, reply.status, event)
                 return reply._replace(client_error=True)
             return reply
-        return self._failure(trace_of(error), event)._replace(body=shown)
+        return self.failure(trace_of(error), event)._replace(body=shown)
 
     def _log_client_error(self, error: BaseException, status: int, event: Event) -> None:
         left_out = self._client_lines.admit(time.monotonic())
@@ -285,11 +335,11 @@ class Handler:
             text = f"client error: {named}: {status}, {_first_line(error)}{more}"
             self.report(Failure(text, "", call_id, trace_id, client_error=True))
 
-    def _failure(self, trace: str, event: Event) -> Reply:
+    def failure(self, trace: str, event: Event) -> Reply:
         """Return status 500 for one event. The trace goes to the log, never to the client."""
         named, call_id, trace_id = _named(event)
         self.report(Failure(f"handler error: {named}", trace, call_id, trace_id))
-        return _FAILED
+        return FAILED
 
 
 def _named(event: Event) -> tuple[str, str, str]:
@@ -353,6 +403,24 @@ def _first_line(error: BaseException) -> str:
     return text.partition("\n")[0][:SHOWN]
 
 
+def _stream_functions(module: ModuleType) -> StreamFunctions | None:
+    """Return the functions of a handler that streams, None of another one. Raises ``HandlerNotLoaded``."""
+    start, step, finish = (getattr(module, name, None) for name in ("start", "step", "finish"))
+    batch = getattr(module, "handle_batch", None)
+    if not (callable(start) or callable(step)):
+        if batch is None or not inspect.isgeneratorfunction(batch):
+            return None
+        return StreamFunctions(*closed_batches(batch), closed=True)
+    whole = [name for name in ("handle", "handle_batch") if callable(getattr(module, name, None))]
+    if whole:
+        problem = f"start or step and {whole[0]}: a function streams, or answers as a whole"
+        raise HandlerNotLoaded(f"{module.__file__} defines {problem}")
+    if not (callable(start) and callable(step)):
+        missing = "step(states, context)" if callable(start) else "start(events, context)"
+        raise HandlerNotLoaded(f"{module.__file__}: a function that streams must define {missing} too")
+    return StreamFunctions(start, step, finish)
+
+
 def _end_if_poisoned(error: BaseException) -> None:
     """Raise ``Poisoned`` for an error of the accelerator that each later call in this process repeats.
 
@@ -362,11 +430,11 @@ def _end_if_poisoned(error: BaseException) -> None:
         raise error
     named = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
     sticky = named or (isinstance(error, RuntimeError) and "CUDA error:" in str(error))
-    if sticky and not _is_out_of_memory(error):
+    if sticky and not is_out_of_memory(error):
         raise Poisoned(explain("the accelerator", error), trace_of(error)) from error
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether ``error`` is Python's or torch's lack of memory, on a device or the host."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True

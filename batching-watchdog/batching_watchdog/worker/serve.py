@@ -34,7 +34,8 @@ from batching_watchdog.launch import die_with_parent
 from batching_watchdog.messages import DROPPED, Crash, Failure, Reply
 from batching_watchdog.stacks import stack_file, stack_folder
 from batching_watchdog.worker.devices import change_threads, device, take_devices, take_threads, threads
-from batching_watchdog.worker.handler import Handler
+from batching_watchdog.worker.handler import Context, Handler
+from batching_watchdog.worker.streams import RunningStreams, measure
 
 HEARTBEAT_SECONDS: Final = 1.0
 """Time between two heartbeats of an idle worker to gunicorn."""
@@ -191,6 +192,9 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             load_seconds=self._handler.load_seconds,
             forked=self.app.callable is not None,
         )
+        if self._handler.stream is not None:
+            self._serve_streams(connection, self._handler, handshake)
+            return
         self._handler.report = lambda failure: self._send(connection, wire.encode_failure(failure))
         self._send(connection, wire.encode_handshake(handshake))
         poll = select.poll()
@@ -228,6 +232,53 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 spent = wire.Spent(time.monotonic() - began, cpu - earlier)
                 self._send(connection, wire.encode_replies(outcome, spent))
             _LIFE.pack_into(self._life, 0, self.loaded_at, True)
+
+    def _serve_streams(self, connection: socket.socket, handler: Handler, handshake: wire.Handshake) -> None:
+        """Serve joins and leaves, with one step of all streams between two looks at the connection."""
+        if handler.examples:
+            most, interval = int(os.environ["max_streams"]), float(os.environ["slo_interval"])
+            try:
+                measured = measure(handler, handler.examples, most=most, interval=interval)
+                handshake = replace(handshake, starts=measured.starts, steps=measured.steps)
+            except HandlerNotLoaded as error:
+                handshake = replace(handshake, error=str(error))
+        closed = handler.stream is not None and handler.stream.closed
+        self._send(connection, wire.encode_handshake(replace(handshake, streams=True, closed=closed)))
+        if handshake.error is not None:
+            self._wait(REPORT_SECONDS)
+            return
+        handler.report = lambda failure: self._send(connection, wire.encode_failure(failure))
+        self._buffer = wire.ReceiveBuffer()
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        poll.register(self.PIPE[0], select.POLLIN)
+        streams = RunningStreams(handler)
+        try:
+            while self._goes_on():
+                left = False
+                while self._arrived(connection, poll, 0.0 if streams or left else HEARTBEAT_SECONDS):
+                    frame = self._frame(connection)
+                    if frame is None:
+                        return
+                    left |= frame[0].kind is wire.Kind.LEAVE
+                    _apply(frame, streams, handler.context)
+                if streams or left:
+                    self._send(connection, wire.encode_iteration(streams.iterate()))
+                    _LIFE.pack_into(self._life, 0, self.loaded_at, True)
+                if streams.broken:
+                    leave_at_once(1)
+        except Poisoned as error:
+            self._send(connection, wire.encode_failure(Failure(f"worker must end: {error}", error.trace)))
+            leave_at_once(1)
+        finally:
+            streams.close()
+
+    def _arrived(self, connection: socket.socket, poll: select.poll, seconds: float) -> bool:
+        """Wait for bytes of the watchdog; return whether there are some, and the worker goes on."""
+        ready = dict(poll.poll(seconds * 1000))
+        if self.PIPE[0] in ready:  # a signal: it would wake each further wait
+            os.read(self.PIPE[0], 4096)
+        return connection.fileno() in ready and bool(self.alive)
 
     def _cancelled(self, connection: socket.socket, poll: select.poll) -> set[int]:
         """Return the places of cancelled requests in the newest batch, without waiting."""
@@ -305,6 +356,20 @@ def leave_at_once(status: int) -> NoReturn:
         with suppress(Exception):  # closed, or interrupted while it wrote
             stream.flush()
     os._exit(status)
+
+
+def _apply(frame: tuple[wire.FrameHeader, memoryview], streams: RunningStreams, context: Context) -> None:
+    """Apply a frame between two steps."""
+    kind = frame[0].kind
+    if kind is wire.Kind.JOIN:
+        for stream, head, body in wire.decode_join(*frame):
+            streams.join(stream, Event(head, body))
+    elif kind is wire.Kind.LEAVE:
+        for stream in wire.decode_leave(*frame):
+            streams.leave(stream)
+    else:
+        context.threads = count = wire.decode_threads(*frame)
+        change_threads(count)
 
 
 def load_handler(count: int) -> Handler:

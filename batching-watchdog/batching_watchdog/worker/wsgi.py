@@ -9,6 +9,7 @@ import os
 from flask import Flask, Response, request
 
 from batching_watchdog import wire
+from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.function import Event
 from batching_watchdog.worker.devices import device, threads
 from batching_watchdog.worker.handler import Handler
@@ -21,6 +22,8 @@ def create_app(function_path: str | None = None) -> Flask:
     app = Flask("function")
     folder = function_path or os.environ.get("function_path") or "function"
     handler = Handler(folder, threads=threads(), device=device())
+    if handler.stream is not None:
+        raise HandlerNotLoaded("the function streams, and WSGI serves whole answers: use batching-watchdog")
 
     def call(path: str) -> Response:
         target = request.full_path.rstrip("?").encode("latin-1", "replace")

@@ -1,0 +1,121 @@
+"""Sends an answer piece by piece: server-sent events, JSON lines, or the function's own content type.
+
+Owns the format of streams, and what one has sent by when. ``routes`` begins and ends streams; ``protocol``
+frames their bytes.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from batching_watchdog import wire
+from batching_watchdog.front.protocol import Exchange
+from batching_watchdog.messages import Reply, Request, Target
+
+KEEP_ALIVE_SECONDS: Final = 15.0
+"""Silence after which a stream of events gets a comment, so that proxies keep the connection."""
+EVENT_STREAM: Final = "text/event-stream"
+_EVENTS_HEAD: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+_LINES_HEAD: Final = b"Content-Type: application/x-ndjson\r\n"
+_TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
+_JSON: Final = b"Content-Type: application/json\r\n"
+_BYTES: Final = b"Content-Type: application/octet-stream\r\n"
+_LINE_ENDS: Final = re.compile(rb"\r\n|\r|\n")
+
+
+class Format(NamedTuple):
+    """How pieces are written."""
+
+    head: bytes
+    """Header lines."""
+    piece: Callable[[Reply], bytes]
+    error: Callable[[str], bytes]
+    """Tells the client why the stream breaks off."""
+    comment: bytes = b""
+    """Sent after ``KEEP_ALIVE_SECONDS`` of silence."""
+
+
+def format_for(accept: str, first: Reply | None) -> Format:
+    """Return the format of a stream whose client accepts ``accept`` and whose first piece is ``first``.
+
+    Pieces with header lines of their own decide for themselves: their bodies are sent as they are.
+    """
+    if first is not None and first.header_block not in (_TEXT, _JSON, _BYTES):
+        return Format(first.header_block, lambda reply: reply.body, lambda _: b"")
+    if EVENT_STREAM in accept.lower():
+        return Format(_EVENTS_HEAD, _event, lambda text: b"event: error\n" + _data(text.encode()), b":\n\n")
+    return Format(_LINES_HEAD, _line, lambda text: json.dumps({"error": text}).encode() + b"\n")
+
+
+def _event(reply: Reply) -> bytes:
+    return _data(reply.body)
+
+
+def _data(body: bytes) -> bytes:
+    return b"".join(b"data: %b\n" % line for line in _LINE_ENDS.split(body)) + b"\n"
+
+
+def _line(reply: Reply) -> bytes:
+    if reply.header_block == _BYTES:
+        return reply.body
+    body = json.dumps(reply.body.decode()).encode() if reply.header_block == _TEXT else reply.body
+    return body + b"\n"
+
+
+class StreamedAnswer:
+    """The answer to one request, in pieces."""
+
+    __slots__ = (
+        "_exchange", "_format", "_last_at", "_pieces", "_request", "_target", "first_at", "late", "piece_at",
+        "sent", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self, exchange: Exchange, request: Request, target: Target, first: Reply | None, now: float
+    ) -> None:
+        """Begin the answer. ``target``: of the request's SLO class."""
+        self._exchange = exchange
+        self._request = request
+        self._target = target
+        self._format = format_for(_accept(request), first)
+        self.status = 200 if first is None else first.status
+        self.first_at = self.piece_at = self._last_at = now
+        """When its first piece, its last piece, and its last bytes were sent."""
+        self._pieces = 0
+        self.sent = 0
+        """Bytes of its body."""
+        self.late = False
+        """Whether a piece left after its due time."""
+        exchange.begin(self.status, self._format.head)
+        request.body = b""  # it is not started again from here on
+
+    def add(self, reply: Reply, now: float) -> bool:
+        """Send a piece; return False if too many bytes wait for the client."""
+        self.late |= now > self._request.deadline + self._pieces * self._target.interval
+        self._pieces += 1
+        self.piece_at = now
+        return self._send(self._format.piece(reply), now)
+
+    def keep_alive(self, now: float) -> None:
+        """Send a comment if the stream has been silent for long."""
+        if self._format.comment and now - self._last_at >= KEEP_ALIVE_SECONDS:
+            self._send(self._format.comment, now)
+
+    def end(self) -> None:
+        """End the answer well."""
+        self._exchange.end(b"")
+
+    def break_off(self, text: str) -> None:
+        """Tell the client that the stream failed, and close the connection where more would follow."""
+        self._exchange.end(self._format.error(text), complete=False)
+
+    def _send(self, data: bytes, now: float) -> bool:
+        self.sent += len(data)
+        self._last_at = now
+        return self._exchange.send(data)
+
+
+def _accept(request: Request) -> str:
+    _, _, headers = wire.parse_header_block(request.header_block)
+    return ", ".join(value for name, value in headers if name.lower() == "accept")
