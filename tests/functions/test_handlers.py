@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = (
     "functions/accelerator",
     "functions/filetype",
+    "functions/generate",
     "functions/tabular",
     "functions/vision",
     "template/python3-inference/function",
