@@ -84,38 +84,24 @@ class _Stream:
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """The streams of one worker, and its present iteration."""
-
-    streams: dict[int, _Stream] = field(default_factory=dict)
-    ends: float = 0.0
-    """Predicted end of the present iteration."""
-    closing: bool = False
-    """Whether it takes no further stream."""
-
-
-@dataclass(slots=True, eq=False)
-class _Room:
-    """What a worker could take in one ``tick``."""
+    """A worker with its streams. Times are predictions; the last six fields are of the present ``tick``."""
 
     worker: Streamer
-    running: _Running
-    begins: float
-    """When the iteration that requests can join begins, by prediction."""
-    joining: int
-    """Streams that start in it."""
-    limit: float
-    """The earliest due time that a join could break."""
-    interval: float
-    """The smallest of its streams."""
-    was_idle: bool
+    streams: dict[int, _Stream] = field(default_factory=dict)
     ends: float = 0.0
-    """When that iteration ends with one more stream, by prediction."""
-    taken: list[_Stream] = field(default_factory=list)
-
-    @property
-    def size(self) -> int:
-        """Streams that the worker has."""
-        return len(self.running.streams)
+    """When the present iteration ends."""
+    closing: bool = False
+    """Whether it takes no further stream."""
+    joined: list[_Stream] = field(default_factory=list)
+    was_idle: bool = True
+    joining: int = 0
+    """Streams that start in the next iteration, which requests can join."""
+    limit: float = inf
+    """The earliest due time in it that a join could break."""
+    interval: float = inf
+    """The smallest of the streams."""
+    next_ends: float = 0.0
+    """When it ends with one more stream, with the reserve."""
 
 
 @dataclass(slots=True, eq=False)
@@ -235,7 +221,7 @@ class Streams:
 
     def worker_ready(self, worker: Streamer, *, checked: bool = False) -> list[Effect]:
         """Take a worker that has loaded the handler. ``checked`` is for batches."""
-        self._workers[worker] = _Running()
+        self._workers[worker] = _Running(worker)
         return []
 
     def worker_gone(self, worker: Streamer) -> None:
@@ -287,20 +273,18 @@ class Streams:
         while self._next_expiry() <= now:
             request = self._admitted[self._expiries[0][1]]
             effects += self._end(request, Expired(f"not ended within {now - request.arrived:.3f} s"))
-        rooms = [
-            self._room(worker, running, now)
-            for worker, running in self._workers.items()
-            if not running.closing
-        ]
-        until = self._join_on_time(rooms, now)
+        open_for_more = [running for running in self._workers.values() if not running.closing]
+        for running in open_for_more:
+            self._look(running, now)
+        until = self._join_on_time(open_for_more, now)
         # While nothing runs a late one is tried even so: a model that was slow once must be measured again.
         if not self._queues.lanes and not (self._shed_late and self._on):
-            self._join_late(rooms)
+            self._join_late(open_for_more, now)
         if self._shed_late:
             for request in list(self._queues.late.values()):
                 effects += self._end(request, _NO_TIME)
-        for room in rooms:
-            effects += self._joins(room, now)
+        for running in open_for_more:
+            effects += self._joins(running, now)
         until = min(until, self._next_expiry())
         return effects if until == inf else [*effects, WakeAt(until)]
 
@@ -316,91 +300,80 @@ class Streams:
         for stream in running.streams.values():
             stream.begun = True
 
-    def _room(self, worker: Streamer, running: _Running, now: float) -> _Room:
+    def _look(self, running: _Running, now: float) -> None:
+        """Find out what a worker could take in this ``tick``."""
         streams = running.streams.values()
-        room = _Room(
-            worker,
-            running,
-            begins=max(now, running.ends) if streams else now,
-            joining=sum(not stream.begun for stream in streams),
-            limit=min((stream.due for stream in streams if not stream.late), default=inf),
-            interval=min((stream.interval for stream in streams), default=inf),
-            was_idle=not streams,
-        )
-        self._predict(room)
-        return room
+        running.joined, running.was_idle = [], not streams
+        running.joining = sum(not stream.begun for stream in streams)
+        running.limit = min((stream.due for stream in streams if not stream.late), default=inf)
+        running.interval = min((stream.interval for stream in streams), default=inf)
+        self._predict(running, now)
 
-    def _predict(self, room: _Room) -> None:
-        join = self.start.predict(room.joining + 1) + self.step.predict(room.size + 1)
-        room.ends = room.begins + join + self._reserve
+    def _predict(self, running: _Running, now: float) -> None:
+        begins = now if running.was_idle else max(now, running.ends)
+        seconds = self.start.predict(running.joining + 1) + self.step.predict(len(running.streams) + 1)
+        running.next_ends = begins + seconds + self._reserve
 
-    def _is_open(self, room: _Room, interval: float) -> bool:
+    def _may_take(self, running: _Running, interval: float) -> bool:
         """Return whether one more stream of ``interval`` breaks no due time of the worker's streams."""
-        if not room.size:
+        if not running.streams:
             return True
-        if (self._closed and not room.was_idle) or room.ends > room.limit:
+        if (self._closed and not running.was_idle) or running.next_ends > running.limit:
             return False
-        return room.size < self.step.largest_within(min(room.interval, interval))
+        return len(running.streams) < self.step.largest_within(min(running.interval, interval))
 
-    def _join_on_time(self, rooms: Sequence[_Room], now: float) -> float:
+    def _join_on_time(self, workers: Sequence[_Running], now: float) -> float:
         """Let requests on time join, by deadline; return when the next one is late by prediction."""
         for lane in list(self._queues.lanes.values()):
             while lane.keys and lane.keys[0] - self._soonest <= now:
                 self._queues.go_late(lane, 1, now)
             passed_over = 0
             for request in list(lane.on_time):
-                if passed_over == SEARCHED or not any(self._is_open(room, inf) for room in rooms):
+                if passed_over == SEARCHED or not any(self._may_take(running, inf) for running in workers):
                     break
-                room = self._most_slack(rooms, request)
-                if room is None:
-                    passed_over += 1
-                else:
+                if self._join(workers, request, now):
                     self._queues.serve(lane, [request], None)
-                    self._take(room, request)
+                else:
+                    passed_over += 1
         return min((lane.keys[0] - self._soonest for lane in self._queues.lanes.values()), default=inf)
 
-    def _most_slack(self, rooms: Sequence[_Room], request: Request) -> _Room | None:
-        """Return the worker with the most slack left that ``request`` may join and be on time."""
-        interval = self._targets[request.slo_class].interval
-        fits = [room for room in rooms if room.ends <= request.deadline and self._is_open(room, interval)]
-        return max(fits, key=lambda room: min(room.limit, request.deadline) - room.ends, default=None)
-
-    def _join_late(self, rooms: Sequence[_Room]) -> None:
+    def _join_late(self, workers: Sequence[_Running], now: float) -> None:
         """Let late requests join, the one first that has been late longest."""
         for request in list(self._queues.late.values()):
-            interval = self._targets[request.slo_class].interval
-            fits = [room for room in rooms if self._is_open(room, interval)]
-            if not fits:
+            if not self._join(workers, request, now, late=True):
                 return
-            self._queues.remove(request)
-            self._take(max(fits, key=lambda room: room.limit - room.ends), request, late=True)
+            self._queues.late.pop(request.id)
 
-    def _take(self, room: _Room, request: Request, *, late: bool = False) -> None:
-        request.place = _RUNNING
+    def _join(self, workers: Sequence[_Running], request: Request, now: float, *, late: bool = False) -> bool:
+        """Let ``request`` join the worker with the most slack left; return whether one may take it."""
+        interval = self._targets[request.slo_class].interval
+        due = inf if late else request.deadline
+        fits = [each for each in workers if each.next_ends <= due and self._may_take(each, interval)]
+        best = max(fits, key=lambda each: min(each.limit, due) - each.next_ends, default=None)
+        if best is None:
+            return False
+        stream = _Stream(request, interval, best.worker, late=late)
+        self._on[request.id] = best.streams[request.id] = stream
+        best.joined.append(stream)
+        best.joining += 1
+        best.interval, best.limit = min(best.interval, interval), min(best.limit, due)
+        self._predict(best, now)
         request.attempts += 1
-        stream = _Stream(request, self._targets[request.slo_class].interval, room.worker, late=late)
-        self._on[request.id] = room.running.streams[request.id] = stream
-        room.taken.append(stream)
-        room.joining += 1
-        room.interval = min(room.interval, stream.interval)
-        if not late:
-            room.limit = min(room.limit, request.deadline)
-        self._predict(room)
+        return True
 
-    def _joins(self, room: _Room, now: float) -> list[Effect]:
+    def _joins(self, running: _Running, now: float) -> list[Effect]:
         """Return the joins of a worker. An idle one begins at once."""
         effects: list[Effect] = []
-        for late in (False, True):
-            joining = [stream for stream in room.taken if stream.late is late]
-            if joining:
-                usual = DispatchReason.IDLE if room.was_idle else DispatchReason.JOIN
-                reason = DispatchReason.LATE if late else usual
-                batch = Batch(tuple(stream.request for stream in joining), reason, now)
-                for stream in joining:
-                    stream.batch = batch
-                effects.append(Join(room.worker, batch))
-        if room.was_idle and room.taken:
-            self._begin(room.running, len(room.taken), now)
+        usual = DispatchReason.IDLE if running.was_idle else DispatchReason.JOIN
+        for late, reason in ((False, usual), (True, DispatchReason.LATE)):
+            joined = [stream for stream in running.joined if stream.late is late]
+            if joined:
+                batch = Batch(tuple(stream.request for stream in joined), reason, now)
+                for stream in joined:
+                    stream.batch, stream.request.place = batch, _RUNNING
+                effects.append(Join(running.worker, batch))
+        if running.was_idle and running.joined:
+            self._begin(running, len(running.joined), now)
         return effects
 
     def _put_out(self, stream: _Stream, output: Output, now: float, *, alone: bool) -> list[Effect]:
