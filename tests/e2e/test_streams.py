@@ -4,7 +4,7 @@ import http.client
 import json
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -140,10 +140,15 @@ def test_client_that_leaves_frees_its_place_for_the_next():
         assert dog.metric('watchdog_stream_cancels_total{reason="client_left"}') == 1
 
 
-def test_client_that_does_not_read_is_cut_and_others_go_on():
+def test_client_that_reads_byte_by_byte_is_cut_and_others_go_on():
+    def is_cut():
+        with suppress(ConnectionError):
+            slow.recv(1)
+        return dog.metric('watchdog_stream_cancels_total{reason="slow_reader"}') == 1
+
     with counting() as dog, dog.connect() as slow:
         slow.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nlarge")
-        until(lambda: dog.metric('watchdog_stream_cancels_total{reason="slow_reader"}') == 1, "it is cut")
+        until(is_cut, "it is cut")
         until(lambda: "finish large" in calls(dog), "its state is finished")
         assert dog.call(body=b"b").status == 200
 
@@ -190,6 +195,21 @@ def test_stream_whose_worker_dies_breaks_off():
         with pytest.raises(http.client.IncompleteRead):
             dying.read()
         until(lambda: dog.call(body=b"b").status == 200, "another serves")
+
+
+def test_body_that_parse_refuses_is_the_clients_error_and_starts_no_stream():
+    handler = """
+    def parse(event):
+        return int(event.body)
+    def start(numbers, context):
+        return list(numbers)
+    def step(states, context):
+        return [(state, True) for state in states]
+    """
+    with watchdog(handler, slo_interval="60s") as dog:
+        assert dog.call(body=b"x").status == 400
+        assert dog.call(body=b"7").body == b"7\n"
+        assert dog.metric('watchdog_first_piece_seconds_count{slo_class="default"}') == 1
 
 
 def test_finish_that_raises_is_logged_and_harms_no_answer():
