@@ -43,7 +43,7 @@ class Proxy:
         self._metrics = metrics
         self._hold_timeout = hold_timeout
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one invocation with the function's answer, or our own 404, 405, 502 or 503."""
         name = request.match_info["name"]
         if request.method not in _METHODS:
@@ -70,9 +70,9 @@ class Proxy:
                     # Like the gateway's, the histogram excludes the time of the hold.
                     started = time.monotonic()
             # No await since the choice: the replica's outstanding count rises next.
-            answer = await self._forward(request, function, replica, body)
-            code = answer.status
-            return answer
+            forwarded = await self._forward(request, function, replica, body)
+            code = forwarded.status
+            return forwarded
         finally:
             self._metrics.finished(function_name, code, time.monotonic() - started)
 
@@ -103,7 +103,7 @@ class Proxy:
         function: Function,
         replica: Replica,
         body: bytes | None,
-    ) -> web.Response:
+    ) -> web.StreamResponse:
         headers, stamps = _forwarded_headers(request)
         try:
             return await _exchange(request, replica, headers, body, stamps)
@@ -132,8 +132,11 @@ async def _exchange(
     headers: CIMultiDict[str],
     body: bytes | None,
     stamps: dict[str, str],
-) -> web.Response:
-    """Send the request to ``replica`` and return its answer. Raises ``aiohttp.ClientError``."""
+) -> web.StreamResponse:
+    """Send the request to ``replica`` and return its answer. Raises ``aiohttp.ClientError``.
+
+    As in OpenFaaS' gateway an answer is flushed piece by piece if Accept begins with text/event-stream.
+    """
     url = URL(f"http://127.0.0.1:{replica.port}{_path(request)}", encoded=True)
     # As a file: aiohttp takes large bytes for a mistake.
     data = None if body is None else io.BytesIO(body)
@@ -143,11 +146,28 @@ async def _exchange(
             request.method, url, headers=headers, data=data, allow_redirects=False
         ) as upstream:
             relayed = _relayed_headers(request, upstream, stamps)
+            if request.headers.get("Accept", "").startswith("text/event-stream"):
+                return await _flushed(request, upstream, relayed)
             # To HEAD there is no body, and Content-Length stays that of the answer to GET.
             content = None if request.method == "HEAD" else await upstream.read()
             return web.Response(status=upstream.status, reason=upstream.reason, headers=relayed, body=content)
     finally:
         replica.outstanding -= 1
+
+
+async def _flushed(
+    request: web.Request, upstream: aiohttp.ClientResponse, headers: CIMultiDict[str]
+) -> web.StreamResponse:
+    answer = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
+    await answer.prepare(request)
+    try:
+        async for piece in upstream.content.iter_any():
+            await answer.write(piece)
+        await answer.write_eof()
+    except (aiohttp.ClientError, ConnectionError):
+        if request.transport is not None:
+            request.transport.abort()  # a clean end would make it look whole
+    return answer
 
 
 def _path(request: web.Request) -> str:

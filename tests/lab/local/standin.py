@@ -64,6 +64,10 @@ async def answer(writer, method, target, headers, body):
         reply(writer, "200 OK", os.environ["HOSTNAME"].encode())
     elif path == "/echo":
         reply(writer, "200 OK", body, "Content-Type: application/octet-stream", "X-Own: 1")
+    elif path == "/pieces":  # the second one once the file is there
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        await until_there(query)
+        writer.write(b"6\r\nsecond\r\n0\r\n\r\n")
     elif path == "/drop-first" and not there(query):
         os.mknod(query)
         writer.close()

@@ -4,7 +4,11 @@ import asyncio
 import io
 import json
 import os
+import signal
 import socket
+
+import aiohttp
+import pytest
 
 from lab.local.harness import TWO, on_platform, until
 
@@ -124,6 +128,28 @@ async def test_a_refused_connection_is_tried_on_another_replica_and_a_broken_one
         statuses = {await client.status("POST", "/function/echo") for _ in range(2)}
         good.draining = False
     assert 502 in statuses
+
+
+@on_platform()
+async def test_pieces_pass_as_they_come_where_accept_begins_with_event_stream(client):
+    await client.deploy()
+    gate = client.folder / "gate"
+    url = f"{client.platform.gateway_url}/function/echo/pieces?{gate}"
+    async with client.session.get(url, headers={"Accept": "text/event-stream, */*"}) as answer:
+        assert await answer.content.readany() == b"first"
+        gate.touch()
+        assert await answer.content.read() == b"second"
+
+
+@on_platform()
+async def test_an_answer_that_breaks_off_has_no_clean_end(client):
+    await client.deploy()
+    url = f"{client.platform.gateway_url}/function/echo/pieces?/never"
+    async with client.session.get(url, headers={"Accept": "text/event-stream"}) as answer:
+        assert await answer.content.readany() == b"first"
+        os.kill(client.function.replicas[0].pid, signal.SIGKILL)
+        with pytest.raises(aiohttp.ClientError):
+            await answer.content.read()
 
 
 @on_platform()
