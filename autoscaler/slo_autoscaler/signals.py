@@ -120,7 +120,7 @@ class Observation:
     )
     queue_length: float | None = _signal(
         Unit.COUNT,
-        "Requests that wait for a worker; shown only.",
+        "Requests that wait for a worker.",
         in_shadow=InShadow.BY_LOAD,
         summed=Summed.ALL,
     )

@@ -172,8 +172,10 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     broken = max(0, memory.stuck(spec, now) - (scale.unschedulable or 0))
     count += min(broken, missing, 1)
 
+    # More wait than can be answered within the SLO: late already, but no counter shows it yet.
+    overdue = (seen.queue_length or 0.0) > scale.available * replica.goodput * (seen.slo_latency or 0.0)
     late_since = None
-    if late is not None and late > allowed:
+    if overdue or (late is not None and late > allowed):
         late_since = now if memory.late_since is None else memory.late_since
     reason = Reason.LOAD_BELOW_CAPACITY
     if late_since is not None and count <= scale.desired:

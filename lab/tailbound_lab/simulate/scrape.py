@@ -124,6 +124,7 @@ class Scrapes:
             gateway_rate_now=self._gateway_rate_now(now),
             in_flight=sum(target.inside[-1] for target in alive),
             in_flight_growth=self._growth(now),
+            queue_length=sum(target.queued[-1] for target in alive),
             capacity=function.capacity,
             attainment=_attainment(over_window),
             samples=None if over_window is None else float(over_window[TOTAL]) * self._window,

@@ -216,6 +216,19 @@ def test_a_step_that_is_read_directly_is_followed_once():
     assert decide(Situation(spec, calm, Scale(decision.replicas, 2), memory, 15.0))[0].replicas is None
 
 
+def test_decide_more_wait_than_are_answered_within_the_slo_keeps_every_replica():
+    """As on a node: bursts of 350/s that have passed soon, and none of a third one's is late so far."""
+    replica = {"capacity": 150.0, "slo_latency": 1.0, "service_time_single": 0.035, "burn_short": 0.2}
+    calm, burst = (seen(rate=rate, up_replicas=3.0, **replica) for rate in (20.0, 350.0))
+    waiting = replace(burst, rate=200.0, rate_now=350.0, queue_length=900.0)
+    learned = [calm] * 12 + [burst] * 4 + [calm] * 12 + [burst] * 4 + [calm] * 12
+    *_, (_, _, _, memory, now) = play(a_spec(min_replicas=3), Scale(3, 3), [(each, 5.0) for each in learned])
+    story = [(each, 5.0) for each in [waiting] * 3 + [replace(waiting, queue_length=0.0)] * 3]
+    decisions = [each for _, _, each, _, _ in play(a_spec(), Scale(3, 3), story, memory, now)]
+    assert [each.replicas for each in decisions[:3]] == [None] * 3
+    assert decisions[-1].replicas == 2
+
+
 def test_one_observation_after_a_gap_is_not_enough_to_give_back_a_replica():
     busy, calm = seen(rate=450.0, up_replicas=5.0), seen(rate=50.0, up_replicas=5.0)
     story = [(busy, 5.0)] * 10 + [(None, 5.0)] * 5 + [(calm, 5.0)] * 3
