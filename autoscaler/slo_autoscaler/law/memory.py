@@ -95,7 +95,7 @@ class Memory:
     overloaded_at: float = -inf
     """Time of the last load beyond the goodput."""
     late_since: float | None = None
-    """Time since which more requests are late than allowed, because they waited."""
+    """Time since which more requests are late than allowed, or will be, because they waited."""
     too_few: TooFew | None = None
     stalled: float = 0.0
     """Requests that hung at the last observation: each counts as late once."""

@@ -13,8 +13,8 @@ most the allowed share is late.
 
 The moment that counts is the one at which a replica requested now would serve. A replica is removed only if
 no such moment still ahead needs it: it could not be brought back until then (``Memory.needed``). None is
-removed while more are late than allowed. If that lasts for minutes, one is added, whatever the prediction
-says. Replicas that do not become ready are no supply; a few are replaced.
+removed while more are late than allowed, or will be because they wait. If that lasts for minutes, one is
+added, whatever the prediction says. Replicas that do not become ready are no supply; a few are replaced.
 
 Next step: ``allocate`` where functions share a budget of replicas, then ``decide``.
 """
