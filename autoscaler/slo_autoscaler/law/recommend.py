@@ -149,7 +149,9 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     history = memory.history.every(interval).after([(now, believed)], horizon)
     load = (rate if newest is None else newest) / (max(1, scale.available) * replica.goodput)
     loads = (*[each for each in memory.loads if 0.0 < now - each[0] <= window], (now, load))
-    overloaded_at = now if load > memory.calibration.factor else memory.overloaded_at
+    # More wait than can be answered within the SLO: late already, but no counter shows it yet.
+    overdue = (seen.queue_length or 0.0) > scale.available * replica.goodput * (seen.slo_latency or 0.0)
+    overloaded_at = now if overdue or load > memory.calibration.factor else memory.overloaded_at
     stalled = _hanging(seen, memory.stalled, window)
     late = late_share(seen)
     # While a backlog or a boost is in the rates, a comparison says nothing of the curve.
@@ -172,8 +174,6 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     broken = max(0, memory.stuck(spec, now) - (scale.unschedulable or 0))
     count += min(broken, missing, 1)
 
-    # More wait than can be answered within the SLO: late already, but no counter shows it yet.
-    overdue = (seen.queue_length or 0.0) > scale.available * replica.goodput * (seen.slo_latency or 0.0)
     late_since = None
     if overdue or (late is not None and late > allowed):
         late_since = now if memory.late_since is None else memory.late_since

@@ -201,6 +201,14 @@ def test_a_start_during_an_overload_does_not_take_its_backlog_for_a_lower_capaci
     assert memory.calibration.factor == 1.0
 
 
+def test_recommend_backlog_of_replicas_that_have_started_leaves_the_calibration():
+    """The overload passed between two scrapes; the requests that it left are answered late."""
+    waiting = seen(rate=100.0, queue_length=500.0, burn_short=0.0)
+    _, memory = observed(*[seen(burn_short=0.0)] * 20, *[waiting] * 2)
+    _, drained = observed(*[seen(rate=150.0, burn_short=20.0, queue_mean=0.1)] * 2, memory=memory)
+    assert drained.calibration.factor == pytest.approx(memory.calibration.factor, rel=0.01)
+
+
 def test_few_requests_in_one_scrape_are_no_rise():
     """At 0.1/s, three end within a scrape of 5 s every other hour."""
     slow = seen(rate=0.1, rate_window=320.0, capacity=0.1, slo_latency=25.0, service_time_single=8.0)
