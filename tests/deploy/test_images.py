@@ -158,7 +158,7 @@ def test_function_ships_without_what_built_and_tested_it(function):
     assert {"batching-watchdog", "gunicorn", "uvloop", "httptools"} <= names
     assert not names & {"pytest", "hatchling", "torch"}
     assert shell(function, "ls -A . function").split() == [
-        *(".:", "function", "function:", "handler.py", "handler_test.py", "requirements.txt")
+        *(".:", "function", "function:", "__init__.py", "handler.py", "handler_test.py", "requirements.txt")
     ]
 
 
