@@ -37,6 +37,10 @@ type Of<Options, Custom> = Omit<Panel, "options" | "fieldConfig"> & {
 """
 
 
+OF_PROMETHEUS = {"expr", "titleFormat", "textFormat", "useValueForTime"}
+"""Fields of an annotation that the dashboard's type leaves to the data source."""
+
+
 def program(dashboards: dict[str, dict[str, Any]], types: str) -> str:
     """Return the TypeScript that says of each dashboard and each of its panels what it is."""
     lines = [f'import type {{ Dashboard, Panel, RowPanel }} from "{types}/raw/dashboard/x/types.gen";']
@@ -46,7 +50,12 @@ def program(dashboards: dict[str, dict[str, Any]], types: str) -> str:
     ]
     lines.append(PRELUDE)
     for name, whole in dashboards.items():
+        marks = [
+            {key: value for key, value in mark.items() if key not in OF_PROMETHEUS}
+            for mark in whole["annotations"]["list"]
+        ]
         rest = {key: value for key, value in whole.items() if key != "panels"}
+        rest["annotations"] = {"list": marks}
         lines.append(f'export const {name}_whole: Loose<Omit<Dashboard, "panels">> = {json.dumps(rest)};')
         for panel in whole["panels"]:
             kind = panel["type"]
