@@ -11,14 +11,13 @@ waits.
 """
 
 from collections.abc import Iterable, Sequence
-from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
 from typing import Final
 
 from batching_watchdog.engine.cost import Cost
 from batching_watchdog.engine.effects import Answer, Check, Dispatch, Effect, Lowered, WakeAt, Worker
-from batching_watchdog.engine.lanes import LATE, ON_TIME, Queues
+from batching_watchdog.engine.lanes import LATE, ON_TIME, Expiries, Queues
 from batching_watchdog.engine.policy import BatchingPolicy, Late, Overload, Situation, Take, Wait
 from batching_watchdog.engine.prefetch import Prefetch
 from batching_watchdog.engine.retries import Part, Suspects
@@ -67,8 +66,7 @@ class Engine:
         self._nearly_idle = False
         """Whether a busy worker may get its next batch now, by the last ``tick``."""
         self._admitted: dict[int, Request] = {}
-        self._expiries: list[tuple[float, int]] = []
-        """Heap of (expiry, id). Entries of requests that have left are dropped when first or many."""
+        self._expiries = Expiries(self._admitted)
         self._queues = Queues(by_deadline=policy.by_deadline)
         self._suspects = Suspects(self._workers)
         self._overload = Overload()
@@ -164,10 +162,7 @@ class Engine:
                 raise self._queue_full()
             effects = self._end(displaced, self._queue_full(displaced=True))
         self._admitted[request.id] = request
-        heappush(self._expiries, (request.expires, request.id))
-        if len(self._expiries) > 64 + 2 * len(self._admitted):
-            self._expiries = [entry for entry in self._expiries if entry[1] in self._admitted]
-            heapify(self._expiries)
+        self._expiries.add(request)
         self._queues.add(request, self._cost.pool(request.cost_class))
         return effects
 
@@ -267,8 +262,7 @@ class Engine:
     def tick(self, now: float) -> list[Effect]:
         """Answer expired requests, then dispatch batches to idle workers; return the effects."""
         effects: list[Effect] = []
-        while self._next_expiry() <= now:
-            request = self._admitted[self._expiries[0][1]]
+        for request in self._expiries.expired(now):
             effects += self._end(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
         due = self._prefetch.due(self._running, now)
         self._idle = due[::-1] + self._idle  # after the idle ones: the last is next
@@ -279,7 +273,7 @@ class Engine:
         self._idle = [worker for worker in self._idle if worker not in self._running]
         self._nearly_idle = len(self._idle) < ready
         # With the batches that have just been sent.
-        until = min(until, self._next_expiry(), self._prefetch.next_due(self._running, now))
+        until = min(until, self._expiries.next(), self._prefetch.next_due(self._running, now))
         return effects if until == inf else [*effects, WakeAt(until)]
 
     def _step(self, now: float, effects: list[Effect]) -> float | None:
@@ -490,11 +484,6 @@ class Engine:
         per_second = self._workers * size / max(times.predict_mean(size), 1e-6)
         retry_after = max(1, min(60, round(self.queued / per_second / 2)))
         return QueueFull(self._max_inflight, retry_after, displaced=displaced)
-
-    def _next_expiry(self) -> float:
-        while self._expiries and self._expiries[0][1] not in self._admitted:
-            heappop(self._expiries)
-        return self._expiries[0][0] if self._expiries else inf
 
 
 def _still_running(batch: Batch) -> list[Request]:

@@ -6,7 +6,8 @@ module reads no clock. With equal budgets every request is appended, which is ch
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
 from typing import Final
@@ -174,3 +175,31 @@ class Queues:
 
     def _key(self, request: Request) -> float:
         return request.deadline if self._by_deadline else request.arrived
+
+
+class Expiries:
+    """The times until which admitted requests may wait for an answer."""
+
+    def __init__(self, admitted: Mapping[int, Request]) -> None:
+        """``admitted``: those that have not left, by id."""
+        self._admitted = admitted
+        self._heap: list[tuple[float, int]] = []
+        """(expiry, id). Entries of requests that have left are dropped when first or many."""
+
+    def add(self, request: Request) -> None:
+        """Add an admitted request."""
+        heappush(self._heap, (request.expires, request.id))
+        if len(self._heap) > 64 + 2 * len(self._admitted):
+            self._heap = [entry for entry in self._heap if entry[1] in self._admitted]
+            heapify(self._heap)
+
+    def next(self) -> float:
+        """Return the earliest time; infinite without a request."""
+        while self._heap and self._heap[0][1] not in self._admitted:
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else inf
+
+    def expired(self, now: float) -> Iterator[Request]:
+        """Yield the requests whose time has come; each must leave before the next one is asked for."""
+        while self.next() <= now:
+            yield self._admitted[self._heap[0][1]]

@@ -16,12 +16,11 @@ Invariants: every admitted request leaves exactly once, by a last ``Piece``, by 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 from math import inf, nan
 from typing import Final, NamedTuple
 
 from batching_watchdog.engine.effects import Answer, Effect, Join, Leave, Lowered, Piece, Streamer, WakeAt
-from batching_watchdog.engine.lanes import Queues
+from batching_watchdog.engine.lanes import Expiries, Queues
 from batching_watchdog.engine.latency import LEAST, LatencyModel
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
@@ -145,7 +144,7 @@ class Streams:
         self._workers: dict[Streamer, _Running] = {}
         self._on: dict[int, _Stream] = {}
         self._admitted: dict[int, Request] = {}
-        self._expiries: list[tuple[float, int]] = []
+        self._expiries = Expiries(self._admitted)
         self._queues = Queues(by_deadline=True)
         self._pool = _Pool(self.step)
 
@@ -212,10 +211,7 @@ class Streams:
                 raise self._queue_full()
             effects = self._end(displaced, self._queue_full(displaced=True))
         self._admitted[request.id] = request
-        heappush(self._expiries, (request.expires, request.id))
-        if len(self._expiries) > 64 + 2 * len(self._admitted):
-            self._expiries = [entry for entry in self._expiries if entry[1] in self._admitted]
-            heapify(self._expiries)
+        self._expiries.add(request)
         self._queues.add(request, self._pool)
         return effects
 
@@ -270,8 +266,7 @@ class Streams:
     def tick(self, now: float) -> list[Effect]:
         """Answer expired requests, then let waiting ones join; return the effects."""
         effects: list[Effect] = []
-        while self._next_expiry() <= now:
-            request = self._admitted[self._expiries[0][1]]
+        for request in self._expiries.expired(now):
             effects += self._end(request, Expired(f"not ended within {now - request.arrived:.3f} s"))
         open_for_more = [running for running in self._workers.values() if not running.closing]
         for running in open_for_more:
@@ -285,7 +280,7 @@ class Streams:
                 effects += self._end(request, _NO_TIME)
         for running in open_for_more:
             effects += self._joins(running, now)
-        until = min(until, self._next_expiry())
+        until = min(until, self._expiries.next())
         return effects if until == inf else [*effects, WakeAt(until)]
 
     @property
@@ -434,11 +429,6 @@ class Streams:
         rate = self.steady().rate
         retry_after = round(self.queued / rate / 2) if rate > 0 else 1
         return QueueFull(self._max_inflight, max(1, min(60, retry_after)), displaced=displaced)
-
-    def _next_expiry(self) -> float:
-        while self._expiries and self._expiries[0][1] not in self._admitted:
-            heappop(self._expiries)
-        return self._expiries[0][0] if self._expiries else inf
 
 
 _DIED: Final = WorkerDied("the worker died under this stream")
