@@ -85,13 +85,7 @@ def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
     Raises ``ConfigError``, ``StartFailed`` or ``HandlerNotLoaded`` for what stops the start; the traceback of
     the last is in the log.
     """
-    config = Config.from_env(
-        environ,
-        cpus=available_cpus(),
-        devices=cuda_devices(environ),
-        files=open_files(),
-        memory=memory_limit(),
-    )
+    config = configured(environ)
     logs.set_up(config.log_format)
     for line in ignored(environ):
         log.warning("%s", line)
@@ -128,6 +122,17 @@ class Watchdog:
     requests: Connections
     """Of the function's port, which nothing listens on yet."""
     metrics: Metrics
+
+
+def configured(environ: Mapping[str, str]) -> Config:
+    """Return the settings of ``environ`` on this machine. Raises ``ConfigError``."""
+    return Config.from_env(
+        environ,
+        cpus=available_cpus(),
+        devices=cuda_devices(environ),
+        files=open_files(),
+        memory=memory_limit(),
+    )
 
 
 def build(

@@ -28,7 +28,7 @@ from batching_watchdog.folder import Source, find, stack_files
 from batching_watchdog.front.protocol import Application, Connections, Exchange
 from batching_watchdog.front.routes import MetricsPage
 from batching_watchdog.front.weight import load_weight
-from batching_watchdog.machine import available_cpus, cuda_devices, memory_limit, open_files
+from batching_watchdog.machine import available_cpus
 from batching_watchdog.messages import Failure
 from batching_watchdog.metrics import Exposition
 from batching_watchdog.trial import report
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"FOLDER: {options.folder} is not a folder")
     try:
         source = find(options.folder, {}, os.environ)
-        logs.set_up(configured(source).log_format)
+        logs.set_up(app.configured(source.environ).log_format)
         return uvloop.run(serve(source, reload=options.reload))
     except WatchdogError as error:
         _show(error)
@@ -104,15 +104,15 @@ async def serve(source: Source, *, reload: bool) -> int:
     loop, stop, changed = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    config, loaded = configured(source), files(source)
-    watchdog = await started(source)
+    config, loaded = app.configured(source.environ), files(source)
+    watchdog = await started(source, config)
     front, page = Newest(watchdog.front), Newest(MetricsPage(Exposition(watchdog.metrics)))
     limits, loop_lag = watchdog.requests.limits, watchdog.requests.loop_lag
     requests = Connections(front, limits, time.monotonic, loop_lag)
     scrapes = Connections(page, app.METRICS_LIMITS, time.monotonic)
     retiring = set[asyncio.Task[None]]()
     async with app.healthy(config, requests, scrapes) as (listener, port, _):
-        log.info("%s is served on port %d: %s", source.handler, port, promise(configured(source), watchdog))
+        log.info("%s is served on port %d: %s", source.handler, port, promise(config, watchdog))
         tasks = [asyncio.create_task(app.sweep(requests, scrapes, owns=lambda _: True))]
         if reload:
             loop.add_signal_handler(signal.SIGHUP, changed.set)
@@ -127,7 +127,8 @@ async def serve(source: Source, *, reload: bool) -> int:
             changed.clear()
             try:
                 source = find(source.folder, {}, os.environ)
-                newer = await started(source)
+                newest = app.configured(source.environ)
+                newer = await started(source, newest)
             except WatchdogError as error:
                 _show(error)
                 log.error("%s goes on as it was before the change", source.handler)
@@ -135,7 +136,7 @@ async def serve(source: Source, *, reload: bool) -> int:
             front.application, page.application = newer.front, MetricsPage(Exposition(newer.metrics))
             retiring.add(asyncio.create_task(_retired(watchdog)))
             watchdog = newer
-            log.info("%s is served again: %s", source.handler, promise(configured(source), watchdog))
+            log.info("%s is served again: %s", source.handler, promise(newest, watchdog))
         listener.close()
         requests.drain()
         with suppress(TimeoutError):
@@ -150,26 +151,14 @@ async def serve(source: Source, *, reload: bool) -> int:
     return 0
 
 
-def configured(source: Source) -> Config:
-    """Return the settings of ``source`` on this machine. Raises ``ConfigError``."""
-    environ = source.environ
-    return Config.from_env(
-        environ,
-        cpus=available_cpus(),
-        devices=cuda_devices(environ),
-        files=open_files(),
-        memory=memory_limit(),
-    )
-
-
-async def started(source: Source) -> Watchdog:
+async def started(source: Source, config: Config) -> Watchdog:
     """Return a watchdog whose workers can serve.
 
     Raises ``HandlerNotLoaded``, ``StartFailed``, and ``TrialFailed`` if it fails on its example().
     """
     for line in ignored(source.environ):
         log.warning("%s", line)
-    watchdog = app.build(configured(source), source.environ, own_weight=load_weight(source.folder))
+    watchdog = app.build(config, source.environ, own_weight=load_weight(source.folder))
     watchdog.pool.start()
     try:
         await until_ready(watchdog.pool, watchdog.metrics.capacity.times, source.handler)

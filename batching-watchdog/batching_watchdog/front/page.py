@@ -13,7 +13,7 @@ _ACCEPTS_HTML: Final = re.compile(rb"^accept:[^\r\n]*\btext/html\b", re.IGNORECA
 
 
 def is_browser(method: bytes, target: bytes, header_block: bytes) -> bool:
-    """Return whether a request without a body is a person's who looks for the function."""
+    """Return whether a person's browser asks where people look first; the request has no body."""
     return method == b"GET" and target in PATHS and _ACCEPTS_HTML.search(header_block) is not None
 
 

@@ -17,12 +17,12 @@ from typing import Final, TextIO
 
 import uvloop
 
-from batching_watchdog.config import Config, ignored
+from batching_watchdog.app import configured
+from batching_watchdog.config import ignored
 from batching_watchdog.errors import HandlerNotLoaded, WatchdogError
 from batching_watchdog.folder import Source, find
 from batching_watchdog.front.weight import load_weight
 from batching_watchdog.logs import TextFormatter, printable
-from batching_watchdog.machine import available_cpus, cuda_devices, memory_limit, open_files
 from batching_watchdog.messages import Failure
 from batching_watchdog.pool import profile
 from batching_watchdog.trial import report
@@ -162,13 +162,7 @@ def _try(function: Source, bodies: Sequence[bytes], progress: Progress) -> repor
     handler.addFilter(Traces())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger(profile.__name__).setLevel(logging.ERROR)  # how example() is answered is in the report
-    config = Config.from_env(
-        environ,
-        cpus=available_cpus(),
-        devices=cuda_devices(environ),
-        files=open_files(),
-        memory=memory_limit(),
-    )
+    config = configured(environ)
     printed, streams = Printed(sys.stderr, progress), (sys.stdout, sys.stderr)
     progress.doing = LOADING
     sys.stdout = sys.stderr = printed  # the pool writes the workers' lines there
