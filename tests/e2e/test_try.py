@@ -90,8 +90,9 @@ def test_mix_of_bodies_costs_more_than_if_all_were_like_the_first(tmp_path):
     report = json.loads(done.stdout)
     assert (report["example"]["count"], report["example"]["bytes"]) == (4, [10, 900])
     assert 0.0 < report["requests_per_second"] < 0.5 * report["uniform_requests_per_second"]
-    assert any("printed while measuring" in note for note in report["notes"])
-    assert done.stderr.count("one batch") < 10, "the first batches only, which still count as loading"
+    (counted,) = (note.split()[0] for note in report["notes"] if "printed while measuring" in note)
+    # The first batches still count as loading; how many they are depends on the machine.
+    assert done.stderr.count("one batch") < int(counted.replace(",", ""))
 
 
 def test_handler_of_python3_http_is_tried_as_it_is_and_settings_without_effect_are_named(tmp_path):
