@@ -117,7 +117,7 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
         closing.callback(source.close)
         direct = None
         if config.direct_interval is not None and not once:
-            direct = Direct(source, config.direct_interval)
+            direct = Direct(source, config.direct_interval, platform.watchdogs)
             closing.callback(direct.close)
         observed: Source = source
         if config.further().queries:

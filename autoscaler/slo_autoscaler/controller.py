@@ -60,8 +60,8 @@ DIRECT_CHECK_SECONDS: Final = 0.5
 """Seconds between two checks of the load that is read directly."""
 
 KNOWN_FOR: Final = 300.0
-"""Seconds for which the last observation may justify more replicas. A capacity changes only with the model or
-the machine, and a Prometheus that restarts is back by then."""
+"""Seconds for which the last observation may justify more replicas; then only what the pages tell may. A
+capacity changes only with the model or the machine, and a Prometheus that restarts is back by then."""
 
 MAX_BACKOFF: Final = 8
 """Maximum backoff of a function that keeps failing, in reconciles."""
@@ -324,17 +324,18 @@ class Controller:
     def scale_up_between(self) -> None:
         """Add replicas between two reconciles where the arrivals exceed the requested capacity.
 
-        Uses the load that is read directly and the last observation, so it also works while Prometheus is
-        down. Queries the platform only for functions that get more replicas.
+        Uses the load that is read directly and the last observation; without one of late, what the pages tell
+        of their replicas. So it also works while Prometheus is down. Queries the platform only for functions
+        that get more replicas.
         """
         if self._direct is None or self._stopped:
             return
         raises = {
-            name: load.rate
+            name: load
             for name, load in self._direct.loads().items()
             if (target := self._targets.get(name)) is not None
             and target.scale is not None
-            and self._raised(target, load.rate, target.scale) is not None
+            and self._raised(target, load, target.scale) is not None
         }
         changes: dict[str, _Change] = {}
         for name, scale in self._read(list(raises)).items():
@@ -380,12 +381,11 @@ class Controller:
 
     def _boosted(self, name: str, target: _Target, spec: Spec, scale: Scale, load: Load | None) -> float:
         """Return the CPU factor of a function; 1 unless it was observed lately."""
-        now = self._clocks.monotonic()
-        if target.memory is None or target.observed is None or now - target.observed[0] > KNOWN_FOR:
+        now, seen = self._clocks.monotonic(), self._lately(target, load)
+        if target.memory is None or seen is None:
             return 1.0
         if target.shadow is not None:
             scale = target.shadow.scale(scale, now)
-        seen = target.observed[1]
         if load is not None:
             seen = replace(seen, direct_rate=load.rate, direct_in_flight=load.in_flight)
         try:
@@ -398,16 +398,21 @@ class Controller:
             logger.info("%s: %s", name, words.boosted(decided, target.memory.start_up(spec)))
         return decided.factor
 
-    def _raised(self, target: _Target, rate: float, scale: Scale) -> _Change | None:
+    def _lately(self, target: _Target, load: Load | None) -> Observation | None:
+        """Return the last observation, or what the pages tell if that is too old; None: unknown."""
+        if target.observed is not None and self._clocks.monotonic() - target.observed[0] <= KNOWN_FOR:
+            return target.observed[1]
+        return None if load is None else load.told
+
+    def _raised(self, target: _Target, load: Load, scale: Scale) -> _Change | None:
         """Return the result of ``raised`` for a function, if it may be scaled and was observed lately."""
-        now, memory = self._clocks.monotonic(), target.memory
-        if memory is None or target.observed is None or target.skip or not self._acts(scale.mode):
+        now, memory, seen = self._clocks.monotonic(), target.memory, self._lately(target, load)
+        if memory is None or seen is None or target.skip or not self._acts(scale.mode):
             return None
-        observed_at, seen = target.observed
         # Most functions end here, before any object is made for them.
-        if now - observed_at > KNOWN_FOR or rate <= (seen.capacity or inf) * scale.desired:
+        if load.rate <= (seen.capacity or inf) * scale.desired:
             return None
-        spec, seen = _with_labels(target.spec, scale), replace(seen, direct_rate=rate)
+        spec, seen = _with_labels(target.spec, scale), replace(seen, direct_rate=load.rate)
         wall, by_hand = self._clocks.wall(), target.by_hand
         at = Situation(spec, seen, scale, memory, now, wall, boost=target.boost, by_hand=by_hand)
         found = raised(at, self._free(target.spec.group))
@@ -578,9 +583,9 @@ class Controller:
             target.shadow = shadow
         if target.memory is None:
             target.memory = Memory.initial(scale, now)
-            past = self._past.pop(name, None) if self._past else None
-            if past is not None:
-                target.memory = warm(spec, target.memory, past, self._recalled_at)
+        past = self._past.pop(name, None) if self._past else None
+        if past is not None:
+            target.memory = warm(spec, target.memory, past, self._recalled_at)
         earlier = self._earlier.pop(name, None)
         if earlier is not None:
             history = target.memory.history.with_past(earlier)

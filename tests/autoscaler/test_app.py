@@ -10,7 +10,7 @@ import pytest
 
 from slo_autoscaler.app import main
 from support.doubles import Function, a_fleet, a_gateway, a_process, a_prometheus, an_empty_prometheus
-from support.kube_server import a_deployment, a_kube_server, a_replica_set, a_running_pod
+from support.kube_server import a_deployment, a_kube_server, a_pod, a_replica_set, a_running_pod
 from support.ports import free_port
 from support.waits import until
 
@@ -128,6 +128,29 @@ def test_started_without_a_boost_in_its_configuration_restores_pods_that_were_le
         words = ("--prometheus-url", prometheus.url)
         with a_process(path, tmp_path / "log", *words):
             until(lambda: limit() == "500m", "it is restored")
+
+
+@pytest.mark.e2e
+def test_started_without_prometheus_it_scales_up_by_the_pages_of_the_pods(cluster, tmp_path):
+    server, path = cluster
+    server.put("apps/v1", "deployments", a_deployment(replicas=1, mode="active"))
+    path.write_text(
+        path.read_text()
+        + "web: {host: 127.0.0.1, port: 0, page_port: null, probe_port: null}\ninterval: 1s\n"
+    )
+    with a_fleet(capacity=100.0) as fleet:
+        fleet.rate = 1000.0
+        pod = a_pod("web")
+        pod["metadata"]["annotations"] = {"tailbound.dev/metrics-port": fleet.address.rpartition(":")[2]}
+        pod["status"] = {"phase": "Running", "podIP": "127.0.0.1"}
+        server.put("v1", "pods", pod)
+
+        def replicas():
+            (found,) = server.all("apps/v1", "deployments")
+            return found["spec"]["replicas"]
+
+        with a_process(path, tmp_path / "log"):
+            until(lambda: replicas() > 1, "it scales up")
 
 
 def test_a_shadow_of_all_leaves_the_lease_to_those_that_act(cluster, capsys, monkeypatch):

@@ -19,6 +19,7 @@ from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES, Metrics
 from slo_autoscaler.platforms import CpuBoost, Range
 from slo_autoscaler.platforms.openfaas import OpenFaas
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Load
 from support import doubles
 from support.builders import MINIMAL, seen
@@ -54,13 +55,15 @@ class Read:
 
     def __init__(self):
         self.load = {}
+        self.told = {}
+        """What the replicas' pages tell."""
         self.watched = frozenset()
 
     def watch(self, function_names):
         self.watched = function_names
 
     def loads(self):
-        return {name: Load(rate, 0.0) for name, rate in self.load.items()}
+        return {name: Load(rate, 0.0, self.told.get(name)) for name, rate in self.load.items()}
 
 
 class Boosted:
@@ -229,6 +232,18 @@ def test_glance_adds_replicas_while_prometheus_is_away_as_long_as_enough_is_know
         bench.direct.load = {B: 900.0}
         bench.scale_up_between(KNOWN_FOR)
         assert gateway.functions["b"].replicas == 1, "what it can do is not known any more"
+
+
+def test_glance_without_any_observation_adds_replicas_by_what_their_pages_tell(gateway):
+    with Bench(gateway, **{"defaults.max_replicas": 10}) as bench:
+        assert bench.reconcile() is False
+        bench.direct.load = {A: 450.0, B: 450.0}
+        told = Observation(rate=450.0, capacity=100.0, slo_latency=0.1, slo_objective=0.99)
+        bench.direct.told = {A: replace(told, up_replicas=2.0, sample_age=0.0)}
+        bench.scale_up_between()
+        assert gateway.functions["a"].replicas > 2
+        assert gateway.functions["b"].replicas == 1, "its capacity is not known"
+        assert bench.about()[-1]["reason"] == "LoadAboveCapacity"
 
 
 @pytest.mark.parametrize(
@@ -668,6 +683,15 @@ def test_reconcile_after_a_restart_knows_the_history_and_asks_for_it_once(gatewa
         bench.times(2)
         assert bench.about()[0]["inputs"]["correction"] == pytest.approx(0.5, rel=0.05)
         assert len(bench.source.spans) == 1
+
+
+def test_reconcile_without_prometheus_after_a_restart_takes_up_the_history_later(gateway):
+    past = {A: Recorded(correction=((5.0, 0.5),))}
+    with Bench(gateway, past=past) as bench:
+        bench.reconcile()
+        bench.source.left = iter([{A: seen(rate=100.0)}])
+        bench.reconcile()
+        assert bench.about()[-1]["inputs"]["correction"] == pytest.approx(0.5, rel=0.05)
 
 
 class Stop(threading.Event):

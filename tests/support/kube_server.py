@@ -560,8 +560,11 @@ def _event(event: str, document: Document, query: Mapping[str, str]) -> str:
 
 def _is_selected(document: Document, query: Mapping[str, str]) -> bool:
     label, field = query.get("labelSelector"), query.get("fieldSelector")
-    if field is not None and (field, document["spec"].get("nodeName", "")) != ("spec.nodeName=", ""):
-        return False
+    if field is not None:
+        path, _, wanted = field.partition("=")
+        part, name = path.split(".")
+        if (document.get(part) or {}).get(name, "") != wanted:
+            return False
     return label is None or label in (document["metadata"].get("labels") or {})
 
 

@@ -1,10 +1,12 @@
-"""Counts a workload's pods for which no node has room, with the reason and the resources they need.
+"""Counts a workload's pods for which no node has room, and finds the metrics of those that run.
 
-Knows no scaling. Lists only pods without a node. Next step: platforms put this into ``Scale``.
+Knows no scaling. The pods without a node are always watched, with the reason and the resources they need;
+platforms put these into ``Scale``. The others are watched from the first question on.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -12,7 +14,7 @@ from typing import Any, Final
 from kubernetes.utils.quantity import parse_quantity
 
 from slo_autoscaler.errors import PlatformError
-from slo_autoscaler.kube.client import Document, Resource
+from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer, Key
 
 PODS: Final = Resource("v1", "pods")
@@ -20,7 +22,16 @@ PODS: Final = Resource("v1", "pods")
 WITHOUT_NODE: Final = {"fieldSelector": "spec.nodeName="}
 """Selector of pods without a node."""
 
+ON_NODE: Final = {"fieldSelector": "status.phase=Running"}
+
 REVISION: Final = "serving.knative.dev/revision"
+SERVICE_LABELS: Final = ("serving.knative.dev/service", "serving.knative.dev/configuration", REVISION)
+"""Knative's labels with the name of the function; other functions have their Deployment's name."""
+
+METRICS_PORTS: Final = ("tailbound.dev/metrics-port", "prometheus.io/port")
+"""Annotations with the port of the watchdog's metrics."""
+METRICS_PORT: Final = "8081"
+"""Its default."""
 
 LONGEST_REASON: Final = 300
 """Characters kept of the scheduler's message, which counts nodes by the missing resource."""
@@ -41,24 +52,76 @@ class Unschedulable:
         """Read a pod; return None if it has no Deployment, is being deleted, or was not refused."""
         metadata = pod["metadata"]
         labels: Mapping[str, str] = metadata.get("labels") or {}
-        owners = [each for each in metadata.get("ownerReferences") or () if each.get("controller")]
+        deployment = _deployment_of(metadata)
         refusals = [
             each
             for each in (pod.get("status") or {}).get("conditions") or ()
             if each.get("type") == "PodScheduled" and each.get("reason") == "Unschedulable"
         ]
-        if not refusals or not owners or owners[0]["kind"] != "ReplicaSet" or "deletionTimestamp" in metadata:
+        if not refusals or deployment is None or "deletionTimestamp" in metadata:
             return None
-        # The name of a Deployment's ReplicaSet is the Deployment's with the hash of its template.
-        name = owners[0]["name"].removesuffix(f"-{labels.get('pod-template-hash')}")
         # Further sentences are about pods that could be evicted.
         why = str(refusals[0].get("message") or "").partition(". ")[0]
         return cls(
-            deployment=(metadata["namespace"], name),
+            deployment=(metadata["namespace"], deployment),
             revision=(metadata["namespace"], labels.get(REVISION, "")),
             why=why[:LONGEST_REASON].strip().rstrip("."),
             needs=_needs(pod.get("spec") or {}),
         )
+
+
+class Watchdogs:
+    """The metrics pages of running pods, which are watched from the first question on."""
+
+    def __init__(
+        self, api: KubeApi, namespaces: Sequence[str] | None, resync: float, label: str | None = None
+    ) -> None:
+        """``label``: only pods that have it. ``resync`` is seconds between two complete lists."""
+        self._api = api
+        self._namespaces = namespaces
+        self._resync = resync
+        self._query = ON_NODE if label is None else {**ON_NODE, "labelSelector": label}
+        self._pods: Informer[tuple[str, str]] | None = None
+
+    def pages(self) -> dict[str, str]:
+        """Return {address: name.namespace} of every page; none while the API server does not answer."""
+        if self._pods is None:
+            self._pods = Informer(
+                *(self._api, PODS, self._namespaces, page_of), query=self._query, resync=self._resync
+            )
+            self._pods.wait(self._api.timeout)
+        with suppress(PlatformError):
+            return dict(self._pods.items().values())
+        return {}
+
+    def close(self) -> None:
+        """End the watch."""
+        if self._pods is not None:
+            self._pods.close()
+
+
+def page_of(pod: Document) -> tuple[str, str] | None:
+    """Return the address of a pod's metrics page and its function; None if it has neither.
+
+    As the scrape configurations in ``deploy/`` do.
+    """
+    metadata, ip = pod["metadata"], (pod.get("status") or {}).get("podIP")
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    name = next((labels[each] for each in SERVICE_LABELS if labels.get(each)), _deployment_of(metadata))
+    if not ip or name is None:
+        return None
+    port = next((annotations[each] for each in METRICS_PORTS if each in annotations), METRICS_PORT)
+    return f"{f'[{ip}]' if ':' in ip else ip}:{port}", f"{name}.{metadata['namespace']}"
+
+
+def _deployment_of(metadata: Mapping[str, Any]) -> str | None:
+    """Return the Deployment of a pod; None if it has none."""
+    owners = [each for each in metadata.get("ownerReferences") or () if each.get("controller")]
+    if not owners or owners[0]["kind"] != "ReplicaSet":
+        return None
+    # The name of a Deployment's ReplicaSet is the Deployment's with the hash of its template.
+    suffix = f"-{(metadata.get('labels') or {}).get('pod-template-hash')}"
+    return str(owners[0]["name"]).removesuffix(suffix)
 
 
 Shortages = Callable[[Key], tuple[int | None, str]]

@@ -30,7 +30,7 @@ from slo_autoscaler.errors import (
 from slo_autoscaler.kube.client import Document, KubeApi, Resource, version_of
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop
-from slo_autoscaler.kube.pods import PODS
+from slo_autoscaler.kube.pods import PODS, SERVICE_LABELS
 from slo_autoscaler.kube.resize_rules import NOMINAL, Cpu, CpuBoost, Patch, Pod, Range, Template, plan, ranges
 
 logger = logging.getLogger(__name__)
@@ -40,11 +40,6 @@ LABEL: Final = "tailbound.dev/boost"
 
 REPLICA_SETS: Final = Resource("apps/v1", "replicasets")
 ACCESS_REVIEWS: Final = Resource("authorization.k8s.io/v1", "selfsubjectaccessreviews")
-
-SERVICE_LABELS: Final = tuple(
-    f"serving.knative.dev/{each}" for each in ("service", "configuration", "revision")
-)
-"""Knative's labels with the name of the function; other functions have their Deployment's name."""
 
 PORT: Final = 8080
 """Port of the watchdog, by which its container is known; without one it is the first container."""

@@ -34,7 +34,7 @@ class Recorded:
 
 
 def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
-    """Return ``memory``, fresh from ``Memory.initial``, with the history."""
+    """Return ``memory``, which has seen no data since ``Memory.initial``, with the history."""
     start_up, new_node = _start_up(past.horizon), _start_up(past.new_node_start_up)
     # If both are alike a replica was waiting for a node: how long others take is unknown.
     start_up = None if start_up == new_node else start_up

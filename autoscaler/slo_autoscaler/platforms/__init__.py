@@ -103,6 +103,12 @@ class Platform(Protocol):
     def denied(self) -> Mapping[str, str]:
         """Return {namespace or kind: error} that is configured and the rights do not cover; never wait."""
 
+    def watchdogs(self) -> Mapping[str, str]:
+        """Return {address of a metrics page: name.namespace} of the replicas; empty where it is unknown.
+
+        Called only while Prometheus does not answer. Raises nothing.
+        """
+
     def close(self) -> None:
         """Close connections."""
 

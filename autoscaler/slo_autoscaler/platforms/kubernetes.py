@@ -34,7 +34,7 @@ from slo_autoscaler.fields import (
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer, Key
-from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Shortages, Unschedulable, shortages
+from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Shortages, Unschedulable, Watchdogs, shortages
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE, place
@@ -210,7 +210,7 @@ class Kubernetes:
         self._config = config
         self._leader = leader
         self._modes = modes
-        watches = (3 + len(config.scale_targets)) * len(config.namespaces or (None,))
+        watches = (4 + len(config.scale_targets)) * len(config.namespaces or (None,))
         self._api = KubeApi(
             *config.cluster,
             timeout=config.timeout,
@@ -224,6 +224,7 @@ class Kubernetes:
         self._pods = Informer(
             *(self._api, PODS, config.namespaces, Unschedulable.of), query=WITHOUT_NODE, resync=config.resync
         )
+        self._watchdogs = Watchdogs(self._api, config.namespaces, config.resync)
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Deployment with our label, from the watches."""
@@ -283,12 +284,17 @@ class Kubernetes:
             found |= informer.denied()
         return found
 
+    def watchdogs(self) -> dict[str, str]:
+        """Return the metrics pages of running pods."""
+        return self._watchdogs.pages()
+
     def close(self) -> None:
         """Stop the watches and the thread of events; close connections."""
         for informer in self._workloads.values():
             informer.close()
         self._autoscalers.close()
         self._pods.close()
+        self._watchdogs.close()
         self._events.close()
         self._api.close()
 

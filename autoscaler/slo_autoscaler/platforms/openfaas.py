@@ -184,6 +184,10 @@ class OpenFaas:
         """Return nothing: a gateway has one user for all namespaces."""
         return {}
 
+    def watchdogs(self) -> dict[str, str]:
+        """Return none: the gateway does not tell the addresses of replicas."""
+        return {}
+
     def close(self) -> None:
         """Close connections."""
         self._session.close()

@@ -109,6 +109,8 @@ class Load(NamedTuple):
     """Requests per second that surely arrive."""
     in_flight: float
     """Requests inside it."""
+    told: Observation | None = None
+    """The same and what replicas tell of themselves, enough to add some; None: no watchdog was read."""
 
 
 class DirectLoad(Protocol):

@@ -1,15 +1,19 @@
 """Computes the arrivals of the last seconds from counters on pages that are read repeatedly. [P]
 
 A page has the Prometheus format. A gateway's counts the started requests by function; a watchdog's counts
-finished requests and those inside. Other lines are ignored. Next step: ``direct`` reads the pages.
+finished requests and those inside, and tells its replica's capacity and SLO. Other lines are ignored. Next
+step: ``direct`` reads the pages.
 """
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite, sqrt
-from typing import Final
+from statistics import median
+from typing import Any, Final
+
+from slo_autoscaler.signals import Observation
 
 SPANS: Final = (0.5, 2.5)
 """Spans in seconds over which arrivals are counted; the one with the higher sure rate counts. A short span
@@ -30,6 +34,16 @@ _ENDED: Final = re.compile(
 )
 _INSIDE: Final = re.compile(rb"^http_requests_in_flight (\S+)", re.MULTILINE)
 _ARRIVED: Final = re.compile(rb"^(?:slo_requests_total\{[^}]*\}|http_requests_in_flight) (\S+)", re.MULTILINE)
+
+_TOLD: Final = {
+    "capacity": re.compile(rb"^watchdog_capacity_requests_per_second (\S+)", re.MULTILINE),
+    "service_time_single": re.compile(
+        rb'^watchdog_service_seconds_predicted\{size="1"\} (\S+)', re.MULTILINE
+    ),
+    "slo_latency": re.compile(rb'^slo_latency_seconds\{slo_class="default"\} (\S+)', re.MULTILINE),
+    "slo_objective": re.compile(rb'^slo_objective_ratio\{slo_class="default"\} (\S+)', re.MULTILINE),
+}
+"""Field of ``Observation`` -> its line on a watchdog's page."""
 
 _IDENTITY: Final = re.compile(rb"^watchdog_identity (\S+)", re.MULTILINE)
 
@@ -73,6 +87,21 @@ def identity(page: bytes) -> float | None:
     """Return the number by which a watchdog's page is the same at each address; None: it has none."""
     found = _IDENTITY.search(page)
     return None if found is None else _number(found[1])
+
+
+def told(page: bytes) -> dict[str, float]:
+    """Return {field of ``Observation``: value} of what a watchdog's page tells of its replica."""
+    found = {name: line.search(page) for name, line in _TOLD.items()}
+    values = {name: None if match is None else _number(match[1]) for name, match in found.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def observed(rate: float, in_flight: float, pages: Sequence[Mapping[str, float]]) -> Observation:
+    """Return what the median replica tells (``told``), with the load of all of them."""
+    values = {name: [page[name] for page in pages if name in page] for name in _TOLD}
+    medians: dict[str, Any] = {name: median(each) for name, each in values.items() if each}
+    load = Observation(rate=rate, in_flight=in_flight, up_replicas=float(len(pages)), sample_age=0.0)
+    return replace(load, **medians)
 
 
 def _number(text: bytes) -> float | None:

@@ -1,9 +1,9 @@
 """Reads the load each second from the pages that Prometheus scrapes, to see a step seconds earlier.
 
 Owns the thread and the requests for pages, with their limits. Prometheus' label ``instance`` gives the
-addresses. So this needs no rights on any platform and works while Prometheus is down. It sees nothing where
-the label is no reachable address. A gateway's page covers all functions; watchdogs are read for functions
-that no gateway has. ``counters`` interprets the pages. The result may raise the assumed load, never lower it.
+addresses; while Prometheus is down, the platform. It sees nothing where these are not reachable. A gateway's
+page covers all functions; watchdogs are read for functions that no gateway has. ``counters`` interprets the
+pages. The result may raise the assumed load, never lower it.
 """
 
 import logging
@@ -64,6 +64,8 @@ class _Page:
     read_at: float = 0.0
     inside: Mapping[str, float] = field(default_factory=dict)
     """Requests inside, by function."""
+    told: Mapping[str, float] = field(default_factory=dict)
+    """What a watchdog's page tells of its replica."""
     identity: float | None = None
     """Equal on two pages that are one, at two addresses; None: unknown."""
 
@@ -72,9 +74,15 @@ class Direct:
     """Reads the pages every ``interval`` seconds from ``start`` to ``close``."""
 
     def __init__(
-        self, listing: Listing, interval: float, clock: Callable[[], float] = time.monotonic
+        self,
+        listing: Listing,
+        interval: float,
+        watchdogs: Callable[[], Mapping[str, str]] = dict,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``watchdogs`` returns {address: function} of replicas while ``listing`` fails."""
         self._listing = listing
+        self._watchdogs = watchdogs
         self._interval = interval
         self._clock = clock
         self._pages: dict[str, _Page] = {}
@@ -138,7 +146,7 @@ class Direct:
             self._stop.wait(due - self._clock())
 
     def _list(self, now: float) -> None:
-        """Query the addresses of the pages; without an answer keep the known ones."""
+        """Query the addresses of the pages; without an answer keep the known ones, and ask the platform."""
         if self._asking is not None and self._asking.done():
             found, self._asking = self._asking.result(), None
             self._pages = {
@@ -158,7 +166,10 @@ class Direct:
             watchdogs = self._listing.watchdogs() if unseen else {}
         except SourceError:
             # The reconcile logs the same error.
-            return {address: page.function_name for address, page in self._pages.items()}
+            known = {address: page.function_name for address, page in self._pages.items()}
+            return known | {
+                address: name for address, name in self._watchdogs().items() if name in self._wanted
+            }
         return {address: name for address, name in watchdogs.items() if name in unseen} | dict.fromkeys(
             gateways
         )
@@ -182,7 +193,8 @@ class Direct:
         read = counters.started if page.function_name is None else counters.arrived
         page.counted.add(began, read(text))
         page.inside = counters.inside(text)
-        page.identity = counters.identity(text) if page.function_name is not None else None
+        if page.function_name is not None:
+            page.identity, page.told = counters.identity(text), counters.told(text)
         page.read_at = began
         page.due = began + max(0.5 * self._interval, len(text) / BYTES_PER_SECOND)
 
@@ -203,11 +215,19 @@ class Direct:
             for name, arrivals in found.items():
                 rates[name] = max(rates.get(name, 0.0), counters.surely(arrivals))
         inside: dict[str, float] = {}
+        told: dict[str, list[Mapping[str, float]]] = {}
         for page in pages:
             for within, held in page.inside.items():
                 key = page.function_name or within
                 inside[key] = inside.get(key, 0.0) + held
-        return {name: Load(rate, inside.get(name, 0.0)) for name, rate in rates.items()}
+            if page.told and page.function_name is not None:
+                told.setdefault(page.function_name, []).append(page.told)
+        loads: dict[str, Load] = {}
+        for name, rate in rates.items():
+            held = inside.get(name, 0.0)
+            seen = counters.observed(rate, held, told[name]) if name in told else None
+            loads[name] = Load(rate, held, seen)
+        return loads
 
 
 def fetched(address: str, seconds: float) -> bytes:

@@ -1,8 +1,8 @@
-"""Pods for which no node has room, as the API tells of them."""
+"""Pods for which no node has room, and the pages of those that run, as the API tells of them."""
 
 import pytest
 
-from slo_autoscaler.kube.pods import Unschedulable, shortage
+from slo_autoscaler.kube.pods import Unschedulable, page_of, shortage
 from support.kube_server import a_pod
 
 FULL = "0/3 nodes are available: 1 Insufficient cpu, 2 Insufficient nvidia.com/gpu."
@@ -56,3 +56,27 @@ def test_a_shortage_counts_pods_that_need_the_same_and_gives_each_reason_once():
     told = shortage([Unschedulable.of(pod) for pod in pods])
     assert told.count("2 x (1 CPU)") == told.count("1 x (2 CPU)") == told.count("Insufficient cpu") == 1
     assert shortage([]) == ""
+
+
+SERVING = "serving.knative.dev/"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "ip", "page"),
+    [
+        ({}, "10.0.0.7", ("10.0.0.7:8081", "web.shop")),
+        ({"annotations": {"tailbound.dev/metrics-port": "9000"}}, "10.0.0.7", ("10.0.0.7:9000", "web.shop")),
+        ({"annotations": {"prometheus.io/port": "9001"}}, "fd00::7", ("[fd00::7]:9001", "web.shop")),
+        (
+            {"labels": {f"{SERVING}revision": "tabular-00001", f"{SERVING}service": "tabular"}},
+            *("10.0.0.7", ("10.0.0.7:8081", "tabular.shop")),
+        ),
+        ({}, None, None),
+        ({"ownerReferences": []}, "10.0.0.7", None),
+    ],
+)
+def test_page_of_a_pod_is_where_prometheus_would_scrape_it(metadata, ip, page):
+    pod = a_pod("web")
+    pod["metadata"] |= metadata
+    pod["status"] = {"phase": "Running", "podIP": ip}
+    assert page_of(pod) == page

@@ -176,6 +176,16 @@ def test_replicas_of_the_main_revision_without_a_node_are_counted(api, world, on
     assert "Insufficient cpu" in platform.scales()[world.function].shortage
 
 
+def test_watchdogs_are_those_of_the_running_pods_of_revisions(api, world, one):
+    platform, name = one
+    labels = {"serving.knative.dev/revision": name, "serving.knative.dev/service": "tabular"}
+    for deployment, marked in ((f"{name}-deployment", labels), ("other", {})):
+        pod = a_pod(deployment, world.namespace, labels=marked)
+        pod["status"] = {"phase": "Running", "podIP": "10.0.0.7"}
+        api.put("v1", "pods", pod)
+    world.until(lambda: platform.watchdogs() == {"10.0.0.7:8081": world.function}, "it is seen", platform)
+
+
 # Whose it is
 
 

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.sources.counters import SPANS, WHOLE, Page, arrived, inside, started, surely
+from slo_autoscaler.sources.counters import (
+    SPANS,
+    WHOLE,
+    Page,
+    arrived,
+    inside,
+    observed,
+    started,
+    surely,
+    told,
+)
 from support.fuzzing import fuzzed
 
 
@@ -39,6 +49,24 @@ http_requests_in_flight 3
 """
     assert arrived(page) == {WHOLE: 45.0}
     assert arrived(b"something else") == {}
+
+
+def test_told_takes_the_known_numbers_of_the_default_class():
+    page = b"""slo_latency_seconds{slo_class="fast"} 0.01
+slo_latency_seconds{slo_class="default"} 0.1
+slo_objective_ratio{slo_class="default"} 0.99
+watchdog_service_seconds_predicted{size="16"} 0.08
+watchdog_service_seconds_predicted{size="1"} 0.02
+watchdog_capacity_requests_per_second NaN
+"""
+    assert told(page) == {"slo_latency": 0.1, "slo_objective": 0.99, "service_time_single": 0.02}
+
+
+def test_observed_is_the_load_of_all_and_the_median_of_what_replicas_know():
+    pages = [{"capacity": capacity, "slo_latency": 0.1} for capacity in (10.0, 90.0, 100.0)]
+    seen = observed(300.0, 7.0, [*pages, {"slo_latency": 0.1}])
+    assert (seen.rate, seen.in_flight, seen.up_replicas) == (300.0, 7.0, 4.0)
+    assert (seen.capacity, seen.slo_latency, seen.slo_objective) == (90.0, 0.1, None)
 
 
 @fuzzed(60)

@@ -65,9 +65,9 @@ def counting():
 class Looking:
     """A ``Direct`` without its thread: the test polls, a second apart."""
 
-    def __init__(self, listing, *names):
+    def __init__(self, listing, *names, watchdogs=dict):
         self.now = 100.0
-        self.direct = Direct(listing, 1.0, lambda: self.now)
+        self.direct = Direct(listing, 1.0, watchdogs, lambda: self.now)
         self.direct.watch(names)
         self.poll()
         until(self._listed, "it is known where pages are")
@@ -85,8 +85,8 @@ class Looking:
         return {name: load.rate for name, load in self.direct.loads().items()}
 
 
-def looking(listing, *names):
-    return closing(Looking(listing, *names))
+def looking(listing, *names, **settings):
+    return closing(Looking(listing, *names, **settings))
 
 
 def test_look_gives_what_surely_arrives_at_all_gateways_together():
@@ -146,6 +146,21 @@ def test_look_goes_on_where_pages_were_while_prometheus_is_away():
                 rates = eye.poll()
             assert listing.asked.count("gateways") > 2
             assert rates[A] > 400.0
+
+
+def test_look_without_prometheus_reads_the_replicas_that_the_platform_names():
+    listing = Listed()
+    listing.error = SourceError("away")
+    with a_fleet(capacity=50.0, slo=0.2) as fleet, a_fleet() as other:
+        fleet.rate = 1e4
+        pages = {fleet.address: A, other.address: B}
+        with looking(listing, A, watchdogs=lambda: pages) as eye:
+            eye.poll()
+            time.sleep(0.05)
+            assert eye.poll().keys() == {A}, "the other function is not wanted"
+            told = eye.direct.loads()[A].told
+            assert (told.capacity, told.slo_latency, told.up_replicas) == (50.0, 0.2, 1.0)
+            assert told.arrival_rate == eye.direct.loads()[A].rate > 0.0
 
 
 def test_rates_that_were_not_read_for_long_are_none():

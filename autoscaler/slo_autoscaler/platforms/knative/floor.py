@@ -48,6 +48,7 @@ from slo_autoscaler.platforms.knative.objects import (
     services_of,
     strip_revision,
     strip_route,
+    watchdogs_of,
     with_shortages,
 )
 from slo_autoscaler.platforms.knative.status import CLASS
@@ -69,7 +70,7 @@ class Floor:
         self._config = config
         self._leader = leader
         self._modes = modes
-        self._api = api_of(config, kinds=3)
+        self._api = api_of(config, kinds=4)
         self._cluster = ClusterDefaults(self._api)
         self._desired = DesiredReplicas()
         self._loop, self._writes = Loop("knative floor", self.reconcile_floors), Writes("floor")
@@ -77,7 +78,7 @@ class Floor:
         # All revisions: one that lost its label may still have a floor to remove.
         self._revisions = watch(REVISIONS, transform=strip_revision, index=services_of)
         self._routes = watch(ROUTES, transform=strip_route, index=named_by, label=MODE)
-        self._pods = pods_of(self._api, config)
+        self._pods, self._watchdogs = pods_of(self._api, config), watchdogs_of(self._api, config)
         self._events = Events(self._api)
         self._loop.start()
 
@@ -121,9 +122,14 @@ class Floor:
         """Return the namespaces in which a kind of object may not be listed."""
         return {**self._routes.denied(), **self._revisions.denied()}
 
+    def watchdogs(self) -> dict[str, str]:
+        """Return the metrics pages of running pods."""
+        return self._watchdogs.pages()
+
     def close(self) -> None:
         """Stop the thread and watches; close connections. The floors stay: a restart keeps replicas."""
-        for each in (self._loop, self._events, self._revisions, self._routes, self._pods, self._api):
+        watches = self._revisions, self._routes, self._pods, self._watchdogs
+        for each in (self._loop, self._events, *watches, self._api):
             each.close()
 
     def reconcile_floors(self) -> float:

@@ -16,7 +16,7 @@ from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer
-from slo_autoscaler.kube.pods import PODS, REVISION, WITHOUT_NODE, Unschedulable, shortages
+from slo_autoscaler.kube.pods import PODS, REVISION, WITHOUT_NODE, Unschedulable, Watchdogs, shortages
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.knative import Settings
 from slo_autoscaler.platforms.knative.allocation import (
@@ -168,6 +168,11 @@ def pods_of(api: KubeApi, config: Settings) -> Informer[Unschedulable]:
     """Begin to watch the revisions' pods without a node."""
     query = {**WITHOUT_NODE, "labelSelector": REVISION}
     return Informer(api, PODS, config.namespaces, Unschedulable.of, query=query, resync=config.resync)
+
+
+def watchdogs_of(api: KubeApi, config: Settings) -> Watchdogs:
+    """Return the metrics pages of the revisions' pods."""
+    return Watchdogs(api, config.namespaces, config.resync, REVISION)
 
 
 def with_shortages(

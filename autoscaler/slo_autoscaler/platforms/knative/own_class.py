@@ -57,6 +57,7 @@ from slo_autoscaler.platforms.knative.objects import (
     strip_deployment,
     strip_managed_fields,
     strip_route,
+    watchdogs_of,
     with_shortages,
 )
 from slo_autoscaler.spec import Modes
@@ -86,7 +87,7 @@ class OwnClass:
         self._config = config
         self._leader = leader
         self._modes = modes
-        self._api = api_of(config, kinds=5)
+        self._api = api_of(config, kinds=6)
         self._cluster = ClusterDefaults(self._api)
         self._desired = DesiredReplicas()
         self._scaling = Loop("knative scale", self.reconcile_scale)
@@ -102,7 +103,7 @@ class OwnClass:
             DEPLOYMENTS, transform=strip_deployment, changed=self._wake, label=SERVING + "revision"
         )
         self._routes = watch(ROUTES, transform=strip_route, changed=self._wake, index=named_by)
-        self._pods = pods_of(self._api, config)
+        self._pods, self._watchdogs = pods_of(self._api, config), watchdogs_of(self._api, config)
         self._scaling.start()
         self._events = Events(self._api)
         self._telling.start()
@@ -147,11 +148,22 @@ class OwnClass:
         kinds = self._autoscalers, self._services, self._deployments, self._routes
         return {name: why for each in kinds for name, why in each.denied().items()}
 
+    def watchdogs(self) -> dict[str, str]:
+        """Return the metrics pages of running pods."""
+        return self._watchdogs.pages()
+
     def close(self) -> None:
         """Stop threads and watches; close connections. The revisions stay unchanged."""
         for each in (
             *(self._scaling, self._telling, self._events),
-            *(self._autoscalers, self._services, self._deployments, self._routes, self._pods),
+            *(
+                self._autoscalers,
+                self._services,
+                self._deployments,
+                self._routes,
+                self._pods,
+                self._watchdogs,
+            ),
             self._api,
         ):
             each.close()
