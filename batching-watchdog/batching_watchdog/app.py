@@ -46,7 +46,7 @@ from batching_watchdog.messages import Failure
 from batching_watchdog.metrics import Exposition, Gauges, Metrics
 from batching_watchdog.pool.child import reap_orphans
 from batching_watchdog.pool.supervisor import WorkerPool
-from batching_watchdog.quota import Cores, Held
+from batching_watchdog.quota import Held
 from batching_watchdog.shell import Shell
 from batching_watchdog.spans import Tracer
 from batching_watchdog.speedups import compiled
@@ -519,7 +519,7 @@ async def _follow_quota(config: Config, environ: Mapping[str, str], pool: Worker
         cpus = available_cpus()
         workers, threads = config.asked.counts(held.read(cpus, time.monotonic()))
         threads = config.worker_threads if own_threads else threads
-        shell.resize(Cores(cpus, pool.resize(workers, threads), threads))
+        shell.resize(pool.resize(workers, threads), cpus)
         await asyncio.sleep(QUOTA_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""Decides the workers and threads that a CPU quota is worth, and how a change of it changes l(b). [P]
+"""Decides the workers and threads that a CPU quota is worth. [P]
 
 A quota may change while the process runs: an autoscaler raises the CPU limit of a pod for seconds.
 ``machine`` reads it, ``app`` applies the decision.
@@ -13,10 +13,6 @@ MAX_AUTO_WORKERS: Final = 4
 
 SHRINK_SECONDS: Final = 5.0
 """Time after which a lower quota ends workers: one that changes every second starts and ends none."""
-
-THROTTLED: Final = 0.5
-"""Share of its CPUs that a worker uses in a batch, at least, if the quota slows it and not a device or a
-disk. The rest is the front end's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,48 +41,3 @@ class Held:
         while self._readings[0][0] <= now - SHRINK_SECONDS:
             self._readings.popleft()
         return max(read for _, read in self._readings)
-
-
-@dataclass(frozen=True, slots=True)
-class Cores:
-    """The CPUs that all workers share, and what runs on them."""
-
-    cpus: float
-    workers: int
-    threads: int
-    """Of each worker."""
-
-    @property
-    def each(self) -> float:
-        """CPUs of one worker while all are busy."""
-        return self.cpus / self.workers
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """The work of all workers in a time before a change."""
-
-    elapsed: float
-    seconds: float
-    """Of all batches that ended."""
-    cpu_seconds: float
-    """Of the same batches."""
-
-
-def slowdown(before: Cores, after: Cores, use: Use) -> float:
-    """Return the factor by which a batch takes longer with the cores ``after``; 1 if that is not known.
-
-    A worker that the quota slows gains in proportion to its CPUs, until each thread that it had uses a core:
-    whether its handler uses more threads is not known. One that waits for something else gains nothing. A
-    lower quota slows only workers that together use more than it.
-    """
-    if not (use.seconds > 0.0 and use.cpu_seconds > 0.0):
-        return 1.0
-    cores = use.cpu_seconds / use.seconds
-    if after.each > before.each:
-        if cores < THROTTLED * before.each:
-            return 1.0
-        return cores / max(cores, min(before.threads, cores * after.each / before.each))
-    if use.cpu_seconds <= after.cpus * use.elapsed:
-        return 1.0
-    return cores / min(cores, after.each)

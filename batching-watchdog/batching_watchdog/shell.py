@@ -36,7 +36,6 @@ from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import WatchdogError
 from batching_watchdog.messages import DROPPED, Batch, Crash, Iteration, Reply, Request
 from batching_watchdog.metrics import Metrics
-from batching_watchdog.quota import Cores, Use, slowdown
 from batching_watchdog.spans import BatchTrace, Tracer, batch_span
 from batching_watchdog.wire import Spent
 
@@ -83,9 +82,8 @@ class Shell:
         """Of the two above the one that has the requests."""
         self._cost = cost
         self._metrics = metrics
-        self._cores: Cores | None = None
-        self._used_since = self._batch_seconds = self._cpu_seconds = 0.0
-        """What workers took for batches, and of that on the cores, since ``resize``."""
+        self._cores: tuple[int, float] | None = None
+        """Workers, and the CPUs that they share."""
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -184,8 +182,6 @@ class Shell:
     def batch_done(self, worker: Worker, replies: list[Reply], spent: Spent, *, ready: bool = True) -> None:
         """Handle a worker's replies to its batch; ``ready``: it may get the next one."""
         now = self._clock()
-        self._batch_seconds += spent.seconds
-        self._cpu_seconds += spent.cpu_seconds
         batch, answers = self._batches.batch_done(
             worker, replies, now, seconds=spent.seconds, cpu_seconds=spent.cpu_seconds, last=not ready
         )
@@ -220,15 +216,12 @@ class Shell:
         """Give an idle worker no further batch: it is about to end."""
         self._engine.worker_gone(worker)
 
-    def resize(self, cores: Cores) -> None:
+    def resize(self, workers: int, cpus: float) -> None:
         """Learn what the workers run on; called every second."""
-        now, before = self._clock(), self._cores or cores
-        if cores != before:
-            use = Use(now - self._used_since, self._batch_seconds, self._cpu_seconds)
-            self._cost.scale(slowdown(before, cores, use))
-            self._engine.resize(cores.workers, cores.cpus)
-            self._metrics.capacity.resize(cores.workers, cores.cpus)
-        self._cores, self._used_since, self._batch_seconds, self._cpu_seconds = cores, now, 0.0, 0.0
+        if self._cores not in {None, (workers, cpus)}:
+            self._engine.resize(workers, cpus)
+            self._metrics.capacity.resize(workers, cpus)
+        self._cores = workers, cpus
 
     def _wake(self) -> None:
         if not self._woken:

@@ -18,7 +18,6 @@ from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, ShuttingDown
 from batching_watchdog.messages import DROPPED, Batch, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics
-from batching_watchdog.quota import Cores
 from batching_watchdog.shell import Shell
 from batching_watchdog.wire import Spent
 from support.connection import Clock
@@ -231,20 +230,6 @@ async def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(bench, told
     await turn()
     bench.reply(cpu_seconds=told)
     assert bench.metrics.capacity.cost.bound(Sustained(1000.0, 1.0), 1.0) == pytest.approx(bound)
-
-
-@scenario()
-async def test_batches_of_a_worker_with_twice_its_cpus_are_predicted_to_take_half_as_long(bench):
-    bench.shell.resize(Cores(0.5, 1, 1))
-    bench.shell.worker_ready(bench.worker)
-    for number in range(3):
-        bench.offer(number)
-        await turn()
-        bench.reply(cpu_seconds=0.005)
-    bench.shell.resize(Cores(1.0, 1, 1))
-    bench.offer(3)
-    await turn()
-    assert bench.worker.batches[-1].seconds == pytest.approx(0.005)
 
 
 @scenario()

@@ -158,14 +158,6 @@ class CostModel:
             return None
         return min(wanting or many, key=lambda kind: len(self._of(kind).runs), default=None)
 
-    def scale(self, factor: float) -> None:
-        """Take all batches so far as if they had taken ``factor`` times as long: the cores have changed."""
-        models = {pool.model for pools in self._keys.values() for pool in pools}
-        for model in {self.overall, *models}:
-            model.scale(factor)
-        for of in self._classes.values():
-            of.runs.clear()
-
     def learn_any(self, size: int, seconds: float) -> None:
         """Learn that a batch of ``size`` representative requests took a worker ``seconds``."""
         self.overall.observe(size, seconds)

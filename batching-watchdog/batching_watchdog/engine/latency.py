@@ -13,7 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Sequence
 from itertools import chain
-from math import inf
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -163,10 +162,7 @@ class LatencyModel:
 
     def _follow(self, factor: float) -> None:
         """Scale the runs before the last ones: the model has changed its speed by ``factor``."""
-        self.scale(factor, self.runs - TUNING.recent + 1)
-
-    def scale(self, factor: float, since: float = inf) -> None:
-        """Take the runs up to number ``since`` as if they had taken ``factor`` times as long."""
+        since = self.runs - TUNING.recent + 1
         for kept in self._kept.values():
             scaled = [
                 run if run.number > since else run._replace(seconds=run.seconds * factor) for run in kept

@@ -100,17 +100,6 @@ def test_changed_speed_is_followed_at_sizes_that_did_not_run_since(change, size)
     follows(model, scaled(change), (1, 2, 8, 50, 64), within=0.15)
 
 
-@given(st.lists(st.tuples(SIZES, st.floats(0.001, 10)), max_size=100), st.floats(0.1, 10), SIZES)
-def test_model_that_is_scaled_predicts_every_size_scaled(runs, factor, size):
-    model = LatencyModel(64)
-    for ran, seconds in runs:
-        model.observe(ran, seconds)
-    before = model.predict_mean(size), model.predict(size)
-    model.scale(factor)
-    model.scale(1.0)  # a fit of its own adds nothing
-    assert (model.predict_mean(size), model.predict(size)) == pytest.approx([factor * t for t in before])
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_in_minutes_of_a_fast_function_changes_no_other_size(seed):
     model, random = learned(accelerator, POWERS, 64, times=20), Random(seed)
