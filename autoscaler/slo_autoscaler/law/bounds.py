@@ -25,11 +25,6 @@ class Bounds:
     why_lowest: Reason = Reason.AT_MINIMUM
     why_highest: Reason = Reason.AT_MAXIMUM
 
-    def at_least(self, replicas: int, why: Reason) -> "Bounds":
-        """Return the same with a floor, where it is higher than the lowest count."""
-        floor = min(replicas, self.highest)
-        return self if floor <= self.lowest else replace(self, lowest=floor, why_lowest=why)
-
     def at_most(self, replicas: int, why: Reason) -> "Bounds":
         """Return the same with a ceiling, where it is lower than the highest count."""
         if replicas >= self.highest:
