@@ -1,0 +1,21 @@
+"""What the autoscaler reads directly from a watchdog's page is there under the names that it knows."""
+
+from batching_watchdog.engine.capacity import Capacity
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.metrics import Exposition, Metrics
+from slo_autoscaler.sources import counters
+
+
+def test_page_of_a_watchdog_that_has_learned_tells_its_load_capacity_and_slo():
+    times = LatencyModel(8)
+    for _ in range(20):
+        times.observe(1, 0.01)
+    capacity = Capacity(times, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
+    metrics = Metrics(slo_latency=0.1, slo_objective=0.99, capacity=capacity)
+    (page, *_) = Exposition(metrics).scrape()
+    seen = counters.observed(20.0, 1.0, [counters.told(page)])
+    assert (seen.slo_latency, seen.slo_objective) == (0.1, 0.99)
+    assert seen.capacity is not None
+    assert 0.0 < seen.capacity <= 100.0
+    assert counters.arrived(page) == {counters.WHOLE: 0.0}
+    assert counters.identity(page) is not None
