@@ -57,23 +57,25 @@ def recommended(at: Situation) -> Wish:
     """Steps 1 to 3 of ``decide``."""
     at = nominal(at)
     memory, scale = at.memory.noticed(at.spec, at.scale, at.now)
-    at = replace(at, memory=memory, scale=scale)
+    if memory is not at.memory or scale is not at.scale:
+        at = replace(at, memory=memory, scale=scale)
     limits = bounds(at)
     ineligible = _data_check(at.spec, at.seen, scale)
     if ineligible is not None:
-        wish = Wish(replace(at, memory=memory.idle(None)), Recommendation(scale.desired, ineligible), None)
+        wish = Wish(at.after(memory.idle(None)), Recommendation(scale.desired, ineligible), None)
         if ineligible is Reason.DISABLED:
             return wish
         # A schedule needs no data.
         raises = scale.desired < limits.lowest and limits.why_lowest is Reason.SCHEDULED
         return _paused(replace(wish, bounds=limits if raises else None), limits)
     memory = memory.told(at.seen.start_up_time).idle(_idle_since(at.seen, scale, memory, at.now))
-    found, memory = POLICIES[at.spec.policy].recommend(replace(at, memory=memory))
+    found, memory = POLICIES[at.spec.policy].recommend(at.after(memory))
     own = limits
     if limits.why_lowest is not Reason.SCHEDULED and _idle(at.spec, scale, memory, at.now):
         found, own = Recommendation(0, Reason.IDLE), replace(limits, lowest=0)
-    found, memory = joined(replace(at, memory=memory), found)
-    return _paused(Wish(replace(at, memory=memory), found, own), limits)
+    at = at.after(memory)
+    found, memory = joined(at, found)
+    return _paused(Wish(at.after(memory), found, own), limits)
 
 
 def _paused(wish: Wish, limits: Bounds) -> Wish:

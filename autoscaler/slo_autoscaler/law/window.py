@@ -34,13 +34,15 @@ def widened(past: Past, seen: Observation, shortest: float, now: float) -> tuple
     shortens it at once. Its own rate is then the newest one: two scrapes of a slow function are chance.
     """
     window = rate_window(shortest, seen.slo_latency or 0.0, seen.arrival_rate or 0.0)
+    if window <= shortest:
+        return seen, ()
     # Each observation covers the shortest window itself.
     past = tuple(each for each in past if 0.0 < now - each[0] <= window - shortest)
     if seen.rate is None:
         return seen, past
     past = (*past, (now, seen))
     every = [each for _, each in past]
-    if window <= shortest or not any(each.arrival_rate for each in every):
+    if not any(each.arrival_rate for each in every):
         return seen, ()
     means: dict[str, Any] = {name: _mean(every, name) for name in _RATES if getattr(seen, name) is not None}
     newest = {"rate_now": seen.arrival_rate, "gateway_rate_now": None}
