@@ -1,16 +1,25 @@
-"""Writes the tables of docs/benchmarks.md and their pictures from docs/benchmarks/*.json: ``make reference``.
+"""Writes the tables of docs/benchmarks.md and README.md, and pictures, from docs/benchmarks/*.json: ``make reference``.
 
-Owns what stands between the marks of a question; the page holds the sentences around them.
+Owns what stands between two marks of a page; the page holds the sentences around them.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from tailbound_lab.bench import peers
 from tailbound_lab.bench.__main__ import COMMANDS
 from tailbound_lab.bench.rig.record import PUBLISHED, Record, read
+from tailbound_lab.bench.workloads import ROOT
 
 PAGE: Final = PUBLISHED.with_suffix(".md")
+SECTION: Final = re.compile(r"(<!-- ([\w-]+): begin -->)\n.*?(<!-- \2: end -->)", re.DOTALL)
+PAGES: Final = (PAGE, ROOT / "README.md")
+SECTIONS: Final[Mapping[str, tuple[str, Callable[[Record], str]]]] = {
+    **{name: (name, question.table) for name, (question, _) in COMMANDS.items()},
+    "overload": ("peers", peers.overload),
+}
+"""Name of the marks -> the question whose record they show, and the table that is made of it."""
 
 
 def records() -> dict[str, Record]:
@@ -18,19 +27,18 @@ def records() -> dict[str, Record]:
     return {name: read(file) for name in COMMANDS if (file := PUBLISHED / f"{name}.json").exists()}
 
 
-def page(text: str, found: dict[str, Record]) -> str:
+def page(text: str, found: Mapping[str, Record]) -> str:
     """Return the page with each section written anew. Raises ``KeyError`` for an unknown section."""
 
     def section(marks: re.Match[str]) -> str:
         begin, name, end = marks.groups()
-        question, _ = COMMANDS[name]
-        if name not in found:
+        question, table = SECTIONS[name]
+        if question not in found:
             return f"{begin}\nNot measured with this version.\n{end}"
         pictures = f"\n\n{_pictures(found[name])}" if name == "peers" else ""
-        return f"{begin}\n{found[name].origin}\n\n{question.table(found[name])}{pictures}\n{end}"
+        return f"{begin}\n{found[question].origin}\n\n{table(found[question])}{pictures}\n{end}"
 
-    marks = r"(<!-- ([\w-]+): begin -->)\n.*?(<!-- \2: end -->)"
-    return re.sub(marks, section, text, flags=re.DOTALL)
+    return SECTION.sub(section, text)
 
 
 def _pictures(record: Record) -> str:
@@ -39,7 +47,8 @@ def _pictures(record: Record) -> str:
 
 if __name__ == "__main__":
     published = records()
-    PAGE.write_text(page(PAGE.read_text(), published))
+    for each in PAGES:
+        each.write_text(page(each.read_text(), published))
     for old in PUBLISHED.glob("*.png"):
         old.unlink()
     if "peers" in published:

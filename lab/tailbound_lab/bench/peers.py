@@ -256,6 +256,26 @@ def table(record: Record) -> str:
     return "\n\n".join(text)
 
 
+def overload(record: Record) -> str:
+    """Return one table: each server's highest rate, and the share of it that remains at 2.5 times that load.
+
+    A server has one row, whatever its settings on a workload.
+    """
+    cells: dict[str, dict[str, list[Row]]] = {}
+    for row in record.rows:
+        if row["workload"] in WORKLOADS and row.get("highest"):
+            server = cells.setdefault(row["system"].partition(":")[0], {})
+            server.setdefault(row["workload"], []).append(row)
+    workloads = list(dict.fromkeys(name for server in cells.values() for name in server))
+    rows = [[server, *(_remains(own.get(name, [])) for name in workloads)] for server, own in cells.items()]
+    return markdown(("server", *workloads), rows)
+
+
+def _remains(rows: Sequence[Row]) -> str:
+    kept = [row["goodput"]["2.5"] / row["highest"] for row in rows if "2.5" in row["goodput"]]
+    return f"{_middle([row['highest'] for row in rows], '{:,.0f}')}, {_middle(kept, '{:.0%}')}"
+
+
 _COLUMNS: Final = (
     *("server", "highest rate, requests/s", "of the first / of this server"),
     *(f"goodput at {factor}x" for factor in FACTORS),

@@ -3,6 +3,7 @@
 import pytest
 
 from docs import generate_benchmarks as page
+from support.pages import ROOT
 from tailbound_lab.bench.rig import record
 from tailbound_lab.load.records import BenchError
 
@@ -24,10 +25,34 @@ def test_file_that_holds_no_record_is_refused_by_its_name(tmp_path, text):
         record.read(file)
 
 
-def test_page_holds_the_tables_of_the_published_records_and_no_others():
-    text = page.PAGE.read_text()
+@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md"])
+def test_page_holds_the_tables_of_the_published_records(name):
+    text = (ROOT / name).read_text()
     assert page.page(text, page.records()) == text, "out of date: run make reference"
+
+
+def test_benchmarks_page_has_one_section_for_each_question():
+    text = page.PAGE.read_text()
     assert [name for name in page.COMMANDS if text.count(f"<!-- {name}: begin -->") != 1] == []
+
+
+def test_overload_table_has_one_row_for_each_server_and_one_column_for_each_workload():
+    rows = [
+        {"workload": workload, "system": system, "round": 1, "highest": 100.0, "goodput": {"2.5": goodput}}
+        for workload, system, goodput in (
+            ("text", "slo", 90.0),
+            ("text", "mosec:16:5", 50.0),
+            ("vision", "slo", 80.0),
+            ("vision", "mosec:8:5+malloc", 40.0),
+            ("paths", "slo, 4 paths", 70.0),
+        )
+    ]
+    found = record.Record("peers", "abc123", "2026-01-02", "2 cores", "bench peers", rows)
+    made = page.page("<!-- overload: begin -->\n<!-- overload: end -->\n", {"peers": found})
+    assert "| server | text | vision |" in made
+    assert "| slo | 100, 90% | 100, 80% |" in made
+    assert "| mosec | 100, 50% | 100, 40% |" in made
+    assert "4 paths" not in made
 
 
 def test_section_of_a_record_names_its_commit_and_another_says_that_nothing_was_measured():
