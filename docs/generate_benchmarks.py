@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md and README.md, and pictures, from docs/benchmarks/*.json: ``make reference``.
+"""Writes the tables and pictures that are made from docs/benchmarks/*.json: ``make reference``.
 
 Owns what stands between two marks of a page; the page holds the sentences around them.
 """

@@ -11,9 +11,9 @@ from docs.generate_benchmarks import SECTION
 from support.pages import NAMES, ROOT, prose
 
 MEASURED = re.compile(
-    r"\d (?:requests/s|replica-seconds|CPU-seconds|MB)\b"  # results; a page that sets a load says it otherwise
+    r"\d (?:requests/s|replica-seconds|CPU-seconds|MB)\b"  # a load that a page sets is "per second"
     r"|\d\.\d\d%|\d\d\.\d%"  # rules are rounder
-    r"|\b\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|November|December) 20\d\d"
+    r"|\b\d{1,2} [A-Z][a-z]+ 20\d\d\b"  # a date
 )
 CURRENT = [name for name in NAMES if name != "CHANGELOG.md"]
 
