@@ -14,6 +14,7 @@ Invariants: every admitted request leaves exactly once, by a last ``Piece``, by 
 ``tick`` no request waits that may join. Times are seconds on any monotonic clock.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, nan
@@ -21,7 +22,7 @@ from typing import Final, NamedTuple
 
 from batching_watchdog.engine.effects import Answer, Effect, Join, Leave, Lowered, Piece, Streamer, WakeAt
 from batching_watchdog.engine.lanes import Expiries, Queues
-from batching_watchdog.engine.latency import LEAST, LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
 from batching_watchdog.messages import Batch, DispatchReason, Iteration, Output, Reply, Request, Target
@@ -30,6 +31,8 @@ SEARCHED: Final = 64
 """Maximum waiting requests that one ``tick`` tries behind one that no worker may take."""
 WEIGHT: Final = 1 / 64
 """Weight of the newest stream in the mean number of pieces."""
+RATES: Final = 128
+"""Rates up to saturation among which ``steady`` finds one."""
 _GONE: Final = 0
 _RUNNING: Final = 4
 
@@ -43,21 +46,38 @@ class Steady(NamedTuple):
     """Streams that its workers hold; NaN until learned."""
 
 
-def steady(
-    start: LatencyModel, step: LatencyModel, *, pieces: float, interval: float, workers: int
-) -> Steady:
+def steady(start: LatencyModel, step: LatencyModel, *, pieces: float, target: Target, workers: int) -> Steady:
     """Return what ``workers`` sustain with streams of ``pieces`` pieces on average.
 
-    A worker holds the most streams whose step stays within ``interval`` seconds with a start beside it. Each
-    stream costs one start and its share of ``pieces`` steps.
+    A worker holds the most streams whose iterations stay within the interval: one step, and a start for each
+    stream that ends. Fewer streams have faster steps. So their number is a birth-death chain, for any
+    distribution of lengths, as all get pieces alike (processor sharing; Kelly, 1979, section 3.3). The rate
+    is the highest whose requests wait longer than the latency target no more often than the objective
+    allows. Arrivals are Poisson's.
     """
+
+    def iteration(size: float) -> float:
+        starts = size / pieces
+        return step.predict_mean(size) + min(1.0, starts) * start.predict_mean(max(1.0, starts))
+
     if not step.learned:
         return Steady(nan, nan)
-    size = step.largest_within(interval - start.predict(1))
+    size = bisect_right(range(1, step.largest_within(target.interval) + 1), target.interval, key=iteration)
     if not size:
         return Steady(0.0, 0.0)
-    seconds = start.predict_mean(1) + pieces * step.predict_mean(size) / size
-    return Steady(workers / max(LEAST, seconds), float(workers * size))
+    ending = [n / (pieces * iteration(max(1.0, n / workers))) for n in range(1, workers * size + 1)]
+
+    def late(rate: float) -> float:
+        """Return the share of requests that find all places taken, and as many waiting as end in time."""
+        load, unlikely = rate / ending[-1], 1.0
+        for per_second in ending:
+            unlikely = 1.0 + unlikely * per_second / rate
+        too_long: float = load ** (ending[-1] * target.latency)
+        return too_long / ((1.0 - load) * unlikely + load)
+
+    rates = [ending[-1] * part / RATES for part in range(RATES)]
+    highest = bisect_right(rates, 1.0 - target.objective, lo=1, key=late) - 1
+    return Steady(rates[highest], float(workers * size))
 
 
 @dataclass(slots=True, eq=False)
@@ -133,9 +153,13 @@ class Streams:
         self.step = LatencyModel(max_streams, probes=False)
         """Seconds of one step of n streams. To probe its ceiling would cost streams under way."""
         self._targets = targets
-        self._reserve = min(
-            min(each.interval, TUNING.stream_reserve * each.latency) for each in targets.values()
+        every = targets.values()
+        self._tightest = Target(
+            min(target.latency for target in every),
+            max(target.objective for target in every),
+            min(target.interval for target in every),
         )
+        self._reserve = min(self._tightest.interval, TUNING.stream_reserve * self._tightest.latency)
         self._max_inflight = max_inflight
         self._count = max(1, workers)
         self._shed_late = shed_late
@@ -185,8 +209,7 @@ class Streams:
         """Return what the workers sustain with streams as long as the recent ones."""
         if not self._pieces:
             return Steady(nan, nan)
-        interval = min(target.interval for target in self._targets.values())
-        return steady(self.start, self.step, pieces=self._pieces, interval=interval, workers=self._count)
+        return steady(self.start, self.step, pieces=self._pieces, target=self._tightest, workers=self._count)
 
     def resize(self, workers: int, cpus: float) -> None:
         """Take the number of workers as this from now on."""
@@ -426,8 +449,8 @@ class Streams:
 
     def _queue_full(self, *, displaced: bool = False) -> QueueFull:
         """Return the error for a request without room; Retry-After is the time to serve half of the queue."""
-        rate = self.steady().rate
-        retry_after = round(self.queued / rate / 2) if rate > 0 else 1
+        seconds = self._pieces * self.step.predict_mean(self.running / self._count) / max(1, self.running)
+        retry_after = round(self.queued * seconds / 2)
         return QueueFull(self._max_inflight, max(1, min(60, retry_after)), displaced=displaced)
 
 

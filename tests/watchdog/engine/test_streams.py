@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.streams import steady
+from batching_watchdog.messages import Target
 from watchdog.engine.streaming import Streaming
 
 
@@ -196,17 +197,41 @@ def test_worker_that_is_to_end_gets_no_further_stream():
     assert world.crew[1].finished
 
 
-def test_steady_rate_follows_from_starts_and_steps_within_the_interval():
-    start, step = LatencyModel(64), LatencyModel(64)
-    assert isnan(steady(start, step, pieces=10.0, interval=0.05, workers=2).rate)
-    for size in (1, 2, 4, 8, 16, 32):
-        for _ in range(4):
-            start.observe(size, 0.01 * size)
-            step.observe(size, 0.02)
-    rate, concurrency = steady(start, step, pieces=100.0, interval=0.05, workers=2)
-    assert concurrency == 128.0
-    assert rate == pytest.approx(2 / (0.01 + 100 * 0.02 / 64))
-    assert steady(start, step, pieces=100.0, interval=0.015, workers=2) == (0.0, 0.0)
+def test_steady_is_unknown_without_a_step_and_zero_where_one_exceeds_the_interval():
+    start, step, target = LatencyModel(64), LatencyModel(64), Target(0.5, 0.99, 0.05)
+    assert isnan(steady(start, step, pieces=10.0, target=target, workers=2).rate)
+    step.observe(1, 0.06)
+    assert steady(start, step, pieces=10.0, target=target, workers=2) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "lengths", "more"),
+    [
+        (start_law, step_law, long_tailed, {}),
+        (start_law, step_law, lambda _: 20, {"workers": 2}),
+        (start_law, step_law, long_tailed, {"max_streams": 16}),
+        (
+            lambda size: 0.02 + 0.02 * size,
+            step_law,
+            lambda _: 30,
+            {},
+        ),  # a start and a step exceed the interval
+    ],
+    ids=["long_tail", "short", "few", "costly_starts"],
+)
+def test_exported_capacity_is_sustained_and_at_least_half_of_the_possible(start, step, lengths, more):
+    profiled = Streaming(start, step, **more).engine
+    pieces = sum(lengths(random.Random(seed)) for seed in range(400)) / 400
+    target = Target(0.5, 0.99, 0.05)
+    workers = more.get("workers", 1)
+    rate, _ = steady(profiled.start, profiled.step, pieces=pieces, target=target, workers=workers)
+    good = {}
+    for times in (1, 2):
+        world = Streaming(start, step, lengths=lengths, noise=0.05, timeout=10.0, **more)
+        world.run(times * rate, 30.0)
+        good[times] = world.good(6.0, 24.0)
+    assert good[1] > 0.95
+    assert good[2] < 0.9
 
 
 def test_capacity_is_unknown_until_a_stream_has_ended():
