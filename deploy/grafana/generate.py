@@ -274,6 +274,7 @@ ALL: Final = '{function_name="$function",view="watchdog"}'
 GATEWAY: Final = '{function_name="$function",view="gateway"}'
 CLASS: Final = '{function_name="$function",slo_class="$slo_class"}'
 OWN: Final = '{function_name="$function",slo_class=~"|default"}'
+DEFAULT: Final = '{function_name="$function",slo_class="default"}'
 SUCCESSES: Final = '{function_name="$function",code=~"2.."}'
 DESIRED: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="desired"})'
 AVAILABLE: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="available"})'
@@ -286,6 +287,8 @@ BUDGET_LEVELS: Final = ((None, "red"), (0.0, "orange"), (0.25, "green"))
 COUNT_LEVELS: Final = ((None, "green"), (1.0, "red"))
 WINDOWS: Final = {"5m": "5 minutes", "1h": "1 hour", "6h": "6 hours", "3d": "3 days"}
 LEAST_BUDGET: Final = 'min by (function_name) (slo:error_budget_remaining:ratio{view="watchdog"})'
+FIRST_PIECE: Final = "function_name_slo_class:watchdog_first_piece_seconds"
+INTERVAL: Final = "function_name_slo_class:watchdog_piece_interval_seconds"
 LEARNED: Final = f"max(slo_autoscaler_capacity_requests_per_second{F})"
 
 
@@ -307,6 +310,12 @@ def buckets(histogram: str, selector: str = "", change: str = "increase") -> str
 def quantile(q: float, histogram: str, selector: str = "{}") -> str:
     """Return a quantile over all replicas."""
     return f"histogram_quantile({q}, {buckets(histogram, selector, 'rate')})"
+
+
+def latency(p: str, function: str = "", default: str = '{slo_class="default"}') -> str:
+    """Return a recorded quantile of what slo_latency is for: the first piece of streams, else the answer."""
+    first_piece = f"max by (function_name) ({FIRST_PIECE}:{p}_rate1m{default})"
+    return f"{first_piece} or function_name:http_request_duration_seconds:{p}_rate1m{function}"
 
 
 FUNCTION: Final = {
@@ -379,27 +388,28 @@ FUNCTION: Final = {
     ],
     ("Latency", 2): [
         heat_map("Latency of successes", buckets("http_request_duration_seconds", SUCCESSES), unit="s")
-        | about("One bucket edge is exactly the target."),
+        | about("One bucket edge is exactly the target. A stream counts with its whole length."),
         graph(
             "Latency of successes",
             {
-                **{
-                    p: f"function_name:http_request_duration_seconds:{p}_rate1m{F}"
-                    for p in ("p50", "p95", "p99")
-                },
+                **{p: latency(p, F, DEFAULT) for p in ("p50", "p95", "p99")},
                 "target": f"min(slo_latency_seconds{OWN})",
             },
             unit="s",
-        ),
+        )
+        | about("Of streams: the time to the first piece, of requests without a class."),
         graph(
             "Latency of each class (p99)",
             {
-                "{{slo_class}}": "histogram_quantile(0.99, sum by (slo_class, le) "
+                "{{slo_class}}": f"max by (slo_class) ({FIRST_PIECE}:p99_rate1m{F})"
+                " or histogram_quantile(0.99, sum by (slo_class, le) "
                 f"({over('rate', f'slo_request_duration_seconds_bucket{F}')}))"
             },
             unit="s",
         )
-        | about("Latency of good and slow requests. No data without declared classes."),
+        | about(
+            "Of good and slow requests where classes are declared. Of streams: the time to the first piece."
+        ),
         graph(
             "Where the time goes (p95)",
             {
@@ -434,6 +444,42 @@ FUNCTION: Final = {
         split("Batches by reason of dispatch", "reason", f"watchdog_dispatch_total{F}", unit="cps"),
         split("Refusals by reason, all classes", "reason", f"watchdog_refusals_total{F}", unit="cps"),
     ],
+    ("Streams", 3): [
+        graph(
+            "First piece",
+            {
+                **{p: f"{FIRST_PIECE}:{p}_rate1m{CLASS}" for p in ("p95", "p99")},
+                "target": f"min(slo_latency_seconds{CLASS})",
+            },
+            unit="s",
+        )
+        | about(
+            "Time from the arrival of a request to the first piece of its stream, in the selected class."
+        ),
+        graph(
+            "Interval",
+            {
+                **{p: f"{INTERVAL}:{p}_rate1m{CLASS}" for p in ("p95", "p99")},
+                "target": f"min(slo_interval_seconds{CLASS})",
+            },
+            unit="s",
+        )
+        | about(
+            "Time from one piece to the next, in the selected class. A longer one makes no piece late if "
+            "earlier pieces came early."
+        ),
+        graph(
+            "Streams",
+            {
+                "running": f"sum(watchdog_streams{F})",
+                "held within the interval": f"sum(watchdog_concurrency{F} >= 0)",
+            },
+        ),
+        split("Joins by reason", "reason", f"watchdog_joins_total{F}", unit="cps")
+        | about("Streams that joined a worker: while it ran none, beside others, or late."),
+        split("Cancels by reason", "reason", f"watchdog_stream_cancels_total{F}", unit="cps")
+        | about("Streams that had begun and did not reach their end."),
+    ],
     ("The gateway's view", 3): [
         split("Answers at the gateway by status", "code", f"gateway_function_invocation_total{F}"),
         graph(
@@ -450,7 +496,10 @@ FUNCTION: Final = {
             },
             unit="s",
         )
-        | about("Interpolated in wide buckets. Excludes the wait for a starting replica."),
+        | about(
+            "Interpolated in wide buckets. Excludes the wait for a starting replica. A stream counts with "
+            "its whole length."
+        ),
     ],
     ("Replicas", 3): [
         graph(
@@ -468,7 +517,7 @@ FUNCTION: Final = {
         ),
     ],
 }
-"""One function: its SLO, its latency, its queue and batches, the gateway's view, its replicas."""
+"""One function: its SLO, latency, queue and batches, streams, the gateway's view, replicas."""
 
 FLEET: Final = {
     ("Now", 1): [
@@ -508,7 +557,7 @@ FLEET: Final = {
                     "s",
                     (),
                 ),
-                "p99": ("function_name:http_request_duration_seconds:p99_rate1m", "s", ()),
+                "p99": (latency("p99"), "s", ()),
                 "Requests": ("function_name:slo_requests:rate1m", "reqps", ()),
                 "Replicas": ("function_name:replicas_desired:max", "short", ()),
                 "Gateway errors": ('slo:sli_error:ratio_rate1h{view="gateway"}', "percentunit", ()),
@@ -516,7 +565,8 @@ FLEET: Final = {
         )
         | about(
             "Sorted by error budget, least first. With several SLO classes, the least one and the highest "
-            "burn rate are shown. A function at zero replicas has no target and no latency."
+            "burn rate are shown. A function at zero replicas has no target and no latency. p99 of streams "
+            "is that of the first piece."
         )
     ],
     ("Over time", 2): [
