@@ -131,14 +131,21 @@ class Observation:
     )
     p95: float | None = _signal(
         Unit.SECONDS,
-        "95th percentile of the latency of successes: quick refusals would make overload look good.",
+        "95th percentile of the latency of successes: quick refusals would make overload look good. Of a "
+        "function that streams: to the first piece, of requests that name no class.",
         in_shadow=InShadow.BY_LOAD,
     )
     p99: float | None = _signal(
         Unit.SECONDS,
-        "99th percentile of the latency of successes.",
+        "The 99th percentile likewise.",
         in_shadow=InShadow.BY_LOAD,
-        clause="p99 {p99} of {slo_latency}",
+        clause="{p99_of} {p99} of {slo_latency}",
+    )
+    interval_p99: float | None = _signal(
+        Unit.SECONDS,
+        "99th percentile of the time between two pieces of a stream, of requests that name no class.",
+        in_shadow=InShadow.BY_LOAD,
+        clause="interval p99 {interval_p99} of {slo_interval}",
     )
     attainment: float | None = _signal(
         Unit.SHARE,
@@ -174,6 +181,9 @@ class Observation:
         in_shadow=InShadow.BY_LOAD,
     )
     slo_latency: float | None = _signal(Unit.SECONDS, "Latency target of requests that name no class.")
+    slo_interval: float | None = _signal(
+        Unit.SECONDS, "Target of each piece after the first, of requests that name no class; only of streams."
+    )
     slo_objective: float | None = _signal(
         Unit.SHARE,
         "Share of requests that must meet their SLO: the mean of the classes, weighted by requests.",

@@ -147,8 +147,10 @@ COLUMNS: Final = (
     Column(
         "burn_rate", "Burn", "rate at which the error budget is spent: 1 spends it in 30 days", minor=True
     ),
-    Column("p95", "p95", "latency of successes; sorted by its share of the target", minor=True),
-    Column("p99", "p99", "latency of successes; sorted by its share of the target"),
+    Column("p95", "p95", "latency of successes, of streams to the first piece", minor=True),
+    Column(
+        "p99", "p99", "latency of successes, of streams to the first piece; sorted by its share of the target"
+    ),
     Column("predicted", "Late", "share of requests predicted to end late / allowed to, now", minor=True),
     Column("replicas", "Replicas", "serving / target / maximum"),
     Column("mode", "Mode", "active, recommend, shadow, off or standby", numeric=False, minor=True),
@@ -272,7 +274,8 @@ def _numbers(inputs: Mapping[str, Any]) -> dict[str, str]:
         known.pop("boost")
     if 1.0 / AS_PREDICTED <= known.get("correction", 1.0) <= AS_PREDICTED:
         known.pop("correction", None)
-    return {key: number(key, value) for key, value in known.items()}
+    p99_of = "first piece p99" if "slo_interval" in known else "p99"
+    return {key: number(key, value) for key, value in known.items()} | {"p99_of": p99_of}
 
 
 def _counts(replicas: int) -> dict[str, str]:

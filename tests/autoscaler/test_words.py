@@ -85,6 +85,16 @@ def test_sentence_has_the_detail_of_its_decision():
     assert told.endswith("held vision.openfaas-fn at 2: an operator holds the count; until noon: freeze")
 
 
+@pytest.mark.parametrize("streams", [True, False])
+def test_sentence_names_the_piece_that_a_latency_is_of_only_where_a_function_streams(streams):
+    inputs = {"p99": 0.3, "slo_latency": 0.5}
+    if streams:
+        inputs |= {"interval_p99": 0.04, "slo_interval": 0.05}
+    told = sentence(a_told_decision(reason="DesiredWithinRange", inputs=inputs))
+    assert "p99 300 ms of 500 ms" in told
+    assert ("first piece" in told) == ("interval p99 40 ms of 50 ms" in told) == streams
+
+
 def test_first_clauses_need_no_number_and_the_others_know_the_inputs():
     counts = {"count", "count_fewer", "count_more"}
     for first, *others in (reason.clauses for reason in Reason):

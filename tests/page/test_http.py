@@ -152,6 +152,21 @@ def test_a_prometheus_without_data_gives_columns_without_values():
     assert {window for each in asked for window in re.findall(r"%5B(\d+)ms%5D", each)} == {"360000"}
 
 
+def test_function_that_streams_has_charts_of_its_pieces_and_no_table_of_batches():
+    now = b'{"data": {"result": [{"metric": {}, "value": [1767355385, "1767355385"]}]}}'
+    told = Told(a_hold("generate.fn", {"slo_interval": 0.05}), a_hold(NAME))
+    with a_gateway() as prometheus, a_page(told, prometheus.url) as url:
+        prometheus.faults["GET /api/v1/query"] = status(200, now)
+        keys = {}
+        for name in ("generate.fn", NAME):
+            _, document = get_json(f"{url}/api/functions/{name}/series")
+            keys[name] = {chart["key"] for chart in document["charts"]}
+        _, document = get_json(f"{url}/api/functions/generate.fn")
+    assert keys["generate.fn"] ^ keys[NAME] == {"interval", "streams", "time", "batches"}
+    assert document["profile"] is None
+    assert "batching-watchdog try" in document["profile_problem"]
+
+
 def test_a_loop_that_stands_still_is_said_on_every_page(page, told):
     told.alive = False
     try:

@@ -34,6 +34,8 @@ INPUTS: dict[str, float | None] = {
     "attainment": 0.9931,
     "burn_rate": 0.69,
     "budget_remaining": 0.41,
+    "interval_p99": None,
+    "slo_interval": None,
 }
 
 _SCORED = ("seconds", "requests", "attained_incumbent", "attained_shadow", "replica_seconds_incumbent")

@@ -100,6 +100,11 @@ def _rate(series: str, window: str = "$R") -> str:
     return f"sum by (function_name) (rate({series}[{window}]))"
 
 
+def _by_function(share: int, buckets: str) -> str:
+    """Return the quantile of ``share`` percent of each function."""
+    return f"histogram_quantile(0.{share}, sum by (function_name, le) (rate({buckets}[$W])))"
+
+
 def _fresh(gauge: str) -> str:
     """Return the samples of a selector that are no older than ``$G`` seconds."""
     return f"({gauge} and timestamp({gauge}) > time() - $G)"
@@ -134,6 +139,9 @@ _BY_CLASS: Final = "by (function_name, slo_class)"
 _SUCCESS: Final = 'code=~"2..|3.."'
 # Answers that reflect the function; other 4xx are the client's fault.
 _JUDGED: Final = 'code=~"2..|3..|429|5.."'
+
+# Without named classes: each class has its own buckets, and slo_latency is that of the others.
+_FIRST_PIECE: Final = 'watchdog_first_piece_seconds_bucket{slo_class="default"}'
 
 _STARTED: Final = "gateway_function_invocation_started{$F}"
 _ENDED: Final = "gateway_function_invocation_total{$F}"
@@ -182,13 +190,14 @@ WATCHDOG: Final = {
         f"{_median(f'{_fresh(_CAPACITY)} >= 0 and {_CAPACITY} offset $R >= 0')}"
         f" or {_median(f'{_fresh(_CAPACITY)} >= 0')}"
     ),
+    # The SLO of a stream is for its first piece: its duration says nothing.
     **{
-        f"p{share}": (
-            f"histogram_quantile(0.{share}, sum by (function_name, le)"
-            f" (rate(http_request_duration_seconds_bucket{{{_SUCCESS}}}[$W])))"
-        )
+        f"p{share}": _by_function(share, _FIRST_PIECE)
+        + " or "
+        + _by_function(share, f"http_request_duration_seconds_bucket{{{_SUCCESS}}}")
         for share in (95, 99)
     },
+    "interval_p99": _by_function(99, 'watchdog_piece_interval_seconds_bucket{slo_class="default"}'),
     "attainment": _rate('slo_requests_total{outcome="good"}', "$W")
     + f" / {_rate('slo_requests_total', '$W')}",
     "burn_short": (
@@ -211,6 +220,7 @@ WATCHDOG: Final = {
     ),
     # During an update old and new replicas may disagree; the stricter target holds.
     "slo_latency": f"min by (function_name) ({_DECLARED})",
+    "slo_interval": 'min by (function_name) (slo_interval_seconds{slo_class="default"})',
     # Gives one burn rate for all classes. Without requests: the function's own objective.
     "slo_objective": (
         _sum(f"sum {_BY_CLASS} (rate(slo_requests_total[$W])) * max {_BY_CLASS} (slo_objective_ratio)")
@@ -254,10 +264,7 @@ GATEWAY: Final = {
     "in_flight": _sum(f"clamp_min({_UNDER_WAY}, 0)"),
     "stalled": _sum(f"clamp_min({_UNDER_WAY} - clamp_min({_STARTED} - {_STARTED} offset $R, 0), 0)"),
     **{
-        f"p{share}": (
-            f"histogram_quantile(0.{share}, sum by (function_name, le)"
-            f" (rate(gateway_functions_seconds_bucket{{{_SUCCESS},$F}}[$W])))"
-        )
+        f"p{share}": _by_function(share, f"gateway_functions_seconds_bucket{{{_SUCCESS},$F}}")
         for share in (95, 99)
     },
     # Answers of any code in the bucket, and no success: the share is 0. No bucket: the share is unknown.
@@ -386,6 +393,18 @@ CHARTS: Final = {
 }
 """chart.line -> query of one function with the batching watchdog."""
 
+STREAM_CHARTS: Final = {
+    **{line: text for line, text in CHARTS.items() if not line.startswith(("time.", "batches."))},
+    "latency.p95": _quantile(0.95, 'watchdog_first_piece_seconds_bucket{$F,slo_class="default"}'),
+    "latency.p99": _quantile(0.99, 'watchdog_first_piece_seconds_bucket{$F,slo_class="default"}'),
+    "interval.p95": _quantile(0.95, 'watchdog_piece_interval_seconds_bucket{$F,slo_class="default"}'),
+    "interval.p99": _quantile(0.99, 'watchdog_piece_interval_seconds_bucket{$F,slo_class="default"}'),
+    "interval.target": 'min(slo_interval_seconds{$F,slo_class="default"})',
+    "streams.running": "sum(watchdog_streams{$F})",
+    "streams.held": "sum(watchdog_concurrency{$F} >= 0)",
+}
+"""chart.line -> query of one function that streams."""
+
 GATEWAY_CHARTS: Final = {
     "load.offered": _total(_STARTED),
     "load.good": _total('gateway_function_invocation_total{$F,code=~"2.."}'),
@@ -461,9 +480,12 @@ def gateway(slos: GatewaySlos, rate_window: float, window: float) -> dict[str, s
     return fill(GATEWAY, rate_window, window, functions=matcher, **attained)
 
 
-def of_chart(function_name: str, slo: Slo | None, rate_window: float, window: float) -> dict[str, str]:
+def of_chart(
+    function_name: str, slo: Slo | None, rate_window: float, window: float, *, streams: bool = False
+) -> dict[str, str]:
     """Return {chart.line: query} of a function; with ``slo`` the gateway measures it."""
-    texts, target = (CHARTS, 0.0) if slo is None else (GATEWAY_CHARTS, slo.latency)
+    own = STREAM_CHARTS if streams else CHARTS
+    texts, target = (own, 0.0) if slo is None else (GATEWAY_CHARTS, slo.latency)
     return fill(texts, rate_window, window, functions=matching([function_name]), SLO=f"{target:g}")
 
 

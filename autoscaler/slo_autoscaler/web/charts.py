@@ -7,7 +7,7 @@ gateway's metrics.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from slo_autoscaler.fields import whole
@@ -119,6 +119,27 @@ CHARTS: Final = (
 )
 """Charts of a function with the batching watchdog."""
 
+STREAM_CHARTS: Final = (
+    *(
+        replace(chart, title="First piece") if chart.key == "latency" else chart
+        for chart in CHARTS
+        if chart.key not in {"time", "batches"}
+    ),
+    Chart(
+        "interval",
+        "Interval",
+        "seconds",
+        (Line("p95", "p95", "second"), Line("p99", "p99"), Line("target", "target", "limit")),
+    ),
+    Chart(
+        "streams",
+        "Streams",
+        "count",
+        (Line("running", "running", "area"), Line("held", "held within the interval", "limit")),
+    ),
+)
+"""Charts of a function that streams."""
+
 GATEWAY_CHARTS: Final = (
     Chart("load", "Requests", "per_second", (Line("offered", "offered", "area"), Line("good", "successes"))),
     Chart(
@@ -138,9 +159,11 @@ GATEWAY_CHARTS: Final = (
 """Charts of a function that the gateway measures."""
 
 
-def charts(slo: Slo | None) -> tuple[Chart, ...]:
+def charts(slo: Slo | None, *, streams: bool = False) -> tuple[Chart, ...]:
     """Return the charts of a function; with ``slo`` the gateway measures it."""
-    return CHARTS if slo is None else GATEWAY_CHARTS
+    if slo is not None:
+        return GATEWAY_CHARTS
+    return STREAM_CHARTS if streams else CHARTS
 
 
 def grid(span: float, scrape_interval: float, now: float) -> Grid:

@@ -148,14 +148,15 @@ class _Views:
 
     def api_series(self, name: str) -> Response:
         """Return the time series of one function, over ``span``."""
-        function_name = self._row(name)["function_name"]
+        row = self._row(name)
+        function_name, streams = row["function_name"], row["slo_interval"] is not None
         prometheus = self._config.prometheus
         slo = self._config.gateway_slos().of(function_name)
-        chosen = charts.charts(slo)
+        chosen = charts.charts(slo, streams=streams)
         at = charts.grid(charts.SPANS[_span()], prometheus.scrape_interval, self._reader.now())
         # At least one step, so that no event falls between two moments.
         spans = [max(span, at.step) for span in (prometheus.rate_window, prometheus.window)]
-        found = self._reader.ranges(queries.of_chart(function_name, slo, *spans), at)
+        found = self._reader.ranges(queries.of_chart(function_name, slo, *spans, streams=streams), at)
         return jsonify(function_name=function_name, span=_span(), **charts.document(chosen, found, at))
 
     def api(self) -> Response:
@@ -205,7 +206,7 @@ class _Views:
         ]
         numbers = told.get("score")
         trouble = told.get("problem")
-        learned, problem = self._learned(name)
+        learned, problem = self._learned(name, streams=row["slo_interval"] is not None)
         return {
             "time": _now(),
             "interval": self._config.interval,
@@ -227,11 +228,13 @@ class _Views:
     def _alerts(self) -> list[rows.Alert]:
         return rows.alerts(self._reader.alerts(), self._config.web.grafana_url)
 
-    def _learned(self, function_name: str) -> tuple[dict[str, Any] | None, str | None]:
+    def _learned(self, function_name: str, *, streams: bool) -> tuple[dict[str, Any] | None, str | None]:
         """Return the watchdogs' learned service times, or why these are unknown."""
         prometheus = self._config.prometheus
         if self._config.gateway_slos().of(function_name) is not None:
             return None, "This function has no batching watchdog, so no service times are learned."
+        if streams:
+            return None, "This function streams: batching-watchdog try shows its times of starts and steps."
         chosen = queries.matching([function_name])
         texts = queries.fill(queries.LEARNED, prometheus.rate_window, functions=chosen)
         try:
