@@ -170,6 +170,14 @@ async def started(source: Source, config: Config) -> Watchdog:
 
 def promise(config: Config, watchdog: Watchdog) -> str:
     """Return the rate of the workers within the target, in one line. ``try`` measures HTTP's share too."""
+    if (streams := watchdog.metrics.streams) is not None:
+        if not streams.step.learned:
+            return "its streams/s on time show once streams have ended"
+        held, interval = (
+            streams.step.largest_within(config.slo_interval),
+            report.duration(config.slo_interval),
+        )
+        return f"a worker makes steps of {held} streams within {interval}; the rate depends on their length"
     capacity, target = watchdog.metrics.capacity, report.duration(config.slo_latency)
     if not capacity.times.learned:
         return f"its rate within {target} shows once requests have come, or with example()"

@@ -67,6 +67,78 @@ def test_handler_is_loaded_measured_and_asked_over_http_and_the_report_is_all_of
     assert "\x1b" not in done.stderr, "progress is for terminals"
 
 
+STREAMING = """
+import time
+
+def start(events, context):
+    time.sleep(0.004)
+    return [[len(event.body)] for event in events]
+
+def step(states, context):
+    time.sleep(0.008 + 0.002 * len(states))
+    if len(states) > FITS:
+        raise EXCESS
+    for state in states:
+        state[0] -= 1
+    return [("x", not state[0]) for state in states]
+
+def example():
+    return b"." * 20
+"""
+
+
+def streaming(excess: str = "MemoryError", fits: int = 1000) -> str:
+    return STREAMING.replace("EXCESS", excess).replace("FITS", str(fits))
+
+
+def test_handler_that_streams_is_measured_with_more_and_more_streams_at_a_time(tmp_path):
+    done = tried(tmp_path, streaming(), "--workers", "1", "--json", slo_interval="100ms")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["slo_latency"], report["slo_interval"]) == (0.5, 0.1)
+    assert report["example"]["body"].startswith('"x"')
+    assert report["pieces"] == 20.0
+    costs = {step["size"]: step["seconds"] for step in report["steps"]}
+    assert {1, 2} <= costs.keys()
+    assert costs[1] >= 0.010  # a busy machine adds to the sleep, and nothing takes from it
+    assert report["starts"][0]["seconds"] >= 0.004
+    assert report["stream"]["total"] >= report["stream"]["first_piece"] >= 0.014
+    assert 0 < report["concurrency"] <= 46  # steps of 46 streams take the interval
+    assert 0 < report["streams_per_second"] <= 46 / (20 * 0.1)
+
+
+def test_body_that_is_named_replaces_the_example_of_a_handler_that_streams(tmp_path):
+    (tmp_path / "body").write_bytes(b"." * 7)
+    done = tried(tmp_path, streaming(), "--workers", "1", "--json", "--body", str(tmp_path / "body"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pieces"] == 7.0
+
+
+def test_streams_that_run_out_of_memory_show_as_a_ceiling_in_the_report(tmp_path):
+    handler = streaming(fits=3).partition("def example")[0]
+    (tmp_path / "body").write_bytes(b"." * 20)
+    done = tried(tmp_path, handler, "--workers", "1", "--json", "--body", str(tmp_path / "body"))
+    assert done.returncode == 0, done.stderr
+    assert 1 <= json.loads(done.stdout)["stream_ceiling"] <= 3
+
+
+@pytest.mark.parametrize(
+    ("handler", "environment", "named"),
+    [
+        (streaming("RuntimeError", 1).replace("def example", "def no_example"), {}, "streams at a time"),
+        (streaming("RuntimeError", 0), {}, "example()"),
+        (streaming().replace("not state[0]", "False"), {"exec_timeout": "2s"}, "exec_timeout"),
+    ],
+    ids=["several fail", "fails on its example", "never ends"],
+)
+def test_handler_whose_streams_fail_has_exit_status_1_and_an_error(tmp_path, handler, environment, named):
+    (tmp_path / "body").write_bytes(b"." * 20)
+    done = tried(tmp_path, handler, "--workers", "1", "--body", str(tmp_path / "body"), **environment)
+    assert done.returncode == 1
+    assert named in done.stderr.partition("batching-watchdog try: ")[2]
+    assert not done.stdout
+
+
 PADDED = """
 import time
 

@@ -212,7 +212,9 @@ class WorkerPool:
             self._shell.mix_paths()
         examples = self._choose(handshake.examples)
         if handshake.streams:
-            self._shell.stream(closed=handshake.closed, starts=handshake.starts, steps=handshake.steps)
+            # It has measured its own example(), not what else was chosen.
+            measured = (handshake.starts, handshake.steps) if examples == handshake.examples else ((), ())
+            self._shell.stream(closed=handshake.closed, starts=measured[0], steps=measured[1])
             self._take_in(connection)
         elif examples and (self._measures or self.sick):
             self._tasks.spawn(self._measure(connection, examples), "profile")

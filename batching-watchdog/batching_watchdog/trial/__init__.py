@@ -2,5 +2,6 @@
 
 - ``command``      arguments, environment, output, exit statuses
 - ``measure``      runs the watchdog's own parts, with worker processes, and sends example() over HTTP
+- ``streams``      runs streams on a handler with start and step
 - ``report`` [P]   measurements -> the report and the next step
 """

@@ -44,7 +44,8 @@ DESCRIPTION: Final = """\
 Tries a function on this machine as production would run it: loads FOLDER/handler.py (or
 FOLDER/function/handler.py) in real worker processes, measures batches of its example(), sends
 example() over HTTP, and reports the rate that one replica serves within the target. If example() returns a
-list, or with --bodies, it also serves that mix under load.
+list, or with --bodies, it also serves that mix under load. If the handler has start and step, it runs more
+and more streams at a time, and reports the streams that one replica serves on time.
 
 Settings come from the options, then the environment, then the stack file (stack.yaml or stack.yml in a
 folder above FOLDER) whose function has FOLDER as its handler. Exit statuses: 0; 1 if the handler is at
@@ -149,13 +150,20 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         output.flush()
     progress.clear()
-    text = json.dumps(report.document(trial), indent=2) if options.json else "\n".join(report.lines(trial))
-    output.write(f"{text}\n")
+    output.write(f"{_shown(trial, json_=options.json)}\n")
     output.flush()
-    return 1 if trial.split else 0
+    return 1 if isinstance(trial, report.Trial) and trial.split else 0
 
 
-def _try(function: Source, bodies: Sequence[bytes], progress: Progress) -> report.Trial:
+def _shown(trial: report.Trial | report.StreamTrial, *, json_: bool) -> str:
+    if isinstance(trial, report.StreamTrial):
+        document, lines = report.stream_document(trial), report.stream_lines(trial)
+    else:
+        document, lines = report.document(trial), report.lines(trial)
+    return json.dumps(document, indent=2) if json_ else "\n".join(lines)
+
+
+def _try(function: Source, bodies: Sequence[bytes], progress: Progress) -> report.Trial | report.StreamTrial:
     environ = function.environ
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter("%(message)s"))

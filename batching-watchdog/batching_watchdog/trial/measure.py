@@ -2,7 +2,7 @@
 
 Owns the order: load, profile (``pool.profile``, as at every start), then example() over HTTP for a second,
 one request at a time, so that the watchdog estimates its own CPU time too; then all bodies together, if there
-are several. All parts are ``app``'s.
+are several. All parts are ``app``'s. ``streams`` has the order of a function that streams.
 """
 
 import asyncio
@@ -29,11 +29,12 @@ from batching_watchdog.folder import Source
 from batching_watchdog.front.weight import WeightFunction
 from batching_watchdog.function import Event
 from batching_watchdog.machine import available_cpus
-from batching_watchdog.messages import Request
+from batching_watchdog.messages import DEFAULT_CLASS, Request
 from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.shell import Shell
 from batching_watchdog.trial import report
-from batching_watchdog.trial.report import Alone, Answer, Examples, Native, Promise, Trial
+from batching_watchdog.trial.report import Alone, Answer, Examples, Native, Promise, StreamTrial, Trial
+from batching_watchdog.trial.streams import Rounds
 
 LOADING, MEASURING = "loading the handler", "measuring batches of example()"
 SENDING, MIXING = "sending example()", "serving the mix"
@@ -62,7 +63,7 @@ async def measure(
     source: Source,
     given: Sequence[bytes],
     tell: Callable[[str, float], None],
-) -> Trial:
+) -> Trial | StreamTrial:
     """Load the handler of ``config``, measure it, and stop all processes again.
 
     ``given`` replaces the bodies of example(); without either the body is empty. ``tell`` gets the activity
@@ -86,6 +87,32 @@ async def measure(
         await until_ready(pool, times, handler, tell)
         largest = max(pool.handshakes, key=lambda handshake: handshake.load_seconds)
         bodies = _bodies(given, largest.examples)
+        examples = Examples(len(bodies), *_extremes(bodies), own=bool(largest.examples), given=bool(given))
+        if metrics.streams is not None:
+            ended = await Rounds(handler, watchdog.shell, metrics.streams, config, bodies, tell).run()
+            (exchange,) = await _sent(port, bodies[0], 0.0, config, handler)
+            streams, first = metrics.streams, ended[0]
+            return StreamTrial(
+                handler=handler,
+                workers=config.workers,
+                target=metrics.slos[DEFAULT_CLASS],
+                slo_from=source.slo_from,
+                import_seconds=largest.import_seconds,
+                load_seconds=largest.load_seconds,
+                resident_bytes=max(pool.resident_bytes().values(), default=0),
+                closed=largest.closed,
+                examples=examples,
+                answer=exchange.answer,
+                alone=first.ended - first.began,
+                first_piece=first.first_at - first.began,
+                starts=report.batch_costs(streams.start),
+                steps=report.batch_costs(streams.step),
+                streams=len(ended),
+                pieces=fmean(stream.pieces for stream in ended),
+                steady=streams.steady(),
+                ceiling=streams.step.ceiling if streams.step.ceiling < config.max_streams else 0,
+                busy=busy,
+            )
         metrics.requests_per_second()  # begins to count the CPU time of the front end
         tell(SENDING, 0.0)
         exchanges = await _sent(port, bodies[0], SEND_SECONDS, config, handler)
@@ -125,7 +152,7 @@ async def measure(
             batched=largest.batched,
             native=native(largest.pid),
             cpus=cpus,
-            examples=Examples(len(bodies), *_extremes(bodies), own=bool(largest.examples), given=bool(given)),
+            examples=examples,
             answer=exchanges[-1].answer,
             alone=alone,
             batches=batches,
@@ -258,11 +285,6 @@ async def until_ready(
             pool.failed.result()
         tell(MEASURING if model.learned else LOADING, time.monotonic() - began)
         await asyncio.sleep(POLL_SECONDS)
-    if any(handshake.streams for handshake in pool.handshakes):
-        raise TrialFailed(
-            f"{handler} streams, and try measures whole answers only: start the watchdog, and read "
-            "watchdog_concurrency and watchdog_capacity_requests_per_second of its /metrics"
-        )
     if pool.fails_example:
         raise TrialFailed(
             f"{handler} fails on its own example(), for the reason above: mend the handler, or what "

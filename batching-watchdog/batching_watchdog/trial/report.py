@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from batching_watchdog.engine.capacity import CpuCost, sustained
 from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.streams import Steady
 from batching_watchdog.engine.tuning import TUNING
+from batching_watchdog.messages import Target
 
 SHOWN_BYTES: Final = 60
 """Bytes of an answer's body that the report shows."""
@@ -35,6 +37,7 @@ POOLS: Final = {
     "tokenizers": 'set TOKENIZERS_PARALLELISM: "false" under environment in the stack file',
 }
 """Libraries whose native threads do not follow worker_threads, by package, and what sets their number."""
+DEPLOY: Final = "deploy it: faas-cli up, or on this machine local-openfaas up --stack FILE"
 _STATUSES: Final = frozenset(status.value for status in HTTPStatus)
 _DEVICE: Final = 'choose the device in load(): "cuda" if torch.cuda.is_available() else "cpu"'
 _ADVICE: Final = (
@@ -265,7 +268,7 @@ def _steps(trial: Trial) -> Iterator[str]:
         if not trial.batched:
             yield "deploy it; define handle_batch(events, context) if the model can take several at once"
         yield "deploy it; batches hardly pay: see that handle_batch calls the model once for all its events"
-    yield "deploy it: faas-cli up, or on this machine local-openfaas up --stack FILE"
+    yield DEPLOY
 
 
 def rejection(handler: str, answer: Answer) -> str:
@@ -285,7 +288,7 @@ def advice(error: str) -> str:
 
 def lines(trial: Trial) -> Iterator[str]:
     """Yield the lines of the report."""
-    promise, alone, answer, best = trial.promise, trial.alone, trial.answer, trial.best
+    promise, alone, best = trial.promise, trial.alone, trial.best
     target = duration(promise.slo_latency)
     workers = f"{trial.workers} worker{'s' if trial.workers > 1 else ''}"
     yield (
@@ -293,14 +296,7 @@ def lines(trial: Trial) -> Iterator[str]:
         f" ({trial.slo_from or 'the default'})"
     )
     yield ""
-    yield (
-        f"load      import {_time(trial.import_seconds)}, load() {_time(trial.load_seconds)}; "
-        f"{trial.resident_bytes / 1e6:.0f} MB resident in {'each' if trial.workers > 1 else 'the'} worker"
-    )
-    yield (
-        f"example   {_number_of(trial.examples)}, answered {answer.status} {answer.content_type}, "
-        f"{_bytes(len(answer.body))}: {shown(answer.body)}"
-    )
+    yield from _loaded_and_answered(trial)
     columns = trial.batches[-SHOWN_SIZES:]
     yield "batch of  " + "".join(f"{batch.size:>9}" for batch in columns)
     yield "takes     " + "".join(f"{_time(batch.seconds):>9}" for batch in columns)
@@ -322,9 +318,27 @@ def lines(trial: Trial) -> Iterator[str]:
         f"HTTP {_time(alone.http)}, wait {_time(alone.wait)}"
     )
     yield from (f"note      {line}" for line in _notes(trial))
-    if trial.busy > BUSY:
-        yield f"note      {_digits(trial.busy)} processes per CPU wait to run: measure again on an idle CPU"
-    yield f"next      {next_step(trial)}"
+    yield from _end(trial.busy, next_step(trial))
+
+
+def _loaded_and_answered(trial: "Trial | StreamTrial") -> Iterator[str]:
+    """Yield the lines on load() and on the answer to the first example."""
+    answer = trial.answer
+    yield (
+        f"load      import {_time(trial.import_seconds)}, load() {_time(trial.load_seconds)}; "
+        f"{trial.resident_bytes / 1e6:.0f} MB resident in {'each' if trial.workers > 1 else 'the'} worker"
+    )
+    yield (
+        f"example   {_number_of(trial.examples)}, answered {answer.status} {answer.content_type}, "
+        f"{_bytes(len(answer.body))}: {shown(answer.body)}"
+    )
+
+
+def _end(busy: float, step: str) -> Iterator[str]:
+    """Yield the last lines."""
+    if busy > BUSY:
+        yield f"note      {_digits(busy)} processes per CPU wait to run: measure again on an idle CPU"
+    yield f"next      {step}"
 
 
 def _notes(trial: Trial) -> Iterator[str]:
@@ -359,18 +373,7 @@ def document(trial: Trial) -> dict[str, Any]:
         "slo_latency": promise.slo_latency,
         "slo_objective": trial.slo_objective,
         "slo_from": trial.slo_from,
-        "load": {
-            "import_seconds": trial.import_seconds,
-            "load_seconds": trial.load_seconds,
-            "resident_bytes": trial.resident_bytes,
-        },
-        "example": {
-            "count": trial.examples.count,
-            "bytes": [trial.examples.shortest, trial.examples.longest],
-            "status": trial.answer.status,
-            "content_type": trial.answer.content_type,
-            "body": shown(trial.answer.body),
-        },
+        **_load_and_example(trial),
         "batches": [
             {"size": batch.size, "seconds": batch.seconds, "requests_per_second": batch.rate}
             for batch in trial.batches
@@ -384,6 +387,148 @@ def document(trial: Trial) -> dict[str, Any]:
         "busy": trial.busy,
         "notes": list(_notes(trial)),
         "next": next_step(trial),
+    }
+
+
+def _load_and_example(trial: "Trial | StreamTrial") -> dict[str, Any]:
+    return {
+        "load": {
+            "import_seconds": trial.import_seconds,
+            "load_seconds": trial.load_seconds,
+            "resident_bytes": trial.resident_bytes,
+        },
+        "example": {
+            "count": trial.examples.count,
+            "bytes": [trial.examples.shortest, trial.examples.longest],
+            "status": trial.answer.status,
+            "content_type": trial.answer.content_type,
+            "body": shown(trial.answer.body),
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTrial:
+    """Measurements of a handler that streams. Times are seconds."""
+
+    handler: str
+    workers: int
+    target: Target
+    slo_from: str
+    """Source of slo_latency; empty: the default."""
+    import_seconds: float
+    load_seconds: float
+    resident_bytes: int
+    """Of the largest worker."""
+    closed: bool
+    """Whether no stream joins others."""
+    examples: Examples
+    answer: Answer
+    """To the first example, whole."""
+    alone: float
+    """From arrival to the last piece of one stream without others."""
+    first_piece: float
+    """Likewise, to the first piece."""
+    starts: tuple[BatchCost, ...]
+    """Of k streams together, ascending."""
+    steps: tuple[BatchCost, ...]
+    """Of n streams together, ascending; at least one."""
+    streams: int
+    """Streams that ended."""
+    pieces: float
+    """Mean number of pieces of these."""
+    steady: Steady
+    """What the watchdog exports."""
+    ceiling: int
+    """Most streams of a worker for which there is memory; 0: no streams ran out of it."""
+    busy: float
+    """Runnable processes per CPU of the machine, before the trial."""
+    misspelled: tuple[str, ...] = ()
+    """Settings without effect whose names are near those of others, as lines."""
+    printed: int = 0
+    """Lines that the function printed while it was measured."""
+
+
+def stream_next_step(trial: StreamTrial) -> str:
+    """Return the change that helps a function that streams most, or the next command if none is needed."""
+    first, largest, target = trial.steps[0], trial.steps[-1], trial.target
+    if trial.steady.rate <= 0.0:
+        one = first.seconds + (trial.starts[0].seconds / trial.pieces if trial.starts else 0.0)
+        enough = next((each for each in TARGETS if each >= 2.0 * one), None)
+        advised = f", or set slo_interval: {duration(enough)}" if enough else ""
+        taken = f"one step of one stream takes {_time(one)}, too much of {duration(target.interval)}"
+        return f"make the model faster{advised}: {taken}"
+    if not trial.slo_from:
+        return "set slo_latency and slo_interval under environment in the stack file; nothing sets them yet"
+    if trial.closed:
+        return "deploy it; with start and step in place of the generator, requests join streams that run"
+    if largest.size > 1 and largest.per_request > PAYS * first.per_request:
+        return "deploy it; joining hardly pays: see that step calls the model once for all its states"
+    return DEPLOY
+
+
+def stream_lines(trial: StreamTrial) -> Iterator[str]:
+    """Yield the lines of the report on a function that streams."""
+    target, steady, workers = trial.target, trial.steady, trial.workers
+    interval = duration(target.interval)
+    yield (
+        f"{trial.handler}, {workers} worker{'s' if workers > 1 else ''}, target: "
+        f"{target.objective * 100:.10g}% with the first piece within {duration(target.latency)} and each "
+        f"further one within {interval} ({trial.slo_from or 'the default'})"
+    )
+    yield ""
+    yield from _loaded_and_answered(trial)
+    columns = trial.steps[-SHOWN_SIZES:]
+    starts = {start.size: _time(start.seconds) for start in trial.starts}
+    yield "streams   " + "".join(f"{step.size:>9}" for step in columns)
+    yield "start     " + "".join(f"{starts.get(step.size, ''):>9}" for step in columns)
+    yield "one step  " + "".join(f"{_time(step.seconds):>9}" for step in columns)
+    yield f"pieces    {_digits(trial.pieces)} in a stream, the mean of {trial.streams}"
+    if steady.rate > 0.0:
+        held = f"{steady.concurrency / workers:.0f} streams in {'each' if workers > 1 else 'the'} worker"
+        yield f"held      {held}, with their steps and starts within {interval}"
+        yield f"rate      {number(steady.rate)} streams/s on time from one replica"
+    else:
+        yield f"rate      none: one stream is too slow for {interval}"
+    if trial.ceiling:
+        yield f"memory    more streams run out of it: at most {trial.ceiling} in a worker"
+    yield f"time      one stream alone {_time(trial.alone)}, its first piece after {_time(trial.first_piece)}"
+    yield from (f"note      {line}" for line in _stream_notes(trial))
+    yield from _end(trial.busy, stream_next_step(trial))
+
+
+def _stream_notes(trial: StreamTrial) -> Iterator[str]:
+    """Yield what limits the report's validity."""
+    if not (trial.examples.own or trial.examples.given):
+        yield "no example(): measured with an empty body; --body FILE or example() gives a typical one"
+    elif trial.examples.count == 1:
+        yield "one example: the rate holds if all streams are as long; --bodies DIR measures a mix"
+    yield from trial.misspelled
+    if trial.printed:
+        yield f"{trial.printed} lines printed while measuring: printing takes time of each step"
+
+
+def stream_document(trial: StreamTrial) -> dict[str, Any]:
+    """Return the report on a function that streams for machines: times in seconds."""
+    return {
+        "handler": trial.handler,
+        "workers": trial.workers,
+        "slo_latency": trial.target.latency,
+        "slo_interval": trial.target.interval,
+        "slo_objective": trial.target.objective,
+        "slo_from": trial.slo_from,
+        **_load_and_example(trial),
+        "starts": [asdict(start) for start in trial.starts],
+        "steps": [asdict(step) for step in trial.steps],
+        "streams": trial.streams,
+        "pieces": trial.pieces,
+        "concurrency": trial.steady.concurrency,
+        "streams_per_second": trial.steady.rate,
+        "stream_ceiling": trial.ceiling,
+        "stream": {"total": trial.alone, "first_piece": trial.first_piece},
+        "busy": trial.busy,
+        "notes": list(_stream_notes(trial)),
+        "next": stream_next_step(trial),
     }
 
 

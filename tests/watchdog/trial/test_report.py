@@ -4,8 +4,19 @@ import pytest
 
 from batching_watchdog.engine.capacity import CpuCost
 from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.streams import Steady
+from batching_watchdog.messages import Target
 from batching_watchdog.trial import report
-from batching_watchdog.trial.report import Alone, Answer, BatchCost, Examples, Native, Promise, Trial
+from batching_watchdog.trial.report import (
+    Alone,
+    Answer,
+    BatchCost,
+    Examples,
+    Native,
+    Promise,
+    StreamTrial,
+    Trial,
+)
 
 TRIAL = Trial(
     handler="vowels/handler.py",
@@ -26,6 +37,29 @@ TRIAL = Trial(
     promise=Promise(0.2, 40.0, 4.0),
     others=(Promise(0.2, 40.0, 4.0), Promise(1.0, 42.0, 8.0)),
     split=False,
+    ceiling=0,
+    busy=0.1,
+)
+
+
+STREAMS = StreamTrial(
+    handler="generate/handler.py",
+    workers=2,
+    target=Target(0.5, 0.99, 0.05),
+    slo_from="stack.yml",
+    import_seconds=0.0123,
+    load_seconds=2.5,
+    resident_bytes=31_000_000,
+    closed=False,
+    examples=Examples(1, 22, 22, own=True, given=False),
+    answer=Answer(200, "application/x-ndjson", b'"a"\n"b"\n'),
+    alone=1.2,
+    first_piece=0.03,
+    starts=(BatchCost(1, 0.01), BatchCost(2, 0.02)),
+    steps=(BatchCost(1, 0.01), BatchCost(2, 0.012), BatchCost(4, 0.014)),
+    streams=31,
+    pieces=80.0,
+    steady=Steady(12.3, 64.0),
     ceiling=0,
     busy=0.1,
 )
@@ -87,3 +121,38 @@ def test_promise_is_what_the_watchdog_exports_and_no_more_than_its_cores_allow()
     free = report.promise_within(0.1, model, cost, workers=4, objective=0.99, cpus=64.0)
     bound = report.promise_within(0.1, model, cost, workers=4, objective=0.99, cpus=1.0)
     assert 0.0 < bound.rate < free.rate
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "deploy it: "),
+        ({"steady": Steady(0.0, 0.0), "steps": (BatchCost(1, 0.06),)}, "slo_interval: 150ms"),
+        (
+            {"steady": Steady(0.0, 0.0), "steps": (BatchCost(1, 900.0),), "starts": ()},
+            "make the model faster: ",
+        ),
+        ({"slo_from": ""}, "set slo_latency and slo_interval"),
+        ({"closed": True}, "start and step in place of the generator"),
+        ({"steps": (BatchCost(1, 0.01), BatchCost(2, 0.02))}, "joining hardly pays"),
+    ],
+)
+def test_next_step_of_a_function_that_streams_follows_from_what_was_measured(changed, words):
+    assert words in report.stream_next_step(replace(STREAMS, **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, "32 streams in each worker"),
+        ({}, "12.3 streams/s on time"),
+        ({"steady": Steady(0.0, 0.0)}, "rate      none"),
+        ({"ceiling": 8}, "at most 8 in a worker"),
+        ({}, "one example"),
+        ({"examples": Examples(1, 0, 0, own=False, given=False)}, "an empty body"),
+        ({"printed": 123}, "123 lines printed while measuring"),
+        ({"busy": 3.0}, "3 processes per CPU"),
+    ],
+)
+def test_report_of_a_function_that_streams_says_what_it_serves_and_when_that_holds(changed, words):
+    assert words in "\n".join(report.stream_lines(replace(STREAMS, **changed)))
