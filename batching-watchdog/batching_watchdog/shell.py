@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from math import ceil
-from typing import Any, Protocol
+from typing import Protocol
 
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import (
@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 
 Measured = tuple[int, float]
 """A size and the seconds that it took."""
+
+
+class AnyWorker(Worker, Streamer, Protocol):
+    """A worker of batches or of streams; its function decides which."""
 
 
 class Client(Protocol):
@@ -161,7 +165,7 @@ class Shell:
         self._carry_out(self._streams.stepped(worker, iteration, self._clock()))
         self._wake()
 
-    def worker_ready(self, worker: Any, *, checked: bool = False) -> None:
+    def worker_ready(self, worker: AnyWorker, *, checked: bool = False) -> None:
         """Give a worker that has loaded, finished its batch or was ``checked`` the next batch, or streams."""
         self._carry_out(self._engine.worker_ready(worker, checked=checked))
         if self._engine.queued >= self._cost.overall.best_size:
@@ -179,7 +183,9 @@ class Shell:
         self._cost.learn_any(size, seconds)
         self._metrics.capacity.cost.observe(size, cpu_seconds)
 
-    def batch_done(self, worker: Worker, replies: list[Reply], spent: Spent, *, ready: bool = True) -> None:
+    def batch_done(
+        self, worker: AnyWorker, replies: list[Reply], spent: Spent, *, ready: bool = True
+    ) -> None:
         """Handle a worker's replies to its batch; ``ready``: it may get the next one."""
         now = self._clock()
         batch, answers = self._batches.batch_done(
@@ -195,7 +201,7 @@ class Shell:
             self.worker_ready(worker)
         self._carry_out(answers)
 
-    def batch_failed(self, worker: Worker, crash: Crash, *, ready: bool = True) -> None:
+    def batch_failed(self, worker: AnyWorker, crash: Crash, *, ready: bool = True) -> None:
         """Handle a batch that failed as a whole in a worker that lives."""
         now = self._clock()
         batch, effects = self._batches.batch_failed(worker, crash, now, last=not ready)
@@ -205,14 +211,14 @@ class Shell:
             self.worker_ready(worker)
         self._carry_out(effects)
 
-    def worker_lost(self, worker: Any, *, out_of_memory: bool = False) -> None:
+    def worker_lost(self, worker: AnyWorker, *, out_of_memory: bool = False) -> None:
         """Handle the death of a worker, idle or under a batch."""
         for batch in [batch for batch, has in self._traced.items() if has is worker]:
             self._end_batch(batch, self._clock(), error="worker_died")
         self._carry_out(self._engine.worker_lost(worker, out_of_memory=out_of_memory))
         self._wake()
 
-    def worker_gone(self, worker: Any) -> None:
+    def worker_gone(self, worker: AnyWorker) -> None:
         """Give an idle worker no further batch: it is about to end."""
         self._engine.worker_gone(worker)
 
