@@ -30,7 +30,7 @@ from batching_watchdog.messages import Batch, DispatchReason, Iteration, Output,
 SEARCHED: Final = 64
 """Maximum waiting requests that one ``tick`` tries behind one that no worker may take."""
 WEIGHT: Final = 1 / 64
-"""Weight of the newest stream in the mean number of pieces."""
+"""Least weight of the newest stream in the mean number of pieces."""
 RATES: Final = 128
 """Rates up to saturation among which ``steady`` finds one."""
 _GONE: Final = 0
@@ -164,7 +164,8 @@ class Streams:
         self._count = max(1, workers)
         self._shed_late = shed_late
         self._closed = closed
-        self._pieces = 0.0
+        self._pieces, self._ended = 0.0, 0
+        """Mean pieces of the streams that have ended, and their number."""
         self._workers: dict[Streamer, _Running] = {}
         self._on: dict[int, _Stream] = {}
         self._admitted: dict[int, Request] = {}
@@ -404,7 +405,8 @@ class Streams:
             stream.late |= now > request.deadline + stream.sent * stream.interval
             stream.sent += 1
         if output.done:
-            self._pieces += (WEIGHT if self._pieces else 1.0) * (stream.sent - self._pieces)
+            self._ended += 1
+            self._pieces += max(WEIGHT, 1 / self._ended) * (stream.sent - self._pieces)
             self._remove(request)
         elif reply is None:
             return []

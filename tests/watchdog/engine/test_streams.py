@@ -239,3 +239,13 @@ def test_capacity_is_unknown_until_a_stream_has_ended():
     assert isnan(world.engine.steady().rate)
     world.run(5.0, 1.0)
     assert world.engine.steady().rate > 0
+
+
+def test_first_streams_weigh_alike_in_the_capacity():
+    pieces = iter((10, 30))
+    world = Streaming(start_law, step_law, lengths=lambda _: next(pieces), noise=0.0)
+    world.at(0.0, world.arrive)
+    world.at(0.0, world.arrive)
+    world.to_the_end()
+    engine, target = world.engine, Target(0.5, 0.99, 0.05)
+    assert engine.steady() == steady(engine.start, engine.step, pieces=20.0, target=target, workers=1)
