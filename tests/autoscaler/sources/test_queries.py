@@ -14,6 +14,7 @@ from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import SIGNALS
 from slo_autoscaler.sources import queries
 from slo_autoscaler.spec import GatewaySlos, Slo
+from support.promtool import complaints, needs_promtool
 
 names = st.sampled_from(["a.fn", "b.fn", "c.fn"])
 
@@ -36,6 +37,7 @@ def test_fill_every_query_leaves_nothing_open():
         queries.fill({"corrections": queries.CORRECTIONS, "exported": queries.EXPORTED_AT}, 2.0),
         queries.gateway(SLOS, 2.0, 7.5),
         *(queries.of_chart("a.fn", slo, 2.0, 7.5) for slo in (None, Slo(0.25, 0.99))),
+        queries.of_chart("a.fn", None, 2.0, 7.5, streams=True),
         {"arrivals": queries.arrivals(2.0, SLOS)},
     ]
     for text in (text for texts in asked for text in texts.values()):
@@ -88,3 +90,27 @@ def test_ranges_leave_out_what_is_no_number():
 def test_values_by_another_label_keep_the_series_without_it():
     answer = [{"metric": labels, "value": [0, "2"]} for labels in ({"size": "8"}, {})]
     assert queries.values(queries.read(answer), "size") == {"8": 2.0, "": 2.0}
+
+
+@needs_promtool
+def test_p99_is_of_the_first_piece_where_a_function_streams_else_of_the_answer(tmp_path):
+    measured = (
+        ("streams.fn", "http_request_duration_seconds", 'code="200"', 100),
+        ("streams.fn", "watchdog_first_piece_seconds", 'slo_class="default"', 1),
+        ("whole.fn", "http_request_duration_seconds", 'code="200"', 2),
+    )
+    series = [
+        {"series": f'{name}_bucket{{function_name="{function}",{label},le="{le}"}}', "values": "0+100x20"}
+        for function, name, label, seconds in measured
+        for le in (seconds, "+Inf")
+    ]
+    asked = {
+        "expr": queries.fill(queries.WATCHDOG, 60.0, 60.0)["p99"],
+        "eval_time": "5m",
+        "exp_samples": [
+            {"labels": f'{{function_name="{name}"}}', "value": seconds}
+            for name, seconds in (("streams.fn", 0.99), ("whole.fn", 1.98))
+        ],
+    }
+    test = {"interval": "15s", "input_series": series, "promql_expr_test": [asked]}
+    assert complaints(tmp_path, "5m", test) == ""
