@@ -114,7 +114,7 @@ class Observation:
     stalled: float | None = _signal(
         Unit.COUNT,
         "Lower bound of the requests in flight for the whole window of rates, which no counter shows yet. "
-        "They are misses if the SLO is shorter than the window.",
+        "They are misses if the SLO is shorter than the window. Streams that run are none of them.",
         in_shadow=InShadow.UNKNOWN,
         summed=Summed.ALL,
     )
@@ -128,6 +128,11 @@ class Observation:
         Unit.RATE,
         "Requests per second with which one replica still meets the objective, as its watchdog estimates.",
         gauge="slo_autoscaler_capacity_requests_per_second",
+    )
+    concurrency: float | None = _signal(
+        Unit.COUNT,
+        "Streams that one replica holds with each piece within its interval, as its watchdog estimates; only "
+        "of a function that streams.",
     )
     p95: float | None = _signal(
         Unit.SECONDS,
@@ -241,6 +246,17 @@ class Observation:
         if self.direct_rate is not None:
             views += [self.direct_rate] if views else [self.direct_rate, self.arrival_rate or 0.0]
         return max(0.0, *views) if views else None
+
+    @property
+    def held(self) -> float | None:
+        """Requests that one replica holds with the objective met; None without a capacity.
+
+        Its streams where the function streams, for as long as they take. Else by Little's law those that it
+        answers within the SLO.
+        """
+        if self.capacity is None:
+            return None
+        return self.capacity * (self.slo_latency or 0.0) if self.concurrency is None else self.concurrency
 
     @property
     def burn_rate(self) -> float | None:

@@ -92,6 +92,7 @@ observations = st.builds(
     in_flight_growth=st.none() | st.floats(-1e3, 1e3),
     queue_length=_maybe,
     capacity=st.none() | st.just(0.0) | st.floats(0.1, 1e3),
+    concurrency=st.none() | st.floats(0, 1e3),
     p95=st.none() | st.floats(0, 10),
     p99=st.none() | st.floats(0, 10),
     attainment=st.none() | st.floats(0, 1),

@@ -275,6 +275,7 @@ class Fleet:
             f'slo_requests_total{{outcome="slow",slo_class="default"}} {slow}',
             'slo_requests_total{outcome="shed",slo_class="default"} 0',
             "http_requests_in_flight 2",
+            "watchdog_streams 0",
             "watchdog_queue_length 0",
             f"watchdog_capacity_requests_per_second {self.capacity}",
             *(

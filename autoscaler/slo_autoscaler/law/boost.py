@@ -40,7 +40,7 @@ def boost(at: Situation, before: float) -> Boost:
     capacity = (seen.capacity or 0.0) * at.memory.calibration.factor
     load = 0.0
     if capacity > 0.0 and scale.available:
-        load = _rate(at, capacity) / (scale.available * capacity)
+        load = _rate(at) / (scale.available * capacity)
     grain = TUNING.boost_grain
     wanted = min(ceil(load / grain) * grain, most) if load > TUNING.boost_least else 1.0
     factor = max(1.0, wanted, min(before, most) - grain)
@@ -63,10 +63,10 @@ def nominal(at: Situation) -> Situation:
     return replace(at, memory=memory, seen=replace(at.seen, capacity=memory.nominal_capacity))
 
 
-def _rate(at: Situation, capacity: float) -> float:
-    """Return the requests per second to serve now: arrivals, and what waits beyond the SLO (Little's law)."""
+def _rate(at: Situation) -> float:
+    """Return the requests per second to serve now: arrivals, and those beyond what the replicas hold."""
     seen = at.seen
     arriving = seen.arrival_rate if seen.direct_rate is None else seen.direct_rate
     inside = seen.in_flight if seen.direct_in_flight is None else seen.direct_in_flight
-    held = at.scale.available * capacity * (seen.slo_latency or 0.0)
+    held = at.scale.available * at.memory.calibration.factor * (seen.held or 0.0)
     return (arriving or 0.0) + max(0.0, (inside or 0.0) - held) / TUNING.boost_drained_in

@@ -8,8 +8,9 @@ standard deviation of ``spread``:
     late(u) = E[max(0, demand - 1)] / u,  demand ~ Normal(u, spread),  u = rate / goodput
 
 ``goodput`` is the rate served in time under overload; it follows from late(capacity) = 1 - objective. The
-spread has two causes. The fewer requests fit into the SLO, the more their number varies by chance. And a
-request waits for the batch in progress, which takes at least as long as a request alone.
+spread has two causes. The fewer requests fit into the SLO, or the fewer streams a replica holds, the
+more their number varies by chance. And a request waits for the batch in progress, which takes at least as
+long as a request alone; a stream does not.
 
 The form was fitted to the batching engine in virtual time: 1 to 8 workers, 2 to 200 requests that fit into
 the SLO, constant shares of l(b) from 0 to 0.6, each at loads from half to twice the capacity.
@@ -70,17 +71,25 @@ class Curve:
 
 
 def curve(
-    capacity: float, slo_latency: float, slo_objective: float, service_time: float | None = None
+    capacity: float,
+    slo_latency: float,
+    slo_objective: float,
+    service_time: float | None = None,
+    concurrency: float | None = None,
 ) -> Curve:
     """Return the curve of a replica that meets ``slo_objective`` up to ``capacity`` requests per second.
 
     ``service_time`` is that of one request alone, in seconds like ``slo_latency``; None: unknown, and so the
-    mean time between two requests at the capacity.
+    mean time between two requests at the capacity. ``concurrency``: the streams that the replica holds; None:
+    it does not stream. A stream joins between two steps, so it waits for no batch.
     """
     if capacity <= 0.0:
         return Curve(0.0, 0.0)
-    share = min(1.0, (service_time or 1.0 / capacity) / slo_latency)
-    by_chance = 1.0 / (TUNING.per_request * (1.0 + capacity * slo_latency))
+    held, share = concurrency, 0.0
+    if held is None:
+        held = capacity * slo_latency
+        share = min(1.0, (service_time or 1.0 / capacity) / slo_latency)
+    by_chance = 1.0 / (TUNING.per_request * (1.0 + held))
     spread = sqrt(by_chance + (TUNING.wait_spread * share) ** 2)
     promised = _load_at(spread, 1.0 - slo_objective)
     return Curve(capacity / promised, spread, promised)

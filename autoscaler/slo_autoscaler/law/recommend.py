@@ -142,7 +142,13 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     spec, seen, scale, memory, now = at.spec, at.seen, at.scale, at.memory, at.now
     objective, interval = seen.slo_objective or 0.0, spec.timing.interval
     window = seen.rate_window or 2.0 * spec.timing.rate_lag
-    replica = curve(seen.capacity or 0.0, seen.slo_latency or 0.0, objective, seen.service_time_single)
+    replica = curve(
+        seen.capacity or 0.0,
+        seen.slo_latency or 0.0,
+        objective,
+        seen.service_time_single,
+        seen.concurrency,
+    )
     rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
     believed = _believed(rate, newest, spec.timing.rate_lag)
     horizon = memory.start_up(spec) + interval

@@ -176,10 +176,12 @@ WATCHDOG: Final = {
     "gateway_rate_now": _sum("irate(gateway_function_invocation_started[$N])"),
     "in_flight": _sum(_fresh(_INSIDE)),
     "in_flight_growth": _sum(f"deriv({_INSIDE}[$R])"),
-    # Both are lower bounds. A replica: the lowest count in flight, less all that it completed. A gateway: the
-    # count in flight now, less all that started in the window.
+    # Both are lower bounds. A replica: the lowest count in flight, less its streams, which may well run for
+    # longer, and all that it completed. A gateway: the count in flight now, less all that started in the
+    # window.
     "stalled": _sum(
-        f"clamp_min(min_over_time({_INSIDE}[$R]) - {_ALL} (increase(slo_requests_total[$R])), 0)"
+        f"clamp_min(min_over_time({_INSIDE}[$R]) - max_over_time(watchdog_streams[$R])"
+        f" - {_ALL} (increase(slo_requests_total[$R])), 0)"
         f" and {_fresh(_INSIDE)} and {_INSIDE} offset $R"
     ),
     "queue_length": _sum(_fresh("watchdog_queue_length")),
@@ -190,6 +192,7 @@ WATCHDOG: Final = {
         f"{_median(f'{_fresh(_CAPACITY)} >= 0 and {_CAPACITY} offset $R >= 0')}"
         f" or {_median(f'{_fresh(_CAPACITY)} >= 0')}"
     ),
+    "concurrency": _median(f"{_fresh('watchdog_concurrency')} >= 0"),
     # The SLO of a stream is for its first piece: its duration says nothing.
     **{
         f"p{share}": _by_function(share, _FIRST_PIECE)

@@ -37,6 +37,11 @@ def test_boost_counts_the_requests_that_wait_beyond_the_slo():
     assert boost(situation(seen(direct_rate=100.0, direct_in_flight=630.0)), 1.0).factor > 2.0
 
 
+def test_boost_counts_no_streams_that_the_replicas_hold():
+    streams = seen(direct_rate=100.0, direct_in_flight=630.0, concurrency=210.0)
+    assert boost(situation(streams), 1.0).factor == 1.0
+
+
 def test_boost_ends_in_steps():
     assert boost(situation(seen(direct_rate=0.0)), 3.0).factor == 3.0 - TUNING.boost_grain
 

@@ -53,6 +53,13 @@ def test_what_a_replica_is_worth_is_what_one_of_many_saves(drawn, load):
     assert worth == pytest.approx(min(saved, 0.9 * found.goodput), rel=0.01, abs=1e-6 * found.goodput)
 
 
+@given(CAPACITIES, LATENCIES, OBJECTIVES, st.floats(1.0, 1e4), st.floats(0.3, 0.95))
+def test_late_share_of_few_streams_is_more_than_that_of_many(capacity, latency, objective, concurrency, load):
+    few = curve(capacity, latency, objective, concurrency=concurrency)
+    many = curve(capacity, latency, objective, concurrency=2.0 * concurrency)
+    assert few.late(load * few.goodput) >= many.late(load * many.goodput)
+
+
 def test_late_share_without_load_or_without_capacity():
     assert curve(10.0, 0.2, 0.99).late(0.0) == 0.0
     assert curve(0.0, 0.2, 0.99).late(1.0) == 1.0

@@ -17,6 +17,7 @@ WATCHDOGS = {
     'http_requests_in_flight{function_name="a.fn",replica="0"}': "2+1x30",
     'http_requests_in_flight{function_name="a.fn",replica="1"}': "3x30",
     'watchdog_queue_length{function_name="a.fn",replica="0"}': "4x30",
+    'watchdog_concurrency{function_name="a.fn",replica="0"}': "NaN " * 30,
     'watchdog_capacity_requests_per_second{function_name="a.fn",replica="0"}': "40x30",
     'watchdog_capacity_requests_per_second{function_name="a.fn",replica="1"}': "60x30",
     'watchdog_capacity_requests_per_second{function_name="a.fn",replica="2"}': "_x22 1x8",  # started
@@ -104,6 +105,17 @@ WATCHDOGS = {
     'slo_requests_total{function_name="hangs.fn",replica="1",outcome="good"}': "0+100x30",
     'slo_requests_total{function_name="hangs.fn",replica="2",outcome="good"}': "_x22 0x8",
     'slo_requests_total{function_name="hangs.fn",replica="left",outcome="good"}': "0x22 stale",
+    # Of 17 requests 14 are streams, which run for longer than the window.
+    'http_requests_in_flight{function_name="streams.fn",replica="0"}': "17x30",
+    'watchdog_streams{function_name="streams.fn",replica="0"}': "14x30",
+    'slo_requests_total{function_name="streams.fn",replica="0",outcome="good"}': "0x30",
+    'watchdog_concurrency{function_name="streams.fn",replica="0"}': "50x30",
+    'watchdog_concurrency{function_name="streams.fn",replica="1"}': "60x30",
+    **{
+        f'watchdog_streams{{function_name="{name}",replica="{replica}"}}': "0x30"
+        for name in ("a.fn", "hangs.fn")
+        for replica in "01"
+    },
 }
 BY_THE_WATCHDOG = {
     "rate": {
@@ -113,15 +125,17 @@ BY_THE_WATCHDOG = {
         "quiet.fn": 0.0,
         "hangs.fn": 20.0,
         "failing.fn": 20.0,
+        "streams.fn": 0.0,
     },
     "gateway_rate": {"a.fn": 25.0},
-    "in_flight_growth": {"a.fn": 0.2, "hangs.fn": 0.0},
-    "rate_now": {"a.fn": 22.2, "hangs.fn": 20.0},
+    "in_flight_growth": {"a.fn": 0.2, "hangs.fn": 0.0, "streams.fn": 0.0},
+    "rate_now": {"a.fn": 22.2, "hangs.fn": 20.0, "streams.fn": 0.0},
     "gateway_rate_now": {"a.fn": 25.0},
-    "in_flight": {"a.fn": 29.0, "hangs.fn": 22.0},
-    "stalled": {"a.fn": 0.0, "hangs.fn": 9.0},
+    "in_flight": {"a.fn": 29.0, "hangs.fn": 22.0, "streams.fn": 17.0},
+    "stalled": {"a.fn": 0.0, "hangs.fn": 9.0, "streams.fn": 3.0},
     "queue_length": {"a.fn": 4.0},
     "capacity": {"a.fn": 50.0, "hangs.fn": 7.0},
+    "concurrency": {"streams.fn": 55.0},
     "p95": {"a.fn": 0.15},
     "p99": {"a.fn": 0.19},
     "attainment": {"a.fn": 0.909, "classes.fn": 0.925, "hangs.fn": 1.0, "failing.fn": 0.9},
@@ -134,6 +148,7 @@ BY_THE_WATCHDOG = {
         "quiet.fn": 0.0,
         "hangs.fn": 600.0,
         "failing.fn": 600.0,
+        "streams.fn": 0.0,
     },
     "service_time_single": {"a.fn": 0.04},
     # A replica that is not ready has none.
@@ -252,7 +267,7 @@ def test_a_function_has_new_replicas_for_a_window_after_their_first_scrape(tmp_p
 
 
 def test_queries_for_new_replicas_agree_without_new_replicas(tmp_path):
-    texts = as_new("a.fn", "classes.fn", "failing.fn", "idle.fn", "quiet.fn", "hangs.fn")
+    texts = as_new("a.fn", "classes.fn", "failing.fn", "idle.fn", "quiet.fn", "hangs.fn", "streams.fn")
     run_promtool(tmp_path, a_test(WATCHDOGS, texts, {name: BY_THE_WATCHDOG[name] for name in texts}))
 
 
