@@ -22,7 +22,7 @@ from slo_autoscaler.fields import MOST, MOST_DIGITS, parse_duration
 from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import SimulationError, history, report, scalers, traces, world
 from tailbound_lab.simulate.baselines import Bounds
-from tailbound_lab.simulate.function import Function, Routing, Service
+from tailbound_lab.simulate.function import Function, Routing, Service, Streaming
 from tailbound_lab.simulate.traces import Trace
 from tailbound_lab.simulate.world import Outcome, Settings
 
@@ -114,7 +114,14 @@ def _spec(options: argparse.Namespace, config: Config) -> Spec:
 
 
 def _function(options: argparse.Namespace) -> Function:
-    if options.service_table is not None:
+    streaming = None if options.stream_pieces is None else _streaming(options)
+    if streaming is not None:
+        base, plus, per = options.stream_step.partition("+")
+        if not plus:
+            raise SimulationError(f"--stream-step {options.stream_step}: must be such as 5ms+1ms")
+        parts = _numbers("--stream-step", f"{base},{per}")
+        service = Service.affine(parts[0], parts[1], options.max_streams)
+    elif options.service_table is not None:
         service = Service(tuple(_numbers("--service-table", options.service_table)))
     else:
         parts = _numbers("--service-time", options.service_time)
@@ -132,7 +139,19 @@ def _function(options: argparse.Namespace) -> Function:
         overhead=options.overhead,
         routing=Routing(options.routing),
         errors=options.errors,
+        streaming=streaming,
     )
+
+
+def _streaming(options: argparse.Namespace) -> Streaming:
+    fewest, _, most = options.stream_pieces.partition(",")
+    try:
+        pieces = int(fewest), int(most or fewest)
+    except ValueError:
+        raise SimulationError(
+            f"--stream-pieces {options.stream_pieces}: must be one or two whole numbers, such as 20,400"
+        ) from None
+    return Streaming(options.stream_start, options.slo_interval, *pieces)
 
 
 def _numbers(flag: str, text: str) -> list[float]:
@@ -237,6 +256,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--service-table", metavar="L1,L2,...", help="service times l(1), l(2), ... instead")
     add("--max-batch", type=int, default=32, help="largest batch [32]")
+    add(
+        "--stream-pieces",
+        metavar="N[,M]",
+        help="the function streams: pieces of an answer, or the fewest and most of a long-tailed draw",
+    )
+    add(
+        "--stream-start",
+        type=_duration,
+        default=0.005,
+        metavar="TIME",
+        help="with --stream-pieces: time to start one stream [5ms]",
+    )
+    add(
+        "--stream-step",
+        default="5ms+1ms",
+        metavar="BASE+PER",
+        help="with --stream-pieces: time of a step of n streams, BASE + PER x n [5ms+1ms]",
+    )
+    add(
+        "--max-streams",
+        type=_whole(1),
+        default=64,
+        metavar="N",
+        help="with --stream-pieces: most streams of a worker [64]",
+    )
+    add(
+        "--slo-interval",
+        type=_duration,
+        default=0.05,
+        metavar="TIME",
+        help="with --stream-pieces: target of each piece after the first [50ms]",
+    )
     add("--workers", type=int, default=1, help="workers of one replica [1]")
     add("--slo-latency", type=_duration, default=0.2, metavar="TIME", help="latency target [200ms]")
     add("--slo-objective", type=float, default=0.99, help="share of requests within it [0.99]")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tailbound_lab.simulate.function import View
+from tailbound_lab.simulate.function import Function, View
 
 TICK: Final = 1.0
 """Seconds: the simulation's resolution; policies that poll more often poll this often."""
@@ -263,6 +263,46 @@ def llmd(settings: LlmdSettings, peaks: Sequence[tuple[float, float]], current: 
     return current
 
 
+# llm-d's loop for latency targets of streams: a KEDA formula and the HPA that it drives.
+
+LLMD_QUANTILE: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class LlmdSloSettings:
+    """The recording rules, the formula and the HPA's behavior (llm-d/llm-d d38c9f0, README.slo-aware.md)."""
+
+    up: float = 0.55
+    """Saturation above which the count rises."""
+    down: float = 0.40
+    """Saturation below which it falls."""
+    cap: float = 2.0
+    """Largest saturation of a sample."""
+    smooth: int = 3
+    """Samples of which the mean counts: 45 s."""
+    span: float = 60.0
+    """Seconds over which quantiles are taken."""
+    sync: float = 15.0
+    up_window: float = 30.0
+    """Stabilization: up only to the lowest recommendation of so many seconds, and down to the highest."""
+    down_window: float = 180.0
+    up_period: float = 60.0
+    """Seconds in which the count may double, or rise by ``up_pods``."""
+    up_pods: int = 4
+    down_period: float = 120.0
+    """Seconds in which it may fall by one."""
+
+
+def llmd_slo(settings: LlmdSloSettings, saturation: float, current: int, ready: int) -> int:
+    """Return the wanted count, before bounds. Only a rise takes the replicas on their way into account."""
+    if saturation > settings.up:
+        credit = ready / current if 0 < ready < current else 1.0
+        return current + math.ceil(current * (saturation * credit / settings.up - 1.0))
+    if saturation < settings.down:
+        return current - math.floor(current * (1.0 - saturation / settings.down))
+    return current
+
+
 # The same laws, fed by a simulation.
 
 
@@ -415,3 +455,51 @@ class Llmd:
             self._asked = self._bounds.clamp(llmd(self._settings, peaks, current, self._asked))
         self._recommended.push(now, self._asked)
         return min(max(current, self._recommended.lowest), self._recommended.highest)
+
+
+class LlmdSlo:
+    """llm-d's loop on the measured 90th percentiles of first piece and mean interval over their targets."""
+
+    def __init__(
+        self, bounds: Bounds, settings: LlmdSloSettings, function: Function, name: str = "llm-d-slo"
+    ) -> None:
+        self.name, self.interval, self.phase = name, settings.sync, 0.0
+        self._bounds, self._settings, self._function = bounds, settings, function
+        self._samples: deque[float] = deque(maxlen=settings.smooth)
+        self._lately_up = _Recent(settings.up_window)
+        self._lately_down = _Recent(settings.down_window)
+        self._changes: list[tuple[float, int]] = []
+
+    def scale(self, view: View, now: float) -> int | None:
+        """Sample, smooth, want, stabilize, limit."""
+        settings, current = self._settings, view.scale.desired
+        if not self._samples:
+            self._lately_up.push(now, current)
+            self._lately_down.push(now, current)
+        self._samples.append(min(self._saturation(view), settings.cap))
+        smoothed = math.fsum(self._samples) / len(self._samples)
+        wanted = self._bounds.clamp(llmd_slo(settings, smoothed, current, view.scale.available))
+        self._lately_up.push(now, wanted)
+        self._lately_down.push(now, wanted)
+        wanted = min(max(current, self._lately_up.lowest), self._lately_down.highest)
+        before_up = current - self._changed(now - settings.up_period, 1)
+        before_down = current - self._changed(now - settings.down_period, -1)
+        wanted = min(wanted, max(2 * before_up, before_up + settings.up_pods))
+        wanted = max(wanted, min(current, before_down - 1))
+        self._changes.append((now, wanted - current))
+        return wanted
+
+    def _saturation(self, view: View) -> float:
+        firsts, gaps = view.pieces(self._settings.span)
+        streaming = self._function.streaming
+        interval = math.inf if streaming is None else streaming.interval
+        return max(_quantile(firsts) / self._function.slo_latency, _quantile(gaps) / interval)
+
+    def _changed(self, since: float, sign: int) -> int:
+        """Return by how much the count has changed in this direction."""
+        return sum(change for at, change in self._changes if at > since and change * sign > 0)
+
+
+def _quantile(values: Sequence[float]) -> float:
+    """Return the 90th percentile by the nearest rank; 0 without values."""
+    return sorted(values)[math.ceil(LLMD_QUANTILE * len(values)) - 1] if values else 0.0

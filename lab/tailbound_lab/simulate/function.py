@@ -5,6 +5,7 @@ Owns l(b) and the batcher's knowledge of it; the numbers are arguments of the si
 ``replica`` serves with it.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 from batching_watchdog.engine.capacity import sustained
+from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.streams import Steady, steady
 from batching_watchdog.engine.tuning import TUNING
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
@@ -66,6 +69,46 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class Streaming:
+    """The streams of a function whose service time is that of one step. Durations are seconds."""
+
+    start: float
+    """Seconds to start one stream; k at a time take k times as long, and no step runs meanwhile."""
+    interval: float
+    """Target of each piece after the first; the SLO's latency is that of the first."""
+    fewest: int
+    """Pieces of the shortest stream."""
+    most: int
+    """Pieces of the longest stream; the logarithm of the number is uniform between both."""
+    in_order: bool = False
+    """Whether requests join in the order of arrival whatever their deadlines, as in vLLM."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "start": (self.start > 0.0, "positive"),
+            "interval": (self.interval > 0.0, "positive"),
+            "pieces": (1 <= self.fewest <= self.most, "at least 1, and ascending"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise SimulationError(f"streams: {name} must be {rule}")
+
+    @property
+    def mean(self) -> float:
+        """Mean number of pieces."""
+        ratio = self.most / self.fewest
+        return self.fewest if ratio == 1.0 else (self.most - self.fewest) / math.log(ratio)
+
+    def length(self, arrived: float) -> int:
+        """Return the pieces of the stream that arrives then: the same for every scaler.
+
+        Arrivals are random, so the fraction of their milliseconds is uniform.
+        """
+        share = 1000.0 * arrived % 1.0
+        return round(self.fewest * math.exp(share * math.log(self.most / self.fewest)))
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
     """One simulated function. Durations are seconds."""
 
@@ -87,6 +130,8 @@ class Function:
     """Capacity that the watchdog exports; None: the value for a known l(b)."""
     errors: float = 0.0
     """Share of answers that are errors."""
+    streaming: Streaming | None = None
+    """None: it answers whole, and ``service`` is that of a batch."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -113,6 +158,8 @@ class Function:
         """Requests per second of one replica within the objective, as its watchdog exports it; 0: none."""
         if self.learned_capacity is not None:
             return self.learned_capacity
+        if self.streaming is not None:
+            return _steady(self, self.streaming).rate
         return _capacity(self.service, self.workers, self.slo_latency, self.slo_objective)
 
 
@@ -136,6 +183,23 @@ class _Known:
 @lru_cache(maxsize=256)
 def _capacity(service: Service, workers: int, slo_latency: float, slo_objective: float) -> float:
     return sustained(_Known(service), workers, slo_latency, slo_objective).rate
+
+
+def show(function: Function, streaming: Streaming, start: LatencyModel, step: LatencyModel) -> None:
+    """Teach both models what ``example()`` measures: starts and steps of powers of two."""
+    largest = len(function.service.seconds)
+    for size in sorted({1 << power for power in range(largest.bit_length())} | {largest}):
+        for _ in range(TUNING.tries):
+            start.observe(size, size * streaming.start)
+            step.observe(size, function.service.seconds[size - 1])
+
+
+@lru_cache(maxsize=256)
+def _steady(function: Function, streaming: Streaming) -> Steady:
+    largest = len(function.service.seconds)
+    start, step = LatencyModel(largest), LatencyModel(largest)
+    show(function, streaming, start, step)
+    return steady(start, step, pieces=streaming.mean, interval=streaming.interval, workers=function.workers)
 
 
 class View(Protocol):
@@ -162,6 +226,9 @@ class View(Protocol):
 
     def utilization(self, span: float) -> float | None:
         """Return the mean busy share of ready replicas' workers; None if no replica was ready."""
+
+    def pieces(self, span: float) -> tuple[Sequence[float], Sequence[float]]:
+        """Return latencies of the first pieces, and mean intervals of streams that ended, in ``span``."""
 
     def peaks(self, span: float) -> Sequence[tuple[float, float]]:
         """Return each scraped replica's longest queue and largest number of running requests."""

@@ -7,13 +7,14 @@ Owns the events of one replica (arrivals, ready workers, finished batches) and t
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from math import inf
+from math import inf, nan
 from typing import Protocol
 
 from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import ByDeadline
+from batching_watchdog.engine.streams import Steady
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import Batch, CostClass, Reply, Request
@@ -117,8 +118,13 @@ class Replica:
 
     __slots__ = (
         "_clock", "_engine", "_events", "_function", "_number", "_serial", "_traffic", "_wake",
-        "ends", "lost", "order", "row", "seconds", "sizes",
+        "begins", "busy", "ends", "lost", "order", "row", "sizes",
     )  # fmt: skip
+
+    firsts: Sequence[tuple[float, float]] = ()
+    """When each first piece came, and its latency: none, its answers are whole."""
+    gaps: Sequence[tuple[float, float]] = ()
+    """When each stream ended, and its mean interval of pieces."""
 
     def __init__(
         self, function: Function, ready_at: float, row: int = 0, traffic: Traffic | None = None
@@ -147,8 +153,10 @@ class Replica:
         self.row = row
         self.ends: list[float] = []
         """End of each batch; may be after the last ``until``."""
-        self.seconds: list[float] = []
-        """What each batch takes."""
+        self.begins: list[float] = []
+        """Begin of each batch."""
+        self.busy = 0.0
+        """Seconds of all workers together."""
         self.sizes: list[int] = []
         self.order: list[float] = []
         """Arrivals in the order of service; ``sizes`` divides them into batches."""
@@ -159,6 +167,21 @@ class Replica:
     def queued(self) -> int:
         """Number of requests that wait for a worker."""
         return self._engine.queued
+
+    @property
+    def pending(self) -> int:
+        """Number of requests that are not among the outcomes yet."""
+        return self._engine.queued
+
+    @property
+    def judged(self) -> list[float]:
+        """Time of each batch that counts for the SLO."""
+        return self.ends
+
+    @property
+    def steady(self) -> Steady:
+        """What its watchdog exports: the capacity for a known l(b), and no streams."""
+        return Steady(self._function.capacity, nan)
 
     def inside(self, now: float) -> int:
         """Return the number of waiting and running requests at ``now``."""
@@ -176,7 +199,8 @@ class Replica:
 
     def clear(self) -> None:
         """Drop the outcomes so far."""
-        self.ends, self.seconds, self.sizes, self.order, self.lost = [], [], [], [], []
+        self.ends, self.begins, self.sizes, self.order, self.lost = [], [], [], [], []
+        self.busy = 0.0
 
     def serve(self, arrivals: list[float], until: float) -> None:
         """Admit ``arrivals`` (ascending, none after ``until``), and begin all batches before ``until``."""
@@ -226,7 +250,8 @@ class Replica:
         self._serial += 1
         heappush(self._events, (end, self._serial, worker))
         self.ends.append(end)
-        self.seconds.append(seconds)
+        self.begins.append(now)
+        self.busy += seconds
         self.sizes.append(worker.size)
         self.order += [request.arrived for request in requests]
 

@@ -138,6 +138,12 @@ SCALERS: Final[Mapping[str, Maker]] = {
         at.function.slots,
         name,
     ),
+    "llm-d-slo": lambda at, target, name: baselines.LlmdSlo(
+        at.bounds,
+        baselines.LlmdSloSettings() if target is None else baselines.LlmdSloSettings(up=target),
+        at.function,
+        name,
+    ),
     "oracle": lambda at, target, name: Oracle(at.trace, at.function, target or 0.8, at.bounds, name),
 }
 """How each is made; what it is and what its target means: README.md."""

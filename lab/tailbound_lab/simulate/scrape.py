@@ -7,18 +7,25 @@ step: ``world`` passes the observation to ``decide``.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import nan
+from statistics import median
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from batching_watchdog.engine.streams import Steady
 from batching_watchdog.metrics import DEFAULT_BUCKETS, SLO_FRACTIONS
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.queries import NEWEST
 from tailbound_lab.simulate.function import Function
 
 Floats = NDArray[np.float64]
+
+UNKNOWN: Final = Steady(nan, nan)
+"""Of a replica before its first scrape."""
 
 TOTAL, GOOD, ERRORS, QUEUED, BUCKETS = range(5)
 """Columns of a row of counters: completions, good ones, errors, seconds waited, then one for each bucket of
@@ -39,6 +46,8 @@ class _Target:
     counters: deque[Floats] = field(default_factory=deque)
     inside: deque[float] = field(default_factory=deque)
     queued: deque[float] = field(default_factory=deque)
+    steady: Steady = UNKNOWN
+    """Its capacity and concurrency at the last scrape."""
     alive: bool = True
     up: bool = True
 
@@ -73,7 +82,9 @@ class Scrapes:
         """Number of counters of a replica."""
         return BUCKETS + len(self._edges) + 1
 
-    def record(self, target: int, now: float, counters: Floats, *, inside: float, queued: float) -> None:
+    def record(
+        self, target: int, now: float, counters: Floats, *, inside: float, queued: float, steady: Steady
+    ) -> None:
         """Scrape one replica: its counters since it started, and its gauges."""
         seen = self._targets.setdefault(target, _Target())
         seen.forget(now - self._keep)
@@ -81,6 +92,7 @@ class Scrapes:
         seen.counters.append(counters.copy())
         seen.inside.append(inside)
         seen.queued.append(queued)
+        seen.steady = steady
         seen.up = True
         self._scraped_at = now
 
@@ -125,7 +137,8 @@ class Scrapes:
             in_flight=sum(target.inside[-1] for target in alive),
             in_flight_growth=self._growth(now),
             queue_length=sum(target.queued[-1] for target in alive),
-            capacity=function.capacity,
+            capacity=_median(target.steady.rate for target in alive),
+            concurrency=_median(target.steady.concurrency for target in alive),
             attainment=_attainment(over_window),
             samples=None if over_window is None else float(over_window[TOTAL]) * self._window,
             slo_latency=function.slo_latency,
@@ -133,7 +146,7 @@ class Scrapes:
             up_replicas=float(len(alive)),
             rated_replicas=float(sum(target.rated(now - self._rate_window) for target in alive)),
             sample_age=now - self._scraped_at,
-            service_time_single=function.service.seconds[0],
+            service_time_single=None if function.streaming else function.service.seconds[0],
             start_up_time=function.start_up,
             queue_mean=_ratio(over_window, QUEUED, TOTAL),
             burn_short=_late(over_rate_window, objective),
@@ -216,6 +229,12 @@ def slope(times: Sequence[float], values: Sequence[float]) -> float:
     mean_t, mean_v = sum(times) / len(times), sum(values) / len(values)
     spread = sum((t - mean_t) ** 2 for t in times)
     return sum((t - mean_t) * (v - mean_v) for t, v in zip(times, values, strict=True)) / spread
+
+
+def _median(values: Iterable[float]) -> float | None:
+    """Return the median of the known values; NaN is unknown."""
+    known = [value for value in values if value >= 0.0]
+    return median(known) if known else None
 
 
 def _slope(target: _Target, kept: list[int], times: list[float]) -> float:

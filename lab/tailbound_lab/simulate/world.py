@@ -7,6 +7,8 @@ scaler, so that outcomes differ only by the scalers. Next step: ``report``.
 """
 
 import math
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -20,6 +22,7 @@ from slo_autoscaler.sources.counters import SPANS, surely
 from tailbound_lab.simulate import SimulationError, scrape
 from tailbound_lab.simulate.function import Booster, Function, Routing, Scaler
 from tailbound_lab.simulate.replica import Replica
+from tailbound_lab.simulate.streams import StreamReplica
 from tailbound_lab.simulate.traces import Trace
 
 Floats = NDArray[np.float64]
@@ -148,8 +151,8 @@ class _World:
         self._unused = list(range(len(self._counters) - 1, _NOWHERE, -1))
         self._scrape_at, self._scrape_number = 0.0, 0
         self._index = -1
-        # Of answers that are still to come: end, latency, seconds waited, row.
-        self._ends, self._latencies, self._waits = np.zeros(0), np.zeros(0), np.zeros(0)
+        # Of answers that are still to come: arrival, end, latency, seconds waited, row.
+        self._arrived, self._ends, self._latencies, self._waits = (np.zeros(0) for _ in range(4))
         self._rows = np.zeros(0, dtype=np.int64)
         self._answered: list[tuple[Floats, Floats, NDArray[np.bool_]]] = []
         """(arrivals, latencies, which are errors)."""
@@ -159,7 +162,9 @@ class _World:
         self._factor = 1.0
         self._boosts: list[tuple[float, float]] = []
         """Factors that are decided and not yet in force, each with its time."""
-        self._ready: list[tuple[int, Replica]] = []
+        self._ready: list[tuple[int, Replica | StreamReplica]] = []
+        self._firsts: deque[tuple[float, float]] = deque()
+        self._gaps: deque[tuple[float, float]] = deque()
         first = settings.replicas
         if first is None:
             begin = min(30.0, trace.duration)
@@ -198,8 +203,8 @@ class _World:
 
     def direct_in_flight(self) -> float:
         """Return the requests inside the replicas now."""
-        queued = sum(replica.queued for _, replica in self._ready)
-        return float(len(self._ends) + len(self._held) + queued)
+        pending = sum(replica.pending for _, replica in self._ready)
+        return float(len(self._ends) + len(self._held) + pending)
 
     def concurrency(self, span: float) -> float:
         """Return the mean number of requests inside."""
@@ -215,6 +220,14 @@ class _World:
         if ready <= 0.0:
             return None
         return min(1.0, self._mean(self._busy, span) / (ready * self._function.workers))
+
+    def pieces(self, span: float) -> tuple[list[float], list[float]]:
+        """Return latencies of the first pieces, and mean intervals of streams that ended, in ``span``."""
+        now = self._index * STEP
+        firsts, gaps = (
+            [value for at, value in kept if now - span < at <= now] for kept in (self._firsts, self._gaps)
+        )
+        return firsts, gaps
 
     def peaks(self, span: float) -> list[tuple[float, float]]:
         """Return the peaks of queue and batch of each replica."""
@@ -279,7 +292,7 @@ class _World:
         for _, replica in self._ready:
             replica.run_at(speed)
         held_before = len(self._held)
-        inside_before = len(self._ends) + held_before + sum(replica.queued for _, replica in self._ready)
+        inside_before = len(self._ends) + held_before + sum(replica.pending for _, replica in self._ready)
         if not self._ready:
             self._held += arrivals.tolist()
         elif self._function.routing is Routing.RANDOM or len(self._ready) == 1:
@@ -307,7 +320,7 @@ class _World:
         for _, replica in self._ready:
             replica.serve([], math.inf)
         self._collect([replica for _, replica in self._ready])
-        self._answered.append((self._ends - self._latencies, self._latencies, self._failed(self._latencies)))
+        self._answered.append((self._arrived, self._latencies, self._failed(self._latencies)))
         # Requests that no replica took, and those that timed out, have no latency.
         arrived, latencies, failed = (np.concatenate(each) for each in zip(*self._answered, strict=True))
         served = np.isfinite(latencies)
@@ -352,7 +365,13 @@ class _World:
             self._unused = list(range(2 * len(self._counters) - 1, len(self._counters) - 1, -1))
             self._counters = np.concatenate((self._counters, np.zeros_like(self._counters)))
         self._serial += 1
-        self._ready.append((self._serial, Replica(self._function, now, self._unused.pop())))
+        function, row = self._function, self._unused.pop()
+        replica = (
+            Replica(function, now, row)
+            if function.streaming is None
+            else StreamReplica(function, function.streaming, now, row)
+        )
+        self._ready.append((self._serial, replica))
 
     def _route(self, arrivals: Floats, draws: Floats, end: float) -> None:
         replicas = len(self._ready)
@@ -383,17 +402,22 @@ class _World:
             for replica, own in zip(replicas, given, strict=True):
                 replica.serve(own, until)
 
-    def _collect(self, replicas: list[Replica]) -> None:
+    def _collect(self, replicas: Sequence[Replica | StreamReplica]) -> None:
         """Collect from the replicas the time at which each request will be answered."""
         ends: list[float] = []
-        seconds: list[float] = []
+        judged: list[float] = []
+        begins: list[float] = []
         sizes: list[int] = []
         order: list[float] = []
         lost: list[float] = []
         requests, losses = [], []
         for replica in replicas:
+            self._busy[self._index + 1] += replica.busy
+            self._firsts += replica.firsts
+            self._gaps += replica.gaps
             ends += replica.ends
-            seconds += replica.seconds
+            judged += replica.judged
+            begins += replica.begins
             sizes += replica.sizes
             order += replica.order
             lost += replica.lost
@@ -403,17 +427,17 @@ class _World:
         if not ends and not lost:
             return
         rows = np.array([replica.row for replica in replicas], dtype=np.int64)
-        of_batch, took = np.array(sizes, dtype=np.int64), np.array(seconds)
-        self._busy[self._index + 1] += float(np.sum(took))
-
-        arrived, end = np.array(order), np.repeat(np.array(ends), of_batch)
+        of_batch = np.array(sizes, dtype=np.int64)
+        arrived, end, counted, begin = (
+            np.array(order),
+            *(np.repeat(np.array(each), of_batch) for each in (ends, judged, begins)),
+        )
         overhead = self._function.overhead
         gone = np.full(len(lost), math.inf)
+        self._arrived = np.concatenate((self._arrived, arrived, np.array(lost)))
         self._ends = np.concatenate((self._ends, end + overhead, np.array(lost)))
-        self._latencies = np.concatenate((self._latencies, end + overhead - arrived, gone))
-        self._waits = np.concatenate(
-            (self._waits, end - np.repeat(took, of_batch) - arrived, np.zeros(len(lost)))
-        )
+        self._latencies = np.concatenate((self._latencies, counted + overhead - arrived, gone))
+        self._waits = np.concatenate((self._waits, begin - arrived, np.zeros(len(lost))))
         self._rows = np.concatenate((self._rows, np.repeat(rows, requests), np.repeat(rows, losses)))
 
     def _count(self, finished: NDArray[np.bool_]) -> None:
@@ -433,7 +457,7 @@ class _World:
         cells = np.bincount(rows[served] * buckets + bucket, minlength=height * buckets)
         counters[:, scrape.BUCKETS :] += cells.reshape(height, buckets)
         if len(latencies):
-            self._answered.append((self._ends[finished] - latencies, latencies, failed))
+            self._answered.append((self._arrived[finished], latencies, failed))
 
     def _failed(self, latencies: Floats) -> NDArray[np.bool_]:
         """Draw which of the answers are errors."""
@@ -441,8 +465,9 @@ class _World:
         return drawn & np.isfinite(latencies)
 
     def _keep(self, kept: NDArray[np.bool_]) -> None:
-        self._ends, self._latencies = self._ends[kept], self._latencies[kept]
-        self._waits, self._rows = self._waits[kept], self._rows[kept]
+        self._arrived, self._ends = self._arrived[kept], self._ends[kept]
+        self._latencies, self._waits = self._latencies[kept], self._waits[kept]
+        self._rows = self._rows[kept]
         index = self._index
         self._busy[index + 1] += self._busy[index]
 
@@ -455,8 +480,14 @@ class _World:
                 self._scrapes.miss(serial)
                 continue
             queued = float(replica.queued)
-            inside = queued + float(running[replica.row])
-            self._scrapes.record(serial, now, self._counters[replica.row], inside=inside, queued=queued)
+            self._scrapes.record(
+                serial,
+                now,
+                self._counters[replica.row],
+                inside=float(replica.pending + running[replica.row]),
+                queued=queued,
+                steady=replica.steady,
+            )
         self._scrapes.record_gateway(now, float(self._bounds[self._index]))
 
 

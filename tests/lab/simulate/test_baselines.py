@@ -13,6 +13,8 @@ from tailbound_lab.simulate.baselines import (
     KpaState,
     Llmd,
     LlmdSettings,
+    LlmdSlo,
+    LlmdSloSettings,
     OpenFaas,
     OpenFaasRule,
     hpa_cpu,
@@ -22,10 +24,15 @@ from tailbound_lab.simulate.baselines import (
     keda_value,
     kpa,
     llmd,
+    llmd_slo,
     notify,
 )
+from tailbound_lab.simulate.function import Function, Service, Streaming
 
 TWENTY = Bounds(1, 20)
+STREAMS = Function(
+    Service.affine(0.01, 0.01, 8), slo_latency=3.0, streaming=Streaming(0.01, 0.1, fewest=9, most=9)
+)
 
 
 class Seen:
@@ -49,6 +56,9 @@ class Seen:
 
     def peaks(self, span):
         return self._numbers["peaks"]
+
+    def pieces(self, span):
+        return self._numbers["firsts"], self._numbers["gaps"]
 
 
 def counts(scaler, *polls):
@@ -193,3 +203,36 @@ def test_llmd_analyzes_once_a_minute_and_its_hpa_waits_for_the_window():
     polls = [(now, Seen(2, peaks=busy)) for now in (0, 15, 30, 45)]
     assert counts(scaler, *polls) == [2, 2, 2, 3]
     assert counts(scaler, (60, Seen(3, peaks=[(0.0, 0.0)] * 3)), (105, Seen(3, peaks=[]))) == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("saturation", "current", "ready", "wanted"),
+    [
+        (0.5, 4, 4, 4),
+        (0.56, 4, 4, 5),
+        (1.1, 4, 4, 8),
+        (1.1, 4, 2, 4),
+        (0.39, 4, 4, 4),
+        (0.28, 4, 4, 3),
+        (0.0, 4, 2, 0),
+    ],
+    ids=["in the band", "above it", "twice", "with half on the way", "just below", "below", "no traffic"],
+)
+def test_llmd_slo_follows_the_saturation(saturation, current, ready, wanted):
+    assert llmd_slo(LlmdSloSettings(), saturation, current, ready) == wanted
+
+
+def test_llmd_slo_takes_the_larger_saturation_and_its_hpa_doubles_each_minute_and_falls_by_one_in_two():
+    scaler = LlmdSlo(TWENTY, LlmdSloSettings(), STREAMS)
+
+    def polls(begin, end, count, **pieces):
+        found = []
+        for now in range(begin, end, 15):
+            count = scaler.scale(Seen(count, **pieces), float(now))
+            found.append(count)
+        return found
+
+    late = {"firsts": [1.0] * 8 + [9.0] * 2, "gaps": [0.01]}
+    assert polls(0, 105, 3, **late) == [3, 3, 7, 7, 7, 7, 14]
+    assert set(polls(105, 240, 14, firsts=[], gaps=[])) == {14}
+    assert polls(240, 420, 14, firsts=[], gaps=[])[-9:] == [14, 13, 13, 13, 13, 13, 13, 13, 13]

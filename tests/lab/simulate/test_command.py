@@ -50,6 +50,7 @@ def test_table_fits_80_columns_whatever_is_in_it_and_plots_are_written(simulate,
     ("flags", "p50"),
     [
         (("--service-time", "50ms,0s", "--max-batch", "1", "--overhead", "10ms"), 0.06),
+        (("--stream-pieces", "9", "--stream-start", "10ms", "--stream-step", "20ms+1ms"), 0.031),
         (("--service-table", "10ms,10ms,10ms", "--routing", "least-loaded", "--workers", "9"), 0.01),
     ],
 )
@@ -83,6 +84,9 @@ def test_latency_of_requests_that_timed_out_is_null(outcomes):
         ((*SHORT, "--policies", "kpa:-1"), 1, "'kpa:-1'"),
         ((*SHORT, "--service-time", "20ms,soon"), 1, "soon"),
         ((*SHORT, "--service-table", "20ms,10ms"), 1, "0.02 s"),
+        ((*SHORT, "--stream-pieces", "some"), 1, "--stream-pieces"),
+        ((*SHORT, "--stream-pieces", "9,3"), 1, "pieces"),
+        ((*SHORT, "--stream-pieces", "9", "--stream-step", "5ms"), 1, "--stream-step"),
         ((*SHORT, "--config", "/none.yaml"), 2, "/none.yaml"),
         ((*SHORT, "--slo-objective", "2"), 1, "slo_objective"),
         ((*SHORT, "--plot", "/dev/null/plots"), 1, "/dev/null/plots"),

@@ -9,7 +9,7 @@ import pytest
 from slo_autoscaler.config import Config
 from tailbound_lab.simulate import traces
 from tailbound_lab.simulate.baselines import Bounds
-from tailbound_lab.simulate.function import Function, Routing, Service
+from tailbound_lab.simulate.function import Function, Routing, Service, Streaming
 from tailbound_lab.simulate.oracle import Oracle
 from tailbound_lab.simulate.scalers import DecideScaler
 from tailbound_lab.simulate.traces import Trace
@@ -135,6 +135,25 @@ def test_concurrency_follows_littles_law_and_utilization_the_batches():
     run(Trace("even", np.arange(600) * 0.1 + 0.05, 60.0), FUNCTION, plan, ONE)
     # Ten requests per second, each alone for 30 ms.
     assert (plan.concurrency[30], plan.utilization[30]) == (pytest.approx(0.3), pytest.approx(0.3))
+
+
+def test_demand_of_streams_counts_when_they_arrive():
+    streams = Streaming(start=0.005, interval=0.2, fewest=1000, most=1000)
+    function = Function(Service.affine(0.09, 0.0, 64), slo_latency=2.0, timeout=300.0, streaming=streams)
+    plan = Plan({})
+    run(steady(3.0, 60), function, plan, ONE)
+    seen = plan.seen[-1]
+    assert (seen.rate, seen.capacity) == (0.0, None), "none has ended"
+    assert seen.arrival_rate == pytest.approx(3.0, abs=1.0)
+
+
+def test_fleet_that_streams_meets_the_slo_below_its_capacity_and_not_at_twice_that():
+    streams = Streaming(start=0.005, interval=0.05, fewest=5, most=40)
+    function = Function(Service.affine(0.01, 0.002, 16), slo_latency=0.5, streaming=streams)
+    few, many = (run(steady(load * function.capacity, 60), function, Plan({}), ONE) for load in (0.5, 2.0))
+    assert few.attainment > 0.99
+    assert 0.3 < many.attainment < 0.8
+    assert few.requests == len(steady(0.5 * function.capacity, 60).arrivals)
 
 
 def test_slo_policy_meets_the_objective_where_the_oracle_does_without_a_reversal():
