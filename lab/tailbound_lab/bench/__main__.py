@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from tailbound_lab.bench import capacity, faro, peers, reconcile, scaling, soak
+from tailbound_lab.bench import capacity, faro, llmd, peers, reconcile, scaling, soak
 from tailbound_lab.bench.rig import record
 from tailbound_lab.bench.rig.record import Record, Run
 from tailbound_lab.load.records import BenchError
@@ -34,6 +34,7 @@ COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
     "peers": (peers, "highest rate and goodput under overload, beside other servers"),
     "scaling": (scaling, "attainment and cost on held-out traces, beside other autoscalers, simulated"),
     "faro": (faro, "a full cluster split among jobs, beside Faro's published results, simulated"),
+    "llmd": (llmd, "streams scaled beside llm-d's published loop, simulated"),
     "capacity": (capacity, "whether the exported capacity is kept, simulated"),
     "soak": (soak, "unanswered requests and memory in half an hour while workers are killed"),
     "reconcile": (reconcile, "CPU of one reconcile of many functions, on a real Prometheus"),
