@@ -18,6 +18,7 @@ from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.streams import Steady, steady
 from batching_watchdog.engine.tuning import TUNING
+from batching_watchdog.messages import Target
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
 from tailbound_lab.simulate import SimulationError
@@ -199,7 +200,8 @@ def _steady(function: Function, streaming: Streaming) -> Steady:
     largest = len(function.service.seconds)
     start, step = LatencyModel(largest), LatencyModel(largest)
     show(function, streaming, start, step)
-    return steady(start, step, pieces=streaming.mean, interval=streaming.interval, workers=function.workers)
+    target = Target(function.slo_latency, function.slo_objective, streaming.interval)
+    return steady(start, step, pieces=streaming.mean, target=target, workers=function.workers)
 
 
 class View(Protocol):
