@@ -161,7 +161,7 @@ async def started(source: Source, config: Config) -> Watchdog:
     watchdog = app.build(config, source.environ, own_weight=load_weight(source.folder))
     watchdog.pool.start()
     try:
-        await until_ready(watchdog.pool, watchdog.metrics.capacity.times, source.handler)
+        await until_ready(watchdog.pool, source.handler)
     except WatchdogError:
         await watchdog.pool.stop(at_once=True)
         raise

@@ -143,9 +143,9 @@ PADDED = """
 import time
 
 def handle_batch(events, context):
-    print("one batch")
     longest = max(len(event.body) for event in events)
-    time.sleep(0.002 + 0.00001 * longest * len(events))
+    time.sleep(0.02 + 0.00001 * longest * len(events))
+    print("one batch")
     return [len(event.body) for event in events]
 """
 
@@ -156,15 +156,14 @@ def test_mix_of_bodies_costs_more_than_if_all_were_like_the_first(tmp_path):
     for number, length in enumerate((10, 50, 400, 900)):
         (bodies / str(number)).write_bytes(b"x" * length)
     done = tried(
-        tmp_path / "fn", PADDED, "--bodies", str(bodies), "--slo-latency", "0.1", "--workers", "1", "--json"
+        tmp_path / "fn", PADDED, "--bodies", str(bodies), "--slo-latency", "1", "--workers", "1", "--json"
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["example"]["count"], report["example"]["bytes"]) == (4, [10, 900])
     assert 0.0 < report["requests_per_second"] < 0.5 * report["uniform_requests_per_second"]
-    (counted,) = (note.split()[0] for note in report["notes"] if "printed while measuring" in note)
-    # The first batches still count as loading; how many they are depends on the machine.
-    assert done.stderr.count("one batch") < int(counted.replace(",", ""))
+    assert any("printed while measuring" in note for note in report["notes"])
+    assert "one batch" not in done.stderr
 
 
 def test_handler_of_python3_http_is_tried_as_it_is_and_settings_without_effect_are_named(tmp_path):

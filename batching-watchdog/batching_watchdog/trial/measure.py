@@ -23,7 +23,6 @@ from batching_watchdog import app, wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.capacity import READ_SECONDS
 from batching_watchdog.engine.effects import Answer as Effect
-from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import TrialFailed
 from batching_watchdog.folder import Source
 from batching_watchdog.front.weight import WeightFunction
@@ -39,7 +38,7 @@ from batching_watchdog.trial.streams import Rounds
 LOADING, MEASURING = "loading the handler", "measuring batches of example()"
 SENDING, MIXING = "sending example()", "serving the mix"
 """Activities, for the progress line."""
-POLL_SECONDS: Final = 0.05
+POLL_SECONDS: Final = 0.01
 SEND_SECONDS: Final = 1.2 * READ_SECONDS
 """Time for which example() is sent, one request after the other."""
 MIX_SECONDS: Final = 4.0
@@ -70,12 +69,16 @@ async def measure(
     and its seconds, several times per second. Raises ``HandlerNotLoaded``, ``StartFailed``, and
     ``TrialFailed`` for a handler that does not serve a body.
     """
-    handler = source.handler
+    handler, loaded = source.handler, False
+
+    def first_body(examples: Sequence[bytes]) -> Sequence[bytes]:
+        """Return the body to measure on a worker that has loaded: the mix is measured under load."""
+        nonlocal loaded
+        loaded = True
+        return _bodies(given, examples)[:1]
+
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
-    # The first body alone: the mix is measured under load, where the engine batches like with like.
-    watchdog = app.build(
-        config, environ, own_weight=own_weight, choose=lambda examples: _bodies(given, examples)[:1]
-    )
+    watchdog = app.build(config, environ, own_weight=own_weight, choose=first_body)
     pool = watchdog.pool
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -84,7 +87,7 @@ async def measure(
         pool.start()
         metrics, cpus = watchdog.metrics, available_cpus()
         times = metrics.capacity.times
-        await until_ready(pool, times, handler, tell)
+        await until_ready(pool, handler, lambda seconds: tell(MEASURING if loaded else LOADING, seconds))
         largest = max(pool.handshakes, key=lambda handshake: handshake.load_seconds)
         bodies = _bodies(given, largest.examples)
         examples = Examples(len(bodies), *_extremes(bodies), own=bool(largest.examples), given=bool(given))
@@ -272,10 +275,8 @@ def native(pid: int, proc: Path = Path("/proc")) -> Native | None:
     return None if library is None else Native(library, threads)
 
 
-async def until_ready(
-    pool: WorkerPool, model: LatencyModel, handler: str, tell: Callable[[str, float], None] = lambda *_: None
-) -> None:
-    """Wait until every worker is measured.
+async def until_ready(pool: WorkerPool, handler: str, tell: Callable[[float], None] = lambda _: None) -> None:
+    """Wait until every worker is measured; ``tell`` gets the seconds, several times per second.
 
     Raises what ends the start, and ``TrialFailed`` if the handler fails on the first body.
     """
@@ -283,7 +284,7 @@ async def until_ready(
     while pool.by_state()["starting"] and not pool.fails_example:
         if pool.failed.done():
             pool.failed.result()
-        tell(MEASURING if model.learned else LOADING, time.monotonic() - began)
+        tell(time.monotonic() - began)
         await asyncio.sleep(POLL_SECONDS)
     if pool.fails_example:
         raise TrialFailed(
