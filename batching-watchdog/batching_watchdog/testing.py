@@ -30,12 +30,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from batching_watchdog import wire
+from batching_watchdog.app import configured
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed, WorkerDied
 from batching_watchdog.folder import find
 from batching_watchdog.function import Headers
 from batching_watchdog.logs import printable
-from batching_watchdog.machine import available_cpus, cuda_devices
 from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.pool.child import worker_environment
 from batching_watchdog.pool.supervisor import gunicorn_command, new_folder
@@ -69,9 +69,7 @@ class Function:
         """
         own = {"workers": "1", "preload": "false"}
         self._environ = find(Path(folder), own, environ).environ
-        self._config = Config.from_env(
-            self._environ, cpus=available_cpus(), devices=cuda_devices(self._environ)
-        )
+        self._config = configured(self._environ)
         self._worker: _Worker | None = None
 
     @property
