@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 from batching_watchdog import config as watchdog_config
 from batching_watchdog import messages, reload
 from batching_watchdog.engine.capacity import Capacity
-from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.messages import Iteration, Output, Reply, Request, Target
 from batching_watchdog.metrics import Gauges
@@ -268,8 +268,8 @@ def labels(family: Metric) -> dict[str, list[str]]:
 
 
 def _watchdog_families() -> Iterable[Metric]:
-    learned = LatencyModel(4)
-    learned.observe(1, 0.01)
+    learned = CostModel(4)
+    learned.overall.observe(1, 0.01)
     classes = {"batch": Target(2.0, 0.95, 1.0)}
     capacity = Capacity(learned, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
     metrics = WatchdogMetrics(

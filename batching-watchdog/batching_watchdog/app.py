@@ -154,7 +154,7 @@ def build(
         slo_latency=config.slo_latency,
         slo_interval=config.slo_interval,
         slo_objective=config.slo_objective,
-        capacity=Capacity(cost.overall, config.workers, config.slo_latency, config.slo_objective, cpus),
+        capacity=Capacity(cost, config.workers, config.slo_latency, config.slo_objective, cpus),
         slo_classes=config.slo_classes,
     )
     tightest = min(target.latency for target in metrics.slos.values())
@@ -500,12 +500,12 @@ async def _estimate(capacity: Capacity) -> None:
     while True:
         for _ in capacity.estimate():
             await asyncio.sleep(PAUSE_SECONDS)
-        if capacity.times.alone > capacity.slo_latency and not told:
+        if capacity.times.overall.alone > capacity.slo_latency and not told:
             told = True
             log.warning(
                 "one request alone takes %.3g s, longer than slo_latency (%g s): all will be late, with any"
                 " number of replicas; raise slo_latency, or make the model faster",
-                capacity.times.alone,
+                capacity.times.overall.alone,
                 capacity.slo_latency,
             )
         await asyncio.sleep(ESTIMATE_SECONDS)

@@ -463,7 +463,7 @@ ROWS: Final = (
         "watchdog_service_seconds_predicted",
         GAUGE,
         "Estimated service time of a batch of this size, as deadlines are tested with it: an upper quantile.",
-        lambda m: {size: m.capacity.times.predict(size) for size in m.capacity.times.sizes_learned()},
+        lambda m: m.capacity.times.overall.predictions(),
         ("size",),
     ),
     Row(

@@ -179,11 +179,11 @@ def promise(config: Config, watchdog: Watchdog) -> str:
         )
         return f"a worker makes steps of {held} streams within {interval}; the rate depends on their length"
     capacity, target = watchdog.metrics.capacity, report.duration(config.slo_latency)
-    if not capacity.times.learned:
+    if not capacity.times.overall.learned:
         return f"its rate within {target} shows once requests have come, or with example()"
     rate = report.promise_within(
         config.slo_latency,
-        capacity.times,
+        capacity.times.mix,
         capacity.cost,
         workers=config.workers,
         objective=config.slo_objective,

@@ -91,7 +91,7 @@ class Replica:
     @property
     def capacity(self) -> float:
         """Requests per second, as it would be exported."""
-        return sustained(self.model, 1, SLO, 0.99)[0]
+        return sustained(self._cost.mix, 1, SLO, 0.99)[0]
 
     def send(self, batch: Batch) -> None:
         """Nothing: this is its own worker, and has the effect."""

@@ -8,7 +8,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from batching_watchdog.engine.capacity import Capacity
-from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.metrics import Exposition, Metrics
 from docs import generate_reference as reference
 from support.gateway import gateway_exposition
@@ -58,7 +58,7 @@ def exposed() -> set[str]:
     whole = Metrics(
         slo_latency=0.1,
         slo_objective=0.99,
-        capacity=Capacity(LatencyModel(4), 1, 0.1, 0.99, 1.0),
+        capacity=Capacity(CostModel(4), 1, 0.1, 0.99, 1.0),
     )
     families = text_string_to_metric_families(Exposition(whole).scrape()[0].decode())
     of_process = {sample.name for family in families for sample in family.samples}

@@ -5,16 +5,17 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from batching_watchdog.engine.capacity import Capacity, sustained
+from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason, Target
 from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Gauges, Metrics, Traced
 
 
 def make(slo_latency: float = 0.2, largest: int = 8, **classes: Target) -> tuple[Metrics, LatencyModel]:
-    model = LatencyModel(largest)
-    capacity = Capacity(model, 1, slo_latency, 0.95, cpus=8.0)
+    times = CostModel(largest)
+    capacity = Capacity(times, 1, slo_latency, 0.95, cpus=8.0)
     metrics = Metrics(slo_latency=slo_latency, slo_objective=0.95, capacity=capacity, slo_classes=classes)
-    return metrics, model
+    return metrics, times.overall
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -108,7 +109,11 @@ def test_capacity_is_nan_until_learned_and_then_follows_the_model():
     capacity = value(metrics, "watchdog_capacity_requests_per_second")
     assert capacity != capacity
     model.observe(1, 0.05)
-    assert value(metrics, "watchdog_capacity_requests_per_second") == sustained(model, 1, 0.2, 0.95)[0] > 0
+    assert (
+        value(metrics, "watchdog_capacity_requests_per_second")
+        == sustained([(1.0, model)], 1, 0.2, 0.95)[0]
+        > 0
+    )
     assert value(metrics, "watchdog_service_seconds_predicted", size="1") == 0.05
 
 
@@ -129,10 +134,14 @@ def test_capacity_after_a_change_of_the_cores_stays_with_those_that_it_was_estim
     model.observe(1, 0.05)
     names = ("watchdog_capacity_requests_per_second", "watchdog_capacity_cores")
     before = [value(metrics, name) for name in names]
-    metrics.capacity.resize(2, 16.0)
-    assert [value(metrics, name) for name in names] == before == [sustained(model, 1, 0.2, 0.95)[0], 8.0]
+    metrics.capacity.resize(2, 16.0, 1.0)
+    assert (
+        [value(metrics, name) for name in names]
+        == before
+        == [sustained([(1.0, model)], 1, 0.2, 0.95)[0], 8.0]
+    )
     assert list(metrics.capacity.estimate())
-    assert [value(metrics, name) for name in names] == [sustained(model, 2, 0.2, 0.95)[0], 16.0]
+    assert [value(metrics, name) for name in names] == [sustained([(1.0, model)], 2, 0.2, 0.95)[0], 16.0]
 
 
 def test_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
@@ -141,7 +150,9 @@ def test_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
         model.observe(1, 0.001)
     cpu = iter([(0.0, 0.0), (10.0, 5.0)])
     metrics.gauges = Gauges(cpu=lambda: next(cpu))
-    assert value(metrics, "watchdog_capacity_requests_per_second") == sustained(model, 1, 0.2, 0.95)[0]
+    assert (
+        value(metrics, "watchdog_capacity_requests_per_second") == sustained([(1.0, model)], 1, 0.2, 0.95)[0]
+    )
     for _ in range(100):
         metrics.request_finished(200, b"POST", 0.01, "good")
         metrics.service_seconds.observe(0.001)

@@ -5,8 +5,10 @@ Owns the exported capacity; ``latency`` knows the service times.
 **The workers within the objective** (``sustained``). Where few requests fit into the SLO, a burst of arrivals
 uses all of it, and workers that are out of step share neither the wait nor the requests evenly. No formula
 that was tried is right within a third. So the rate is searched with a replica in virtual time, which cuts
-batches by the policy's own ``cut`` and draws their times from the learned deviations. Its arrivals are the
-same in each run, so equal curves give equal rates.
+batches by the policy's own ``cut`` and draws their times from the learned deviations. Requests that share no
+batches wait in queues of their own, and the earliest deadline goes first. One curve of all batches would be
+wrong for them: its large batches are those of the short requests. The arrivals are the same in each run, so
+equal mixes give equal rates.
 
 **The front end and the cores** (``CpuCost``) limit the workers of a small model. The utilization law (Denning
 and Buzen, 1978, "The Operational Analysis of Queueing Network Models") applies: a resource that spends D
@@ -21,10 +23,11 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from heapq import heapreplace
-from math import log, nan, sqrt
+from math import inf, log, nan, sqrt
 from typing import Final, NamedTuple, Protocol
 
-from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.engine.latency import LEAST, LatencyModel
 from batching_watchdog.engine.policy import cut, first_on_time
 from batching_watchdog.engine.tuning import TUNING
 
@@ -66,6 +69,10 @@ class Curve(Protocol):
         """Return the mean seconds for ``size`` requests."""
 
 
+Mix = Sequence[tuple[float, Curve]]
+"""Share of the requests and l(b) of each queue; the shares add up to 1."""
+
+
 class Sustained(NamedTuple):
     """A rate within the objective."""
 
@@ -73,11 +80,16 @@ class Sustained(NamedTuple):
     """Requests per second; 0 if not even one request fits into the SLO."""
     size: float
     """Mean batch size at it."""
+    seconds: float
+    """Mean seconds of a worker for each request at it."""
 
 
-def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) -> Sustained:
+NONE: Final = Sustained(0.0, 1.0, 0.0)
+
+
+def sustained(mix: Mix, workers: int, slo_latency: float, objective: float) -> Sustained:
     """Return the highest rate of ``workers`` within the objective. Takes some 100 ms of CPU time."""
-    steps = search(curve, workers, slo_latency, objective)
+    steps = search(mix, workers, slo_latency, objective)
     while True:
         try:
             next(steps)
@@ -86,35 +98,37 @@ def sustained(curve: Curve, workers: int, slo_latency: float, objective: float) 
             return result
 
 
-def search(
-    curve: Curve, workers: int, slo_latency: float, objective: float
-) -> Generator[None, None, Sustained]:
-    """Return the same as ``sustained``, in steps of about a millisecond. Reads ``curve`` in the first one."""
-    replica = _Replica(_Table.of(curve), workers, slo_latency)
-    means = replica.times.means
-    fits = replica.times.largest_within(slo_latency)
+def search(mix: Mix, workers: int, slo_latency: float, objective: float) -> Generator[None, None, Sustained]:
+    """Return the same as ``sustained``, in steps of about a millisecond. Reads ``mix`` in the first one."""
+    parts = [(share, _Table.of(curve)) for share, curve in mix]
+    fits = sum(times.largest_within(slo_latency) for _, times in parts)
     if not fits:
-        return Sustained(0.0, 1.0)
+        return NONE
     allowed = 1.0 - objective
     # One slow run of few would leave nothing for the load: the capacity would be 0, though replicas help.
-    alone = sum(means[1] * times > slo_latency for times in replica.times.deviations)
+    alone = sum(share * times.late_alone(slo_latency) for share, times in parts)
     count = min(TUNING.arrivals, max(round(TUNING.late / allowed), TUNING.periods * workers * fits))
-    late = max(allowed, alone / len(replica.times.deviations) + allowed / 2) * count
+    late = max(allowed, alone + allowed / 2) * count
     late -= sqrt(late)  # a run shows the late share only roughly
-    largest = min(fits, replica.times.best_size)
-    high = low = TUNING.saturation * workers * max(size / means[size] for size in range(1, largest + 1))
+    split, below = [], 0.0
+    for share, times in parts:
+        split.append((times, _drawn(count, below, below + share)))
+        below += share
+        yield
+    replica = _Replica(split, workers, slo_latency)
+    high = low = TUNING.saturation * workers / sum(share * times.least(slo_latency) for share, times in parts)
     lowest = LOWEST * high
-    while (size := (yield from replica.serve(low, count, late))) is None:
+    while (served := (yield from replica.serve(low, late))) is None:
         low, high = low / STEP, low
         if low < lowest:
-            return Sustained(0.0, 1.0)
+            return NONE
     while high > TUNING.precision * low:
         rate = sqrt(low * high)
-        if larger := (yield from replica.serve(rate, count, late)):
-            low, size = rate, larger
+        if faster := (yield from replica.serve(rate, late)):
+            low, served = rate, faster
         else:
             high = rate
-    return Sustained(low, size)
+    return served
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,54 +168,99 @@ class _Table:
     def out_of_memory(self, size: int) -> int:
         return size
 
+    def deviation(self, draw: float) -> float:
+        """Return the deviation for a number from 0 to 1."""
+        return self.deviations[int(draw * len(self.deviations))]
+
+    def late_alone(self, slo_latency: float) -> float:
+        """Return the share of requests that are late although there is no other."""
+        return sum(self.means[1] * times > slo_latency for times in self.deviations) / len(self.deviations)
+
+    def least(self, slo_latency: float) -> float:
+        """Return the seconds of a request in the best of the batches that fit."""
+        largest = max(1, self.largest_within(slo_latency))
+        return min(self.means[size] / size for size in range(1, largest + 1))
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The requests of one part of the mix in a run."""
+
+    times: _Table
+    deadlines: Sequence[float]
+    """Of all of them, ascending; the last one is infinite."""
+    first: int = 0
+    """The next one to serve."""
+    late: deque[float] = field(default_factory=deque)
+    """Deadlines of requests that are late by prediction: on time if their batch is faster."""
+
+    @property
+    def head(self) -> float:
+        """Deadline of the next request; infinite without one."""
+        return self.deadlines[self.first]
+
+    def waiting(self, arrived: float) -> Sequence[float]:
+        """Return the deadlines of requests on time with a deadline up to that of one that has ``arrived``."""
+        end = bisect_right(self.deadlines, arrived, self.first)
+        return self.deadlines[self.first : min(end, self.first + MOST)]
+
 
 @dataclass(frozen=True, slots=True)
 class _Replica:
     """One replica in virtual time."""
 
-    times: _Table
+    parts: Sequence[tuple[_Table, Sequence[float]]]
+    """Service times and arrivals of each part, at a rate of 1 for all together."""
     workers: int
     slo_latency: float
 
-    def serve(self, rate: float, count: int, allowed: float) -> Generator[None, None, float | None]:
-        """Return the mean size of the batches, or None if more than ``allowed`` of ``count`` are late."""
-        times, slo = self.times, self.slo_latency
-        arrivals, draws = _arrivals()
-        deadlines = [slo + at / rate for at in arrivals[: count + 1]]
-        deviations = [times.deviations[int(draw * len(times.deviations))] for draw in draws]
+    def serve(self, rate: float, allowed: float) -> Generator[None, None, Sustained | None]:
+        """Return how ``rate`` is served, or None if more than ``allowed`` requests are late."""
+        slo, draws = self.slo_latency, _arrivals()[1][::-DRAWS_EVERY]
+        queues = [
+            _Queue(times, [*(slo + at / rate for at in arrivals), inf]) for times, arrivals in self.parts
+        ]
         free = [0.0] * self.workers
-        waits: deque[float] = deque()
-        """Deadlines of requests that are late by prediction: on time if their batch is faster."""
-        first = batches = late = 0
-        while first < count:
-            if not batches % BATCHES:
+        batches = served = late = waits = 0
+        seconds = 0.0
+        while (queue := min(queues, key=_head)).head < inf:
+            if not batches % max(1, BATCHES // len(queues)):
                 yield
-            now = max(free[0], 0.0 if waits else deadlines[first] - slo)
-            end = bisect_right(deadlines, now + slo, first, count)
-            deviation = deviations[batches % len(deviations)]
-            if first == end:
-                size = min(len(waits), times.largest_within(slo / 2) or times.best_size)
-                done = now + times.means[size] * deviation
-                late -= sum([done <= waits.popleft() for _ in range(size)])
+            now = max(free[0], 0.0 if waits else queue.head - slo)
+            deviation = draws[batches % len(draws)]
+            if queue.head > now + slo:
+                queue = min((queue for queue in queues if queue.late), key=lambda queue: queue.late[0])
+                times = queue.times
+                size = min(len(queue.late), times.largest_within(slo / 2) or times.best_size)
+                done = now + times.means[size] * times.deviation(deviation)
+                late -= sum([done <= queue.late.popleft() for _ in range(size)])
+                waits -= size
             else:
-                queue = deadlines[first : min(end, first + MOST)]
-                gone = first_on_time(queue, times, 1, now)
+                times, waiting = queue.times, queue.waiting(now + slo)
+                gone, size = first_on_time(waiting, times, 1, now), 0
                 if not gone:
-                    batch = cut(queue, times, now, budget=slo)
-                    gone, size = batch.start, batch.size
+                    gone, size, _ = cut(waiting, times, now, budget=slo)
+                queue.first += gone or size
                 if gone:
                     late += gone
-                    waits.extend(queue[:gone])
-                    first += gone
+                    waits += gone
+                    queue.late.extend(waiting[:gone])
                     if late > allowed:
                         return None
                     continue
-                done = now + times.means[size] * deviation
-                late += bisect_left(queue, done, 0, size)
-                first += size
+                done = now + times.means[size] * times.deviation(deviation)
+                late += bisect_left(waiting, done, 0, size)
             batches += 1
+            served += size
+            seconds += times.means[size]
             heapreplace(free, done)
-        return None if late > allowed else max(1.0, (first - len(waits)) / max(1, batches))
+        if late > allowed:
+            return None
+        return Sustained(rate, max(1.0, served / max(1, batches)), seconds / TUNING.margin / max(1, served))
+
+
+def _head(queue: _Queue) -> float:
+    return queue.head
 
 
 MOST: Final = 4096
@@ -221,7 +280,14 @@ def _arrivals() -> tuple[Sequence[float], Sequence[float]]:
         now -= log((seed + 0.5) / 2**32)
         arrivals.append(now)
         draws.append(seed / 2**32)
-    return arrivals, draws[::-DRAWS_EVERY]
+    return arrivals, draws
+
+
+def _drawn(count: int, low: float, high: float) -> Sequence[float]:
+    """Return those of the first ``count`` arrivals whose number lies between ``low`` and ``high``."""
+    arrivals, draws = _arrivals()
+    pairs = zip(arrivals[:count], reversed(draws), strict=False)
+    return [at for at, draw in pairs if low <= draw < high]
 
 
 class Reading(NamedTuple):
@@ -241,17 +307,17 @@ class CpuCost:
     """Learns the CPU cost of a request: the front end's from readings, the workers' from batches."""
 
     worker: LatencyModel
-    """CPU seconds of a batch. On busy cores a batch takes longer but needs no more CPU time."""
+    """CPU seconds for each second of a batch, by its size: requests of all lengths share this curve."""
     _last: Reading | None = None
     _front: float = 0.0
     """The front end's CPU seconds per request, without its share of a batch; 0 while unknown."""
     _batches: int = 0
 
-    def observe(self, size: int, seconds: float) -> None:
-        """Learn from a batch of ``size`` requests on which a worker spent ``seconds`` of CPU time."""
+    def observe(self, size: int, seconds: float, cpu_seconds: float) -> None:
+        """Learn that a batch of ``size`` requests took a worker ``seconds``, and ``cpu_seconds`` of CPU."""
         self._batches += 1
         if self._batches <= FIRST or self._batches % EVERY == 0:
-            self.worker.observe(size, seconds)
+            self.worker.observe(size, cpu_seconds / max(LEAST, seconds))
 
     def read(self, reading: Reading) -> None:
         """Learn from the time since the last reading, if it is long enough and had enough load."""
@@ -269,7 +335,7 @@ class CpuCost:
     def bound(self, sustained_rate: Sustained, cpus: float) -> float:
         """Return the requests per second of the workers, limited by front end and ``cpus`` cores."""
         front = self._front * (1.0 + TUNING.batch_cost / sustained_rate.size)
-        worker = self.worker.predict_mean(sustained_rate.size) / sustained_rate.size
+        worker = self.worker.predict_mean(sustained_rate.size) * sustained_rate.seconds
         bounds = [sustained_rate.rate]
         if front:
             bounds.append(1.0 / front)
@@ -282,7 +348,7 @@ class CpuCost:
 class Capacity:
     """The capacity of this replica, estimated again as batches finish."""
 
-    times: LatencyModel
+    times: CostModel
     workers: int
     slo_latency: float
     objective: float
@@ -297,15 +363,18 @@ class Capacity:
     def __post_init__(self) -> None:
         self.cost = CpuCost(LatencyModel(self.times.max_batch_size))
 
-    def resize(self, workers: int, cpus: float) -> None:
-        """Take the number of workers and the cores as these in the next search."""
+    def resize(self, workers: int, cpus: float, factor: float) -> None:
+        """Take the number of workers and the cores as these in the next search; batches take ``factor``."""
         self.workers, self.cpus, self._searched = workers, cpus, 0
+        self.cost.worker.scale(1.0 / factor)
 
     def estimate(self) -> Iterator[None]:
         """Search in steps of about a millisecond, if batches have finished."""
-        if self.times.runs > self._searched and self.workers > 0:
-            self._searched, cpus = self.times.runs, self.cpus
-            self._sustained = yield from search(self.times, self.workers, self.slo_latency, self.objective)
+        if self.times.overall.runs > self._searched and self.workers > 0:
+            self._searched, cpus = self.times.overall.runs, self.cpus
+            self._sustained = yield from search(
+                self.times.mix, self.workers, self.slo_latency, self.objective
+            )
             self.cores = cpus
 
     def requests_per_second(self) -> float:

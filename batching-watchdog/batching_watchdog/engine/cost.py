@@ -12,7 +12,7 @@ it (``mix_paths``). Clients choose classes and keys, so their number is bounded:
 are dropped first. One more curve learns from all batches, and predicts for pools with few of their own.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from math import inf
@@ -25,6 +25,8 @@ from batching_watchdog.messages import CostClass, Request
 
 KNOWN: Final = 2 * TUNING.tries
 """Batches after which a pool's own curve replaces that of all, and between two looks at its classes."""
+RECENT: Final = 512
+"""Requests after which all counts are halved: shares follow the traffic of the last thousand or so."""
 AGAIN: Final = 16
 """Factor by which batches of one class become rarer once all are known."""
 
@@ -102,12 +104,13 @@ class Pool:
 
 
 class _Class:
-    """The pool of a class, and its last batches alone: size and seconds."""
+    """The pool of a class, its recent requests, and its last batches alone: size and seconds."""
 
-    __slots__ = ("pool", "runs")
+    __slots__ = ("pool", "requests", "runs")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        self.requests = 0.0
         self.runs: deque[tuple[int, float]] = deque(maxlen=KNOWN)
 
     def wants(self, size: int) -> bool:
@@ -126,6 +129,19 @@ class CostModel:
         self._keys: OrderedDict[tuple[bytes, bytes], list[Pool]] = OrderedDict()
         """Pools by compatible requests; the first pool is for unknown classes."""
         self._classes: OrderedDict[CostClass, _Class] = OrderedDict()
+        self._counted = 0
+        """Requests since their counts were halved."""
+
+    @property
+    def mix(self) -> list[tuple[float, LatencyModel]]:
+        """Share of the recent requests and service times of each pool; of a single one, ``overall``."""
+        counts = defaultdict[Pool, float](float)
+        for of in self._classes.values():
+            counts[of.pool] += of.requests
+        total = sum(counts.values())
+        if not total or len(counts) == 1:
+            return [(1.0, self.overall)]
+        return [(count / total, pool.times) for pool, count in counts.items()]
 
     @property
     def ceiling(self) -> int:
@@ -166,8 +182,9 @@ class CostModel:
         """Learn that a batch of these took a worker ``seconds``."""
         size = len(requests)
         self.overall.observe(size, seconds)
-        kinds = {request.cost_class for request in requests}
+        kinds = Counter([request.cost_class for request in requests])
         classes = [self._of(kind) for kind in kinds]
+        self._count(classes, kinds.values())
         pool = classes[0].pool
         pools = self._pools(next(iter(kinds)))
         if any(of.pool is not pool for of in classes):
@@ -185,6 +202,16 @@ class CostModel:
             for kind in list(pool.classes):
                 self._leave(kind, pools)
             self._join(pool, pools)
+
+    def _count(self, classes: Iterable[_Class], counts: Iterable[int]) -> None:
+        """Count requests that ran."""
+        for of, count in zip(classes, counts, strict=True):
+            of.requests += count
+            self._counted += count
+        if self._counted > RECENT:
+            self._counted = 0
+            for of in self._classes.values():
+                of.requests /= 2
 
     def _of(self, cost_class: CostClass) -> _Class:
         """Return the class, marked as the most recently used."""

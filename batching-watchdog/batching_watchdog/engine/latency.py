@@ -160,6 +160,10 @@ class LatencyModel:
         """The powers of two for which there are runs, ascending."""
         return sorted({min(power, self.max_batch_size) for power in self._kept})
 
+    def predictions(self) -> dict[int, float]:
+        """Return ``predict`` of each of ``sizes_learned``."""
+        return {size: self.predict(size) for size in self.sizes_learned()}
+
     def _follow(self, factor: float) -> None:
         """Scale the runs before the last ones: the model has changed its speed by ``factor``."""
         since = self.runs - TUNING.recent + 1

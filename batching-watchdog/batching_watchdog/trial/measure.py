@@ -86,7 +86,7 @@ async def measure(
     try:
         pool.start()
         metrics, cpus = watchdog.metrics, available_cpus()
-        times = metrics.capacity.times
+        times = metrics.capacity.times.overall
         await until_ready(pool, handler, lambda seconds: tell(MEASURING if loaded else LOADING, seconds))
         largest = max(pool.handshakes, key=lambda handshake: handshake.load_seconds)
         bodies = _bodies(given, largest.examples)
@@ -120,17 +120,18 @@ async def measure(
         tell(SENDING, 0.0)
         exchanges = await _sent(port, bodies[0], SEND_SECONDS, config, handler)
         metrics.requests_per_second()
+        worker = metrics.service_seconds.total / max(1, sum(metrics.service_seconds.counts))
         alone = Alone(
             total=fmean(exchange.seconds for exchange in exchanges),
             wait=fmean(exchange.queue_seconds for exchange in exchanges),
-            worker=metrics.service_seconds.total / max(1, sum(metrics.service_seconds.counts)),
-            worker_cpu=metrics.capacity.cost.worker.predict_mean(1),
+            worker=worker,
+            worker_cpu=worker * metrics.capacity.cost.worker.predict_mean(1),
         )
 
         def promise(slo_latency: float) -> Promise:
             return report.promise_within(
                 slo_latency,
-                times,
+                metrics.capacity.times.mix,
                 metrics.capacity.cost,
                 workers=config.workers,
                 objective=config.slo_objective,

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from math import ceil
 from typing import Any, Final
 
-from batching_watchdog.engine.capacity import CpuCost, sustained
+from batching_watchdog.engine.capacity import CpuCost, Mix, sustained
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.streams import Steady
 from batching_watchdog.engine.tuning import TUNING
@@ -230,10 +230,10 @@ def batch_costs(model: LatencyModel) -> tuple[BatchCost, ...]:
 
 
 def promise_within(
-    slo_latency: float, model: LatencyModel, cost: CpuCost, *, workers: int, objective: float, cpus: float
+    slo_latency: float, mix: Mix, cost: CpuCost, *, workers: int, objective: float, cpus: float
 ) -> Promise:
     """Return one replica's capacity, as the watchdog exports it, within ``slo_latency`` seconds."""
-    rate = sustained(model, workers, slo_latency, objective)
+    rate = sustained(mix, workers, slo_latency, objective)
     return Promise(slo_latency, cost.bound(rate, cpus), rate.size)
 
 

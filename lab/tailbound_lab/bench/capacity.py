@@ -158,10 +158,9 @@ def exported(drawn: Drawn, rate: float, *, example: bool) -> float:
     replica.serve(list(arrivals(random, rate, 0.0, LEARN / 2)), LEARN / 2)
     traffic.factor = 1.0
     replica.serve(list(arrivals(random, rate, LEARN / 2, LEARN)), LEARN)
-    learned = traffic.cost.overall
-    if not learned.learned:
+    if not traffic.cost.overall.learned:
         return 0.0
-    return sustained(learned, function.workers, function.slo_latency, OBJECTIVE).rate
+    return sustained(traffic.cost.mix, function.workers, function.slo_latency, OBJECTIVE).rate
 
 
 def _started(drawn: Drawn, random: Random, factor: float, *, example: bool) -> tuple[Learned, Replica]:

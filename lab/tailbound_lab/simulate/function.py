@@ -183,7 +183,7 @@ class _Known:
 
 @lru_cache(maxsize=256)
 def _capacity(service: Service, workers: int, slo_latency: float, slo_objective: float) -> float:
-    return sustained(_Known(service), workers, slo_latency, slo_objective).rate
+    return sustained([(1.0, _Known(service))], workers, slo_latency, slo_objective).rate
 
 
 def show(function: Function, streaming: Streaming, start: LatencyModel, step: LatencyModel) -> None:

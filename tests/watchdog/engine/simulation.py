@@ -117,7 +117,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.now = 0.0
-        cost = CostModel(self.max_batch_size)
+        self.cost = cost = CostModel(self.max_batch_size)
         if self.mix_paths:
             cost.mix_paths()
         self.model = cost.overall

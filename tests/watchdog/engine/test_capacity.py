@@ -12,7 +12,7 @@ from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.tuning import TUNING
 from support.fuzzing import fuzzed
 from watchdog.engine.queues import TABULAR, Law
-from watchdog.engine.simulation import Simulation
+from watchdog.engine.simulation import Part, Simulation
 
 LARGE = 1e9
 """Batches so large that their own cost is nothing for each request."""
@@ -24,12 +24,16 @@ FAST = 80_000.0
 """Requests per second: more than the front end of any test can do."""
 
 
+EACH = 100e-6
+"""Seconds of a worker for each request."""
+
+
 def read(*readings: Reading, worker: float = 0.0) -> CpuCost:
-    """Return what these readings teach, and ``worker`` seconds of CPU time for each request."""
+    """Return what these readings teach, and that workers compute for this share of the time of a batch."""
     cost = CpuCost(LatencyModel(1024))
     if worker:
         for size in (1, 2, 4) * 8:
-            cost.observe(size, size * worker)
+            cost.observe(size, size * EACH, size * EACH * worker)
     cost.read(Reading(0.0, 0.0, 0, 0))
     for reading in readings:
         cost.read(reading)
@@ -43,8 +47,8 @@ def read(*readings: Reading, worker: float = 0.0) -> CpuCost:
         pytest.param(read(BUSY), FAST, LARGE, 8.0, 50_000, id="the CPU time of one thread"),
         pytest.param(read(BUSY), 30_000.0, LARGE, 8.0, 30_000, id="never more than the workers'"),
         pytest.param(read(BUSY), FAST, LARGE, 0.5, TUNING.busiest * 0.5 / 20e-6, id="half a core"),
-        pytest.param(read(BUSY, worker=40e-6), FAST, 1024, 2.0, TUNING.busiest * 2 / 60e-6, id="shared"),
-        pytest.param(read(worker=40e-6), FAST, 1024, 1.0, TUNING.busiest / 40e-6, id="before any load"),
+        pytest.param(read(BUSY, worker=0.4), FAST, 1024, 2.0, TUNING.busiest * 2 / 60e-6, id="shared"),
+        pytest.param(read(worker=0.4), FAST, 1024, 1.0, TUNING.busiest / 40e-6, id="before any load"),
         pytest.param(read(SMALL), FAST, 2, 8.0, 10_000, id="small batches"),
         pytest.param(read(SMALL), FAST, 40, 8.0, 1 / 36.6667e-6, id="large ones after them"),
         pytest.param(read(Reading(10.0, 0.05, 50, 0)), 3e3, LARGE, 2.0, 3e3, id="idle: scrapes would count"),
@@ -55,15 +59,15 @@ def read(*readings: Reading, worker: float = 0.0) -> CpuCost:
     ],
 )
 def test_capacity_is_what_the_front_end_and_the_cores_leave(cost, rate, size, cpus, bound):
-    assert cost.bound(Sustained(rate, size), cpus) == pytest.approx(bound, rel=0.01)
+    assert cost.bound(Sustained(rate, size, EACH), cpus) == pytest.approx(bound, rel=0.01)
 
 
-def test_cpu_cost_of_a_model_that_computes_twice_as_much_is_followed():
+def test_cpu_cost_of_a_model_that_computes_for_twice_the_share_of_a_batch_is_followed():
     cost = read()
     for seconds, batches in ((0.008, 300), (0.016, 300)):
         for _ in range(batches):
-            cost.observe(8, seconds)
-    assert cost.bound(Sustained(1e6, 8), 1.0) == pytest.approx(TUNING.busiest * 8 / 0.016, rel=0.01)
+            cost.observe(8, 0.016, seconds)
+    assert cost.bound(Sustained(1e6, 8, 0.002), 1.0) == pytest.approx(TUNING.busiest / 0.002, rel=0.01)
 
 
 @given(
@@ -77,8 +81,8 @@ def test_cpu_cost_of_a_model_that_computes_twice_as_much_is_followed():
 def test_bound_only_lowers_the_rate_and_stays_positive(rate, size, cpus, front, served, batches):
     cost = read(Reading(10.0, front, served, 0))
     for count, seconds in batches:
-        cost.observe(count, seconds)
-    bound = cost.bound(Sustained(rate, size), cpus)
+        cost.observe(count, 1.0, seconds)
+    bound = cost.bound(Sustained(rate, size, EACH), cpus)
     assert 0.0 <= bound <= rate
     assert bound > 0.0 or rate == 0.0
 
@@ -106,18 +110,25 @@ LINES = st.builds(line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0
 
 
 @fuzzed(30)
-@given(LINES, st.integers(1, 16), st.floats(0.5, 20.0), st.floats(0.5, 0.999))
-def test_workers_sustain_no_more_than_their_throughput(model, workers, slo, objective):
-    rate, size = sustained(model, workers, slo, objective)
-    assert 0 <= rate <= workers * model.best_size / model.predict(model.best_size)
-    assert 1 <= size <= model.best_size
+@given(
+    st.lists(LINES, min_size=1, max_size=3), st.integers(1, 16), st.floats(0.5, 20.0), st.floats(0.5, 0.999)
+)
+def test_workers_sustain_no_more_than_their_throughput(models, workers, slo, objective):
+    rate, size, _ = sustained([(1 / len(models), model) for model in models], workers, slo, objective)
+    least = sum(model.predict(model.best_size) / model.best_size for model in models) / len(models)
+    assert 0 <= rate * least <= workers
+    assert 1 <= size <= max(model.best_size for model in models)
 
 
 @pytest.mark.parametrize(("each", "workers"), [(0.01, 2), (0.001, 1)])
 def test_workers_sustain_less_for_a_higher_objective_and_where_batches_vary_more(each, workers):
-    rates = [sustained(line(0.02, each), workers, 0.1, target).rate for target in (0.9, 0.97, 0.99, 0.999)]
+    rates = [
+        sustained([(1.0, line(0.02, each))], workers, 0.1, target).rate for target in (0.9, 0.97, 0.99, 0.999)
+    ]
     assert rates == sorted(rates, reverse=True)
-    rates = [sustained(line(0.02, each, vary), workers, 0.1, 0.99).rate for vary in (0.0, 0.2, 0.5, 0.9)]
+    rates = [
+        sustained([(1.0, line(0.02, each, vary))], workers, 0.1, 0.99).rate for vary in (0.0, 0.2, 0.5, 0.9)
+    ]
     assert rates == sorted(rates, reverse=True)
 
 
@@ -129,7 +140,7 @@ def test_workers_sustain_less_for_a_higher_objective_and_where_batches_vary_more
     ],
 )
 def test_sustained_rate_by_hand(model, low, high):
-    assert low <= sustained(model, 1, 0.1, 0.99).rate <= high
+    assert low <= sustained([(1.0, model)], 1, 0.1, 0.99).rate <= high
 
 
 @pytest.mark.parametrize(
@@ -144,11 +155,28 @@ def test_sustained_rate_by_hand(model, low, high):
 def test_rate_learned_at_a_third_of_it_meets_the_objective_and_twice_that_does_not(
     law, workers, slo, objective
 ):
-    guess = sustained(Known(law), workers, slo, objective).rate
+    guess = sustained([(1.0, Known(law))], workers, slo, objective).rate
     simulation = Simulation(law, workers=workers, slo_latency=slo)
     simulation.run(guess / 3, min(60, 5_000 / guess))
-    rate = sustained(simulation.model, workers, slo, objective).rate
+    rate = sustained([(1.0, simulation.model)], workers, slo, objective).rate
     assert rate > guess / 3
     simulation.run(rate, 2)  # learns batches larger than those so far
     assert simulation.run(rate, 8_000 / rate).attainment() >= objective
     assert simulation.run(2 * rate, 4_000 / rate).attainment() < objective
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rate_of_short_and_long_requests_that_a_model_pads_meets_the_objective_and_twice_that_does_not(
+    workers,
+):
+    simulation = Simulation(
+        TABULAR,
+        workers=workers,
+        mix=[Part(share, length=length) for share, length in ((0.6, 8), (0.3, 200), (0.1, 2000))],
+        padded=lambda size, longest: 0.0005 + 0.000003 * size * longest,
+    )
+    simulation.run(250 * workers, 6)
+    rate = sustained(simulation.cost.mix, workers, 0.1, 0.99).rate
+    assert rate > 300 * workers
+    assert simulation.run(rate, 6).attainment() >= 0.99
+    assert simulation.run(2 * rate, 3).attainment() < 0.99

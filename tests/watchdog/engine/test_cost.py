@@ -72,6 +72,21 @@ def test_classes_share_batches_only_while_they_cost_alike(law, together):
         assert cost.pool((b"", b"POST /", 3)) is short
 
 
+def test_mix_is_the_share_of_the_recent_requests_of_each_pool():
+    cost = model()
+    mixed_then_alone(cost, padded)
+    assert sorted(share for share, _ in cost.mix) == pytest.approx([8 / 64, 56 / 64])
+    run(cost, [LONG] * 32, padded([LONG] * 32), 256)
+    assert max(cost.mix, key=lambda part: part[0]) == (pytest.approx(1.0, abs=0.1), cost.pool(LONG).times)
+
+
+def test_mix_of_classes_that_cost_alike_is_one_curve():
+    cost = model()
+    assert cost.mix == [(1.0, cost.overall)]
+    mixed_then_alone(cost, flat)
+    assert cost.mix == [(1.0, cost.overall)]
+
+
 def test_pools_that_have_come_to_cost_alike_merge():
     cost = model()
     mixed_then_alone(cost, padded)

@@ -93,7 +93,7 @@ async def a_bench(
     metrics = Metrics(
         slo_latency=0.1,
         slo_objective=0.99,
-        capacity=Capacity(cost.overall, 1, 0.1, 0.99, 1.0),
+        capacity=Capacity(cost, 1, 0.1, 0.99, 1.0),
         slo_classes=config.slo_classes,
     )
     policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
