@@ -3,13 +3,15 @@
 import json
 import random
 import zlib
-from types import SimpleNamespace
+from pathlib import Path
 
 import handler
 import pytest
 from magika import Magika
 
-CONTEXT = SimpleNamespace(model=handler.load())
+from batching_watchdog.testing import Function
+
+FUNCTION = Function(Path(__file__).parent)
 PLAIN = b"The quick brown fox jumps over the lazy dog. " * 200
 BODIES = {
     "python": handler.example(),
@@ -28,7 +30,7 @@ BODIES = {
 
 
 def call(*bodies: bytes) -> list:
-    return handler.handle_batch([SimpleNamespace(body=body) for body in bodies], CONTEXT)
+    return [answer.json() for answer in FUNCTION.batch(bodies)]
 
 
 @pytest.mark.parametrize("name", BODIES)

@@ -1,18 +1,20 @@
 """Tests of the handler: run ``pytest`` in this folder. They also run when the image is built."""
 
 import json
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
+from batching_watchdog.testing import Function
+
 from . import handler
 
-CONTEXT = SimpleNamespace(model=handler.load(), hostname="test")
+FUNCTION = Function(Path(__file__).parent)
 GOOD = json.loads(handler.example())["features"]
 
 
 def call(*bodies: bytes) -> list:
-    return handler.handle_batch([SimpleNamespace(body=body) for body in bodies], CONTEXT)
+    return [answer.json() for answer in FUNCTION.batch(bodies)]
 
 
 def body_of(features: object) -> bytes:
@@ -32,9 +34,7 @@ def test_different_rows_get_different_scores():
 
 
 def test_the_same_seed_makes_the_same_model():
-    assert call(handler.example()) == handler.handle_batch(
-        [SimpleNamespace(body=handler.example())], SimpleNamespace(model=handler.load())
-    )
+    assert Function(Path(__file__).parent).call(handler.example()) == FUNCTION.call(handler.example())
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,15 @@ def test_the_same_seed_makes_the_same_model():
     ids=lambda bad: repr(bad[:20] + bad[-10:]),
 )
 def test_a_malformed_row_is_answered_400_and_leaves_its_neighbors_alone(bad):
-    before, refused, after = call(body_of([0.5] * handler.FEATURES), bad, handler.example())
-    assert refused["statusCode"] == 400
-    assert "features" in refused["body"]["error"]
-    assert before["score"] == pytest.approx(call(body_of([0.5] * handler.FEATURES))[0]["score"], rel=1e-4)
-    assert after["score"] == pytest.approx(call(handler.example())[0]["score"], rel=1e-4)
+    row = body_of([0.5] * handler.FEATURES)
+    before, refused, after = FUNCTION.batch([row, bad, handler.example()])
+    assert refused.status == 400
+    assert "features" in refused.json()["error"]
+    assert before.json()["score"] == pytest.approx(
+        call(body_of([0.5] * handler.FEATURES))[0]["score"], rel=1e-4
+    )
+    assert after.json()["score"] == pytest.approx(call(handler.example())[0]["score"], rel=1e-4)
 
 
-def test_a_batch_of_malformed_rows_is_answered_without_the_model():
-    answers = handler.handle_batch([SimpleNamespace(body=b"")] * 3, SimpleNamespace(model=None))
-    assert [answer["statusCode"] for answer in answers] == [400, 400, 400]
+def test_a_batch_of_malformed_rows_is_answered_400():
+    assert [answer.status for answer in FUNCTION.batch([b""] * 3)] == [400, 400, 400]

@@ -1,17 +1,19 @@
 """Tests of the handler: run ``pytest`` in this folder. They also run when the image is built."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
 
+from batching_watchdog.testing import Function
+
 from . import handler
 
-CONTEXT = SimpleNamespace(model=handler.load(), hostname="test")
+FUNCTION = Function(Path(__file__).parent)
 
 
 def call(*bodies: bytes) -> list:
-    return handler.handle_batch([SimpleNamespace(body=body) for body in bodies], CONTEXT)
+    return [answer.json() for answer in FUNCTION.batch(bodies)]
 
 
 def image(red: int, green: int, blue: int) -> bytes:
@@ -47,12 +49,11 @@ def test_rows_and_columns_keep_their_places():
 
 @pytest.mark.parametrize("size", [0, handler.BODY_BYTES - 1, handler.BODY_BYTES + 1])
 def test_a_body_of_the_wrong_length_is_answered_400_and_leaves_its_neighbors_alone(size):
-    before, refused, after = call(image(1, 2, 3), bytes(size), image(200, 100, 0))
-    assert refused["statusCode"] == 400
-    assert str(handler.BODY_BYTES) in refused["body"]["error"]
-    assert before.keys() == after.keys() == {"class", "score"}
+    before, refused, after = FUNCTION.batch([image(1, 2, 3), bytes(size), image(200, 100, 0)])
+    assert refused.status == 400
+    assert str(handler.BODY_BYTES) in refused.json()["error"]
+    assert before.json().keys() == after.json().keys() == {"class", "score"}
 
 
-def test_a_batch_of_wrong_bodies_is_answered_without_the_model():
-    answers = handler.handle_batch([SimpleNamespace(body=b"")] * 3, SimpleNamespace(model=None))
-    assert [answer["statusCode"] for answer in answers] == [400, 400, 400]
+def test_a_batch_of_wrong_bodies_is_answered_400():
+    assert [answer.status for answer in FUNCTION.batch([b""] * 3)] == [400, 400, 400]
