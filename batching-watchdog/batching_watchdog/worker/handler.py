@@ -1,4 +1,4 @@
-"""Loads ``handler.py``, calls it, and turns its results into replies.
+"""Loads ``handler.py``, calls it, and answers for its errors.
 
 Owns the handler contract: python3-http's conventions, plus batches. It runs in the worker process and knows
 nothing of gunicorn, sockets or frames: events in, replies out. Exceptions of the function never leave it.
@@ -6,8 +6,6 @@ Next step: ``serve`` sends the replies back.
 """
 
 import inspect
-import json
-import math
 import os
 import socket
 import sys
@@ -16,35 +14,26 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from batching_watchdog import wire
 from batching_watchdog.errors import BadRequest, HandlerNotLoaded, Poisoned
 from batching_watchdog.function import Event, explain, import_handler, trace_of
 from batching_watchdog.logs import LineLimit, printable
-from batching_watchdog.messages import Crash, Failure, Reply, Response
+from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.trace_context import parse_traceparent
 from batching_watchdog.worker.generator import closed_batches
+from batching_watchdog.worker.results import FAILED, TEXT, encode
 
 _NO_BATCH: Final = (dict, str, bytes)
 """Types that have a length and yet are the result of one request."""
-_STATUSES: Final = frozenset(status.value for status in HTTPStatus if status >= 200)
 _BAD_INPUT: Final = (ValueError, TypeError, LookupError)
 """Errors of parse() that blame the client, besides Pillow's and those that say so themselves."""
 CLIENT_LINES: Final = 1
 """Lines per second and worker for errors of clients."""
 SHOWN: Final = 500
 """Maximum characters of an error that a client or a line of the log shows."""
-_TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
-FAILED: Final = Reply(
-    500,
-    _TEXT,
-    b"the function failed on this request; its log has the reason\n",
-    failed=True,
-)
 
 
 class Context:
@@ -261,50 +250,12 @@ class Handler:
     def reply(self, result: Any, event: Event) -> Reply:
         """Return the reply to a handler's result (the watchdog's README, "The handler")."""
         try:
-            return self._encode_result(result, event)
+            if isinstance(result, BaseException):
+                return self.error(result, event, shown=f"{result}\n".encode())
+            return encode(result)
         except Exception as error:  # a result's own methods may raise anything
             _end_if_poisoned(error)  # a device's error may show when its result is read
             return self.failure(f"the result cannot be sent\n{trace_of(error)}", event)
-
-    def _encode_result(self, result: Any, event: Event) -> Reply:  # noqa: PLR0911 - one return per kind of result
-        if isinstance(result, bytes | bytearray | memoryview):
-            return Reply(200, b"Content-Type: application/octet-stream\r\n", bytes(result))
-        if isinstance(result, str):
-            return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", result.encode())
-        if result is None:
-            return Reply(200, b"Content-Type: text/plain; charset=utf-8\r\n", b"")
-        if isinstance(result, Response):
-            return self._with_status(result.body, result.status, result.headers, event)
-        if isinstance(result, BaseException):
-            return self.error(result, event, shown=f"{result}\n".encode())
-        if (
-            isinstance(result, dict)
-            and ("statusCode" in result or "body" in result)
-            and result.keys() <= {"statusCode", "body", "headers"}
-        ):
-            headers = result.get("headers") or {}
-            return self._with_status(result.get("body"), result.get("statusCode", 200), headers, event)
-        if _has_status(result):
-            return self._with_status(result[0], result[1], result[2] if len(result) > 2 else {}, event)
-        if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
-            return self._with_status(result.get_data(), result.status_code, result.headers, event)
-        try:
-            text = _JSON.encode(result)
-        except ValueError as error:
-            raise ValueError(_not_finite(result) or str(error)) from None
-        return Reply(200, b"Content-Type: application/json\r\n", text.encode())
-
-    def _with_status(self, body: Any, status: Any, headers: Any, event: Event) -> Reply:
-        """Return the reply to a result with status and headers: a mapping, or pairs to repeat a name."""
-        reply = self._encode_result(body, event)
-        status = int(status)
-        if not 200 <= status <= 599:
-            raise ValueError(f"statusCode {status} is not between 200 and 599")
-        pairs = list(headers.items() if hasattr(headers, "items") else headers)
-        lines = [wire.reply_header(str(name), str(value)) for name, value in pairs]
-        if not any(str(name).lower() == "content-type" for name, _ in pairs):
-            lines.insert(0, reply.header_block)
-        return reply._replace(status=status, header_block=b"".join(lines))
 
     def error(
         self, error: BaseException, event: Event, *, parsing: bool = False, shown: bytes = FAILED.body
@@ -316,11 +267,11 @@ class Handler:
         _end_if_poisoned(error)
         with suppress(Exception):  # it cannot be sent
             if isinstance(error, BadRequest):
-                reply = self._encode_result(error.args[0], event)._replace(status=400)
+                reply = encode(error.args[0])._replace(status=400)
             elif parsing and _blames_client(error):
-                reply = Reply(400, _TEXT, f"{_first_line(error)}\n".encode())
+                reply = Reply(400, TEXT, f"{_first_line(error)}\n".encode())
             else:  # Flask's abort() raises what has it
-                reply = self._encode_result(error.get_response(), event)  # type: ignore[attr-defined]
+                reply = encode(error.get_response())  # type: ignore[attr-defined]
             if 400 <= reply.status < 500:
                 self._log_client_error(error, reply.status, event)
                 return reply._replace(client_error=True)
@@ -354,21 +305,6 @@ def _named(event: Event) -> tuple[str, str, str]:
     if trace_id:
         named += f" trace {trace_id}"
     return named, call_id, trace_id
-
-
-def _has_status(result: Any) -> bool:
-    """Return whether a result is (body, status) or (body, status, headers), as Flask's, and not a value.
-
-    Only a registered status counts: (label, class index) is a value. So is a pair that begins with a number.
-    """
-    return (
-        isinstance(result, tuple)
-        and 2 <= len(result) <= 3
-        and isinstance(result[1], int)
-        and result[1] in _STATUSES
-        and not (isinstance(result[0], int | float) or hasattr(result[0], "tolist"))
-        and (len(result) == 2 or isinstance(result[2], list) or hasattr(result[2], "items"))
-    )
 
 
 def _takes_context(load: Callable[..., Any]) -> bool:
@@ -445,30 +381,3 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 def _print(failure: Failure) -> None:
     sys.stderr.write(f"{printable(str(failure))}\n")
     sys.stderr.flush()
-
-
-def _to_list(value: Any) -> Any:
-    """Return an array or a tensor as a list; raise ``TypeError`` for anything else."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def _not_finite(value: Any, place: str = "the result") -> str:
-    """Return the place of the first number in ``value`` that JSON has not; empty without one."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{place} is {value}, which JSON cannot hold"
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list | tuple)
-        else ()
-    )
-    return next(filter(None, (_not_finite(inner, f"{place}[{key!r}]") for key, inner in items)), "")
-
-
-# With arguments json.dumps makes a new encoder for each call. NaN and Infinity are not JSON.
-_JSON: Final = json.JSONEncoder(default=_to_list, separators=(",", ":"), allow_nan=False)

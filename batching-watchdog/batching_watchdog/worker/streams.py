@@ -13,7 +13,8 @@ from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.function import Event
 from batching_watchdog.messages import Iteration, Output, Reply
-from batching_watchdog.worker.handler import FAILED, Handler, is_out_of_memory
+from batching_watchdog.worker.handler import Handler, is_out_of_memory
+from batching_watchdog.worker.results import FAILED
 
 MEASURE_SECONDS: Final = 2.0
 """Time limit of measuring starts and steps with example() before a worker is ready, in seconds."""
