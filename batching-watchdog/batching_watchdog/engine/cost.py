@@ -78,7 +78,7 @@ class Cost(Protocol):
         """Of any batch."""
 
     def pool(self, cost_class: CostClass) -> Shared:
-        """Return the pool of a class, whose requests may share a batch."""
+        """Return the pool of one more request's class: requests of a pool may share a batch."""
 
     def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> CostClass | None:
         """Return the class to batch alone instead of the first ``size`` requests, or None."""
@@ -157,8 +157,15 @@ class CostModel:
             self._classes.clear()
 
     def pool(self, cost_class: CostClass) -> Pool:
-        """Return the pool of this class."""
-        return (self._classes.get(cost_class) or self._add(cost_class)).pool
+        """Return the pool of this class, and count one more request of it."""
+        of = self._classes.get(cost_class) or self._add(cost_class)
+        of.requests += 1
+        self._counted += 1
+        if self._counted >= RECENT:
+            self._counted = 0
+            for each in self._classes.values():
+                each.requests /= 2
+        return of.pool
 
     def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> CostClass | None:
         """Return the class to batch alone instead of the first ``size`` requests, or None."""
@@ -182,9 +189,8 @@ class CostModel:
         """Learn that a batch of these took a worker ``seconds``."""
         size = len(requests)
         self.overall.observe(size, seconds)
-        kinds = Counter([request.cost_class for request in requests])
+        kinds = {request.cost_class for request in requests}
         classes = [self._of(kind) for kind in kinds]
-        self._count(classes, kinds.values())
         pool = classes[0].pool
         pools = self._pools(next(iter(kinds)))
         if any(of.pool is not pool for of in classes):
@@ -202,16 +208,6 @@ class CostModel:
             for kind in list(pool.classes):
                 self._leave(kind, pools)
             self._join(pool, pools)
-
-    def _count(self, classes: Iterable[_Class], counts: Iterable[int]) -> None:
-        """Count requests that ran."""
-        for of, count in zip(classes, counts, strict=True):
-            of.requests += count
-            self._counted += count
-        if self._counted > RECENT:
-            self._counted = 0
-            for of in self._classes.values():
-                of.requests /= 2
 
     def _of(self, cost_class: CostClass) -> _Class:
         """Return the class, marked as the most recently used."""

@@ -75,9 +75,12 @@ def test_classes_share_batches_only_while_they_cost_alike(law, together):
 def test_mix_is_the_share_of_the_recent_requests_of_each_pool():
     cost = model()
     mixed_then_alone(cost, padded)
-    assert sorted(share for share, _ in cost.mix) == pytest.approx([8 / 64, 56 / 64])
-    run(cost, [LONG] * 32, padded([LONG] * 32), 256)
-    assert max(cost.mix, key=lambda part: part[0]) == (pytest.approx(1.0, abs=0.1), cost.pool(LONG).times)
+    for kind in [SHORT, SHORT, SHORT, LONG] * 100:
+        pool = cost.pool(kind)
+    assert sorted(share for share, _ in cost.mix) == pytest.approx([0.25, 0.75])
+    for _ in range(4000):
+        cost.pool(LONG)
+    assert max(cost.mix, key=lambda part: part[0]) == (pytest.approx(1.0, abs=0.1), pool.times)
 
 
 def test_mix_of_classes_that_cost_alike_is_one_curve():
