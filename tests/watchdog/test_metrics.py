@@ -134,7 +134,7 @@ def test_capacity_after_a_change_of_the_cores_stays_with_those_that_it_was_estim
     model.observe(1, 0.05)
     names = ("watchdog_capacity_requests_per_second", "watchdog_capacity_cores")
     before = [value(metrics, name) for name in names]
-    metrics.capacity.resize(2, 16.0, 1.0)
+    metrics.capacity.resize(2, 16.0)
     assert (
         [value(metrics, name) for name in names]
         == before

@@ -363,10 +363,9 @@ class Capacity:
     def __post_init__(self) -> None:
         self.cost = CpuCost(LatencyModel(self.times.max_batch_size))
 
-    def resize(self, workers: int, cpus: float, factor: float) -> None:
-        """Take the number of workers and the cores as these in the next search; batches take ``factor``."""
+    def resize(self, workers: int, cpus: float) -> None:
+        """Take the number of workers and the cores as these in the next search."""
         self.workers, self.cpus, self._searched = workers, cpus, 0
-        self.cost.worker.scale(1.0 / factor)
 
     def estimate(self) -> Iterator[None]:
         """Search in steps of about a millisecond, if batches have finished."""
