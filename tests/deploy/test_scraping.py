@@ -46,8 +46,8 @@ def monitor(platform: str) -> Job:
     return spec
 
 
-def functions(configuration: Job) -> Job:
-    (found,) = [each for each in configuration["scrape_configs"] if each["job_name"] == "functions"]
+def job(configuration: Job, name: str) -> Job:
+    (found,) = [each for each in configuration["scrape_configs"] if each["job_name"] == name]
     assert isinstance(found, dict)
     return found
 
@@ -151,10 +151,10 @@ REVISIONS_FOUND = {
     ("http://127.0.1.3:8081/metrics", "plain.shop", "bare", "plain-00001"),
 }
 
-PLAIN = functions(loaded(PROMETHEUS / "prometheus-kubernetes.yml"))
-CHART = functions(chart(PROMETHEUS / "values.yaml"))
+PLAIN = job(loaded(PROMETHEUS / "prometheus-kubernetes.yml"), "functions")
+CHART = job(chart(PROMETHEUS / "values.yaml"), "functions")
 DEPLOYMENT = loaded(KUBERNETES / "prometheus.yml")[0]
-KNATIVE_CHART = functions(chart(KNATIVE / "prometheus/values.yaml"))
+KNATIVE_CHART = job(chart(KNATIVE / "prometheus/values.yaml"), "functions")
 KNATIVE_PODS = pods("shop", "user-port", *REVISIONS)
 # Job -> itself, pods, what is found of them: URL, function, replica, and on Knative the revision.
 WAYS: dict[str, tuple[Job, list[Job], set[tuple[str, ...]]]] = {
@@ -173,6 +173,15 @@ if RENDERS:
     }
 # The same pods by the port at which Knative's own metrics are.
 PROXIES = (loaded(KNATIVE / "prometheus/queue-proxy.yml")[0], pods("shop", "http-usermetric", *REVISIONS))
+INSTANCE = "label_app_kubernetes_io_instance"
+AUTOSCALERS = pods(
+    "tailbound",
+    "metrics",
+    *(
+        {"name": name, "label_app_kubernetes_io_name": "slo-autoscaler", INSTANCE: release}
+        for name, release in (("leader", "first"), ("standby", "first"), ("other", "second"))
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +190,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Job]]:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed")
     everything = {"proxies": PROXIES} | {name: (way, found) for name, (way, found, _) in WAYS.items()}
+    everything |= {str(values): (job(chart(values), "autoscaler"), AUTOSCALERS) for values in RIGHTS}
     jobs = [
         {"job_name": name, "relabel_configs": way["relabel_configs"], "static_configs": found}
         for name, (way, found) in everything.items()
@@ -211,6 +221,13 @@ def test_prometheus_does_not_take_knatives_proxies_for_replicas(scraped):
     labels = [each["labels"] for each in scraped["proxies"]]
     assert {each.get("knative_service") for each in labels} == {"tabular.shop", "plain.shop", None}
     assert not any("function_name" in each for each in labels)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("values", RIGHTS)
+def test_prometheus_gives_each_release_of_the_autoscaler_a_job_of_its_own(scraped, values):
+    jobs = sorted(each["labels"]["job"] for each in scraped[str(values)])
+    assert jobs == ["first", "first", "second"]
 
 
 def test_every_way_scrapes_as_often_and_the_chart_as_the_plain_configuration():
@@ -258,7 +275,7 @@ def test_charts_prometheus_may_look_at_pods_where_its_jobs_do_and_at_nothing_els
     assert [each["subjects"] for each in bindings] == [[account | {"namespace": namespace}]] * len(roles)
     assert [each["roleRef"]["name"] for each in bindings] == [each["metadata"]["name"] for each in roles]
     jobs = chart(values)["scrape_configs"] + ([DEPLOYMENT] if KUBERNETES in values.parents else [])
-    discoveries = [each for job in jobs for each in job.get("kubernetes_sd_configs", ())]
+    discoveries = [each for way in jobs for each in way.get("kubernetes_sd_configs", ())]
     everywhere = any("namespaces" not in each for each in discoveries)
     named = {name for each in discoveries for name in each.get("namespaces", {"names": []})["names"]}
     assert {each["metadata"].get("namespace") for each in roles} == ({None} if everywhere else named)
