@@ -25,6 +25,8 @@ REGISTRY = os.environ.get("NODE_REGISTRY", "localhost:5000/tailbound")
 COPIED = ("autoscaler", "batching-watchdog", "deploy", "functions", "template", "stack.yml")
 """The parts of the clone that the guides use: their commands write into it."""
 AUTOSCALER = "howto/autoscaler.md"
+PULL = "Always"
+"""Each test builds its images under the same tags: a node would go on with the last test's."""
 LONGEST = 600.0
 """Seconds that anything may take: against hangs alone."""
 
@@ -128,8 +130,10 @@ class Guide:
         variables, *commands = image.splitlines(keepends=True)
         assert variables.startswith("platform=")
         self.run("".join((f"{variables_of(platform)}\n", *commands)))
-        (values,) = [each.text for each in self.blocks("Install it", AUTOSCALER) if each.language == "yaml"]
-        self.upgrade_autoscaler(platform, **yaml.safe_load(values))
+        (text,) = [each.text for each in self.blocks("Install it", AUTOSCALER) if each.language == "yaml"]
+        values = yaml.safe_load(text)
+        values["image"]["pullPolicy"] = PULL
+        self.upgrade_autoscaler(platform, **values)
 
     def upgrade_autoscaler(self, platform: str, **changed: object) -> None:
         """Change values of the chart and follow the page's commands."""

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from node import cluster
-from node.cluster import REGISTRY, SAMPLE, Guide, exists, kubectl, read, wait_for
+from node.cluster import PULL, REGISTRY, SAMPLE, Guide, exists, kubectl, read, wait_for
 
 IMAGE = f"{REGISTRY}/tabular:1"
 CLASS = "autoscaling.knative.dev/class"
@@ -41,7 +41,7 @@ def deploy(
     if not own_class:
         del template["metadata"]["annotations"][CLASS]
     (container,) = template["spec"]["containers"]
-    container["image"] = IMAGE
+    container |= {"image": IMAGE, "imagePullPolicy": PULL}
     kept = [each for each in container["env"] if each["name"] not in SAMPLE]
     container["env"] = kept + [{"name": name, "value": value} for name, value in SAMPLE.items()]
     container["resources"] = {

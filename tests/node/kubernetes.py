@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from node import cluster
-from node.cluster import REGISTRY, SAMPLE, Guide, kubectl
+from node.cluster import PULL, REGISTRY, SAMPLE, Guide, kubectl
 
 IMAGE = f"{REGISTRY}/my-model:1"
 URL = "http://my-model.shop.svc.cluster.local:8080/"
@@ -25,7 +25,7 @@ def small(deployment: dict[str, Any], labels: Mapping[str, str]) -> dict[str, An
     container["image"] = IMAGE
     kept = [each for each in container["env"] if each["name"] not in SAMPLE]
     container["env"] = kept + [{"name": name, "value": value} for name, value in SAMPLE.items()]
-    container["imagePullPolicy"] = "IfNotPresent"
+    container["imagePullPolicy"] = PULL
     container["resources"] = {
         "requests": {"cpu": "50m", "memory": "64Mi"},
         "limits": {"cpu": "500m", "memory": "256Mi"},
