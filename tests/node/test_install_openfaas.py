@@ -89,7 +89,8 @@ def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed):
     ours = {each for each in before["openfaas"] if each.startswith("slo-autoscaler-")}
     wait_for("the old one's end", lambda: not names("--namespace=openfaas", "pods") & ours)
     assert before["openfaas"] - ours <= names("--namespace=openfaas", "pods")
-    assert names("--namespace=openfaas-fn", "pods") == before["openfaas-fn"]
+    # The new one may expect the load of the last test again, and add replicas for it.
+    assert before["openfaas-fn"] <= names("--namespace=openfaas-fn", "pods")
 
 
 def test_removal_leaves_openfaas_and_the_function(installed):
