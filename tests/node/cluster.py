@@ -297,11 +297,16 @@ class Load:
 
 def load(namespace: str, name: str, image: str, url: str, *, rate: float, seconds: float) -> Load:
     """Start a pod that sends ``rate`` requests/s for ``seconds``."""
+    return start(namespace, name, image, LOAD, url, str(rate), str(seconds))
+
+
+def start(namespace: str, name: str, image: str, script: str, *arguments: str) -> Load:
+    """Start a pod that runs a Python script."""
     container = {
         "name": "load",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "-c", LOAD, url, str(rate), str(seconds)],
+        "command": ["python", "-c", script, *arguments],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     pod = {
