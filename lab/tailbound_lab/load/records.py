@@ -333,13 +333,13 @@ def evaluate(
             UNANSWERED.get(status, str(status)): count
             for status, count in zip(statuses.tolist(), counts.tolist(), strict=True)
         },
-        latency_ms=_quantiles(latencies),
-        lag_ms=_quantiles(np.sort(found["lag"].astype(float))),
+        latency_ms=quantiles(latencies),
+        lag_ms=quantiles(np.sort(found["lag"].astype(float))),
         parts=tallies,
     )
 
 
-def _quantiles(ascending: NDArray[np.float64]) -> dict[str, float | None]:
+def quantiles(ascending: NDArray[np.float64]) -> dict[str, float | None]:
     """Return p50 and p99 in milliseconds; None if infinite."""
     values = ascending.tolist()
     found = {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99)}
