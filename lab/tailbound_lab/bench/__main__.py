@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from tailbound_lab.bench import capacity, faro, llmd, peers, reconcile, scaling, soak
+from tailbound_lab.bench import capacity, faro, llmd, peers, reconcile, scaling, soak, streams
 from tailbound_lab.bench.rig import record
 from tailbound_lab.bench.rig.record import Record, Run
 from tailbound_lab.load.records import BenchError
@@ -32,6 +32,7 @@ class Question(Protocol):
 
 COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
     "peers": (peers, "highest rate and goodput under overload, beside other servers"),
+    "streams": (streams, "highest rate of streams on time, and goodput under overload, beside other servers"),
     "scaling": (scaling, "attainment and cost on held-out traces, beside other autoscalers, simulated"),
     "faro": (faro, "a full cluster split among jobs, beside Faro's published results, simulated"),
     "llmd": (llmd, "streams scaled beside llm-d's published loop, simulated"),

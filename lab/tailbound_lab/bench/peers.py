@@ -20,13 +20,13 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from tailbound_lab.bench.rig.measure import Bench, Counted
+from tailbound_lab.bench.rig.measure import Bench, Counted, Generator
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.bench.rig.search import Found, Plan
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import Entry, listed, parse_entry
 from tailbound_lab.bench.workloads import CLASSES, FOLDER, WORKLOADS, Workload, slo_classes
-from tailbound_lab.load.generator import Endpoint, Generator, Part, build
+from tailbound_lab.load.generator import Endpoint, Part, build
 from tailbound_lab.load.records import BenchError, percent
 
 FACTORS: Final = ("0.5", "1", "1.5", "2.5")
@@ -136,7 +136,7 @@ def main(options: argparse.Namespace, run: Run) -> int:
     for number in range(1, rounds + 1):
         for case in found:
             say(f"round {number} of {rounds}: {case.name}, {len(case.contenders)} servers side by side")
-            measured = _round(case, generator, options.workers, plan)
+            measured = measure(case, generator, options.workers, plan)
             rows += [{"workload": case.name, "round": number, **row} for row in measured]
             run.keep(rows)
     return int(any("reason" in row for row in rows))
@@ -215,8 +215,10 @@ class _Entrant:
         }
 
 
-def _round(case: Case, generator: Generator, workers: int, plan: Plan) -> list[Row]:
-    """Start all servers, let them take turns, and return a row for each."""
+def measure(
+    case: Case, generator: Generator, workers: int, plan: Plan, factors: Sequence[str] = FACTORS
+) -> list[Row]:
+    """Start all servers of a case, let them take turns, and return a row for each."""
     body, plan = example(case.workload), replace(plan, first_rate=case.workload.first_rate)
     entrants = [_Entrant(each, f"{case.name}, {each.label}") for each in case.contenders]
     with contextlib.ExitStack() as stack:
@@ -233,20 +235,25 @@ def _round(case: Case, generator: Generator, workers: int, plan: Plan) -> list[R
             for entrant in searching:
                 with entrant.turn():
                     entrant.search(plan)
-        for factor in FACTORS:
+        for factor in factors:
             for entrant in entrants:
                 with entrant.turn():
                     entrant.overload(factor, plan.confirm_seconds)
     return [entrant.row() for entrant in entrants]
 
 
-def table(record: Record) -> str:
+def table(record: Record, factors: Sequence[str] = FACTORS) -> str:
     """Return a table for each workload: medians over the rounds, and the range of rates and ratios."""
+    columns = (
+        *("server", "highest rate, requests/s", "of the first / of this server"),
+        *(f"goodput at {factor}x" for factor in factors),
+        *("p50 / p99 at the highest, ms", "CPU, us per request", "memory, MB"),
+    )
     text = []
     for name in dict.fromkeys(row["workload"] for row in record.rows):
         rows = [row for row in record.rows if row["workload"] == name]
         systems = dict.fromkeys(row["system"] for row in rows)
-        text += [f"**{name}**", markdown(_COLUMNS, [_cells(system, rows) for system in systems])]
+        text += [f"**{name}**", markdown(columns, [_cells(system, rows, factors) for system in systems])]
         for row in rows:
             if "reason" in row:
                 text.append(f"{row['system']}, round {row['round']}: {row['reason']}")
@@ -276,20 +283,13 @@ def _remains(rows: Sequence[Row]) -> str:
     return f"{_middle([row['highest'] for row in rows], '{:,.0f}')}, {_middle(kept, '{:.0%}')}"
 
 
-_COLUMNS: Final = (
-    *("server", "highest rate, requests/s", "of the first / of this server"),
-    *(f"goodput at {factor}x" for factor in FACTORS),
-    *("p50 / p99 at the highest, ms", "CPU, us per request", "memory, MB"),
-)
-
-
-def _cells(system: str, rows: Sequence[Row]) -> list[str]:
+def _cells(system: str, rows: Sequence[Row], factors: Sequence[str]) -> list[str]:
     first = {row["round"]: row.get("highest") for row in rows if row["system"] == rows[0]["system"]}
     own = [row for row in rows if row["system"] == system and row.get("highest")]
     ratios = [first[row["round"]] / row["highest"] for row in own if first.get(row["round"])]
     kept = [
         [row["goodput"][factor] / row["highest"] for row in own if factor in row["goodput"]]
-        for factor in FACTORS
+        for factor in factors
     ]
     latency = " / ".join(
         _middle([row["latency_ms"][name] for row in own if row["latency_ms"][name] is not None], "{:.1f}")

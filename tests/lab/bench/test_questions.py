@@ -14,7 +14,7 @@ import pytest
 
 from support.waits import until
 from tailbound_lab.bench import __main__ as bench
-from tailbound_lab.bench import capacity, llmd, peers, scaling, soak
+from tailbound_lab.bench import capacity, llmd, peers, scaling, soak, streams
 from tailbound_lab.bench.rig.record import Record
 from tailbound_lab.simulate.traces import generate
 
@@ -122,6 +122,7 @@ def test_scaling_of_one_short_case_has_a_row_for_each_system(tmp_path, monkeypat
     [
         *("peers --workloads none", "peers --workers 0", "peers --systems slo,slo", "peers --systems mosek"),
         *("scaling --traces none", "scaling --only none", "scaling --scalers none", "peers --rounds 0"),
+        *("streams --systems mosek", "streams --workers 0"),
     ],
 )
 def test_impossible_measurement_is_refused_before_any_start(tmp_path, capsys, words):
@@ -149,6 +150,15 @@ def test_soak_in_small_leaves_no_request_unanswered(tmp_path):
     assert bench.main(["soak", "--minutes", "0.2", "--rate", "20", "--kill-every", "6"]) in (0, 1)
     (row,) = json.loads((tmp_path / "soak.json").read_text())["rows"]
     assert (row["unanswered"], row["killed"] >= 1, row["bad_clients"] >= 3) == (0, True, True)
+
+
+@pytest.mark.e2e
+def test_streams_in_small_are_measured_beside_closed_batches(tmp_path, monkeypatch):
+    small = replace(streams.PLAN, ramp_seconds=0.5, confirm_seconds=1.0, max_confirms=1)
+    monkeypatch.setattr(streams, "PLAN", small)
+    assert bench.main(["streams", "--systems", "slo,slo-closed"]) == 0
+    rows = json.loads((tmp_path / "streams.json").read_text())["rows"]
+    assert [row["system"] for row in rows] == ["slo", "slo-closed"]
 
 
 @pytest.mark.e2e

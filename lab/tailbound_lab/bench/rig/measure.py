@@ -6,13 +6,13 @@ evaluates the runs. A run in which the generator lagged does not count: it is re
 
 import contextlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.record import say
 from tailbound_lab.bench.rig.search import Found, Plan, Trial, next_step
 from tailbound_lab.bench.rig.server import Server
-from tailbound_lab.load.generator import Endpoint, Generator
+from tailbound_lab.load.generator import Endpoint
 from tailbound_lab.load.records import BenchError, Lagged, Run
 
 OBJECTIVE: Final = 0.99
@@ -20,6 +20,22 @@ STOP_SHARE: Final = 0.0105
 """Share of missed requests above which a trial has failed and stops."""
 _WARM_UP_SECONDS: Final = 2.0
 _ATTEMPTS: Final = 2
+
+
+class Generator(Protocol):
+    """Offers open-loop load: ``load.generator`` whole answers, ``load.streams`` streams."""
+
+    def run(
+        self,
+        endpoint: Endpoint,
+        *,
+        rate: float,
+        seconds: float,
+        slo: float,
+        seed: int = 1,
+        stop_share: float = 1.0,
+    ) -> Run:
+        """Offer ``rate`` for ``seconds``. Raises ``Lagged`` if the generator was late."""
 
 
 @dataclass(frozen=True, slots=True)

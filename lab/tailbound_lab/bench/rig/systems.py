@@ -131,11 +131,12 @@ def _ours(policy: str) -> Callable[[Launch], Command]:
     return launch
 
 
-def _gunicorn(start: Launch) -> Command:
-    return Command(
+def _gunicorn(application: str) -> Callable[[Launch], Command]:
+    return lambda start: Command(
         (
             *(start.python, "-m", "gunicorn", "--workers", str(start.workers), "--log-level", "warning"),
-            *("--bind", f"127.0.0.1:{start.port}", "batching_watchdog.worker.wsgi:create_app()"),
+            *("--threads", str(start.settings.size or 1)),
+            *("--bind", f"127.0.0.1:{start.port}", f"{application}:create_app()"),
         ),
         {"function_path": str(start.workload.folder)},
     )
@@ -147,24 +148,33 @@ def _module(name: str) -> Callable[[Launch], Command]:
     )
 
 
-def _mosec(start: Launch) -> Command:
-    arguments = ("--address", "127.0.0.1", "--port", str(start.port), "--log-level", "warning")
-    path = ("--path", str(start.temporary / "mosec"))
-    return Command((start.python, "-m", "tailbound_lab.bench.servers.mosec_server", *arguments, *path), {})
+def _mosec(name: str) -> Callable[[Launch], Command]:
+    def launch(start: Launch) -> Command:
+        arguments = ("--address", "127.0.0.1", "--port", str(start.port), "--log-level", "warning")
+        path = ("--path", str(start.temporary / "mosec"))
+        return Command((start.python, "-m", f"tailbound_lab.bench.servers.{name}", *arguments, *path), {})
+
+    return launch
 
 
-def _bentoml(start: Launch) -> Command:
-    service = "tailbound_lab.bench.servers.bentoml_service:Predict"
-    where = ("--host", "127.0.0.1", "--port", str(start.port))
-    return Command(
-        (start.python, "-m", "bentoml", "serve", service, *where),
-        {"BENTOML_DO_NOT_TRACK": "true", "BENTOML_HOME": str(start.temporary / "bentoml")},
-    )
+def _bentoml(service: str) -> Callable[[Launch], Command]:
+    def launch(start: Launch) -> Command:
+        where = ("--host", "127.0.0.1", "--port", str(start.port))
+        return Command(
+            (start.python, "-m", "bentoml", "serve", f"tailbound_lab.bench.servers.{service}", *where),
+            {"BENTOML_DO_NOT_TRACK": "true", "BENTOML_HOME": str(start.temporary / "bentoml")},
+        )
+
+    return launch
 
 
 def _bentoml_body(body: bytes) -> tuple[bytes, str]:
     text = body.decode() if body.isascii() else "base64:" + base64.b64encode(body).decode()
     return json.dumps({"bodies": [text]}).encode(), JSON
+
+
+def _bentoml_text(body: bytes) -> tuple[bytes, str]:
+    return json.dumps({"body": body.decode()}).encode(), JSON
 
 
 SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
@@ -176,12 +186,12 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
             System("aimd", _ours("aimd")),
             System("unbatched", _ours("unbatched")),
             # Sync workers and Flask, no batches.
-            System("gunicorn", _gunicorn),
+            System("gunicorn", _gunicorn("batching_watchdog.worker.wsgi")),
             # As the python3-http template runs it, in one process.
             System("waitress", _module("flask_app"), ("flask", "waitress")),
             System(
                 "mosec",
-                _mosec,
+                _mosec("mosec_server"),
                 ("mosec",),
                 path="/inference",
                 settings=Settings(4, 10),  # as in its README
@@ -194,7 +204,34 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
                 settings=Settings(32, 5),
             ),
             # Adaptive batches; its max_latency_ms is 60,000 by default.
-            System("bentoml", _bentoml, ("bentoml",), wrap=_bentoml_body, settings=Settings(32, 60_000)),
+            System(
+                "bentoml",
+                _bentoml("bentoml_service:Predict"),
+                ("bentoml",),
+                wrap=_bentoml_body,
+                settings=Settings(32, 60_000),
+            ),
+            # Servers of streams. Sizes: of the streams at once, or of the closed batches.
+            System(
+                "litserve-streams",
+                _module("litserve_streams"),
+                ("litserve",),
+                path="/predict",
+                settings=Settings(40, 0),
+            ),
+            System(
+                "mosec-streams",
+                _mosec("mosec_streams"),
+                ("mosec",),
+                path="/inference",
+                settings=Settings(16, 0),
+            ),
+            System("bentoml-streams", _bentoml("bentoml_streams:Generate"), ("bentoml",), wrap=_bentoml_text),
+            System(
+                "gunicorn-streams",
+                _gunicorn("tailbound_lab.bench.servers.flask_streams"),
+                settings=Settings(3, 0),
+            ),
         )
     }
 )

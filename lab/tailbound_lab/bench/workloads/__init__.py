@@ -46,6 +46,9 @@ WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
 )
 """The closed registry; ``accelerator`` is a simulation that sleeps."""
 
+STREAM: Final = Workload("stream", FOLDER / "stream", 0.500, 3.0)
+"""Its target is that of the first piece."""
+
 CLASSES: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     {"interactive": (1.0, 5.0), "standard": (3.0, 3.0), "bulk": (10.0, 2.0)}
 )
