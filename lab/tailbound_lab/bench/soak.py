@@ -61,8 +61,8 @@ def main(options: argparse.Namespace, run: Asked) -> int:
     generator = build(run.folder)
     settings = {"slo_classes": slo_classes(workload), "read_timeout": f"{READ_TIMEOUT:g}s"}
     with Server(entry, workload, options.workers, example(workload), settings) as server:
-        watch, bad = _Watch(server, options.kill_every), _BadClients(server)
-        with _every(SAMPLE_SECONDS, watch.look), _every(1.0, bad.misbehave):
+        watch, bad = Watch(server, options.kill_every), _BadClients(server)
+        with every(SAMPLE_SECONDS, watch.look), every(1.0, bad.misbehave):
             slices = _offer(options, generator, server)
         bad.wait()
         alive = server.alive
@@ -166,7 +166,7 @@ def _offer(options: argparse.Namespace, generator: Generator, server: Server) ->
 
 
 @contextlib.contextmanager
-def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
     """Act in a thread at this interval until the block ends."""
     stopped = threading.Event()
 
@@ -183,7 +183,7 @@ def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
-class _Watch:
+class Watch:
     """Samples of memory in megabytes, of the watchdog's processes and of all; and the kills of workers."""
 
     def __init__(self, server: Server, kill_every: float) -> None:

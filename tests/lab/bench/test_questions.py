@@ -162,6 +162,13 @@ def test_streams_in_small_are_measured_beside_closed_batches(tmp_path, monkeypat
 
 
 @pytest.mark.e2e
+def test_stream_soak_in_small_ends_no_stream_twice(tmp_path):
+    assert bench.main(["stream-soak", "--minutes", "0.2", "--rate", "5", "--kill-every", "6"]) in (0, 1)
+    (row,) = json.loads((tmp_path / "stream-soak.json").read_text())["rows"]
+    assert (row["ended_more"], row["finished_twice"], row["killed"] >= 1) == (0, 0, True)
+
+
+@pytest.mark.e2e
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
 def test_reconcile_of_a_few_functions_scales_what_its_budget_allows(tmp_path):
     assert bench.main(["reconcile", "--functions", "60", "--reconciles", "1"]) in (0, 1)

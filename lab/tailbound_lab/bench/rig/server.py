@@ -63,7 +63,7 @@ class Server:
         self._mark = uuid.uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
-        self._metrics_port = 0
+        self.metrics_port = 0
 
     def __enter__(self) -> Self:
         requirements = self.system.requirements
@@ -114,9 +114,9 @@ class Server:
         return (self.folder / "log").read_text(errors="replace")[-_LOG_TAIL:].strip()
 
     def _start(self, python: str) -> None:
-        self.port, self._metrics_port = free_ports(2)
+        self.port, self.metrics_port = free_ports(2)
         launch = Launch(
-            *(self.port, self.workload, self.workers, self.settings, python, self.folder, self._metrics_port)
+            *(self.port, self.workload, self.workers, self.settings, python, self.folder, self.metrics_port)
         )
         command = self.system.launch(launch)
         environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | {
