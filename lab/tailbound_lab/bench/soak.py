@@ -20,13 +20,13 @@ from dataclasses import replace
 from statistics import median
 
 from tailbound_lab.bench.rig import processes
-from tailbound_lab.bench.rig.measure import OBJECTIVE
+from tailbound_lab.bench.rig.measure import OBJECTIVE, Generator
 from tailbound_lab.bench.rig.record import Record, Row, markdown, say
 from tailbound_lab.bench.rig.record import Run as Asked
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import CLASSES, WORKLOADS, slo_classes
-from tailbound_lab.load.generator import Endpoint, Generator, Part, build
+from tailbound_lab.load.generator import Endpoint, Part, build
 from tailbound_lab.load.records import Lagged, Run, percent
 
 SLICE_SECONDS = 60.0
@@ -63,7 +63,7 @@ def main(options: argparse.Namespace, run: Asked) -> int:
     with Server(entry, workload, options.workers, example(workload), settings) as server:
         watch, bad = Watch(server, options.kill_every), _BadClients(server)
         with every(SAMPLE_SECONDS, watch.look), every(1.0, bad.misbehave):
-            slices = _offer(options, generator, server)
+            slices = offer(options, generator, server, Endpoint(server.port, _mix(server)))
         bad.wait()
         alive = server.alive
     statuses: Counter[str] = Counter()
@@ -147,10 +147,10 @@ def growth(samples: Sequence[float]) -> float | None:
     return median(samples[-fifth:]) / median(samples[fifth : 2 * fifth]) - 1 if fifth else None
 
 
-def _offer(options: argparse.Namespace, generator: Generator, server: Server) -> list[Run]:
+def offer(options: argparse.Namespace, generator: Generator, server: Server, endpoint: Endpoint) -> list[Run]:
+    """Offer the rate for the minutes of the options, in slices, while the server lives."""
     slices: list[Run] = []
     left, slo = options.minutes * 60, server.workload.slo
-    endpoint = Endpoint(server.port, _mix(server))
     while left > 0 and server.alive:
         seconds = min(SLICE_SECONDS, left)
         left -= seconds

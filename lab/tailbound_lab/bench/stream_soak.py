@@ -11,26 +11,17 @@ import socket
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tailbound_lab.bench.rig.record import Record, Row, markdown, say
-from tailbound_lab.bench.rig.record import Run as Asked
+from tailbound_lab.bench.rig.record import Record, Row, Run, markdown
 from tailbound_lab.bench.rig.server import Server, example
-from tailbound_lab.bench.soak import (
-    GROWTH_ALLOWED,
-    SAMPLE_SECONDS,
-    SLICE_SECONDS,
-    Watch,
-    every,
-    growth,
-)
+from tailbound_lab.bench.soak import GROWTH_ALLOWED, SAMPLE_SECONDS, Watch, every, growth, offer
 from tailbound_lab.bench.streams import INTERVAL, contender
 from tailbound_lab.bench.workloads import FOLDER, STREAM
 from tailbound_lab.load.generator import Endpoint, Part
-from tailbound_lab.load.records import Lagged, Run, percent
+from tailbound_lab.load.records import percent
 from tailbound_lab.load.streams import StreamGenerator
 
 PATIENCE: Final = 20.0
@@ -50,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=2, help="model processes [2]")
 
 
-def main(options: argparse.Namespace, run: Asked) -> int:
+def main(options: argparse.Namespace, run: Run) -> int:
     """Run; 0 if every stream ended once, every state was finished once, and memory is flat."""
     slo = contender("slo")
     settings = {**slo.settings, "function_path": str(FOLDER / "stream_counted")}
@@ -58,7 +49,9 @@ def main(options: argparse.Namespace, run: Asked) -> int:
         before = _counts(server)
         watch, bad = Watch(server, options.kill_every), _BadClients(server.port)
         with every(SAMPLE_SECONDS, watch.look), every(1.0, bad.misbehave):
-            slices = _offer(options, server, Endpoint(server.port, slo.parts))
+            slices = offer(
+                options, StreamGenerator(INTERVAL, PATIENCE), server, Endpoint(server.port, slo.parts)
+            )
         bad.leave()
         counts, opened, twice = _drained(server)
         counts.subtract(before)
@@ -106,25 +99,6 @@ def table(record: Record) -> str:
         else f"{grown:+.1%}",
     }
     return markdown(("", "measured"), list(lines.items()))
-
-
-def _offer(options: argparse.Namespace, server: Server, endpoint: Endpoint) -> Sequence[Run]:
-    slices: list[Run] = []
-    generator, left = StreamGenerator(INTERVAL, PATIENCE), options.minutes * 60
-    while left > 0 and server.alive:
-        seconds = min(SLICE_SECONDS, left)
-        left -= seconds
-        try:
-            run = generator.run(
-                endpoint, rate=options.rate, seconds=seconds, slo=STREAM.slo, seed=len(slices)
-            )
-        except Lagged as error:
-            # Its latencies say nothing, but what never ended counts.
-            say(f"slice {len(slices) + 1}: {error}")
-            run = error.run
-        slices.append(run)
-        say(f"slice {len(slices)}: {percent(run.attainment)} of {run.sent:,}, {dict(run.statuses)}")
-    return slices
 
 
 def _counts(server: Server) -> Counter[str]:
