@@ -27,7 +27,13 @@ CLOSED: Final = "slo-closed"
 SYSTEMS: Final = f"slo,{CLOSED},litserve-streams,mosec-streams,bentoml-streams,gunicorn-streams"
 FACTORS: Final = ("1", "2.5")
 PLAN: Final = Plan(
-    STREAM.first_rate, growth=2.0, ramp_seconds=2.0, confirm_seconds=6.0, tolerance=0.06, max_confirms=5
+    STREAM.first_rate,
+    growth=2.0,
+    ramp_seconds=2.0,
+    confirm_seconds=5.0,
+    tolerance=0.06,
+    max_confirms=4,
+    lowest_rate=0.25,
 )
 
 
