@@ -24,7 +24,7 @@ LENGTHS: Final = range(5, 101)
 """Pieces of a stream; the share of streams falls with the square, so 16 on average."""
 CLOSED: Final = "slo-closed"
 """Our own server with ``handle_batch`` as a generator."""
-SYSTEMS: Final = f"slo,{CLOSED},litserve-streams,mosec-streams,bentoml-streams,gunicorn-streams"
+SYSTEMS: Final = f"slo,litserve-streams,{CLOSED},mosec-streams,bentoml-streams,gunicorn-streams"
 FACTORS: Final = ("1", "2.5")
 PLAN: Final = Plan(
     STREAM.first_rate,
