@@ -32,8 +32,6 @@ from tailbound_lab.load.records import (
 
 LOOK_SECONDS: Final = 0.1
 """Time between two looks at what has ended."""
-LAG_ALLOWED: Final = 0.2
-"""Share of the interval that the generator may be late at the 99th percentile."""
 
 
 class Client(asyncio.Protocol):
@@ -117,16 +115,17 @@ class StreamGenerator:
     ) -> Run:
         """Offer ``rate`` for ``seconds``; a run with more misses than ``stop_share`` of all is cut short.
 
-        ``slo`` is the target of the first piece. Raises ``Lagged`` if the generator was late itself.
+        ``slo`` is the target of the first piece, of which the generator may take a tenth at the 99th
+        percentile. Raises ``Lagged`` beyond it.
         """
         arriving = list(arrivals(endpoint.parts, rate, seconds, seed))
         with _before_all_others(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             run = runner.run(self._offer(endpoint, arriving, rate, seconds, slo, stop_share))
-        lag, allowed = run.lag_ms["p99"] or 0.0, LAG_ALLOWED * self.interval * 1e3
+        lag, allowed = run.lag_ms["p99"] or 0.0, slo * 100
         if lag > allowed:
             raise Lagged(
                 f"at {rate:g}/s the generator's lag was {lag:.1f} ms at the 99th percentile;"
-                f" {allowed:g} ms is allowed",
+                f" a tenth of the first piece's target, {allowed:g} ms, is allowed",
                 run,
             )
         return run
