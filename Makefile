@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Without torch, the demo is installed in a third of the time.
+DEMO_INSTALLED := $(VENV)/.demo-installed
 # More than there are cores: end-to-end tests wait most of the time. 0: all in one, for a debugger.
 TEST_PROCESSES ?= 6
 MKDOCS := build/mkdocs/bin/mkdocs
@@ -24,19 +26,21 @@ help: ## What can be made
 
 install: $(INSTALLED) prometheus ## Virtual environment with everything editable, and Prometheus if absent
 
-$(INSTALLED): $(MANIFESTS)
+$(INSTALLED): GROUP := dev
+$(DEMO_INSTALLED): GROUP := demo
+$(INSTALLED) $(DEMO_INSTALLED): $(MANIFESTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than 3.11: run make PYTHON=python3.11 (or newer)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet $(PACKAGES) --group dev
+	$(BIN)/python -m pip install --quiet $(PACKAGES) --group $(GROUP)
 	@touch $@
 
 .PHONY: prometheus
 prometheus:
 	@PATH="$$PATH:/usr/sbin:/sbin" command -v prometheus promtool >/dev/null 2>&1 || sh lab/install-from-debian.sh prometheus
 
-demo: install ## The main job on one machine (DEMO_ARGS=--quick: within 90 s; --help for the rest)
+demo: $(or $(wildcard $(INSTALLED)),$(DEMO_INSTALLED)) prometheus ## The main job on one machine (DEMO_ARGS=--quick: within 90 s; --help for the rest)
 	$(BIN)/python -m tailbound_lab.demo $(DEMO_ARGS)
 
 test: install ## All tests (TEST_ARGS='-k name' for some, TEST_ARGS='-m "not e2e"' for the fast ones)

@@ -21,15 +21,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tailbound_lab.demo.disturbance import MOST_LAG
 from tailbound_lab.demo.session import Outcome
-from tailbound_lab.demo.table import BASELINE, TAILBOUND, milliseconds, number
+from tailbound_lab.demo.table import BASELINE, TAILBOUND, factor, headline, milliseconds, number
 from tailbound_lab.demo.watch import Decision
 from tailbound_lab.load.openloop import TIMEOUT_SECONDS
-from tailbound_lab.load.records import Comparison, Sample, Summary, Track, highest_replicas, percent
+from tailbound_lab.load.records import (
+    Comparison,
+    Sample,
+    Summary,
+    Track,
+    highest_boost,
+    highest_replicas,
+    percent,
+)
 from tailbound_lab.simulate.baselines import OpenFaasRule
 
 _OURS, _THEIRS, _OFFERED, _LIMIT = "#1769aa", "#d9822b", "#c9d1d9", "#b3261e"
-_LAG_SHARE = 0.05
 _STYLE: Any = {  # matplotlib types each key of its settings as a literal
     "font.family": "sans-serif",
     "font.size": 9,
@@ -48,16 +56,40 @@ _STYLE: Any = {  # matplotlib types each key of its settings as a literal
 }
 
 
-def figure(comparison: Comparison) -> Figure:
-    """Draw one function's run: traffic, latency, replicas and batch size over the same seconds."""
+def overview(comparisons: Sequence[Comparison]) -> Figure:
+    """Draw the traffic, the replicas and, where there was one, the boost of all functions side by side."""
+    boosted = any((highest_boost(item.tailbound) or 1.0) > 1.0 for item in comparisons)
+    heights = [2.0, 1.0, 0.8][: 2 + boosted]
     with rc_context(_STYLE):
-        drawn = Figure(figsize=(9.6, 8.4), layout="constrained")
-        rate, latency, replicas, batch = drawn.subplots(
-            4, 1, sharex=True, gridspec_kw={"height_ratios": [2.0, 2.6, 1.3, 1.3]}
-        )
-        _draw_rate(rate, comparison)
+        drawn = Figure(figsize=(11.5, 1.25 * sum(heights)), layout="constrained")
+        columns = drawn.subplots(
+            len(heights),
+            len(comparisons),
+            sharex="col",
+            squeeze=False,
+            gridspec_kw={"height_ratios": heights},
+        ).T
+        for (rate, replicas, *boost), comparison in zip(columns, comparisons, strict=True):
+            _draw_rate(rate, comparison)
+            _draw_samples(replicas, comparison, "Replicas", lambda sample: sample.replicas, stepped=True)
+            for axes in boost:
+                _draw_samples(
+                    axes,
+                    comparison,
+                    "CPU limit, times nominal",
+                    lambda sample: sample.boost or 1.0,
+                    stepped=True,
+                )
+            rate.set_xlim(0, len(comparison.offered))
+    return drawn
+
+
+def figure(comparison: Comparison) -> Figure:
+    """Draw one function's latency and batch size over the same seconds."""
+    with rc_context(_STYLE):
+        drawn = Figure(figsize=(9.6, 5.2), layout="constrained")
+        latency, batch = drawn.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2.0, 1.0]})
         _draw_latency(latency, comparison)
-        _draw_samples(replicas, comparison, "Replicas", lambda sample: sample.replicas, stepped=True)
         _draw_samples(batch, comparison, "Mean batch size", lambda sample: sample.batch, stepped=False)
         batch.set_xlabel("seconds")
         batch.set_xlim(0, len(comparison.offered))
@@ -79,9 +111,8 @@ def _draw_rate(axes: Axes, comparison: Comparison) -> None:
     axes.fill_between(seconds, sent, step="post", color=_OFFERED, linewidth=0, label="offered")
     for name, color, track in _tracks(comparison):
         good = [second.good for second in track.seconds][: len(seconds)]
-        axes.step(seconds, good, where="post", color=color, linewidth=1.5, label=f"{name}, within the SLO")
-    axes.set_title("Requests per second: offered, and answered within the SLO")
-    axes.set_ylabel("requests/s")
+        axes.step(seconds, good, where="post", color=color, linewidth=1.5, label=name)
+    axes.set_title(f"{comparison.function}: requests per second, offered and within the SLO")
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right")
 
@@ -149,21 +180,22 @@ def svg(drawn: Figure) -> str:
     """Return a figure as an SVG element for a page."""
     target = io.StringIO()
     with rc_context(_STYLE):
-        drawn.savefig(target, format="svg", metadata={"Date": None})
+        drawn.savefig(target, format="svg", metadata={"Date": None}, transparent=True)
     text = target.getvalue()
     return text[text.index("<svg") :]
 
 
 def page(outcome: Outcome) -> str:
     """Return the whole report as one HTML page without any reference outside itself."""
-    met, count = sum(item.met for item in outcome.comparisons), len(outcome.comparisons)
     rule = OpenFaasRule()
     template = resources.files("tailbound_lab.demo").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(
-        verdict="good" if outcome.met else "bad",
-        headline=f"Tailbound met the SLO on {met} of {count} functions",
+        verdict="good" if outcome.met else "warn" if outcome.disturbance else "bad",
+        headline=headline(outcome.comparisons),
         seconds=f"{outcome.duration:.0f}",
+        disturbance=f"Disturbed: {escape(outcome.disturbance)}" if outcome.disturbance else "",
         table=_table(outcome.comparisons),
+        overview=svg(overview(outcome.comparisons)),
         sections="".join(_section(item, outcome.decisions) for item in outcome.comparisons),
         baseline=BASELINE,
         timeout_seconds=f"{TIMEOUT_SECONDS:g}",
@@ -200,8 +232,8 @@ def _scaling(function: str, decisions: Sequence[Decision]) -> str:
 
 
 _COLUMNS = (
-    *("within SLO", "p50 ms", "p95 ms", "p99 ms"),
-    *("requests", "slow", "refused", "failed", "lost", "replica-seconds", "max replicas"),
+    *("within SLO", "p50 ms", "p99 ms", "requests", "errors", "lost"),
+    *("replica-seconds", "max replicas", "max boost"),
 )
 
 
@@ -228,17 +260,17 @@ def _rows(item: Comparison) -> str:
 
 def _cells(item: Comparison, system: str, track: Track) -> str:
     total = track.total
-    attained = total.attainment is not None and total.attainment >= item.objective
+    attained = total.meets(item.objective)
     within = total.p99 is not None and total.p99 <= item.slo
     cells = [
         (percent(total.attainment), "good" if attained else "bad"),
         (milliseconds(total.p50), ""),
-        (milliseconds(total.p95), ""),
         (milliseconds(total.p99), "good" if within else "bad"),
-        *((f"{count:,}", "") for count in (total.sent, total.slow, total.refused, total.failed)),
+        *((f"{count:,}", "") for count in (total.sent, total.refused + total.failed)),
         (f"{total.lost:,}", "bad" if total.lost else ""),
         (number(track.replica_seconds), ""),
         (number(highest_replicas(track)), ""),
+        (factor(highest_boost(track)), ""),
     ]
     return f'<td class="system">{escape(system)}</td>' + "".join(
         f'<td class="{style}">{escape(text)}</td>' for text, style in cells
@@ -248,9 +280,13 @@ def _cells(item: Comparison, system: str, track: Track) -> str:
 def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
     lag = outcome.lag
     tightest = min((item.slo for item in outcome.comparisons), default=math.inf)
-    limit = _LAG_SHARE * tightest
+    limit = MOST_LAG * tightest
     judgment = "Within" if lag.p999 <= limit else "Tails look worse than they were: above"
-    used = f"{outcome.usage.busy:.0%} of all CPU time at work, {outcome.usage.stolen:.1%} taken by the host"
+    count = max(1, len(outcome.usage))
+    own, others, stolen = (
+        sum(getattr(each, name) for each in outcome.usage) / count for name in ("own", "others", "stolen")
+    )
+    used = f"the demo {own:.0%}, other programs {others:.0%}, taken by the host {stolen:.1%}"
     return [
         ("Finished", outcome.finished),
         ("Machine", outcome.host),
@@ -288,13 +324,14 @@ def _numbers(track: Track) -> dict[str, object]:
         "statuses": dict(track.statuses),
         "replica_seconds": track.replica_seconds,
         "max_replicas": highest_replicas(track),
+        "max_boost": highest_boost(track),
     }
 
 
 def write(outcome: Outcome, folder: Path) -> Path:
     """Write report.html and result.json into a folder; return the report's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    results = [result(item) for item in outcome.comparisons]
+    results = [result(item) | {"disturbance": outcome.disturbance} for item in outcome.comparisons]
     (folder / "result.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
     target = folder / "report.html"
     target.write_text(page(outcome), encoding="utf-8")

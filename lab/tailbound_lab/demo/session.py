@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from slo_autoscaler.fields import parse_duration
+from tailbound_lab.demo.disturbance import disturbance
 from tailbound_lab.demo.twins import TWIN_NAMESPACE, CommunityScaler, twin
 from tailbound_lab.demo.watch import Decision, Watch, decisions
 from tailbound_lab.load import machine
@@ -32,6 +34,7 @@ from tailbound_lab.local.specs import FunctionSpec
 
 _READY_LIMIT = 180.0
 _FRAME_INTERVAL = 0.5
+_MEASURE_INTERVAL = 1.0
 _REQUEST_LIMIT = 2.0
 _STOP_GRACE = 2.0
 _END_LIMIT = 10.0
@@ -73,7 +76,8 @@ class Outcome:
     seed: int
     lag: Lag
     host: str
-    usage: Usage
+    usage: tuple[Usage, ...]
+    """Of each second."""
     decisions: tuple[Decision, ...]
     finished: str
 
@@ -83,16 +87,10 @@ class Outcome:
         return bool(self.comparisons) and all(item.met for item in self.comparisons)
 
     @property
-    def served(self) -> bool:
-        """Whether Tailbound answered every request, and more on time than OpenFaaS CE did of the same.
-
-        A busy machine misses the SLO for both; this holds on a busy machine too.
-        """
-        totals = [item.tailbound.total for item in self.comparisons]
-        pairs = [(item.tailbound.total, item.baseline.total) for item in self.comparisons if item.baseline]
-        return all(total.refused + total.failed + total.lost == 0 < total.sent for total in totals) and (
-            not pairs or sum(ours.good for ours, _ in pairs) > sum(theirs.good for _, theirs in pairs)
-        )
+    def disturbance(self) -> str:
+        """What disturbed the run, as sentences; empty: nothing did."""
+        tightest = min((item.slo for item in self.comparisons), default=math.inf)
+        return disturbance(self.usage, self.lag, tightest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +186,7 @@ async def _traffic(
     platform: Platform, deployed: Sequence[Deployed], options: Options, display: Display
 ) -> Outcome:
     """Offer the traffic, watch, scale the twins; return when every request has ended."""
-    ticks = machine.cpu_ticks()
+    usage: list[Usage] = []
     metrics = platform.prometheus_url or ""
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_REQUEST_LIMIT)) as session,
@@ -210,6 +208,7 @@ async def _traffic(
             Watch(session, metrics, ledgers, counts).run(elapsed),
             CommunityScaler(session, metrics, platform.registry, twins).run(),
             _show(display, deployed, elapsed),
+            _measure(usage),
         ]
         lag = await _offered(traffic, list(ledgers.values()), options.duration, companions)
     return Outcome(
@@ -218,7 +217,7 @@ async def _traffic(
         seed=options.seed,
         lag=lag,
         host=machine.describe(),
-        usage=machine.usage(ticks, machine.cpu_ticks()),
+        usage=tuple(usage),
         decisions=decisions(
             (platform.log_dir / "autoscaler.log").read_text(errors="replace").splitlines(),
             # The log tells the time of day; the run counts on the monotonic clock.
@@ -294,6 +293,15 @@ def _stream(gateway: str, item: Deployed) -> Stream:
     headers = (("Content-Type", item.traffic.content_type),)
     there = endpoint(f"{gateway}/function/{item.spec.full_name}", item.traffic.bodies, headers)
     return Stream(there, item.profile, item.seed, item.ledger.slo)
+
+
+async def _measure(usage: list[Usage]) -> None:
+    before = machine.read()
+    while True:
+        await asyncio.sleep(_MEASURE_INTERVAL)
+        after = machine.read()
+        usage.append(machine.usage(before, after))
+        before = after
 
 
 async def _show(display: Display, deployed: Sequence[Deployed], elapsed: Callable[[], float]) -> None:

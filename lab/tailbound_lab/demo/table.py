@@ -27,6 +27,7 @@ from tailbound_lab.load.records import (
     Sample,
     Summary,
     Track,
+    highest_boost,
     highest_replicas,
     percent,
     recent,
@@ -37,7 +38,7 @@ from tailbound_lab.local.platform import Platform
 TAILBOUND, BASELINE = "Tailbound", "OpenFaaS CE"
 _WINDOW = 5.0
 _PRINT_INTERVAL = 10.0
-_GOOD, _BAD, _DIM = "green", "bold red", "dim"
+_GOOD, _BAD, _WARN, _DIM = "green", "bold red", "yellow", "dim"
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -50,6 +51,11 @@ def milliseconds(seconds: float | None) -> str:
 def number(value: float | None, digits: int = 0) -> str:
     """Return a number, or a dash for a gap."""
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def factor(value: float | None) -> str:
+    """Return a boost, or a dash without one."""
+    return "-" if value is None or value <= 1.0 else f"{value:.1f} x"
 
 
 def _replicas(sample: Sample) -> str:
@@ -122,26 +128,39 @@ def _sample(item: Deployed) -> Sample:
     return item.ledger.samples[-1] if item.ledger.samples else Sample(0.0)
 
 
-def verdict(comparisons: Sequence[Comparison]) -> RenderableType:
-    """Return the table of the result and the sentence below it."""
+def headline(comparisons: Sequence[Comparison]) -> str:
+    """Return on how many functions Tailbound met the SLO, and OpenFaaS CE where it served them too."""
+    met = sum(item.met for item in comparisons)
+    theirs = [item.baseline.total.meets(item.objective) for item in comparisons if item.baseline]
+    other = f"; {BASELINE} on {sum(theirs)} of {len(theirs)}" if theirs else ""
+    return f"Tailbound met the SLO on {met} of {len(comparisons)} functions{other}"
+
+
+def verdict(comparisons: Sequence[Comparison], disturbance: str = "") -> RenderableType:
+    """Return the table of the result and the sentences below it."""
     table = _table(
-        ("within\nSLO", "p99 ms", "requests", "errors", "lost", "replica-\nseconds", "max\nreplicas")
+        (
+            *("within\nSLO", "p99 ms", "requests", "failed"),
+            *("replica-\nseconds", "max\nreplicas", "max\nboost"),
+        )
     )
     for item in comparisons:
         _add_track(table, item, TAILBOUND, item.tailbound)
         if item.baseline is not None:
             _add_track(table, item, BASELINE, item.baseline)
         table.add_section()
-    met = sum(item.met for item in comparisons)
-    headline = f"Tailbound met the SLO on {met} of {len(comparisons)} functions."
-    notes = ["A request without an answer is lost; lost ones and errors have latency ∞."]
+    notes = ["A request that was refused, failed or had no answer has latency ∞."]
     alone = [item.function for item in comparisons if item.baseline is None]
     if 0 < len(alone) < len(comparisons):
         notes.append(f"No second copy of {' and '.join(alone)} under OpenFaaS CE: the demo fits two cores.")
     return Group(
         table,
         Text("\n".join(notes), _DIM),
-        Text(headline, f"bold {'green' if met == len(comparisons) else 'red'}"),
+        *([Text(f"Disturbed: {disturbance}", _WARN)] if disturbance else []),
+        Text(
+            f"{headline(comparisons)}.",
+            f"bold {_GOOD}" if all(item.met for item in comparisons) else _WARN if disturbance else _BAD,
+        ),
     )
 
 
@@ -152,10 +171,10 @@ def _add_track(table: Table, item: Comparison, system: str, track: Track) -> Non
         _attainment(total.attainment, item.objective),
         _latency(total.p99, item.slo),
         f"{total.sent:,}",
-        f"{total.refused + total.failed:,}",
-        _lost(total.lost),
+        _lost(total.refused + total.failed + total.lost),
         number(track.replica_seconds),
         number(highest_replicas(track)),
+        factor(highest_boost(track)),
     )
 
 

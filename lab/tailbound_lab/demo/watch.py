@@ -1,8 +1,7 @@
 """Samples replicas, Prometheus and the autoscaler's log about each function during a run.
 
-Owns the HTTP to Prometheus: two queries each second for all functions together. A missing answer leaves a gap
-(None); it never stops a run. Next step:
-:mod:`tailbound_lab.load.records`.
+Owns the HTTP to Prometheus: three queries each second for all functions together. A missing answer leaves a
+gap (None); it never stops a run. Next step: :mod:`tailbound_lab.load.records`.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ _BATCH = (
     " / sum by (function_name) (rate(watchdog_batch_size_count[5s]))"
 )
 _QUEUE = "sum by (function_name) (watchdog_queue_length)"
+_BOOST = "slo_autoscaler_boost_factor"
 
 
 class NoAnswerError(Exception):
@@ -81,10 +81,16 @@ class Watch:
 
     async def sample(self, seconds: float) -> None:
         """Take one sample of every function."""
-        batches, queues = await asyncio.gather(self._values(_BATCH), self._values(_QUEUE))
+        batches, queues, boosts = await asyncio.gather(*map(self._values, (_BATCH, _QUEUE, _BOOST)))
         for name, ledger in self._ledgers.items():
             ledger.samples.append(
-                Sample(seconds, *self._counts(name), batch=batches.get(name), queue=queues.get(name))
+                Sample(
+                    seconds,
+                    *self._counts(name),
+                    batch=batches.get(name),
+                    queue=queues.get(name),
+                    boost=boosts.get(name),
+                )
             )
 
     async def _values(self, query: str) -> dict[str, float]:

@@ -7,18 +7,41 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
+_CPU_TIMES = slice(11, 15)
+"""In /proc/PID/stat, after the name: user and system time of a process and of its children that ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """CPU time until a moment, in ticks."""
+
+    machine: tuple[int, ...]
+    """user, nice, system, idle and so on of all cores."""
+    own: int
+    """Of this process and its descendants."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Shares of all CPU time between two moments: busy, and taken by the host of this machine."""
+    """Shares of all CPU time between two moments; the rest was idle."""
 
-    busy: float
+    own: float
+    """Used by this process and its descendants."""
+    others: float
+    """Used by other programs."""
     stolen: float
+    """Taken by the host of this machine."""
+
+    @property
+    def idle(self) -> float:
+        """Share that no program used."""
+        return 1.0 - self.own - self.others - self.stolen
 
 
 def describe() -> str:
@@ -29,13 +52,32 @@ def describe() -> str:
     return f"{cores}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
-def cpu_ticks() -> tuple[int, ...]:
-    """Return the machine's CPU time counters: user, nice, system, idle and so on."""
-    return tuple(int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
+def read() -> Reading:
+    """Return the counters of this moment."""
+    ticks = tuple(int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
+    return Reading(ticks, sum(map(_ticks, _family(os.getpid()))))
 
 
-def usage(before: tuple[int, ...], after: tuple[int, ...]) -> Usage:
-    """Return the shares between two readings of :func:`cpu_ticks`."""
-    spent = [late - early for early, late in zip(before, after, strict=True)]
+def usage(before: Reading, after: Reading) -> Usage:
+    """Return the shares between two readings."""
+    spent = [late - early for early, late in zip(before.machine, after.machine, strict=True)]
     total = max(1, sum(spent))
-    return Usage(busy=1 - (spent[_IDLE] + spent[_IOWAIT]) / total, stolen=spent[_STEAL] / total)
+    own, stolen = (after.own - before.own) / total, spent[_STEAL] / total
+    busy = 1.0 - (spent[_IDLE] + spent[_IOWAIT]) / total
+    return Usage(own, others=max(0.0, busy - stolen - own), stolen=stolen)
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            for child in (task / "children").read_text().split():
+                yield from _family(int(child))
+
+
+def _ticks(pid: int) -> int:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0  # it has ended
+    return sum(map(int, stat.rpartition(")")[2].split()[_CPU_TIMES]))

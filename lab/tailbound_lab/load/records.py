@@ -86,6 +86,10 @@ class Summary:
         """Share of all requests answered successfully within the SLO; None without requests."""
         return self.good / self.sent if self.sent else None
 
+    def meets(self, objective: float) -> bool:
+        """Return whether the attainment reached the objective; without requests it did not."""
+        return self.attainment is not None and self.attainment >= objective
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -96,6 +100,8 @@ class Sample:
     ready: float | None = None
     batch: float | None = None
     queue: float | None = None
+    boost: float | None = None
+    """CPU of its replicas as a multiple of their nominal limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +128,8 @@ class Comparison:
 
     @property
     def met(self) -> bool:
-        """Whether Tailbound's attainment reached the objective; a function without requests did not."""
-        attainment = self.tailbound.total.attainment
-        return attainment is not None and attainment >= self.objective
+        """Whether Tailbound met the SLO."""
+        return self.tailbound.total.meets(self.objective)
 
 
 @dataclass(slots=True)
@@ -241,6 +246,11 @@ def reduce(ledger: Ledger, duration: float) -> Track:
 def highest_replicas(track: Track) -> float | None:
     """Return the highest replica count that was read; None without any."""
     return max((sample.replicas for sample in track.samples if sample.replicas is not None), default=None)
+
+
+def highest_boost(track: Track) -> float | None:
+    """Return the highest boost that was read; None without any."""
+    return max((sample.boost for sample in track.samples if sample.boost is not None), default=None)
 
 
 def percent(share: float | None) -> str:
