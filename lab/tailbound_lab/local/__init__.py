@@ -7,6 +7,7 @@ The modules, from the edge inwards ([P] = pure: no I/O, no clock):
 - ``services``    Prometheus and the autoscaler beside it
 - ``gateway``     the listener: routes, basic auth, errors -> statuses
 - ``provider``    the REST contract under ``/system``
+- ``pods``        replicas as pods whose CPU limit the autoscaler changes
 - ``proxy``       ``/function/<name>``: least outstanding requests over the ready replicas
 - ``metrics``     the gateway's metrics under the gateway's names
 - ``functions``   the deployed functions: deploy, scale, remove; the rollout

@@ -23,6 +23,9 @@ _PERIOD: Final = 100_000
 """Microseconds over which the kernel grants a quota: Kubernetes' own."""
 _LEAST_QUOTA: Final = 1000
 """Microseconds: the kernel takes no less."""
+_WEIGHT_1: Final = 1024
+_WEIGHT_2: Final = 100
+"""The kernel's default weights, of version 1 and 2."""
 _END: Final = 2.0
 """Seconds for the descendants of a killed process to end."""
 _serial: Final = count(1)
@@ -47,6 +50,13 @@ class Group:
             (self._folder / "cpu.max").write_text(f"{quota} {_PERIOD}")
         else:
             (self._folder / "cpu.cfs_quota_us").write_text(str(quota))
+
+    def weigh(self, weight: float) -> None:
+        """Set the weight against other groups where CPU is short; 1: that of a new group."""
+        if self._version_2:
+            (self._folder / "cpu.weight").write_text(str(round(_WEIGHT_2 * weight)))
+        else:
+            (self._folder / "cpu.shares").write_text(str(round(_WEIGHT_1 * weight)))
 
     async def remove(self) -> None:
         """Remove it, once its last process has ended; else the next platform removes it."""
@@ -85,6 +95,11 @@ class CpuGroups:
             _log.warning("limits.cpu has no effect here, which takes Linux, root and cgroups: %s", error)
             return None
         return group
+
+    @property
+    def available(self) -> bool:
+        """Whether a group could be made."""
+        return self._folder is not None and not self._unavailable
 
     def close(self) -> None:
         """Remove the folder; every replica has ended."""

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from tailbound_lab.local.errors import PlatformError, StartError
+from tailbound_lab.local.pods import Pods
 from tailbound_lab.local.provider import Provider
 from tailbound_lab.local.proxy import Proxy
 
@@ -47,12 +48,12 @@ class BasicAuth:
 class Gateway:
     """The one HTTP port of the platform."""
 
-    def __init__(self, provider: Provider, proxy: Proxy, auth: BasicAuth | None) -> None:
+    def __init__(self, provider: Provider, proxy: Proxy, pods: Pods, auth: BasicAuth | None) -> None:
         application = web.Application(client_max_size=_MAX_BODY, middlewares=[_edge(auth)])
         # First, because it is the hot path.
         application.router.add_route("*", "/function/{name}", proxy.handle)
         application.router.add_route("*", "/function/{name}/{path:.*}", proxy.handle)
-        application.add_routes(provider.routes())
+        application.add_routes([*provider.routes(), *pods.routes()])
         # A client that leaves cancels its handler, so the function's queue drops the request as well.
         self._runner = web.AppRunner(
             application,

@@ -21,6 +21,7 @@ from tailbound_lab.local.errors import PlatformError, StackError, StartError
 from tailbound_lab.local.functions import Images, Registry
 from tailbound_lab.local.gateway import BasicAuth, Gateway
 from tailbound_lab.local.metrics import GatewayMetrics
+from tailbound_lab.local.pods import Pods
 from tailbound_lab.local.ports import free_ports
 from tailbound_lab.local.provider import Provider
 from tailbound_lab.local.proxy import Proxy
@@ -105,6 +106,11 @@ class Platform:
         self._gateway: Gateway | None = None
 
     @property
+    def boosts(self) -> bool:
+        """Whether the autoscaler can change the CPU limits of replicas."""
+        return self._groups is not None and self._groups.available
+
+    @property
     def log_dir(self) -> Path:
         """Folder with one folder per function, and the files of Prometheus and the autoscaler."""
         return self.run_dir / "logs"
@@ -123,7 +129,7 @@ class Platform:
             self.images.add(image, folder)
         provider = Provider(self.registry, self._secrets, self.metrics)
         proxy = Proxy(self.registry, self.metrics, hold_timeout=settings.hold_timeout)
-        self._gateway = Gateway(provider, proxy, auth)
+        self._gateway = Gateway(provider, proxy, Pods(self.registry), auth)
         gateway = f"127.0.0.1:{await self._gateway.start(settings.port)}"
         self.gateway_url = f"http://{gateway}"
         if settings.stack is not None:
@@ -189,6 +195,7 @@ class Platform:
                 gateway_url=self.gateway_url,
                 prometheus_url=self.prometheus_url,
                 auth_dir=settings.basic_auth_dir,
+                boosts=self.boosts,
             )
             await self.autoscaler.start(_AUTOSCALER_START)
             self.page_url = await page_url(self.autoscaler.log_file)

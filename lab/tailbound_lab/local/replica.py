@@ -27,6 +27,8 @@ from tailbound_lab.local.supervisor import Launch, Supervisor
 STOP_GRACE: Final = 25.0
 """Seconds between SIGTERM and SIGKILL on scale-down: the watchdog drains in less."""
 
+_STARTING_WEIGHT: Final = 0.1
+"""Weight of a replica that starts: in a cluster it would not take the cores of those that serve."""
 _PROBE_WHILE_STARTING: Final = 0.1
 _PROBE_PERIOD: Final = 1.0
 _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=2.0)
@@ -83,6 +85,8 @@ class Replica:
         self._group: Group | None = None
         if spec.cpus is not None and settings.groups is not None:
             self._group = settings.groups.make(spec.cpus)
+        self.cpus = None if self._group is None else spec.cpus
+        """The CPU limit in force; None without one."""
         # A number, not the name: short, and different from an older replica that still drains.
         self._folder = settings.temporary / str(next(_serial))
         self._supervisor = Supervisor(
@@ -123,6 +127,7 @@ class Replica:
         if self._group is None:
             raise InvalidRequestError(f"{self.name}: has no CPU limit to change; set limits.cpu")
         self._group.limit(cpus)
+        self.cpus = cpus
 
     async def stop(self, grace: float = STOP_GRACE) -> None:
         """Remove the replica from routing, let it drain, and return when it has ended."""
@@ -160,7 +165,10 @@ class Replica:
         shutil.rmtree(self._folder, ignore_errors=True)
         (self._folder / "tmp").mkdir(parents=True)
         self._settings.secrets.mount(self.spec.secrets, self.spec.namespace, self._folder / "secrets")
-        cgroup = None if self._group is None else self._group.processes
+        cgroup = None
+        if self._group is not None:
+            self._group.weigh(_STARTING_WEIGHT)
+            cgroup = self._group.processes
         return Launch(self._settings.command, self.environment(), self._handler.parent, cgroup)
 
     async def _probe(self) -> None:
@@ -197,6 +205,8 @@ class Replica:
         if ready != self.ready:
             self.ready = ready
             if ready:
+                if self._group is not None:
+                    self._group.weigh(1.0)
                 self._came_up = True
                 self.failed_starts = 0
             self._on_change()

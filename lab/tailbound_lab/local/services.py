@@ -5,6 +5,7 @@ repository's own; only addresses and paths are replaced.
 """
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -32,6 +33,9 @@ AUTOSCALER_CONFIG: Final = _LAB / "autoscaler.yaml"
 _PROMETHEUS_FOLDER: Final = _LAB / "prometheus"
 _PROMETHEUS_CONFIG: Final = "prometheus.yml"
 BASELINE_RULES: Final = "openfaas-baseline.yml"
+
+MAX_BOOST: Final = 3.0
+"""Maximum CPU limit of a replica as a multiple of its nominal one."""
 
 _RETENTION: Final = "6h"
 _LAST_LINES: Final = 8
@@ -165,32 +169,56 @@ def autoscaler_port(path: Path) -> int:
 
 
 def autoscaler_service(
-    path: Path, port: int, run_dir: Path, *, gateway_url: str, prometheus_url: str, auth_dir: Path | None
+    path: Path,
+    port: int,
+    run_dir: Path,
+    *,
+    gateway_url: str,
+    prometheus_url: str,
+    auth_dir: Path | None,
+    boosts: bool,
 ) -> Service:
     """Return the supervised program; ``logs/autoscaler.log`` has its decisions, one JSON object per line.
 
     It reads credentials only from files, which do not appear on a command line: with ``auth_dir`` it gets a
-    copy of the configuration that names this platform's.
+    copy of the configuration that names this platform's. With ``boosts`` it resizes replicas as pods of the
+    Kubernetes API that the gateway's port serves.
     """
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    document = yaml.safe_load(path.read_text())
+    if boosts:
+        environment["KUBECONFIG"] = str(run_dir / "kubeconfig")
+        (run_dir / "kubeconfig").write_text(json.dumps(_kubeconfig(gateway_url)))
+        document["defaults"] = {"boost": {"max_factor": MAX_BOOST}, **document.get("defaults", {})}
     if auth_dir is not None:
-        document = yaml.safe_load(path.read_text())
         credentials = {
             "user_file": str((auth_dir / USER_FILE).resolve()),
             "password_file": str((auth_dir / PASSWORD_FILE).resolve()),
         }
-        platform = {**document.get("platform", {}), "basic_auth": credentials}
+        document["platform"] = {**document.get("platform", {}), "basic_auth": credentials}
+    if boosts or auth_dir is not None:
         path = run_dir / "autoscaler.yaml"
-        path.write_text(yaml.safe_dump({**document, "platform": platform}))
+        path.write_text(yaml.safe_dump(document))
     command = (
         *(sys.executable, "-m", "slo_autoscaler", "--config", str(path), "--web-port", str(port)),
         *("--gateway-url", gateway_url, "--prometheus-url", prometheus_url),
     )
     return Service(
         "autoscaler",
-        lambda: Launch(command, {**os.environ, "PYTHONUNBUFFERED": "1"}),
+        lambda: Launch(command, environment),
         run_dir / "logs" / "autoscaler.log",
         f"http://127.0.0.1:{port}/healthz",
     )
+
+
+def _kubeconfig(server: str) -> dict[str, object]:
+    name = "local"
+    return {
+        "current-context": name,
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+        "clusters": [{"name": name, "cluster": {"server": server}}],
+        "users": [{"name": name, "user": {}}],
+    }
 
 
 async def page_url(log: Path) -> str | None:

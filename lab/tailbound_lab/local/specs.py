@@ -80,8 +80,11 @@ class FunctionSpec:
         return status | {key: value for key, value in optional.items() if value}
 
 
+_Cpu = Annotated[str, Field(pattern=r"^(\d+m|\d+(\.\d+)?)$")]
+
+
 class _Limits(TypedDict):
-    cpu: NotRequired[Annotated[str, Field(pattern=r"^(\d+m|\d+(\.\d+)?)$")]]
+    cpu: NotRequired[_Cpu]
     memory: NotRequired[str]
 
 
@@ -100,6 +103,26 @@ class _Deployment(TypedDict):
 class _Scale(TypedDict):
     replicas: Annotated[int, Field(strict=True, ge=0, le=_MAX_REPLICAS)]
     namespace: NotRequired[str]
+
+
+class _CpuLimit(TypedDict):
+    cpu: _Cpu
+
+
+class _Resources(TypedDict):
+    limits: _CpuLimit
+
+
+class _Container(TypedDict):
+    resources: _Resources
+
+
+class _PodSpec(TypedDict):
+    containers: Annotated[list[_Container], Field(min_length=1, max_length=1)]
+
+
+class _Resize(TypedDict):
+    spec: _PodSpec
 
 
 class _Removal(TypedDict):
@@ -144,6 +167,11 @@ def parse_scale(body: object) -> tuple[int, str]:
     """
     found = _read(_Scale, body)
     return found["replicas"], found.get("namespace", "")
+
+
+def parse_resize(body: object) -> float:
+    """Return the CPU limit in a strategic merge patch of a pod's one container."""
+    return _cpus(_read(_Resize, body)["spec"]["containers"][0]["resources"]["limits"]["cpu"])
 
 
 def parse_removal(body: object) -> tuple[str, str]:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from lab.local.harness import Client, on_platform, until
+from slo_autoscaler.kube.resize import Resizer
+from slo_autoscaler.kube.resize_rules import CpuBoost
+from support.kube_server import write_kubeconfig
 from tailbound_lab.local.cgroups import ROOT, CpuGroups
 from tailbound_lab.local.errors import InvalidRequestError
 from tailbound_lab.local.platform import WATCHDOG
@@ -108,6 +111,26 @@ async def test_limit_that_changes_200_times_restarts_nothing_and_leaves_no_memor
 
 @limited
 @on_platform(cpu_limits=True)
+async def test_autoscaler_that_boosts_changes_the_limit_and_takes_it_back(client):
+    await client.deploy(**HALF, labels={"tailbound.dev/boost": ""})
+    (replica,) = client.function.replicas
+    kubeconfig = write_kubeconfig(client.platform.run_dir, {"server": client.platform.gateway_url}, {})
+    resizer = Resizer(
+        *((kubeconfig, None, None), [client.function.spec.namespace], lambda: True),
+        timeout=5.0,
+        concurrency=2,
+        wanted=True,
+    )
+    try:
+        for factor, cpus in ((3.0, 1.5), (1.0, 0.5)):
+            resizer.boost({client.function.spec.full_name: CpuBoost(factor, max_cpu=2.0)})
+            await until(lambda limit=cpus: replica.cpus == limit)
+    finally:
+        await asyncio.to_thread(resizer.close)
+
+
+@limited
+@on_platform(cpu_limits=True)
 async def test_group_of_a_replica_is_gone_with_it_and_one_without_a_limit_has_none(client):
     await client.deploy(**HALF)
     await client.deploy(service="free")
@@ -133,6 +156,8 @@ def test_limit_is_written_as_version_2_reads_it_where_that_has_the_controller(tm
     assert group is not None
     group.limit(1.25)
     assert (group.processes.parent / "cpu.max").read_text() == "125000 100000"
+    group.weigh(0.1)
+    assert (group.processes.parent / "cpu.weight").read_text() == "10"
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu"
 
 
