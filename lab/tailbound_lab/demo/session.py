@@ -51,7 +51,8 @@ class Traffic:
     peak: float
     bodies: tuple[bytes, ...]
     content_type: str
-    twin: bool = True
+    begin: float
+    """When the peak begins, as a share of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ async def run(options: Options, display: Display) -> Outcome:
         port=0,
         prometheus_port=0,
         baseline_rules=options.with_twins,
+        cpu_limits=True,
         run_dir=options.out / "run",
         stop_grace=_STOP_GRACE,
     )
@@ -155,10 +157,11 @@ def _deploy(platform: Platform, options: Options) -> list[Deployed]:
             raise RunError(
                 f"{options.stack}: {item.function}: slo_latency, slo_objective: {error}"
             ) from error
-        profile = peak(item.base * options.rate, item.peak * options.rate, options.duration)
+        rates = item.base * options.rate, item.peak * options.rate
+        profile = peak(*rates, options.duration, item.begin)
         seed = options.seed * 1000 + index
         specs_served = [spec]
-        if item.twin and options.with_twins:
+        if options.with_twins:
             specs_served.append(twin(spec))
             platform.registry.deploy(specs_served[-1])
         deployed += [

@@ -21,7 +21,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tailbound_lab.demo.session import Deployed
-from tailbound_lab.load.arrivals import phase
 from tailbound_lab.load.records import (
     Comparison,
     Sample,
@@ -114,8 +113,7 @@ def picture(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> Re
         )
     bar = Table.grid(padding=(0, 1))
     done = min(elapsed, duration)
-    part = phase(elapsed, duration) if elapsed < duration else "last answers"
-    bar.add_row(ProgressBar(duration, done, width=46), f"{done:3.0f} of {duration:.0f} s", Text(part, "bold"))
+    bar.add_row(ProgressBar(duration, done, width=46), f"{done:3.0f} of {duration:.0f} s")
     return Group(table, bar)
 
 
@@ -149,13 +147,9 @@ def verdict(comparisons: Sequence[Comparison], disturbance: str = "") -> Rendera
         if item.baseline is not None:
             _add_track(table, item, BASELINE, item.baseline)
         table.add_section()
-    notes = ["A request that was refused, failed or had no answer has latency ∞."]
-    alone = [item.function for item in comparisons if item.baseline is None]
-    if 0 < len(alone) < len(comparisons):
-        notes.append(f"No second copy of {' and '.join(alone)} under OpenFaaS CE: the demo fits two cores.")
     return Group(
         table,
-        Text("\n".join(notes), _DIM),
+        Text("A request that was refused, failed or had no answer has latency ∞.", _DIM),
         *([Text(f"Disturbed: {disturbance}", _WARN)] if disturbance else []),
         Text(
             f"{headline(comparisons)}.",
@@ -211,6 +205,8 @@ class Terminal:
     def started(self, platform: Platform) -> None:
         """Print that traffic begins, and the addresses of the status page."""
         self._say(f"Traffic for {self._duration:.0f} s begins.")
+        if not platform.boosts:
+            self._say("No boost: CPU limits of replicas need Linux, root and a cgroup controller cpu.")
         if platform.page_url is not None:
             self._say(f"Every function, its replicas and why, while this runs: {platform.page_url}/")
         first = next(iter(platform.registry)).spec.name

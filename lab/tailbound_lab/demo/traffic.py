@@ -1,8 +1,8 @@
 """Defines the traffic of each function: rates and bodies.
 
 The only place to change rates: all other modules read :data:`TRAFFIC`. At these rates two shared cores run
-the functions, the twins, the gateway and the generator together and are idle for half of the time. Both
-functions load without torch, whose import would stop the others for seconds whenever a replica starts.
+the functions, the twins, the gateway and the generator together and are idle for half of the time. Replicas
+that start take CPU from those that serve: so no function imports torch, and peaks follow each other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,6 @@ def _uploads() -> tuple[bytes, ...]:
 
 
 TRAFFIC: tuple[Traffic, ...] = (
-    Traffic("accelerator", base=15, peak=100, bodies=(b"{}",), content_type="application/json"),
-    Traffic("filetype", base=4, peak=16, bodies=_uploads(), content_type="application/octet-stream"),
+    Traffic("accelerator", 15, 80, bodies=(b"{}",), content_type="application/json", begin=0.15),
+    Traffic("filetype", 4, 20, bodies=_uploads(), content_type="application/octet-stream", begin=0.5),
 )

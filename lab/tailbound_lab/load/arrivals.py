@@ -9,9 +9,8 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-# Shares of the whole run at which the peak's corners lie: base, ramp up, hold, ramp down, base. The last base
-# phase is the longest because replicas may fall only after the autoscaler's stabilization window.
-_RAMP_STARTS, _HOLD_STARTS, _HOLD_ENDS, _RAMP_ENDS = 0.20, 0.37, 0.60, 0.65
+# Seconds after the begin of a peak at which its corners lie, as shares of the whole run.
+_HOLD_STARTS, _HOLD_ENDS, _RAMP_ENDS = 0.17, 0.40, 0.45
 
 
 class ShapeError(ValueError):
@@ -56,30 +55,14 @@ class Profile:
         return found
 
 
-def peak(base: float, top: float, duration: float) -> Profile:
-    """Return one peak: base, a ramp, the top, a ramp down, base again (seconds, requests per second)."""
-    return Profile(
-        (
-            (0.0, base),
-            (duration * _RAMP_STARTS, base),
-            (duration * _HOLD_STARTS, top),
-            (duration * _HOLD_ENDS, top),
-            (duration * _RAMP_ENDS, base),
-            (duration, base),
-        )
-    )
+def peak(base: float, top: float, duration: float, begin: float) -> Profile:
+    """Return one peak: base, a ramp, the top, a ramp down, base again (seconds, requests per second).
 
-
-def phase(seconds: float, duration: float) -> str:
-    """Return the part of :func:`peak` at a moment, in one or two words."""
-    share = seconds / duration if duration > 0 else 1.0
-    if share < _RAMP_STARTS:
-        return "base"
-    if share < _HOLD_STARTS:
-        return "ramp up"
-    if share < _HOLD_ENDS:
-        return "peak"
-    return "ramp down" if share < _RAMP_ENDS else "base again"
+    ``begin``: when the ramp starts, as a share of the duration, at most 0.55.
+    """
+    corners = ((0.0, base), (_HOLD_STARTS, top), (_HOLD_ENDS, top), (_RAMP_ENDS, base))
+    ramps = (((begin + share) * duration, rate) for share, rate in corners)
+    return Profile(((0.0, base), *ramps, (duration, base)))
 
 
 def steps(text: str) -> Profile:

@@ -57,7 +57,7 @@ def outcome(*comparisons):
 def deployed(ours, theirs):
     spec = FunctionSpec("tabular", "image")
     one = Deployed(
-        spec, traffic=TRAFFIC[0], profile=peak(100, 1234, DURATION), seed=1, ledger=ours, objective=0.99
+        spec, traffic=TRAFFIC[0], profile=peak(100, 1234, DURATION, 0.2), seed=1, ledger=ours, objective=0.99
     )
     return [one, replace(one, spec=twin(spec), ledger=theirs)]
 

@@ -6,16 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailbound_lab.load.arrivals import Profile, ShapeError, peak, phase, steps
+from tailbound_lab.load.arrivals import Profile, ShapeError, peak, steps
 
 
 @given(st.floats(1, 1000), st.floats(1, 1000), st.floats(5, 600))
-def test_peak_has_base_ramps_and_top_in_named_phases(base, top, duration):
-    profile = peak(base, top, duration)
+def test_peak_has_base_ramps_and_top(base, top, duration):
+    profile = peak(base, top, duration, 0.2)
     rates = [profile.rate(share * duration) for share in (0, 0.5, 1)]
     assert rates == [base, pytest.approx(top), base]
-    names = [phase(share * duration, duration) for share in (0, 0.25, 0.5, 0.62, 0.8)]
-    assert names == ["base", "ramp up", "peak", "ramp down", "base again"]
 
 
 def test_steps_hold_each_rate_for_its_seconds():

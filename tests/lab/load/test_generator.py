@@ -126,7 +126,7 @@ def test_streams_go_to_their_own_servers_and_equal_ones_have_equal_arrivals():
 
 
 def test_arrivals_follow_a_profile_of_steps_ramps_and_pauses():
-    profile = Profile((*peak(200, 2000, 2.0).points, (2.2, 0.0), (2.4, 0.0), (2.4, 500.0), (2.6, 500.0)))
+    profile = Profile((*peak(200, 2000, 2.0, 0.2).points, (2.2, 0.0), (2.4, 0.0), (2.4, 500.0), (2.6, 500.0)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     (records,) = offered(Stream(Endpoint(port, (Part(b""),)), profile, seed=7))
