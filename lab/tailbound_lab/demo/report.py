@@ -61,7 +61,7 @@ def overview(comparisons: Sequence[Comparison]) -> Figure:
     boosted = any((highest_boost(item.tailbound) or 1.0) > 1.0 for item in comparisons)
     heights = [2.0, 1.0, 0.8][: 2 + boosted]
     with rc_context(_STYLE):
-        drawn = Figure(figsize=(11.5, 1.25 * sum(heights)), layout="constrained")
+        drawn = Figure(figsize=(11.5, 1.2 * sum(heights)), layout="constrained")
         columns = drawn.subplots(
             len(heights),
             len(comparisons),
