@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--duration", type=float, metavar="SECONDS", help="seconds of traffic, in place of both")
     add("--seed", type=int, default=1, help="of the arrivals; the same seed, the same traffic [%(default)s]")
     add("--rate", type=float, default=1.0, metavar="FACTOR", help="times the table's rates [%(default)s]")
+    boost_help = "CPU limits for replicas, which the autoscaler raises at once: as root on Linux [none]"
+    add("--boost", action="store_true", help=boost_help)
     add("--no-baseline", action="store_true", help="no twins: Tailbound alone, with the machine to itself")
     add("--stack", type=Path, default=Path("stack.yml"), metavar="FILE", help="the functions [%(default)s]")
     out_help = "where report.html, result.json and the run's logs go [%(default)s]"
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traffic=TRAFFIC,
         with_twins=not options.no_baseline,
         rate=options.rate,
+        boost=options.boost,
     )
     console = Console()
     if not console.is_terminal:

@@ -66,6 +66,7 @@ class Options:
     traffic: tuple[Traffic, ...]
     with_twins: bool = True
     rate: float = 1.0
+    boost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ async def run(options: Options, display: Display) -> Outcome:
         port=0,
         prometheus_port=0,
         baseline_rules=options.with_twins,
-        cpu_limits=True,
+        cpu_limits=options.boost,
         run_dir=options.out / "run",
         stop_grace=_STOP_GRACE,
     )

@@ -205,7 +205,7 @@ class Terminal:
     def started(self, platform: Platform) -> None:
         """Print that traffic begins, and the addresses of the status page."""
         self._say(f"Traffic for {self._duration:.0f} s begins.")
-        if not platform.boosts:
+        if platform.settings.cpu_limits and not platform.boosts:
             self._say("No boost: CPU limits of replicas need Linux, root and a cgroup controller cpu.")
         if platform.page_url is not None:
             self._say(f"Every function, its replicas and why, while this runs: {platform.page_url}/")

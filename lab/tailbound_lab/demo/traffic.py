@@ -19,5 +19,5 @@ def _uploads() -> tuple[bytes, ...]:
 
 TRAFFIC: tuple[Traffic, ...] = (
     Traffic("accelerator", 15, 80, bodies=(b"{}",), content_type="application/json", begin=0.15),
-    Traffic("filetype", 4, 32, bodies=_uploads(), content_type="application/octet-stream", begin=0.5),
+    Traffic("filetype", 3, 10, bodies=_uploads(), content_type="application/octet-stream", begin=0.5),
 )
