@@ -59,8 +59,9 @@ def _data(body: bytes) -> bytes:
 def _line(reply: Reply) -> bytes:
     if reply.header_block == _BYTES:
         return reply.body
-    body = json.dumps(reply.body.decode()).encode() if reply.header_block == _TEXT else reply.body
-    return body + b"\n"
+    if reply.header_block == _TEXT:
+        return json.dumps(reply.body.decode(errors="replace")).encode() + b"\n"
+    return reply.body + b"\n"
 
 
 class StreamedAnswer:
@@ -79,7 +80,8 @@ class StreamedAnswer:
         self._request = request
         self._target = target
         self._format = format_for(_accept(request), first)
-        self.status = 200 if first is None else first.status
+        # 204 and 304 have no body (RFC 9110): a client would take pieces for the next answer.
+        self.status = 200 if first is None or first.status in (204, 304) else first.status
         self.first_at = self.piece_at = self._last_at = now
         """When its first piece, its last piece, and its last bytes were sent."""
         self._pieces = 0

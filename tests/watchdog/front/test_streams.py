@@ -21,6 +21,7 @@ OWN = Reply(200, b"Content-Type: text/csv\r\n", b"1,2")
         ),
         ("*/*", JSON, b'{"a":1}\n', b'{"error": "why"}\n'),
         ("", TEXT, b'"\\u00e9\\n\\""\n', b'{"error": "why"}\n'),
+        ("", TEXT._replace(body=b"\xff"), b'"\\ufffd"\n', b'{"error": "why"}\n'),
         ("", BYTES, b"raw", b'{"error": "why"}\n'),
         ("text/event-stream", OWN, b"1,2", b""),
     ],
