@@ -126,7 +126,7 @@ class RunningStreams:
 
     def _start_parsed(self, left: Mapping[int, Event], inputs: Sequence[Any], outputs: list[Output]) -> int:
         states, problem, error = self._handler.guarded(
-            lambda: self._functions.start(inputs, self._handler.context), "start", len(left), "events"
+            lambda: self._functions.start(list(inputs), self._handler.context), "start", len(left), "events"
         )
         if not problem:
             for (stream, event), state in zip(left.items(), states, strict=True):
@@ -174,10 +174,14 @@ class RunningStreams:
             problem = f"step returned {type(result).__name__} for a state, not a pair (piece, done)"
             return Output(stream, self._handler.failure(problem, event), True)
         piece, done = result
+        try:
+            ends = bool(done)
+        except Exception as error:  # an array of several elements is neither true nor false
+            return Output(stream, self._handler.error(error, event), True)
         if piece is None:
-            return Output(stream, None, bool(done))
+            return Output(stream, None, ends)
         reply = self._handler.reply(piece, event)
-        return Output(stream, reply, bool(done) or reply.failed or reply.status >= 400)
+        return Output(stream, reply, ends or reply.failed or reply.status >= 400)
 
     def _finish(self, stream: int) -> None:
         """Drop the state of a stream, once."""

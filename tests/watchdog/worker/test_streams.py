@@ -16,12 +16,19 @@ WHIMSICAL = """
 finished = []
 last = 0
 
+class Vague:
+    def __bool__(self):
+        raise ValueError("neither true nor false")
+
 def start(events, context):
     global last
     if any(event.body == b"unstartable" for event in events):
         raise ValueError("unstartable")
     if any(event.body == b"huge" for event in events):
         raise MemoryError
+    if any(event.body == b"greedy" for event in events):
+        events.clear()
+        raise ValueError("greedy")
     last += len(events)
     return [[last - place, event.body.decode(), 0] for place, event in enumerate(events)]
 
@@ -37,6 +44,8 @@ def step(states, context):
             results.append(ValueError("bad"))
         elif state[1] == "odd":
             results.append("no pair")
+        elif state[1] == "vague":
+            results.append((state[2], Vague()))
         elif state[1] == "mute":
             results.append((None, state[2] == 3))
         else:
@@ -106,6 +115,13 @@ def test_event_that_cannot_start_fails_alone(worker):
     assert ["unstartable" in failure.trace for failure in worker.failures] == [True]
 
 
+def test_start_that_empties_its_list_and_raises_is_tried_with_each_event(worker):
+    worker.join(a=1, greedy=2, b=3)
+    outputs = worker.iterate()
+    assert outputs[2][1]
+    assert (outputs[1], outputs[3]) == ((b"1", False), (b"1", False))
+
+
 def test_events_for_which_memory_does_not_suffice_fail_without_harm_to_running_streams(worker):
     worker.join(a=1)
     worker.iterate()
@@ -132,8 +148,8 @@ def test_step_that_raises_breaks_the_worker_after_all_states_are_finished(worker
     assert sorted(finished(worker)) == [1, 2]
 
 
-@pytest.mark.parametrize("body", ["bad", "odd"])
-def test_result_that_is_an_exception_or_no_pair_ends_its_stream_alone(worker, body):
+@pytest.mark.parametrize("body", ["bad", "odd", "vague"])
+def test_result_that_is_an_exception_or_no_pair_of_piece_and_truth_ends_its_stream_alone(worker, body):
     worker.join(**{"a": 1, body: 2})
     outputs = {output.stream: output for output in worker.streams.iterate().outputs}
     assert (outputs[2].done, outputs[2].reply.failed) == (True, True)
@@ -144,7 +160,7 @@ def test_result_that_is_an_exception_or_no_pair_ends_its_stream_alone(worker, bo
 @given(seed=st.integers(0, 10_000))
 def test_each_state_is_finished_exactly_once_whatever_happens(seed, tmp_path_factory):
     worker, draws = Worker(WHIMSICAL, tmp_path_factory.mktemp("handler")), random.Random(seed)
-    kinds = ["a", "mute", "bad", "odd", "unfinishable", "unstartable", "hungry", "wild"]
+    kinds = ["a", "mute", "bad", "odd", "unfinishable", "unstartable", "hungry", "wild", "vague"]
     for stream in range(30):
         worker.streams.join(stream, Event(b"POST /\r\n", draws.choice(kinds).encode()))
         for _ in range(draws.randrange(3)):
@@ -173,6 +189,7 @@ def handle_batch(events, context):
     assert worker.handler.stream.closed
     assert worker.iterate() == {1: (b"0", False), 2: (b"0", False)}
     assert worker.iterate() == {1: (b"1", False), 2: (None, True)}
+    assert worker.iterate() == {1: (b"2", False)}
     worker.streams.leave(1)
     import sys  # noqa: PLC0415 - the module is that of the newest handler
 
