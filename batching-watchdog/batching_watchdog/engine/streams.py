@@ -103,7 +103,7 @@ class _Stream:
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A worker with its streams. Times are predictions; the last six fields are of the present ``tick``."""
+    """A worker with its streams. Times are predictions; the last five fields are of the present ``tick``."""
 
     worker: Streamer
     streams: dict[int, _Stream] = field(default_factory=dict)
@@ -111,8 +111,9 @@ class _Running:
     """When the present iteration ends."""
     closing: bool = False
     """Whether it takes no further stream."""
+    idle: bool = True
+    """Whether it waits for streams. One whose streams have left may still be in a step that they began."""
     joined: list[_Stream] = field(default_factory=list)
-    was_idle: bool = True
     joining: int = 0
     """Streams that start in the next iteration, which requests can join."""
     limit: float = inf
@@ -276,6 +277,7 @@ class Streams:
             if stream := running.streams.get(output.stream):
                 effects += self._put_out(stream, output, now, alone=size == 1)
         starts = sum(not stream.begun for stream in running.streams.values())
+        running.idle = not running.streams
         self._begin(running, starts, now)
         return effects
 
@@ -322,22 +324,22 @@ class Streams:
     def _look(self, running: _Running, now: float) -> None:
         """Find out what a worker could take in this ``tick``."""
         streams = running.streams.values()
-        running.joined, running.was_idle = [], not streams
+        running.joined = []
         running.joining = sum(not stream.begun for stream in streams)
         running.limit = min((stream.due for stream in streams if not stream.late), default=inf)
         running.interval = min((stream.interval for stream in streams), default=inf)
         self._predict(running, now)
 
     def _predict(self, running: _Running, now: float) -> None:
-        begins = now if running.was_idle else max(now, running.ends)
+        begins = now if running.idle else max(now, running.ends)
         seconds = self.start.predict(running.joining + 1) + self.step.predict(len(running.streams) + 1)
         running.next_ends = begins + seconds + self._reserve
 
     def _may_take(self, running: _Running, interval: float) -> bool:
         """Return whether one more stream of ``interval`` breaks no due time of the worker's streams."""
         if not running.streams:
-            return True
-        if (self._closed and not running.was_idle) or running.next_ends > running.limit:
+            return running.idle
+        if (self._closed and not running.idle) or running.next_ends > running.limit:
             return False
         return len(running.streams) < self.step.largest_within(min(running.interval, interval))
 
@@ -383,7 +385,7 @@ class Streams:
     def _joins(self, running: _Running, now: float) -> list[Effect]:
         """Return the joins of a worker. An idle one begins at once."""
         effects: list[Effect] = []
-        usual = DispatchReason.IDLE if running.was_idle else DispatchReason.JOIN
+        usual = DispatchReason.IDLE if running.idle else DispatchReason.JOIN
         for late, reason in ((False, usual), (True, DispatchReason.LATE)):
             joined = [stream for stream in running.joined if stream.late is late]
             if joined:
@@ -391,7 +393,8 @@ class Streams:
                 for stream in joined:
                     stream.batch, stream.request.place = batch, _RUNNING
                 effects.append(Join(running.worker, batch))
-        if running.was_idle and running.joined:
+        if running.idle and running.joined:
+            running.idle = False
             self._begin(running, len(running.joined), now)
         return effects
 

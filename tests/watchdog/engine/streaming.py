@@ -112,7 +112,7 @@ class Streaming:
             if not self._events or self._events[0][0] > self.now:
                 self._wake = inf
                 self.do(self.engine.tick(self.now))
-                idle = any(not worker.left and not worker.joins for worker in self.crew)
+                idle = any(not worker.busy for worker in self.crew)
                 self.idle_while_waiting += idle and self.engine.queued > 0
 
     def at(self, moment: float, happens: Callable[[], None]) -> None:
@@ -196,13 +196,20 @@ class Streaming:
             worker.left[request.id] = request.client.pieces
         size = len(worker.left)
         worker.busy = bool(size)
-        if not size or not worker.alive:
+        if not worker.alive:
+            return
+        if not size:  # what joined has left: it tells that it is idle again
+            self.at(self.now, partial(self._tell_idle, worker))
             return
         self.most = max(self.most, size)
         start = self.start(len(joined)) * self._random.gauss(1.0, self.noise) if joined else 0.0
         step = self.step(size) * self._random.gauss(1.0, self.noise)
         iteration = Iteration((), len(joined), start, size, step, 0.0)
         self.at(self.now + start + step, partial(self._iterated, worker, iteration, list(worker.left)))
+
+    def _tell_idle(self, worker: Simulated) -> None:
+        if worker.alive:
+            self.do(self.engine.stepped(worker, Iteration((), 0, 0.0, 0, 0.0, 0.0), self.now))
 
     def _iterated(self, worker: Simulated, iteration: Iteration, streams: Sequence[int]) -> None:
         if not worker.alive:

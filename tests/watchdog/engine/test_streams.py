@@ -189,6 +189,15 @@ def test_stream_that_exceeds_its_timeout_ends_and_its_worker_drops_it():
     assert world.now < 0.4
 
 
+def test_worker_whose_stream_has_left_is_joined_only_after_its_step_has_ended():
+    world = Streaming(start_law, lambda _: 0.5, workers=2, interval=5.0, latency=5.0, lengths=lambda _: 1)
+    world.at(0.0, world.arrive)
+    world.at(0.1, lambda: world.leave(world.requests[0]))
+    world.at(0.2, world.arrive)
+    world.to_the_end()
+    assert world.requests[1].client.came[0] < 0.8
+
+
 def test_worker_that_is_to_end_gets_no_further_stream():
     world = Streaming(start_law, step_law, workers=2, lengths=lambda _: 5)
     world.engine.worker_gone(world.crew[0])
