@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import os
 import signal
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
@@ -31,7 +33,7 @@ def start(events, context):
 
 def step(states, context):
     time.sleep(0.01)
-    if any(state["name"] == "gated" for state in states):
+    if any(state["name"] == "gated" and state["at"] == 1 for state in states):
         while not (HERE / "gate").exists():
             time.sleep(0.01)
     results = []
@@ -46,8 +48,12 @@ def step(states, context):
             return results
         elif name == "large":
             results.append((b"x" * 100_000, False))
-        elif name.startswith("endless") or name == "gated":
+        elif name == "endless":
             results.append((at, False))
+        elif name == "pid":
+            results.append((os.getpid(), False))
+        elif name == "empty":
+            results.append(({"statusCode": 204}, True))
         elif name == "quiet":
             results.append((None if at < 3 else "end", at == 3))
         elif name == "own":
@@ -131,10 +137,21 @@ def test_request_joins_streams_that_run_and_ends_before_them():
         assert calls(dog) == ["start endless", "start b", "finish b"]
 
 
-def test_client_that_leaves_frees_its_place_for_the_next():
-    with counting(max_streams="1") as dog:
-        with streaming(dog, "endless") as first:
-            first.readline()
+def test_first_piece_with_the_status_of_an_answer_without_body_begins_a_stream():
+    with counting() as dog:
+        assert dog.call(body=b"empty").status == 200
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [socket.socket.close, lambda client: client.shutdown(socket.SHUT_WR)],
+    ids=["resets", "closes its sending side"],
+)
+def test_client_that_leaves_frees_its_place_for_the_next(leave):
+    with counting(max_streams="1") as dog, dog.connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\nendless")
+        client.recv(1)
+        leave(client)
         assert dog.call(body=b"b").status == 200
         assert calls(dog) == ["start endless", "finish endless", "start b", "finish b"]
         assert dog.metric('watchdog_stream_cancels_total{reason="client_left"}') == 1
@@ -197,6 +214,19 @@ def test_stream_whose_worker_dies_breaks_off():
         until(lambda: dog.call(body=b"b").status == 200, "another serves")
 
 
+def test_worker_that_the_kernel_kills_costs_its_own_streams_alone():
+    with counting(workers="2", max_streams="1") as dog, streaming(dog, "pid") as first:
+        killed = int(first.readline())
+        with streaming(dog, "pid") as other:
+            other.readline()
+            os.kill(killed, signal.SIGKILL)  # as for lack of memory
+            with pytest.raises(http.client.IncompleteRead) as broken:
+                first.read()
+            assert "worker died" in lines(broken.value.partial)[-1]["error"]
+            assert dog.call(body=b"b").status == 200
+            assert other.readline()
+
+
 def test_body_that_parse_refuses_is_the_clients_error_and_starts_no_stream():
     handler = """
     def parse(event):
@@ -253,6 +283,15 @@ def test_answers_of_a_pipelining_client_keep_their_order():
         first, second = read_all(client).split(b"HTTP/1.1 200 OK")[1:]
         assert first.endswith(b"0\r\n\r\n")
         assert first.count(b"token") == second.count(b"token") == 3
+
+
+def test_stream_that_ends_within_the_grace_of_the_drain_ends_well():
+    with counting(write_timeout=f"{PATIENCE:.0f}s") as dog, streaming(dog, "gated") as stream:
+        stream.readline()
+        dog.begin_to_drain()
+        dog.open_gate()
+        assert lines(stream.read())[-1] == {"token": 3}
+        assert dog.ended() == 0
 
 
 def test_drain_breaks_off_streams_after_its_grace():

@@ -4,15 +4,13 @@ import json
 import math
 import os
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 
 from batching_watchdog.speedups import compiled
-from support.processes import ECHO, GATED, Watchdog, read_all, starting_watchdog, watchdog
+from support.processes import ECHO, GATED, read_all, starting_watchdog, watchdog
 from support.waits import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -195,16 +193,6 @@ LARGE = "def handle(event, context):\n    return bytes(20_000_000)\n"
 ASK = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
 
 
-def begin_to_drain(dog: Watchdog) -> None:
-    def refused() -> bool:
-        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", dog.port)):
-            return False
-        return True
-
-    dog.process.send_signal(signal.SIGTERM)
-    until(refused, "the listener is closed")
-
-
 def test_an_answer_is_sent_whole_though_its_client_reads_it_late_in_the_drain():
     with watchdog(LARGE, write_timeout=f"{PATIENCE:.0f}s") as dog, dog.connect() as client:
         client.sendall(ASK + b"\r\nx")
@@ -212,7 +200,7 @@ def test_an_answer_is_sent_whole_though_its_client_reads_it_late_in_the_drain():
             lambda: dog.metric('slo_requests_total{outcome="good",slo_class="default"}') == 1,
             "it is answered",
         )
-        begin_to_drain(dog)
+        dog.begin_to_drain()
         time.sleep(1.0)
         assert len(read_all(client)) > 20_000_000
         assert dog.ended() == 0
@@ -223,7 +211,7 @@ def test_a_body_that_is_complete_after_the_drain_began_is_served():
     with watchdog(ECHO) as dog, dog.connect() as client:
         client.sendall(ASK + b"Expect: 100-continue\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 100")
-        begin_to_drain(dog)
+        dog.begin_to_drain()
         time.sleep(1.0)
         client.sendall(b"x")
         answer = read_all(client)
@@ -236,7 +224,7 @@ def test_request_not_served_within_the_drain_limit_is_refused():
     with watchdog(GATED, write_timeout="1s") as dog, dog.connect() as client:
         client.sendall(ASK + b"\r\nx")
         until(lambda: dog.metric("http_requests_in_flight") == 1, "it is busy")
-        begin_to_drain(dog)
+        dog.begin_to_drain()
         assert read_all(client).startswith(b"HTTP/1.1 503")
         assert dog.ended() == 1
 

@@ -183,6 +183,17 @@ class Watchdog:
         until(lambda: self.metric("watchdog_worker_restarts_total") == after, "all have died")
         self.wait_idle(len(workers))
 
+    def begin_to_drain(self) -> None:
+        """SIGTERM, and wait until no connection is accepted."""
+
+        def refused() -> bool:
+            with contextlib.suppress(ConnectionRefusedError), self.connect():
+                return False
+            return True
+
+        self.process.send_signal(signal.SIGTERM)
+        until(refused, "the listener is closed")
+
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
         self.process.send_signal(signal.SIGTERM)
