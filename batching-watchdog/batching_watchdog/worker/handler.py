@@ -267,7 +267,7 @@ class Handler:
         _end_if_poisoned(error)
         with suppress(Exception):  # it cannot be sent
             if isinstance(error, BadRequest):
-                reply = encode(error.args[0])._replace(status=400)
+                reply = encode(error)
             elif parsing and _blames_client(error):
                 reply = Reply(400, TEXT, f"{_first_line(error)}\n".encode())
             else:  # Flask's abort() raises what has it

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from batching_watchdog import wire
+from batching_watchdog.errors import BadRequest
 from batching_watchdog.messages import Reply, Response
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
@@ -35,6 +36,8 @@ def encode(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of resu
         return Reply(200, TEXT, b"")
     if isinstance(result, Response):
         return _with_status(result.body, result.status, result.headers)
+    if isinstance(result, BadRequest):
+        return encode(result.args[0])._replace(status=400, client_error=True)
     if isinstance(result, BaseException):
         return FAILED._replace(body=f"{result}\n".encode())
     if (
