@@ -4,6 +4,7 @@ import pytest
 
 from lab.load.server import Server
 from tailbound_lab.load.generator import Endpoint, Part
+from tailbound_lab.load.records import Lagged
 from tailbound_lab.load.streams import StreamGenerator, arrivals
 
 HOUR = 3600.0
@@ -35,8 +36,10 @@ def test_run_of_streams_without_all_pieces_counts_none_as_good(answer, status):
     assert (run.ok, run.good, run.statuses) == (0, 0, {status: run.sent})
 
 
-def test_stream_whose_first_piece_is_late_is_whole_but_not_good():
-    run = offered(WHOLE, slo=0.0)
+def test_run_of_a_generator_that_lags_is_refused_with_its_late_streams():
+    with pytest.raises(Lagged) as lagged:
+        offered(WHOLE, slo=0.0)
+    run = lagged.value.run
     assert run.sent == run.ok > run.good == 0
 
 
