@@ -21,8 +21,8 @@ from tailbound_lab.load.arrivals import ShapeError
 from tailbound_lab.load.records import RunError
 from tailbound_lab.local.errors import PlatformError
 
-DISTURBED = 3
-"""Exit status of a run that missed an SLO on a machine that was disturbed."""
+MISSED = 3
+"""Exit status of a run that missed an SLO; its verdict says what disturbed it, if anything did."""
 
 _PLAIN_WIDTH = 100
 _FULL, _QUICK = 120.0, 60.0
@@ -31,9 +31,9 @@ Runs the functions of stack.yml on this machine behind a real Prometheus and the
 traffic peak, and compares with what OpenFaaS does today under the very same arrivals. Watch the table, read
 the verdict, open the report."""
 _EPILOG = (
-    "exit status: 0 if every function met its SLO; 3 if one missed it in a run that was disturbed, by other "
-    "programs or by the host of this machine; 1 if one missed it undisturbed, and for a failure; 2 for wrong "
-    "arguments, 130 when interrupted."
+    "exit status: 0 if every function met its SLO; 3 if one missed it, and the verdict says whether other "
+    "programs or the host of this machine disturbed the run; 1 for a failure; 2 for wrong arguments, 130 when "
+    "interrupted."
 )
 
 
@@ -88,9 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(verdict(outcome.comparisons, outcome.disturbance))
-    if outcome.met:
-        return 0
-    return DISTURBED if outcome.disturbance else 1
+    return 0 if outcome.met else MISSED
 
 
 async def _run(options: Options, console: Console) -> Outcome:
