@@ -32,8 +32,8 @@ traffic peak, and compares with what OpenFaaS does today under the very same arr
 the verdict, open the report."""
 _EPILOG = (
     "exit status: 0 if every function met its SLO; 3 if one missed it, and the verdict says whether other "
-    "programs or the host of this machine disturbed the run; 1 for a failure; 2 for wrong arguments, 130 when "
-    "interrupted."
+    "programs or the host of this machine disturbed the run; 1 for a failure; 2 for wrong arguments, 130 "
+    "when interrupted."
 )
 
 
