@@ -1,15 +1,15 @@
 """What the autoscaler reads directly from a watchdog's page is there under the names that it knows."""
 
 from batching_watchdog.engine.capacity import Capacity
-from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.metrics import Exposition, Metrics
 from slo_autoscaler.sources import counters
 
 
 def test_page_of_a_watchdog_that_has_learned_tells_its_load_capacity_and_slo():
-    times = LatencyModel(8)
+    times = CostModel(8)
     for _ in range(20):
-        times.observe(1, 0.01)
+        times.learn_any(1, 0.01)
     capacity = Capacity(times, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
     metrics = Metrics(slo_latency=0.1, slo_objective=0.99, capacity=capacity)
     (page, *_) = Exposition(metrics).scrape()

@@ -187,7 +187,8 @@ class Watchdog:
         """SIGTERM, and wait until no connection is accepted."""
 
         def refused() -> bool:
-            with contextlib.suppress(ConnectionRefusedError), self.connect():
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
                 return False
             return True
 

@@ -136,6 +136,8 @@ BY_THE_WATCHDOG = {
     "queue_length": {"a.fn": 4.0},
     "capacity": {"a.fn": 50.0, "hangs.fn": 7.0},
     "concurrency": {"streams.fn": 55.0},
+    "interval_p99": {},
+    "slo_interval": {},
     "p95": {"a.fn": 0.15},
     "p99": {"a.fn": 0.19},
     "attainment": {"a.fn": 0.909, "classes.fn": 0.925, "hangs.fn": 1.0, "failing.fn": 0.9},
