@@ -1,4 +1,4 @@
-"""Measured figures stand in sections made from docs/benchmarks/*.json alone, beside their commit and machine.
+"""Measured figures stand only in sections that are made from docs/benchmarks/*.json, with commit and machine.
 
 tests/lab/bench checks that these sections are current.
 """

@@ -83,15 +83,13 @@ def main(options: argparse.Namespace, run: Asked) -> int:
         "growth": {"watchdog": growth(watch.own), "all": growth(watch.total)},
     }
     run.keep([row])
-    flat = all(share is not None and share <= GROWTH_ALLOWED for share in row["growth"].values())
     met = all(row["within"][name] >= OBJECTIVE for name in CLASSES)
-    return int(not alive or row["unanswered"] > 0 or not flat or not met)
+    return int(not alive or row["unanswered"] > 0 or not is_flat(row) or not met)
 
 
 def table(record: Record) -> str:
     """Return the run as a table of two columns."""
     (row,) = record.rows
-    grown = row["growth"]["watchdog"]
     lines = {
         "load": f"`{row['workload']}`, {row['rate']:,.0f} requests/s for {row['minutes']:g} minutes",
         "workers killed": f"{row['killed']:,}",
@@ -100,12 +98,24 @@ def table(record: Record) -> str:
         "unanswered": f"{row['unanswered']:,}",
         "another status than 200": f"{row['sent'] - row['statuses'].get('200', 0):,}",
         "within SLO": ", ".join(f"{name} {percent(share)}" for name, share in row["within"].items()),
+    } | memory_lines(row)
+    return markdown(("", "measured"), list(lines.items()))
+
+
+def is_flat(row: Row) -> bool:
+    """Return whether the memory of a run stayed flat; False for a run too short to tell."""
+    return all(share is not None and share <= GROWTH_ALLOWED for share in row["growth"].values())
+
+
+def memory_lines(row: Row) -> dict[str, str]:
+    """Return the lines of a run's table that tell its memory."""
+    grown = row["growth"]["watchdog"]
+    return {
         "memory of the watchdog, first and last": ", ".join(f"{each:.1f} MB" for each in row["memory_mb"]),
         "its growth from the second fifth to the last": "too short a run"
         if grown is None
         else f"{grown:+.1%}",
     }
-    return markdown(("", "measured"), list(lines.items()))
 
 
 def _mix(server: Server) -> tuple[Part, ...]:

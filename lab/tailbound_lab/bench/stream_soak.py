@@ -17,7 +17,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown
 from tailbound_lab.bench.rig.server import Server, example
-from tailbound_lab.bench.soak import GROWTH_ALLOWED, SAMPLE_SECONDS, Watch, every, growth, offer
+from tailbound_lab.bench.soak import (
+    SAMPLE_SECONDS,
+    Watch,
+    every,
+    growth,
+    is_flat,
+    memory_lines,
+    offer,
+)
 from tailbound_lab.bench.streams import INTERVAL, contender
 from tailbound_lab.bench.workloads import FOLDER, STREAM
 from tailbound_lab.load.generator import Endpoint, Part
@@ -74,14 +82,14 @@ def main(options: argparse.Namespace, run: Run) -> int:
         "growth": {"watchdog": growth(watch.own), "all": growth(watch.total)},
     }
     run.keep([row])
-    flat = all(share is not None and share <= GROWTH_ALLOWED for share in row["growth"].values())
-    return int(not alive or not flat or any(row[name] for name in ("never", "ended_more", "finished_twice")))
+    return int(
+        not alive or not is_flat(row) or any(row[name] for name in ("never", "ended_more", "finished_twice"))
+    )
 
 
 def table(record: Record) -> str:
     """Return the run as a table of two columns."""
     (row,) = record.rows
-    grown = row["growth"]["watchdog"]
     lines = {
         "load": f"`stream`, {row['rate']:g} streams/s for {row['minutes']:g} minutes",
         "workers killed": f"{row['killed']:,}",
@@ -93,11 +101,7 @@ def table(record: Record) -> str:
         "states finished twice": f"{row['finished_twice']:,}",
         "cancelled": ", ".join(f"{name} {count:,}" for name, count in row["cancels"].items()),
         "within SLO": percent(row["within"]),
-        "memory of the watchdog, first and last": ", ".join(f"{each:.1f} MB" for each in row["memory_mb"]),
-        "its growth from the second fifth to the last": "too short a run"
-        if grown is None
-        else f"{grown:+.1%}",
-    }
+    } | memory_lines(row)
     return markdown(("", "measured"), list(lines.items()))
 
 
