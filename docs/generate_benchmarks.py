@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tailbound_lab.bench import peers
+from tailbound_lab.bench import node, peers
 from tailbound_lab.bench.__main__ import COMMANDS
 from tailbound_lab.bench.rig.record import PUBLISHED, Record, read
 from tailbound_lab.bench.workloads import ROOT
@@ -20,6 +20,7 @@ SECTIONS: Final[Mapping[str, tuple[str, Callable[[Record], str]]]] = {
     "overload": ("peers", peers.overload),
 }
 """Name of the marks -> the question whose record they show, and the table that is made of it."""
+PICTURES: Final = {"peers": peers.pictures, "node": node.pictures}
 
 
 def records() -> dict[str, Record]:
@@ -35,14 +36,14 @@ def page(text: str, found: Mapping[str, Record]) -> str:
         question, table = SECTIONS[name]
         if question not in found:
             return f"{begin}\nNot measured with this version.\n{end}"
-        pictures = f"\n\n{_pictures(found[name])}" if name == "peers" else ""
+        pictures = f"\n\n{_pictures(found[name])}" if name in PICTURES else ""
         return f"{begin}\n{found[question].origin}\n\n{table(found[question])}{pictures}\n{end}"
 
     return SECTION.sub(section, text)
 
 
 def _pictures(record: Record) -> str:
-    return "\n".join(f"![{name}]({PUBLISHED.name}/{name}.png)" for name in peers.pictures(record))
+    return "\n".join(f"![{name}]({PUBLISHED.name}/{name}.png)" for name in PICTURES[record.question](record))
 
 
 if __name__ == "__main__":
@@ -51,6 +52,7 @@ if __name__ == "__main__":
         each.write_text(page(each.read_text(), published))
     for old in PUBLISHED.glob("*.png"):
         old.unlink()
-    if "peers" in published:
-        for name, drawn in peers.pictures(published["peers"]).items():
-            drawn.savefig(PUBLISHED / f"{name}.png", dpi=110, metadata={"Software": None})
+    for question, pictures in PICTURES.items():
+        if question in published:
+            for name, drawn in pictures(published[question]).items():
+                drawn.savefig(PUBLISHED / f"{name}.png", dpi=110, metadata={"Software": None})

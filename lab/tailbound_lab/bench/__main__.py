@@ -11,7 +11,18 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from tailbound_lab.bench import capacity, faro, llmd, peers, reconcile, scaling, soak, stream_soak, streams
+from tailbound_lab.bench import (
+    capacity,
+    faro,
+    llmd,
+    node,
+    peers,
+    reconcile,
+    scaling,
+    soak,
+    stream_soak,
+    streams,
+)
 from tailbound_lab.bench.rig import record
 from tailbound_lab.bench.rig.record import Record, Run
 from tailbound_lab.load.records import BenchError
@@ -39,6 +50,7 @@ COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
     "capacity": (capacity, "whether the exported capacity is kept, simulated"),
     "soak": (soak, "unanswered requests and memory in half an hour while workers are killed"),
     "stream-soak": (stream_soak, "streams that end twice or never while workers are killed, and memory"),
+    "node": (node, "a day of traffic in minutes on KUBECONFIG's cluster, beside other autoscalers"),
     "reconcile": (reconcile, "CPU of one reconcile of many functions, on a real Prometheus"),
 }
 

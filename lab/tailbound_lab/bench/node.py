@@ -1,0 +1,370 @@
+"""``bench node``: a day of traffic in minutes on a real cluster, under one scaler after another.
+
+The file of ``--arms`` names the function's Deployment for each scaler, and the commands that put the scaler
+in charge and take it away. A pod of the cluster sends the load; the API server tells replicas and limits, the
+kubelet tells CPU. Nothing is simulated; what the cluster lacks of a scaler, the arm's ``note`` says.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from math import cos, fsum, pi
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from kubernetes import client, config
+from kubernetes.utils.quantity import parse_quantity
+from matplotlib.figure import Figure
+
+from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
+from tailbound_lab.load.records import BenchError
+
+ARMS: Final = Path(__file__).with_name("node_arms.yaml")
+SOURCE: Final = Path(__file__).with_name("node_load.py")
+BUCKET: Final = 10
+"""Seconds of one row of the record."""
+WARM_UP: Final = 180.0
+"""Seconds at the first rate before the record begins: each scaler has seen the function."""
+DAY: Final = ((0.15, 10.0), (0.45, 50.0), (0.52, 25.0), (0.62, 55.0), (0.72, 20.0), (1.0, 3.0))
+"""(share of the day at which it ends, requests/s): morning, peak, lull, jump, evening, night."""
+PEAK: Final = 1
+"""The part of ``DAY`` that rises and falls; the others are constant."""
+_CPU: Final = re.compile(
+    r'^pod_cpu_usage_seconds_total\{namespace="([^"]*)",pod="([^"]*)"\} (\S+)', re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One scaler in charge of one Deployment."""
+
+    name: str
+    deployment: str
+    url: str
+    """Of the function, within the cluster."""
+    begin: str
+    end: str
+    """Shell commands that put the scaler in charge and take it away."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The file of ``--arms``."""
+
+    namespace: str
+    image: str
+    """With Python, for the pod that sends the load."""
+    slo_latency: float
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the cluster said of the function at one time."""
+
+    at: float
+    wanted: int
+    ready: int
+    cores: float
+    """That the ready replicas may use."""
+    cpu_seconds: float
+    """Used so far by every pod seen."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bench node``."""
+    add = parser.add_argument
+    add(
+        "--arms",
+        type=Path,
+        default=ARMS,
+        metavar="FILE",
+        help=f"the scalers and their commands [{ARMS.name}]",
+    )
+    add("--only", metavar="TEXT", default="", help="only arms with this in their name [all]")
+    add("--minutes", type=float, default=20.0, help="length of the day [20]")
+
+
+def main(options: argparse.Namespace, run: Run) -> int:
+    """Play the day under each scaler in turn; 0 if none has fewer late requests than the first for less."""
+    plan = read(options.arms)
+    try:
+        config.load_kube_config()
+    except config.ConfigException as error:
+        raise BenchError(f"KUBECONFIG: {error}") from None
+    rows: list[Row] = []
+    for arm in plan.arms:
+        if options.only in arm.name:
+            say(f"{arm.name}: {options.minutes:g} minutes, after {WARM_UP:g} s at the first rate")
+            rows.append(play(plan, arm, options.minutes * 60.0))
+            run.keep(rows)
+    if not rows:
+        raise BenchError(f"--only {options.only}: must be in the name of an arm of {options.arms}")
+    ours, *others = rows
+    return int(
+        any(
+            each["late"] <= ours["late"] and each["replica_seconds"] < ours["replica_seconds"]
+            for each in others
+        )
+    )
+
+
+def read(file: Path) -> Plan:
+    """Return the plan of a file. Raises ``BenchError`` if it is none."""
+    try:
+        found = yaml.safe_load(file.read_text())
+        return Plan(**(found | {"arms": tuple(Arm(**each) for each in found["arms"])}))
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise BenchError(f"--arms {file}: {error}") from None
+
+
+def phases(seconds: float) -> list[tuple[float, float]]:
+    """Return (requests/s, seconds) of a day of ``seconds``, in steps of a bucket."""
+    found = [(DAY[0][1], WARM_UP)]
+    for at in range(0, int(seconds), BUCKET):
+        share = at / seconds
+        part = next(index for index, (end, _) in enumerate(DAY) if share < end)
+        rate = DAY[part][1]
+        if part == PEAK:
+            begin, low = DAY[PEAK - 1]
+            rate = low + (rate - low) * (1.0 - cos(2.0 * pi * (share - begin) / (DAY[PEAK][0] - begin))) / 2.0
+        found.append((rate, float(BUCKET)))
+    return found
+
+
+def play(plan: Plan, arm: Arm, seconds: float) -> Row:
+    """Return what one scaler did with the day."""
+    shell(arm.name, arm.begin)
+    try:
+        ready(plan, arm)
+        day = phases(seconds)
+        words = ",".join(f"{rate:.3f}:{length:g}" for rate, length in day)
+        with watching(plan, arm) as samples, sending(plan, arm, words) as load:
+            begin = time.time() + WARM_UP
+            log = load(WARM_UP + seconds)
+    finally:
+        shell(arm.name, arm.end)
+    inside = [each for each in samples if begin <= each.at < begin + seconds]
+    return row(arm, log, inside, begin=begin, seconds=seconds, slo=plan.slo_latency)
+
+
+def row(
+    arm: Arm, log: Sequence[str], samples: Sequence[Sample], *, begin: float, seconds: float, slo: float
+) -> Row:
+    """Return the record of one arm: its totals, and its course in buckets."""
+    latencies: dict[int, list[int]] = {}
+    for line in log:
+        second, each = json.loads(line)
+        latencies.setdefault(int((second - WARM_UP) // BUCKET), []).extend(each)
+    course: list[Row] = []
+    for bucket in range(int(seconds) // BUCKET):
+        found = latencies.get(bucket, [])
+        served = sorted(each / 1000 for each in found if each >= 0)
+        since = begin + bucket * BUCKET
+        seen = [each for each in samples if since <= each.at < since + BUCKET] or samples[-1:]
+        course.append(
+            {
+                "at": bucket * BUCKET,
+                "good": sum(each <= slo for each in served),
+                "late": sum(each > slo for each in served),
+                "failed": len(found) - len(served),
+                "p99": served[int(0.99 * len(served))] if served else None,
+                "wanted": round(fsum(each.wanted for each in seen) / len(seen), 2),
+                "ready": round(fsum(each.ready for each in seen) / len(seen), 2),
+                "cores": round(fsum(each.cores for each in seen) / len(seen), 3),
+            }
+        )
+    sent = sum(each["good"] + each["late"] + each["failed"] for each in course)
+    return {
+        "system": arm.name,
+        "note": arm.note,
+        "slo_latency": slo,
+        "sent": sent,
+        "late": 1.0 - sum(each["good"] for each in course) / max(1, sent),
+        "replica_seconds": round(fsum(one.ready * (after.at - one.at) for one, after in pairwise(samples))),
+        "cpu_seconds": round(samples[-1].cpu_seconds - samples[0].cpu_seconds, 1),
+        "changes": sum(one.wanted != after.wanted for one, after in pairwise(samples)),
+        "course": course,
+    }
+
+
+def shell(name: str, commands: str) -> None:
+    """Run an arm's commands. Raises ``BenchError`` with what they said if one fails."""
+    done = subprocess.run(["bash", "-euc", commands], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"{name}: status {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def ready(plan: Plan, arm: Arm) -> None:
+    """Wait until exactly one replica serves. Raises ``BenchError`` after five minutes."""
+    for _ in range(300):
+        if counts(plan, arm) == (1, 1):
+            return
+        time.sleep(1.0)
+    raise BenchError(
+        f"{arm.name}: {arm.deployment} has {counts(plan, arm)} replicas, must have one that is ready"
+    )
+
+
+def counts(plan: Plan, arm: Arm) -> tuple[int, int]:
+    """Return how many replicas are wanted and ready."""
+    found = _apps().read_namespaced_deployment(arm.deployment, plan.namespace)
+    return found.spec.replicas, found.status.ready_replicas or 0
+
+
+def _apps() -> Any:
+    return client.AppsV1Api()
+
+
+def _core() -> Any:
+    return client.CoreV1Api()
+
+
+@contextmanager
+def watching(plan: Plan, arm: Arm) -> Iterator[list[Sample]]:
+    """Read the cluster each second."""
+    samples: list[Sample] = []
+    used: dict[str, float] = {}
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(1.0):
+            with suppress(client.ApiException, OSError):
+                samples.append(see(plan, arm, used))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
+
+
+def see(plan: Plan, arm: Arm, used: dict[str, float]) -> Sample:
+    """Return what the cluster says now; ``used`` keeps the CPU-seconds of pods that are gone."""
+    core, prefix = _core(), f"{arm.deployment}-"
+    pods = [
+        each
+        for each in core.list_namespaced_pod(plan.namespace).items
+        if each.metadata.name.startswith(prefix)
+    ]
+    for node in {each.spec.node_name for each in pods if each.spec.node_name}:
+        text = core.connect_get_node_proxy_with_path(node, "metrics/resource")
+        for namespace, pod, seconds in _CPU.findall(text):
+            if namespace == plan.namespace and pod.startswith(prefix):
+                used[pod] = float(seconds)
+    wanted, serving = counts(plan, arm)
+    return Sample(time.time(), wanted, serving, fsum(map(cores, pods)), fsum(used.values()))
+
+
+def cores(pod: Any) -> float:
+    """Return the limit in force of a ready pod's first limited container, 0 if it is not ready."""
+    if not any(each.type == "Ready" and each.status == "True" for each in pod.status.conditions or ()):
+        return 0.0
+    for status in pod.status.container_statuses or ():
+        limits: Mapping[str, str] = (status.resources and status.resources.limits) or {}
+        if "cpu" in limits:
+            return float(parse_quantity(limits["cpu"]))
+    return 0.0
+
+
+@contextmanager
+def sending(plan: Plan, arm: Arm, words: str) -> Iterator[Any]:
+    """Start the pod that sends the load; yield a function that waits for its end and returns its lines."""
+    core, name = _core(), "bench-load"
+    container = {
+        "name": "load",
+        "image": plan.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python", "-c", SOURCE.read_text(), arm.url, words],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    secure = {"runAsNonRoot": True, "runAsUser": 12345, "seccompProfile": {"type": "RuntimeDefault"}}
+    pod = {
+        "metadata": {"name": name},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [container],
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": secure,
+        },
+    }
+
+    def phase() -> str:
+        return str(core.read_namespaced_pod(name, plan.namespace).status.phase)
+
+    def ended(seconds: float) -> list[str]:
+        deadline = time.monotonic() + seconds + 60.0
+        while phase() == "Running" and time.monotonic() < deadline:
+            time.sleep(1.0)
+        if phase() != "Succeeded":
+            raise BenchError(f"{arm.name}: the pod that sends the load is {phase()}: kubectl logs {name}")
+        return str(core.read_namespaced_pod_log(name, plan.namespace)).splitlines()
+
+    core.create_namespaced_pod(plan.namespace, pod)
+    try:
+        while phase() == "Pending":
+            time.sleep(0.2)
+        yield ended
+    finally:
+        core.delete_namespaced_pod(name, plan.namespace)
+
+
+def table(record: Record) -> str:
+    """Return late requests and cost of each scaler."""
+    columns = ("scaler", "late or failed", "replica-seconds", "CPU-seconds", "changes", "")
+    lines = [
+        (
+            each["system"],
+            f"{each['late']:.2%}",
+            f"{each['replica_seconds']:,}",
+            f"{each['cpu_seconds']:,.0f}",
+            f"{each['changes']}",
+            each["note"],
+        )
+        for each in record.rows
+    ]
+    return markdown(columns, lines)
+
+
+def pictures(record: Record) -> dict[str, Figure]:
+    """Return load by its end, p99 and replicas over the day, one column for each scaler."""
+    made = Figure(layout="constrained", figsize=(3.2 * len(record.rows), 6.4))
+    panels = made.subplots(3, len(record.rows), sharex=True, sharey="row", squeeze=False)
+    for (load, latency, count), row in zip(panels.T, record.rows, strict=True):
+        course = row["course"]
+        minutes = [each["at"] / 60 for each in course]
+        ends = [[each[end] / BUCKET for each in course] for end in ("good", "late", "failed")]
+        colors, labels = ("#1769aa", "#d9822b", "#b3261e"), ("within the SLO", "late", "failed")
+        load.stackplot(minutes, ends, colors=colors, labels=labels)
+        load.set_title(f"{row['system']}\n{row['late']:.1%} late or failed", fontsize=10)
+        latency.semilogy(minutes, [each["p99"] for each in course], color="#1769aa")
+        latency.axhline(row["slo_latency"], color="#b3261e", lw=1)
+        count.step(minutes, [each["ready"] for each in course], where="post", color="#1769aa", label="ready")
+        nominal = course[0]["cores"] / max(1.0, course[0]["ready"])
+        count.step(
+            minutes,
+            [each["cores"] / nominal for each in course],
+            where="post",
+            color="#d9822b",
+            lw=1,
+            label="CPU they may use",
+        )
+        cost = f"{row['replica_seconds']:,} replica-s, {row['cpu_seconds']:,.0f} CPU-s"
+        count.set_xlabel(f"minutes\n{cost}", fontsize=9)
+    panels[0][0].set_ylabel("requests/s")
+    panels[1][0].set_ylabel("p99, seconds; line: SLO")
+    panels[2][0].set_ylabel("replicas")
+    panels[0][0].legend(fontsize=8, loc="upper right")
+    panels[2][0].legend(fontsize=8, loc="upper right")
+    return {"node": made}

@@ -1,0 +1,41 @@
+"""The day that ``bench node`` plays, and what it makes of a recording. The cluster itself is not here."""
+
+import json
+
+import pytest
+
+from tailbound_lab.bench import node
+from tailbound_lab.load.records import BenchError
+
+ARM = node.Arm("ours", "model", "http://model", "true", "true")
+
+
+def test_day_has_its_peak_its_jump_and_its_night_whatever_its_length():
+    for seconds in (300.0, 1200.0, 3600.0):
+        rates = [rate for rate, _ in node.phases(seconds)[1:]]
+        assert max(rates) == 55.0
+        assert rates[-1] == 3.0
+        assert sum(length for _, length in node.phases(seconds)) == seconds + node.WARM_UP
+
+
+def test_arm_counts_what_was_sent_in_the_day_and_integrates_its_replicas():
+    sent = [(170, [20]), (180, [20, 600, -1]), (195, [30])]
+    log = [json.dumps(each) for each in sent]
+    samples = [node.Sample(1000.0 + at, 1 + at // 10, 1 + at // 15, 0.25, 2.0 + at) for at in range(21)]
+    row = node.row(ARM, log, samples, begin=1000.0, seconds=20.0, slo=0.5)
+    assert (row["sent"], row["late"]) == (4, 0.5)
+    assert (row["replica_seconds"], row["cpu_seconds"], row["changes"]) == (25, 20.0, 2)
+    assert [(each["good"], each["late"], each["failed"]) for each in row["course"]] == [(1, 1, 1), (1, 0, 0)]
+
+
+def test_arms_are_read_from_the_file_and_another_is_refused_by_its_name(tmp_path):
+    assert [arm.name for arm in node.read(node.ARMS).arms][0] == "Tailbound"
+    wrong = tmp_path / "arms.yaml"
+    wrong.write_text("arms: [{name: x}]")
+    with pytest.raises(BenchError, match=r"arms\.yaml"):
+        node.read(wrong)
+
+
+def test_command_of_an_arm_that_fails_is_told_with_what_it_said():
+    with pytest.raises(BenchError, match="ours: status 3\nno cluster"):
+        node.shell("ours", "echo no cluster; exit 3")
