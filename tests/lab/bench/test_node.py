@@ -29,7 +29,7 @@ def test_arm_counts_what_was_sent_in_the_day_and_integrates_its_replicas():
 
 
 def test_arms_are_read_from_the_file_and_another_is_refused_by_its_name(tmp_path):
-    assert [arm.name for arm in node.read(node.ARMS).arms][0] == "Tailbound"
+    assert "Tailbound" in {arm.name for arm in node.read(node.ARMS).arms}
     wrong = tmp_path / "arms.yaml"
     wrong.write_text("arms: [{name: x}]")
     with pytest.raises(BenchError, match=r"arms\.yaml"):
