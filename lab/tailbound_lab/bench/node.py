@@ -31,7 +31,7 @@ ARMS: Final = Path(__file__).with_name("node_arms.yaml")
 SOURCE: Final = Path(__file__).with_name("node_load.py")
 BUCKET: Final = 10
 """Seconds of one row of the record."""
-WARM_UP: Final = 180.0
+WARM_UP: Final = 120.0
 """Seconds at the first rate before the record begins: each scaler has seen the function."""
 DAY: Final = ((0.15, 10.0), (0.45, 50.0), (0.52, 25.0), (0.62, 55.0), (0.72, 20.0), (1.0, 3.0))
 """(share of the day at which it ends, requests/s): morning, peak, lull, jump, evening, night."""
