@@ -56,11 +56,13 @@ log = logging.getLogger(__name__)
 BACKLOG: Final = 4096
 SWEEP_SECONDS: Final = 1.0
 ESTIMATE_SECONDS: Final = 5.0
-"""Between two searches for the capacity: they take less than 1% of a core."""
+"""Between two searches for the capacity."""
+SEARCH_SHARE: Final = 0.1
+"""Share of the CPU quota that a search may take: at a quarter of a core, requests would wait for it."""
 QUOTA_SECONDS: Final = 1.0
 """Between two readings of the CPU quota."""
 PAUSE_SECONDS: Final = 0.01
-"""Between two steps of a search, for the requests."""
+"""Least time between two steps of a search, for the requests."""
 FLUSH_SECONDS: Final = 0.5
 """After ``drain_timeout``: what the refusals of all that is left get to leave in."""
 PROBE_AFTER_SECONDS, PROBE_EVERY_SECONDS, PROBES = 60, 15, 4
@@ -498,8 +500,11 @@ def _start_failed(variable: str, port: int) -> Iterator[None]:
 async def _estimate(capacity: Capacity) -> None:
     told = False
     while True:
+        used = time.thread_time()
         for _ in capacity.estimate():
-            await asyncio.sleep(PAUSE_SECONDS)
+            used = time.thread_time() - used
+            await asyncio.sleep(max(PAUSE_SECONDS, used / (SEARCH_SHARE * capacity.cpus)))
+            used = time.thread_time()
         if capacity.times.overall.alone > capacity.slo_latency and not told:
             told = True
             log.warning(

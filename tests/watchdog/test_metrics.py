@@ -109,6 +109,7 @@ def test_capacity_is_nan_until_learned_and_then_follows_the_model():
     capacity = value(metrics, "watchdog_capacity_requests_per_second")
     assert capacity != capacity
     model.observe(1, 0.05)
+    assert list(metrics.capacity.estimate())
     assert (
         value(metrics, "watchdog_capacity_requests_per_second")
         == sustained([(1.0, model)], 1, 0.2, 0.95)[0]
@@ -120,6 +121,7 @@ def test_capacity_is_nan_until_learned_and_then_follows_the_model():
 def test_capacity_after_more_batches_is_that_of_the_next_search():
     metrics, model = make()
     model.observe(1, 0.05)
+    assert list(metrics.capacity.estimate())
     first = value(metrics, "watchdog_capacity_requests_per_second")
     for _ in range(20):
         model.observe(1, 0.01)
@@ -132,6 +134,7 @@ def test_capacity_after_more_batches_is_that_of_the_next_search():
 def test_capacity_after_a_change_of_the_cores_stays_with_those_that_it_was_estimated_on():
     metrics, model = make()
     model.observe(1, 0.05)
+    assert list(metrics.capacity.estimate())
     names = ("watchdog_capacity_requests_per_second", "watchdog_capacity_cores")
     before = [value(metrics, name) for name in names]
     metrics.capacity.resize(2, 16.0)
@@ -148,6 +151,7 @@ def test_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
     metrics, model = make(largest=1)
     for _ in range(8):
         model.observe(1, 0.001)
+    assert list(metrics.capacity.estimate())
     cpu = iter([(0.0, 0.0), (10.0, 5.0)])
     metrics.gauges = Gauges(cpu=lambda: next(cpu))
     assert (

@@ -37,8 +37,8 @@ BATCHES: Final = 128
 """Batches of a step of the search: about a millisecond."""
 STEP: Final = 1.2
 """Ratio between two rates of the search. It descends: some rates below the highest miss the objective."""
-LOWEST: Final = 1e-4
-"""Share of the throughput at which the search ends."""
+LOWEST: Final = 0.01
+"""Share of the throughput at which the search ends: replicas that idle for 99% of the time are no remedy."""
 READ_SECONDS: Final = 1.0
 """Minimum seconds between two readings: the kernel counts CPU time in ticks."""
 BUSY: Final = 0.1
@@ -377,8 +377,5 @@ class Capacity:
             self.cores = cpus
 
     def requests_per_second(self) -> float:
-        """Requests per second with which the objective is still met; NaN until learned."""
-        if self._sustained is None:
-            for _ in self.estimate():
-                pass
+        """Requests per second with which the objective is still met; NaN until a search has ended."""
         return nan if self._sustained is None else self.cost.bound(self._sustained, self.cores)
