@@ -497,13 +497,18 @@ def _start_failed(variable: str, port: int) -> Iterator[None]:
         raise StartFailed(f"{variable}={port}: cannot listen on it: {reason}") from error
 
 
+def pause(used: float, cpus: float) -> float:
+    """Return the seconds between a step of a search that took ``used`` CPU seconds and the next."""
+    return max(PAUSE_SECONDS, used / (SEARCH_SHARE * cpus))
+
+
 async def _estimate(capacity: Capacity) -> None:
     told = False
     while True:
         used = time.thread_time()
         for _ in capacity.estimate():
             used = time.thread_time() - used
-            await asyncio.sleep(max(PAUSE_SECONDS, used / (SEARCH_SHARE * capacity.cpus)))
+            await asyncio.sleep(pause(used, capacity.cpus))
             used = time.thread_time()
         if capacity.times.overall.alone > capacity.slo_latency and not told:
             told = True

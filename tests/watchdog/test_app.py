@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from batching_watchdog.app import PROBE_AFTER_SECONDS, bound_socket
+from batching_watchdog.app import PROBE_AFTER_SECONDS, SEARCH_SHARE, bound_socket, pause
 
 
 def reached(bound: socket.socket, host: str) -> bool:
@@ -44,3 +44,9 @@ def test_connection_whose_client_has_vanished_is_noticed():
 def test_port_that_is_taken_for_ipv4_alone_cannot_be_bound(holder):
     with socket.create_server((holder, 0)) as other, pytest.raises(OSError, match="in use"):
         bound_socket(other.getsockname()[1])
+
+
+@pytest.mark.parametrize("cpus", [0.1, 0.25, 1.0, 16.0])
+def test_capacity_search_takes_its_share_of_the_cpu_quota_at_most(cpus):
+    used = 0.004
+    assert used / (used + pause(used, cpus)) <= SEARCH_SHARE * cpus

@@ -106,9 +106,9 @@ def test_classes_have_targets_outcomes_and_latencies_of_their_own():
 
 def test_capacity_is_nan_until_learned_and_then_follows_the_model():
     metrics, model = make()
-    capacity = value(metrics, "watchdog_capacity_requests_per_second")
-    assert capacity != capacity
     model.observe(1, 0.05)
+    capacity = value(metrics, "watchdog_capacity_requests_per_second")
+    assert capacity != capacity, "no scrape waits for a search"
     assert list(metrics.capacity.estimate())
     assert (
         value(metrics, "watchdog_capacity_requests_per_second")
