@@ -33,7 +33,7 @@ BUCKET: Final = 10
 """Seconds of one row of the record."""
 WARM_UP: Final = 120.0
 """Seconds at the first rate before the record begins: each scaler has seen the function."""
-DAY: Final = ((0.15, 10.0), (0.45, 50.0), (0.52, 25.0), (0.62, 55.0), (0.72, 20.0), (1.0, 3.0))
+DAY: Final = ((0.15, 8.0), (0.45, 30.0), (0.52, 14.0), (0.62, 34.0), (0.72, 12.0), (1.0, 2.0))
 """(share of the day at which it ends, requests/s): morning, peak, lull, jump, evening, night."""
 PEAK: Final = 1
 """The part of ``DAY`` that rises and falls; the others are constant."""
