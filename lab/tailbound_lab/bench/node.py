@@ -23,6 +23,7 @@ import yaml
 from kubernetes import client, config
 from kubernetes.utils.quantity import parse_quantity
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.load.records import BenchError
@@ -350,7 +351,6 @@ def pictures(record: Record) -> dict[str, Figure]:
         load.set_title(f"{row['system']}\n{row['late']:.1%} late or failed", fontsize=10)
         latency.semilogy(minutes, [each["p99"] for each in course], color="#1769aa")
         latency.axhline(row["slo_latency"], color="#b3261e", lw=1)
-        count.step(minutes, [each["ready"] for each in course], where="post", color="#1769aa", label="ready")
         nominal = course[0]["cores"] / max(1.0, course[0]["ready"])
         count.step(
             minutes,
@@ -360,11 +360,21 @@ def pictures(record: Record) -> dict[str, Figure]:
             lw=1,
             label="CPU they may use",
         )
+        count.step(minutes, [each["ready"] for each in course], where="post", color="#1769aa", label="ready")
         cost = f"{row['replica_seconds']:,} replica-s, {row['cpu_seconds']:,.0f} CPU-s"
         count.set_xlabel(f"minutes\n{cost}", fontsize=9)
     panels[0][0].set_ylabel("requests/s")
-    panels[1][0].set_ylabel("p99, seconds; line: SLO")
+    panels[1][0].set_ylabel("p99, seconds (red: SLO)")
     panels[2][0].set_ylabel("replicas")
-    panels[0][0].legend(fontsize=8, loc="upper right")
-    panels[2][0].legend(fontsize=8, loc="upper right")
+    panels[1][0].yaxis.set_major_locator(FixedLocator([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]))
+    panels[1][0].yaxis.set_major_formatter("{x:g}")
+    panels[1][0].yaxis.set_minor_formatter("")
+    drawn = [
+        pair
+        for panel in (panels[0][0], panels[2][0])
+        for pair in zip(*panel.get_legend_handles_labels(), strict=True)
+    ]
+    made.legend(
+        *zip(*drawn, strict=True), loc="outside upper center", ncols=len(drawn), fontsize=9, frameon=False
+    )
     return {"node": made}
