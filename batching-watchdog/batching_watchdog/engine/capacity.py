@@ -307,17 +307,17 @@ class CpuCost:
     """Learns the CPU cost of a request: the front end's from readings, the workers' from batches."""
 
     worker: LatencyModel
-    """CPU seconds for each second of a batch, by its size: requests of all lengths share this curve."""
+    """CPU seconds of a batch by its size. Time would not do: a CPU quota stops some batches and not others."""
     _last: Reading | None = None
     _front: float = 0.0
     """The front end's CPU seconds per request, without its share of a batch; 0 while unknown."""
     _batches: int = 0
 
-    def observe(self, size: int, seconds: float, cpu_seconds: float) -> None:
-        """Learn that a batch of ``size`` requests took a worker ``seconds``, and ``cpu_seconds`` of CPU."""
+    def observe(self, size: int, cpu_seconds: float) -> None:
+        """Learn that a batch of ``size`` requests took a worker ``cpu_seconds`` of CPU; 0: unknown."""
         self._batches += 1
         if self._batches <= FIRST or self._batches % EVERY == 0:
-            self.worker.observe(size, cpu_seconds / max(LEAST, seconds))
+            self.worker.observe(size, cpu_seconds)
 
     def read(self, reading: Reading) -> None:
         """Learn from the time since the last reading, if it is long enough and had enough load."""
@@ -335,7 +335,7 @@ class CpuCost:
     def bound(self, sustained_rate: Sustained, cpus: float) -> float:
         """Return the requests per second of the workers, limited by front end and ``cpus`` cores."""
         front = self._front * (1.0 + TUNING.batch_cost / sustained_rate.size)
-        worker = self.worker.predict_mean(sustained_rate.size) * sustained_rate.seconds
+        worker = self.worker.predict_mean(sustained_rate.size) / sustained_rate.size
         bounds = [sustained_rate.rate]
         if front:
             bounds.append(1.0 / front)

@@ -125,7 +125,7 @@ async def measure(
             total=fmean(exchange.seconds for exchange in exchanges),
             wait=fmean(exchange.queue_seconds for exchange in exchanges),
             worker=worker,
-            worker_cpu=worker * metrics.capacity.cost.worker.predict_mean(1),
+            worker_cpu=metrics.capacity.cost.worker.predict_mean(1),
         )
 
         def promise(slo_latency: float) -> Promise:

@@ -33,7 +33,7 @@ def read(*readings: Reading, worker: float = 0.0) -> CpuCost:
     cost = CpuCost(LatencyModel(1024))
     if worker:
         for size in (1, 2, 4) * 8:
-            cost.observe(size, size * EACH, size * EACH * worker)
+            cost.observe(size, size * EACH * worker)
     cost.read(Reading(0.0, 0.0, 0, 0))
     for reading in readings:
         cost.read(reading)
@@ -66,8 +66,16 @@ def test_cpu_cost_of_a_model_that_computes_for_twice_the_share_of_a_batch_is_fol
     cost = read()
     for seconds, batches in ((0.008, 300), (0.016, 300)):
         for _ in range(batches):
-            cost.observe(8, 0.016, seconds)
+            cost.observe(8, seconds)
     assert cost.bound(Sustained(1e6, 8, 0.002), 1.0) == pytest.approx(TUNING.busiest / 0.002, rel=0.01)
+
+
+def test_cores_bound_the_rate_by_cpu_time_where_the_times_of_batches_show_a_quota_instead():
+    cost = read()
+    for size in (1, 2, 4) * 8:
+        cost.observe(size, 0.017 * size)
+    fastest = Sustained(250.0, 64, 0.001)  # single requests were stopped by the quota, pairs were not
+    assert cost.bound(fastest, 0.25) == pytest.approx(TUNING.busiest * 0.25 / 0.017, rel=0.01)
 
 
 @given(
@@ -81,7 +89,7 @@ def test_cpu_cost_of_a_model_that_computes_for_twice_the_share_of_a_batch_is_fol
 def test_bound_only_lowers_the_rate_and_stays_positive(rate, size, cpus, front, served, batches):
     cost = read(Reading(10.0, front, served, 0))
     for count, seconds in batches:
-        cost.observe(count, 1.0, seconds)
+        cost.observe(count, seconds)
     bound = cost.bound(Sustained(rate, size, EACH), cpus)
     assert 0.0 <= bound <= rate
     assert bound > 0.0 or rate == 0.0

@@ -117,7 +117,7 @@ def test_promise_is_what_the_watchdog_exports_and_no_more_than_its_cores_allow()
     for size in (1, 2, 4, 8):
         for _ in range(5):
             model.observe(size, 0.010)
-            cost.observe(size, 0.010, 0.010)
+            cost.observe(size, 0.010)
     free = report.promise_within(0.1, [(1.0, model)], cost, workers=4, objective=0.99, cpus=64.0)
     bound = report.promise_within(0.1, [(1.0, model)], cost, workers=4, objective=0.99, cpus=1.0)
     assert 0.0 < bound.rate < free.rate
