@@ -17,7 +17,7 @@ from typing import Final
 
 from batching_watchdog.engine.cost import Cost
 from batching_watchdog.engine.effects import Answer, Check, Dispatch, Effect, Lowered, WakeAt, Worker
-from batching_watchdog.engine.lanes import LATE, ON_TIME, Expiries, Queues
+from batching_watchdog.engine.lanes import GONE, RUNNING, Queues
 from batching_watchdog.engine.policy import BatchingPolicy, Late, Overload, Situation, Take, Wait
 from batching_watchdog.engine.prefetch import Prefetch
 from batching_watchdog.engine.retries import Part, Suspects
@@ -28,10 +28,6 @@ from batching_watchdog.messages import DROPPED, PROBE, Batch, Crash, DispatchRea
 REFUSAL_SECONDS: Final = 0.25
 """Seconds for which one error object serves all requests refused at the header: creating one costs as much as
 reading the request."""
-# ``Request.place`` besides ``lanes.ON_TIME``, ``lanes.LATE`` and ``retries.SUSPECT``: plain numbers, since an
-# Enum's hash is Python code and places change with every request.
-_GONE: Final = 0
-_RUNNING: Final = 4
 
 
 class Engine:
@@ -56,7 +52,6 @@ class Engine:
         self._max_batch_bytes = max_batch_bytes
         self._policy = policy
         self._cost = cost
-        self._max_inflight = max_inflight
         self._workers = max(1, workers)
         self._shed_late = shed_late
         self._idle: list[Worker] = []
@@ -65,34 +60,21 @@ class Engine:
         self._prefetch = Prefetch(self._workers, lead, cpus)
         self._nearly_idle = False
         """Whether a busy worker may get its next batch now, by the last ``tick``."""
-        self._admitted: dict[int, Request] = {}
-        self._expiries = Expiries(self._admitted)
-        self._queues = Queues(by_deadline=policy.by_deadline)
+        self._queues = Queues(max_inflight, by_deadline=policy.by_deadline)
         self._suspects = Suspects(self._workers)
         self._overload = Overload()
         self._refusal: QueueFull | None = None
         self._refused_at = 0.0
 
-    def __repr__(self) -> str:
-        return (
-            f"<Engine {self.queued} queued in {len(self._queues.lanes)} lanes, {len(self._queues.late)} late,"
-            f" {self.suspects} suspect; {len(self._running)} workers busy, {len(self._idle)} idle>"
-        )
-
     @property
     def admitted(self) -> int:
         """Number of queued and running requests."""
-        return len(self._admitted)
+        return len(self._queues.admitted)
 
     @property
     def queued(self) -> int:
         """Number of requests that wait for a worker."""
         return len(self._queues) + self.suspects
-
-    @property
-    def idle(self) -> int:
-        """Number of workers that wait for a batch."""
-        return len(self._idle)
 
     @property
     def suspects(self) -> int:
@@ -102,7 +84,7 @@ class Engine:
     @property
     def at_limit(self) -> bool:
         """Whether ``max_inflight`` requests are admitted: one more must replace a late one."""
-        return len(self._admitted) >= self._max_inflight
+        return self._queues.at_limit
 
     @property
     def full(self) -> bool:
@@ -161,9 +143,7 @@ class Engine:
             if late_already or displaced is None:
                 raise self._queue_full()
             effects = self._end(displaced, self._queue_full(displaced=True))
-        self._admitted[request.id] = request
-        self._expiries.add(request)
-        self._queues.add(request, self._cost.pool(request.cost_class))
+        self._queues.admit(request, self._cost.pool(request.cost_class))
         return effects
 
     def worker_ready(self, worker: Worker, *, checked: bool = False) -> list[Effect]:
@@ -211,11 +191,11 @@ class Engine:
             self._suspects.passed(worker)
         elif any(reply.failed for reply in replies):
             self._queue_again(self._suspects.failed(worker, batch))
-        admitted = self._admitted
+        admitted = self._queues.admitted
         effects: list[Effect] = []
         for request, reply in zip(batch.requests, replies, strict=True):
-            if request.place == _RUNNING:  # else it has expired, or its client has left
-                request.place = _GONE
+            if request.place == RUNNING:  # else it has expired, or its client has left
+                request.place = GONE
                 del admitted[request.id]
                 effects.append(Answer(request, reply, batch))
         return batch, effects
@@ -246,23 +226,24 @@ class Engine:
 
     def abandon(self, request: Request) -> list[Effect]:
         """Remove a request whose client has left; a batch that has begun continues."""
-        return self._leave(request) if request.place != _GONE else []
+        return self._leave(request) if request.place != GONE else []
 
     def hand_over(self) -> list[Request]:
         """Remove and return all admitted requests, none of which has run: another engine takes them."""
-        requests = list(self._admitted.values())
-        self._admitted.clear()
-        self._queues = Queues(by_deadline=self._policy.by_deadline)
+        requests = list(self._queues.admitted.values())
+        self._queues = Queues(self._queues.most, by_deadline=self._policy.by_deadline)
         return requests
 
     def give_up(self, error: WatchdogError) -> list[Effect]:
         """Answer every admitted request with ``error``; batches under way continue."""
-        return [effect for request in list(self._admitted.values()) for effect in self._end(request, error)]
+        return [
+            effect for request in list(self._queues.admitted.values()) for effect in self._end(request, error)
+        ]
 
     def tick(self, now: float) -> list[Effect]:
         """Answer expired requests, then dispatch batches to idle workers; return the effects."""
         effects: list[Effect] = []
-        for request in self._expiries.expired(now):
+        for request in self._queues.expired(now):
             effects += self._end(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
         due = self._prefetch.due(self._running, now)
         self._idle = due[::-1] + self._idle  # after the idle ones: the last is next
@@ -273,7 +254,7 @@ class Engine:
         self._idle = [worker for worker in self._idle if worker not in self._running]
         self._nearly_idle = len(self._idle) < ready
         # With the batches that have just been sent.
-        until = min(until, self._expiries.next(), self._prefetch.next_due(self._running, now))
+        until = min(until, self._queues.next_expiry(), self._prefetch.next_due(self._running, now))
         return effects if until == inf else [*effects, WakeAt(until)]
 
     def _step(self, now: float, effects: list[Effect]) -> float | None:
@@ -427,7 +408,7 @@ class Engine:
         """Send requests that are in no queue any more to the next idle worker."""
         for request in requests:
             request.attempts += 1
-            request.place = _RUNNING
+            request.place = RUNNING
         worker = self._idle.pop()  # it became idle last, so its caches are the warmest
         seconds = requests[0].lane.times.predict_mean(len(requests))
         batch = Batch(tuple(requests), reason, now, seconds or inf)
@@ -454,15 +435,10 @@ class Engine:
 
     def _leave(self, request: Request) -> list[Effect]:
         """Remove an admitted request."""
-        place = request.place
-        if place in (ON_TIME, LATE):
-            self._queues.remove(request)
-        request.place = _GONE
+        runs = request.place == RUNNING
+        self._queues.leave(request)
         request.header_block = request.body = b""  # its batch may run on for long, and needs them no more
-        del self._admitted[request.id]
-        if place == _RUNNING:
-            return [*self._prefetch.cancels(request)]
-        return []
+        return [*self._prefetch.cancels(request)] if runs else []
 
     def _queue_again(self, requests: Iterable[Request]) -> None:
         """Queue requests again that are under no suspicion."""
@@ -483,11 +459,11 @@ class Engine:
         size = times.best_size
         per_second = self._workers * size / max(times.predict_mean(size), 1e-6)
         retry_after = max(1, min(60, round(self.queued / per_second / 2)))
-        return QueueFull(self._max_inflight, retry_after, displaced=displaced)
+        return QueueFull(self._queues.most, retry_after, displaced=displaced)
 
 
 def _still_running(batch: Batch) -> list[Request]:
-    return [request for request in batch.requests if request.place == _RUNNING]
+    return [request for request in batch.requests if request.place == RUNNING]
 
 
 def _work_done(batch: Batch, replies: Sequence[Reply]) -> Sequence[Request]:

@@ -1,12 +1,12 @@
-"""Queues requests: those on time in a lane for each pool of cost classes, and the late ones. [P]
+"""Holds the admitted requests: those on time in a lane for each pool of cost classes, and the late ones. [P]
 
-Owns their order: by deadline or by arrival, as the policy requires. The policy and ``Engine`` decide; this
+Owns their order: by deadline or by arrival, as the policy requires. The policy and the engines decide; this
 module reads no clock. With equal budgets every request is appended, which is cheap.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf
@@ -16,10 +16,13 @@ from batching_watchdog.engine.cost import ServiceTimes, Shared
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.messages import Request
 
+# ``Request.place``: plain numbers, since an Enum's hash is Python code and places change with every request.
+GONE: Final = 0
 ON_TIME: Final = 1
-"""``Request.place`` of a request in a lane."""
-LATE: Final = 3
-"""``Request.place`` of a late request."""
+LATE: Final = 2
+SUSPECT: Final = 3
+"""In a part of a failed batch that waits or is held."""
+RUNNING: Final = 4
 MAX_LANES: Final = 64
 """Maximum lanes in one choice. A served lane moves behind the others, so all have a turn."""
 MAX_MOVE: Final = 256
@@ -111,18 +114,29 @@ class Lane:
 
 
 class Queues:
-    """All lanes and all late requests."""
+    """All admitted requests, the lanes and the late ones among them."""
 
-    def __init__(self, *, by_deadline: bool) -> None:
+    def __init__(self, most: int, *, by_deadline: bool) -> None:
+        """``most``: the requests that may be admitted at a time."""
+        self.most = most
         self._by_deadline = by_deadline
+        self.admitted: dict[int, Request] = {}
+        """By id, until they leave."""
+        self._expiries: list[tuple[float, int]] = []
+        """(expiry, id), a heap. Entries of requests that have left are dropped when first or many."""
         self.lanes: dict[Shared, Lane] = {}
         """Lanes with requests on time, the last served one at the end."""
         self.late: OrderedDict[int, Request] = OrderedDict()
         """All late requests in the order in which they became late."""
 
     def __len__(self) -> int:
-        """Return the number of requests."""
+        """Return the number of requests that wait, on time or late."""
         return sum(len(lane.keys) for lane in self.lanes.values()) + len(self.late)
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether as many are admitted as may be: one more must replace a late one."""
+        return len(self.admitted) >= self.most
 
     def choice(self) -> list[Lane]:
         """Return the lanes that a policy may choose from."""
@@ -132,8 +146,17 @@ class Queues:
         """Return the request that has been late longest; None without one."""
         return next(iter(self.late.values()), None)
 
+    def admit(self, request: Request, pool: Shared) -> None:
+        """Take a new request, and queue it."""
+        self.admitted[request.id] = request
+        heappush(self._expiries, (request.expires, request.id))
+        if len(self._expiries) > 64 + 2 * len(self.admitted):
+            self._expiries = [entry for entry in self._expiries if entry[1] in self.admitted]
+            heapify(self._expiries)
+        self.add(request, pool)
+
     def add(self, request: Request, pool: Shared) -> None:
-        """Queue a request as on time; the policy detects whether it is late."""
+        """Queue an admitted request as on time; the policy detects whether it is late."""
         lane = self.lanes.get(pool)
         if lane is None:
             lane = self.lanes[pool] = Lane(pool)
@@ -163,43 +186,28 @@ class Queues:
         if not lane.keys:
             del self.lanes[lane.pool]
 
-    def remove(self, request: Request) -> None:
-        """Remove a request that leaves before it is served."""
+    def leave(self, request: Request) -> None:
+        """Remove an admitted request for good."""
         if request.place == LATE:
             del self.late[request.id]
-        else:
+        elif request.place == ON_TIME:
             lane: Lane = request.lane
             lane.remove(request, self._key(request))
             if not lane.keys:
                 del self.lanes[lane.pool]
+        request.place = GONE
+        del self.admitted[request.id]
 
-    def _key(self, request: Request) -> float:
-        return request.deadline if self._by_deadline else request.arrived
-
-
-class Expiries:
-    """The times until which admitted requests may wait for an answer."""
-
-    def __init__(self, admitted: Mapping[int, Request]) -> None:
-        """``admitted``: those that have not left, by id."""
-        self._admitted = admitted
-        self._heap: list[tuple[float, int]] = []
-        """(expiry, id). Entries of requests that have left are dropped when first or many."""
-
-    def add(self, request: Request) -> None:
-        """Add an admitted request."""
-        heappush(self._heap, (request.expires, request.id))
-        if len(self._heap) > 64 + 2 * len(self._admitted):
-            self._heap = [entry for entry in self._heap if entry[1] in self._admitted]
-            heapify(self._heap)
-
-    def next(self) -> float:
-        """Return the earliest time; infinite without a request."""
-        while self._heap and self._heap[0][1] not in self._admitted:
-            heappop(self._heap)
-        return self._heap[0][0] if self._heap else inf
+    def next_expiry(self) -> float:
+        """Return the earliest time at which one expires; infinite without a request."""
+        while self._expiries and self._expiries[0][1] not in self.admitted:
+            heappop(self._expiries)
+        return self._expiries[0][0] if self._expiries else inf
 
     def expired(self, now: float) -> Iterator[Request]:
         """Yield the requests whose time has come; each must leave before the next one is asked for."""
-        while self.next() <= now:
-            yield self._admitted[self._heap[0][1]]
+        while self.next_expiry() <= now:
+            yield self.admitted[self._expiries[0][1]]
+
+    def _key(self, request: Request) -> float:
+        return request.deadline if self._by_deadline else request.arrived

@@ -15,14 +15,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final
 
 from batching_watchdog.engine.effects import Worker
+from batching_watchdog.engine.lanes import SUSPECT
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.messages import Batch, DispatchReason, Request
-
-SUSPECT: Final = 2
-"""``Request.place`` of a request in a part that waits or is held."""
 
 
 @dataclass(slots=True, eq=False)

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from math import inf, nan
 from typing import Final, NamedTuple
 
+from batching_watchdog.engine.cost import Pool
 from batching_watchdog.engine.effects import Answer, Effect, Join, Leave, Lowered, Piece, Streamer, WakeAt
-from batching_watchdog.engine.lanes import Expiries, Queues
+from batching_watchdog.engine.lanes import GONE, RUNNING, Queues
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
@@ -33,8 +34,6 @@ WEIGHT: Final = 1 / 64
 """Least weight of the newest stream in the mean number of pieces."""
 RATES: Final = 128
 """Rates up to saturation among which ``steady`` finds one."""
-_GONE: Final = 0
-_RUNNING: Final = 4
 
 
 class Steady(NamedTuple):
@@ -103,7 +102,7 @@ class _Stream:
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A worker with its streams. Times are predictions; the last five fields are of the present ``tick``."""
+    """A worker with its streams. Times are predictions; the last four fields are of the present ``tick``."""
 
     worker: Streamer
     streams: dict[int, _Stream] = field(default_factory=dict)
@@ -113,23 +112,12 @@ class _Running:
     """Whether it takes no further stream."""
     idle: bool = True
     """Whether it waits for streams. One whose streams have left may still be in a step that they began."""
-    joined: list[_Stream] = field(default_factory=list)
-    joining: int = 0
-    """Streams that start in the next iteration, which requests can join."""
     limit: float = inf
     """The earliest due time in it that a join could break."""
     interval: float = inf
     """The smallest of the streams."""
     next_ends: float = 0.0
     """When it ends with one more stream, with the reserve."""
-
-
-@dataclass(slots=True, eq=False)
-class _Pool:
-    """All requests share one lane."""
-
-    times: LatencyModel
-    overdue_at: dict[str, float] = field(default_factory=dict)
 
 
 class Streams:
@@ -161,7 +149,6 @@ class Streams:
             min(target.interval for target in every),
         )
         self._reserve = min(self._tightest.interval, TUNING.stream_reserve * self._tightest.latency)
-        self._max_inflight = max_inflight
         self._count = max(1, workers)
         self._shed_late = shed_late
         self._closed = closed
@@ -169,18 +156,14 @@ class Streams:
         """Mean pieces of the streams that have ended, and their number."""
         self._workers: dict[Streamer, _Running] = {}
         self._on: dict[int, _Stream] = {}
-        self._admitted: dict[int, Request] = {}
-        self._expiries = Expiries(self._admitted)
-        self._queues = Queues(by_deadline=True)
-        self._pool = _Pool(self.step)
-
-    def __repr__(self) -> str:
-        return f"<Streams {self.queued} queued, {len(self._on)} on {len(self._workers)} workers>"
+        self._queues = Queues(max_inflight, by_deadline=True)
+        self._pool = Pool(self.step, self.step)
+        """All requests share one lane."""
 
     @property
     def admitted(self) -> int:
         """Number of queued requests and running streams."""
-        return len(self._admitted)
+        return len(self._queues.admitted)
 
     @property
     def running(self) -> int:
@@ -195,7 +178,7 @@ class Streams:
     @property
     def at_limit(self) -> bool:
         """Whether ``max_inflight`` requests are admitted: one more must replace a late one."""
-        return len(self._admitted) >= self._max_inflight
+        return self._queues.at_limit
 
     @property
     def full(self) -> bool:
@@ -235,9 +218,7 @@ class Streams:
             if displaced is None or request.deadline <= now:
                 raise self._queue_full()
             effects = self._end(displaced, self._queue_full(displaced=True))
-        self._admitted[request.id] = request
-        self._expiries.add(request)
-        self._queues.add(request, self._pool)
+        self._queues.admit(request, self._pool)
         return effects
 
     def worker_ready(self, worker: Streamer, *, checked: bool = False) -> list[Effect]:
@@ -276,23 +257,24 @@ class Streams:
         for output in iteration.outputs:
             if stream := running.streams.get(output.stream):
                 effects += self._put_out(stream, output, now, alone=size == 1)
-        starts = sum(not stream.begun for stream in running.streams.values())
         running.idle = not running.streams
-        self._begin(running, starts, now)
+        self._begin(running, now)
         return effects
 
     def abandon(self, request: Request) -> list[Effect]:
         """Remove a request whose client has left; its stream leaves its worker before the next step."""
-        return self._leave(request) if request.place != _GONE else []
+        return self._leave(request) if request.place != GONE else []
 
     def give_up(self, error: WatchdogError) -> list[Effect]:
         """Answer every admitted request with ``error``."""
-        return [effect for request in list(self._admitted.values()) for effect in self._end(request, error)]
+        return [
+            effect for request in list(self._queues.admitted.values()) for effect in self._end(request, error)
+        ]
 
     def tick(self, now: float) -> list[Effect]:
         """Answer expired requests, then let waiting ones join; return the effects."""
         effects: list[Effect] = []
-        for request in self._expiries.expired(now):
+        for request in self._queues.expired(now):
             effects += self._end(request, Expired(f"not ended within {now - request.arrived:.3f} s"))
         open_for_more = [running for running in self._workers.values() if not running.closing]
         for running in open_for_more:
@@ -306,7 +288,7 @@ class Streams:
                 effects += self._end(request, _NO_TIME)
         for running in open_for_more:
             effects += self._joins(running, now)
-        until = min(until, self._expiries.next())
+        until = min(until, self._queues.next_expiry())
         return effects if until == inf else [*effects, WakeAt(until)]
 
     @property
@@ -314,25 +296,23 @@ class Streams:
         """Seconds from a join of an idle worker to its first piece, with the reserve."""
         return self.start.predict(1) + self.step.predict(1) + self._reserve
 
-    def _begin(self, running: _Running, joined: int, now: float) -> None:
-        """Note that an iteration of a worker begins with all of its streams, of which ``joined`` start."""
-        seconds = self.start.predict(joined) if joined else 0.0
-        running.ends = now + seconds + self.step.predict(len(running.streams))
-        for stream in running.streams.values():
+    def _begin(self, running: _Running, now: float) -> None:
+        """Note that an iteration of a worker begins with all of its streams."""
+        streams = running.streams.values()
+        starts = sum(not stream.begun for stream in streams)
+        seconds = self.start.predict(starts) if starts else 0.0
+        running.ends = now + seconds + self.step.predict(len(streams))
+        for stream in streams:
             stream.begun = True
 
     def _look(self, running: _Running, now: float) -> None:
-        """Find out what a worker could take in this ``tick``."""
+        """Find out what a worker could take in this ``tick``, after those that it has taken."""
         streams = running.streams.values()
-        running.joined = []
-        running.joining = sum(not stream.begun for stream in streams)
+        starts = sum(not stream.begun for stream in streams)
         running.limit = min((stream.due for stream in streams if not stream.late), default=inf)
         running.interval = min((stream.interval for stream in streams), default=inf)
-        self._predict(running, now)
-
-    def _predict(self, running: _Running, now: float) -> None:
         begins = now if running.idle else max(now, running.ends)
-        seconds = self.start.predict(running.joining + 1) + self.step.predict(len(running.streams) + 1)
+        seconds = self.start.predict(starts + 1) + self.step.predict(len(streams) + 1)
         running.next_ends = begins + seconds + self._reserve
 
     def _may_take(self, running: _Running, interval: float) -> bool:
@@ -375,27 +355,24 @@ class Streams:
             return False
         stream = _Stream(request, interval, best.worker, late=late)
         self._on[request.id] = best.streams[request.id] = stream
-        best.joined.append(stream)
-        best.joining += 1
-        best.interval, best.limit = min(best.interval, interval), min(best.limit, due)
-        self._predict(best, now)
+        self._look(best, now)
         request.attempts += 1
         return True
 
     def _joins(self, running: _Running, now: float) -> list[Effect]:
         """Return the joins of a worker. An idle one begins at once."""
         effects: list[Effect] = []
+        joined = [stream for stream in running.streams.values() if stream.batch is None]
         usual = DispatchReason.IDLE if running.idle else DispatchReason.JOIN
         for late, reason in ((False, usual), (True, DispatchReason.LATE)):
-            joined = [stream for stream in running.joined if stream.late is late]
-            if joined:
-                batch = Batch(tuple(stream.request for stream in joined), reason, now)
-                for stream in joined:
-                    stream.batch, stream.request.place = batch, _RUNNING
+            if streams := [stream for stream in joined if stream.late is late]:
+                batch = Batch(tuple(stream.request for stream in streams), reason, now)
+                for stream in streams:
+                    stream.batch, stream.request.place = batch, RUNNING
                 effects.append(Join(running.worker, batch))
-        if running.idle and running.joined:
+        if running.idle and joined:
             running.idle = False
-            self._begin(running, len(running.joined), now)
+            self._begin(running, now)
         return effects
 
     def _put_out(self, stream: _Stream, output: Output, now: float, *, alone: bool) -> list[Effect]:
@@ -418,12 +395,11 @@ class Streams:
 
     def _again_or_end(self, stream: _Stream, outcome: Reply | WatchdogError, *, again: bool) -> list[Effect]:
         """Start a stream whose state is lost again, if its client has got nothing; else end it."""
-        request = stream.request
-        self._remove(request)
         if stream.sent or not again:
-            return [Answer(request, outcome, stream.batch)]
-        self._admitted[request.id] = request
-        self._queues.add(request, self._pool)
+            self._remove(stream.request)
+            return [Answer(stream.request, outcome, stream.batch)]
+        self._take_off(stream.request)
+        self._queues.add(stream.request, self._pool)
         return []
 
     def _lower(self, size: int) -> list[Effect]:
@@ -443,20 +419,22 @@ class Streams:
 
     def _remove(self, request: Request) -> _Stream | None:
         """Remove an admitted request; return its stream if it was on a worker."""
-        del self._admitted[request.id]
+        stream = self._take_off(request)
+        self._queues.leave(request)
+        return stream
+
+    def _take_off(self, request: Request) -> _Stream | None:
+        """Take the stream of a request off its worker, and return it, if it has one."""
         stream = self._on.pop(request.id, None)
-        if stream is None:
-            self._queues.remove(request)
-        else:
+        if stream is not None:
             del self._workers[stream.worker].streams[request.id]
-        request.place = _GONE
         return stream
 
     def _queue_full(self, *, displaced: bool = False) -> QueueFull:
         """Return the error for a request without room; Retry-After is the time to serve half of the queue."""
         seconds = self._pieces * self.step.predict_mean(self.running / self._count) / max(1, self.running)
         retry_after = round(self.queued * seconds / 2)
-        return QueueFull(self._max_inflight, max(1, min(60, retry_after)), displaced=displaced)
+        return QueueFull(self._queues.most, max(1, min(60, retry_after)), displaced=displaced)
 
 
 _DIED: Final = WorkerDied("the worker died under this stream")

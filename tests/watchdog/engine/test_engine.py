@@ -74,6 +74,7 @@ class Crew:
         self.answers: dict[int, object] = {}
         self.running: dict[Worker, Batch] = {}
         self.next: dict[Worker, Batch] = {}
+        self.idle: set[Worker] = set()
         self.cancelled: dict[int, set[int]] = {}
         """Places by the identity of a batch."""
         self.checked: list[Worker] = []
@@ -84,7 +85,7 @@ class Crew:
     def hire(self) -> Worker:
         """Start a worker."""
         worker = Worker()
-        self.do(self.engine.worker_ready(worker))
+        self.ready(worker)
         return worker
 
     def offer(self, *requests: Request) -> None:
@@ -118,6 +119,7 @@ class Crew:
                 assert worker not in self.next, "one runs, one is next"
                 assert worker not in self.running or batch.reason is not RETRY, "suspects are not sent early"
                 (self.next if worker in self.running else self.running)[worker] = batch
+                self.idle.discard(worker)
             elif isinstance(effect, Cancel):
                 batch = self.next[effect.worker]  # type: ignore[index]
                 assert not {batch.requests[place].id for place in effect.indexes} & self.open.keys()
@@ -145,7 +147,7 @@ class Crew:
         assert done is batch
         self.do(effects)
         if ready:
-            self.do(self.engine.worker_ready(worker))
+            self.ready(worker)
 
     def fail(self, worker: Worker, *, out_of_memory: bool = False) -> None:
         """Let the batch of a worker fail as a whole."""
@@ -155,7 +157,7 @@ class Crew:
         else:
             _, effects = self.engine.batch_failed(worker, Crash("E", FAILED, out_of_memory), self.now)
         self.do(effects)
-        self.do(self.engine.worker_ready(worker))
+        self.ready(worker)
 
     def die(self, worker: Worker, *, out_of_memory: bool = False) -> None:
         """Let a worker die under its batch."""
@@ -163,10 +165,17 @@ class Crew:
         self.next.pop(worker, None)
         self.do(self.engine.worker_lost(worker, out_of_memory=out_of_memory))
 
+    def ready(self, worker: Worker, *, checked: bool = False) -> None:
+        """Let a worker be ready for its next batch."""
+        effects = self.engine.worker_ready(worker, checked=checked)
+        if not effects and worker not in self.running:
+            self.idle.add(worker)
+        self.do(effects)
+
     def pass_checks(self) -> None:
         """Let the workers under suspicion serve again."""
         while self.checked:
-            self.do(self.engine.worker_ready(self.checked.pop(), checked=True))
+            self.ready(self.checked.pop(), checked=True)
 
 
 class Machine(RuleBasedStateMachine):
@@ -249,7 +258,7 @@ class Machine(RuleBasedStateMachine):
     def check(self, serves: bool) -> None:
         worker = self.crew.checked.pop()
         if serves:
-            self.crew.do(self.crew.engine.worker_ready(worker, checked=True))
+            self.crew.ready(worker, checked=True)
         else:
             self.crew.engine.worker_gone(worker)
             self.missing += 1
@@ -273,7 +282,7 @@ class Machine(RuleBasedStateMachine):
         running = {each.id for batch in out for each in batch.requests}
         assert engine.queued == len(crew.open.keys() - running)
         # Suspects may wait for their turn, and policy ``fixed`` waits for more.
-        if self.ticked and self.policy != "fixed" and engine.idle:
+        if self.ticked and self.policy != "fixed" and crew.idle:
             assert engine.queued == engine.suspects
 
     def teardown(self) -> None:
@@ -602,7 +611,7 @@ FULL_BATCH_SECONDS = law(LARGEST)
 def busy(**options: object) -> Crew:
     """Return a crew that gets batches early, of which each idle worker began a full batch at 0."""
     crew = Crew(lead=LEAD, max_inflight=100, **options)  # type: ignore[arg-type]
-    crew.offer(*some(LARGEST * crew.engine.idle, first=1000, budget=5.0, timeout=60.0))
+    crew.offer(*some(LARGEST * len(crew.idle), first=1000, budget=5.0, timeout=60.0))
     crew.tick()
     assert not crew.engine.queued
     return crew
