@@ -45,10 +45,8 @@ class _Fit(NamedTuple):
 class LatencyModel:
     """Online estimate of l(b) for 1 <= b <= ``max_batch_size``."""
 
-    def __init__(self, max_batch_size: int, *, probes: bool = True) -> None:
-        """``probes``: the ceiling rises again after full batches that fit into memory."""
+    def __init__(self, max_batch_size: int) -> None:
         self.max_batch_size = max_batch_size
-        self._probes = probes
         self.runs = 0
         """Batches that were observed."""
         self.ceiling = max_batch_size
@@ -98,7 +96,7 @@ class LatencyModel:
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
         self._full += size >= self.ceiling
-        if self._probes and self._full >= self._probe_after and self.ceiling < self.max_batch_size:
+        if self._full >= self._probe_after and self.ceiling < self.max_batch_size:
             self.ceiling, self._full, self._probed = min(2 * self.ceiling, self.max_batch_size), 0, True
         seconds = max(LEAST, seconds)
         self._recent.append(seconds / max(LEAST, self.predict_mean(size)) if self.knows(size) else 1.0)

@@ -139,8 +139,8 @@ class Streams:
         """
         self.start = LatencyModel(max_streams)
         """Seconds to start k streams."""
-        self.step = LatencyModel(max_streams, probes=False)
-        """Seconds of one step of n streams. To probe its ceiling would cost streams under way."""
+        self.step = LatencyModel(max_streams)
+        """Seconds of one step of n streams."""
         self._targets = targets
         every = targets.values()
         self._tightest = Target(

@@ -1,5 +1,5 @@
 import random
-from math import isnan
+from math import inf, isnan
 
 import pytest
 from hypothesis import given, settings
@@ -154,12 +154,23 @@ def test_late_request_is_refused_if_asked_but_not_while_nothing_runs():
 
 
 def test_streams_that_do_not_fit_into_memory_are_started_again_and_fewer_run():
-    world = Streaming(start_law, step_law, lengths=lambda _: 30, memory=6, noise=0.0)
+    world = Streaming(start_law, step_law, lengths=lambda _: 5, memory=6, noise=0.0)
     for _ in range(12):
         world.at(0.0, world.arrive)
     world.to_the_end()
     assert [request.client.ends for request in world.requests] == [["end"]] * 12
     assert world.engine.step.ceiling <= 6
+
+
+def test_ceiling_of_memory_rises_again_once_more_streams_fit():
+    world = Streaming(start_law, step_law, lengths=lambda _: 10, memory=6, noise=0.0)
+    for memory in (6, inf):
+        world.memory = memory
+        for _ in range(100):
+            world.at(world.now, world.arrive)
+        world.to_the_end()
+    assert world.most > 6
+    assert world.engine.step.ceiling > 6
 
 
 def test_stream_is_started_again_only_if_its_worker_died_before_its_first_piece():
