@@ -21,7 +21,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from heapq import heapreplace
 from math import inf, log, nan, sqrt
 from typing import Final, NamedTuple, Protocol
@@ -115,16 +115,16 @@ def search(mix: Mix, workers: int, slo_latency: float, objective: float) -> Gene
         split.append((times, _drawn(count, below, below + share)))
         below += share
         yield
-    replica = _Replica(split, workers, slo_latency)
+    serve = partial(_serve, split, workers, slo_latency)
     high = low = TUNING.saturation * workers / sum(share * times.least(slo_latency) for share, times in parts)
     lowest = LOWEST * high
-    while (served := (yield from replica.serve(low, late))) is None:
+    while (served := (yield from serve(low, late))) is None:
         low, high = low / STEP, low
         if low < lowest:
             return NONE
     while high > TUNING.precision * low:
         rate = sqrt(low * high)
-        if faster := (yield from replica.serve(rate, late)):
+        if faster := (yield from serve(rate, late)):
             low, served = rate, faster
         else:
             high = rate
@@ -194,73 +194,60 @@ class _Queue:
     late: deque[float] = field(default_factory=deque)
     """Deadlines of requests that are late by prediction: on time if their batch is faster."""
 
-    @property
-    def head(self) -> float:
-        """Deadline of the next request; infinite without one."""
-        return self.deadlines[self.first]
 
-    def waiting(self, arrived: float) -> Sequence[float]:
-        """Return the deadlines of requests on time with a deadline up to that of one that has ``arrived``."""
-        end = bisect_right(self.deadlines, arrived, self.first)
-        return self.deadlines[self.first : min(end, self.first + MOST)]
+def _serve(
+    parts: Sequence[tuple[_Table, Sequence[float]]], workers: int, slo: float, rate: float, allowed: float
+) -> Generator[None, None, Sustained | None]:
+    """Return how ``workers`` in virtual time serve ``rate``, or None if more than ``allowed`` are late.
 
-
-@dataclass(frozen=True, slots=True)
-class _Replica:
-    """One replica in virtual time."""
-
-    parts: Sequence[tuple[_Table, Sequence[float]]]
-    """Service times and arrivals of each part, at a rate of 1 for all together."""
-    workers: int
-    slo_latency: float
-
-    def serve(self, rate: float, allowed: float) -> Generator[None, None, Sustained | None]:
-        """Return how ``rate`` is served, or None if more than ``allowed`` requests are late."""
-        slo, draws = self.slo_latency, _arrivals()[1][::-DRAWS_EVERY]
-        queues = [
-            _Queue(times, [*(slo + at / rate for at in arrivals), inf]) for times, arrivals in self.parts
-        ]
-        free = [0.0] * self.workers
-        batches = served = late = waits = 0
-        seconds = 0.0
-        while (queue := min(queues, key=_head)).head < inf:
-            if not batches % max(1, BATCHES // len(queues)):
-                yield
-            now = max(free[0], 0.0 if waits else queue.head - slo)
-            deviation = draws[batches % len(draws)]
-            if queue.head > now + slo:
-                queue = min((queue for queue in queues if queue.late), key=lambda queue: queue.late[0])
-                times = queue.times
-                size = min(len(queue.late), times.largest_within(slo / 2) or times.best_size)
-                done = now + times.means[size] * times.deviation(deviation)
-                late -= sum([done <= queue.late.popleft() for _ in range(size)])
-                waits -= size
-            else:
-                times, waiting = queue.times, queue.waiting(now + slo)
-                gone, size = first_on_time(waiting, times, 1, now), 0
-                if not gone:
-                    gone, size, _ = cut(waiting, times, now, budget=slo)
-                queue.first += gone or size
-                if gone:
-                    late += gone
-                    waits += gone
-                    queue.late.extend(waiting[:gone])
-                    if late > allowed:
-                        return None
-                    continue
-                done = now + times.means[size] * times.deviation(deviation)
-                late += bisect_left(waiting, done, 0, size)
-            batches += 1
-            served += size
-            seconds += times.means[size]
-            heapreplace(free, done)
-        if late > allowed:
-            return None
-        return Sustained(rate, max(1.0, served / max(1, batches)), seconds / TUNING.margin / max(1, served))
+    ``parts``: service times and arrivals of each, at a rate of 1 for all together.
+    """
+    draws = _arrivals()[1][::-DRAWS_EVERY]
+    queues = [_Queue(times, [*(slo + at / rate for at in arrivals), inf]) for times, arrivals in parts]
+    free = [0.0] * workers
+    batches = served = late = waits = 0
+    seconds = 0.0
+    while (head := _head(queue := min(queues, key=_head))) < inf:
+        if not batches % max(1, BATCHES // len(queues)):
+            yield
+        now = max(free[0], 0.0 if waits else head - slo)
+        deviation = draws[batches % len(draws)]
+        if head > now + slo:
+            queue = min((queue for queue in queues if queue.late), key=lambda queue: queue.late[0])
+            times = queue.times
+            size = min(len(queue.late), times.largest_within(slo / 2) or times.best_size)
+            done = now + times.means[size] * times.deviation(deviation)
+            late -= sum([done <= queue.late.popleft() for _ in range(size)])
+            waits -= size
+        else:
+            times, first = queue.times, queue.first
+            end = bisect_right(queue.deadlines, now + slo, first)
+            waiting = queue.deadlines[first : min(end, first + MOST)]
+            gone, size = first_on_time(waiting, times, 1, now), 0
+            if not gone:
+                gone, size, _ = cut(waiting, times, now, budget=slo)
+            queue.first += gone or size
+            if gone:
+                late += gone
+                waits += gone
+                queue.late.extend(waiting[:gone])
+                if late > allowed:
+                    return None
+                continue
+            done = now + times.means[size] * times.deviation(deviation)
+            late += bisect_left(waiting, done, 0, size)
+        batches += 1
+        served += size
+        seconds += times.means[size]
+        heapreplace(free, done)
+    if late > allowed:
+        return None
+    return Sustained(rate, max(1.0, served / max(1, batches)), seconds / TUNING.margin / max(1, served))
 
 
 def _head(queue: _Queue) -> float:
-    return queue.head
+    """Return the deadline of the next request; infinite without one."""
+    return queue.deadlines[queue.first]
 
 
 MOST: Final = 4096

@@ -177,14 +177,8 @@ class Job(NamedTuple):
 
     lane: Lane
     cut: Cut
-    overdue: bool
-    """Whether an SLO class of the lane has been passed over for too long."""
-
-    def turn(self, *, overloaded: bool) -> tuple[bool, float]:
-        """Return the order among jobs: by deadline, or under overload by requests on time per second."""
-        if overloaded:
-            return not self.overdue, -self.cut.size / max(LEAST, self.cut.seconds)
-        return not self.overdue, self.lane.keys[self.cut.start]
+    turn: tuple[bool, float]
+    """Its order: overdue ones first, then by deadline, or under overload by requests on time per second."""
 
 
 def first_on_time(deadlines: Sequence[float], times: ServiceTimes, size: int, begin: float) -> int:
@@ -271,23 +265,21 @@ class ByDeadline:
             if late:
                 return Late(lane, late)
             jobs.append(_job(lane, begin, at))
-        job = min(jobs, key=lambda job: job.turn(overloaded=at.overloaded))
-        lane, chosen = job.lane, job.cut
+        lane, chosen, _ = min(jobs, key=lambda job: job.turn)
         # Of those passed over, the next worker may serve some.
         following = min(at.following, at.now + chosen.seconds)
         late = min(chosen.start, first_on_time(lane.keys, lane.times, 1, following))
-        return Late(lane, late) if late else Take(lane, chosen.size, self._reason(job), chosen.start)
+        return Late(lane, late) if late else Take(lane, chosen.size, self._reason(lane, chosen), chosen.start)
 
     def observe(self, size: int, seconds: float) -> None:
         """Do nothing: the lanes' models hold all state."""
 
-    def _reason(self, job: Job) -> DispatchReason:
-        size = job.cut.size
-        if size == self.max_batch_size:
+    def _reason(self, lane: Lane, chosen: Cut) -> DispatchReason:
+        if chosen.size == self.max_batch_size:
             return DispatchReason.FULL
-        if size == len(job.lane.keys) - job.cut.start:
+        if chosen.size == len(lane.keys) - chosen.start:
             return DispatchReason.IDLE
-        full = size >= job.lane.times.best_size
+        full = chosen.size >= lane.times.best_size
         return DispatchReason.BEST_SIZE if full else DispatchReason.DEADLINE
 
 
@@ -300,7 +292,8 @@ def _job(lane: Lane, begin: float, at: Situation) -> Job:
     place = next(places, None) if classes else None
     if place is not None and not chosen.start <= place < chosen.start + chosen.size:
         chosen = cut_from(lane.keys, lane.times, place, begin)
-    return Job(lane, chosen, overdue=place is not None)
+    order = -chosen.size / max(LEAST, chosen.seconds) if at.overloaded else lane.keys[chosen.start]
+    return Job(lane, chosen, (place is None, order))
 
 
 def _first_key(lane: Lane) -> float:
