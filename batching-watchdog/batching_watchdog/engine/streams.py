@@ -15,9 +15,11 @@ Invariants: every admitted request leaves exactly once, by a last ``Piece``, by 
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, nan
+from statistics import fmean
 from typing import Final, NamedTuple
 
 from batching_watchdog.engine.cost import Pool
@@ -30,8 +32,8 @@ from batching_watchdog.messages import Batch, DispatchReason, Iteration, Output,
 
 SEARCHED: Final = 64
 """Maximum waiting requests that one ``tick`` tries behind one that no worker may take."""
-WEIGHT: Final = 1 / 64
-"""Least weight of the newest stream in the mean number of pieces."""
+RECENT: Final = 128
+"""Streams whose lengths are kept, the last ones that have ended."""
 RATES: Final = 128
 """Rates up to saturation among which ``steady`` finds one."""
 
@@ -45,26 +47,47 @@ class Steady(NamedTuple):
     """Streams that its workers hold; NaN until learned."""
 
 
-def steady(start: LatencyModel, step: LatencyModel, *, pieces: float, target: Target, workers: int) -> Steady:
-    """Return what ``workers`` sustain with streams of ``pieces`` pieces on average.
+def steady(
+    start: LatencyModel,
+    step: LatencyModel,
+    *,
+    lengths: Sequence[float],
+    target: Target,
+    workers: int,
+    closed: bool = False,
+) -> Steady:
+    """Return what ``workers`` sustain with streams of these ``lengths`` in pieces, at least one.
 
     A worker holds the most streams whose iterations stay within the interval: one step, and a start for each
     stream that ends. Fewer streams have faster steps. So their number is a birth-death chain, for any
     distribution of lengths, as all get pieces alike (processor sharing; Kelly, 1979, section 3.3). The rate
     is the highest whose requests wait longer than the latency target no more often than the objective
     allows. Arrivals are Poisson's.
-    """
 
-    def iteration(size: float) -> float:
+    ``closed``: all streams of a batch take as long as its longest, and at most half of the latency target,
+    since requests wait for the batch before.
+    """
+    ascending, pieces = sorted(lengths), fmean(lengths)
+
+    def seconds(size: float) -> float:
+        """Return those of a stream among ``size`` streams of a worker."""
+        if closed:
+            longest = ascending[int(len(ascending) * size / (size + 1))]
+            return start.predict_mean(size) + max(pieces, longest) * step.predict_mean(size)
         starts = size / pieces
-        return step.predict_mean(size) + min(1.0, starts) * start.predict_mean(max(1.0, starts))
+        return pieces * (step.predict_mean(size) + min(1.0, starts) * start.predict_mean(max(1.0, starts)))
 
     if not step.learned:
         return Steady(nan, nan)
-    size = bisect_right(range(1, step.largest_within(target.interval) + 1), target.interval, key=iteration)
+    most = step.largest_within(target.interval)
+    size = bisect_right(
+        range(1, most + 1), target.latency / 2 if closed else pieces * target.interval, key=seconds
+    )
+    if closed:
+        size = max(size, min(1, most))
     if not size:
         return Steady(0.0, 0.0)
-    ending = [n / (pieces * iteration(max(1.0, n / workers))) for n in range(1, workers * size + 1)]
+    ending = [n / seconds(max(1, n / workers)) for n in range(1, workers * size + 1)]
 
     def late(rate: float) -> float:
         """Return the share of requests that find all places taken, and as many waiting as end in time."""
@@ -152,8 +175,8 @@ class Streams:
         self._count = max(1, workers)
         self._shed_late = shed_late
         self._closed = closed
-        self._pieces, self._ended = 0.0, 0
-        """Mean pieces of the streams that have ended, and their number."""
+        self._lengths: deque[int] = deque(maxlen=RECENT)
+        """Pieces of the streams that have ended lately."""
         self._workers: dict[Streamer, _Running] = {}
         self._on: dict[int, _Stream] = {}
         self._queues = Queues(max_inflight, by_deadline=True)
@@ -192,9 +215,16 @@ class Streams:
 
     def steady(self) -> Steady:
         """Return what the workers sustain with streams as long as the recent ones."""
-        if not self._pieces:
+        if not any(self._lengths):
             return Steady(nan, nan)
-        return steady(self.start, self.step, pieces=self._pieces, target=self._tightest, workers=self._count)
+        return steady(
+            self.start,
+            self.step,
+            lengths=self._lengths,
+            target=self._tightest,
+            workers=self._count,
+            closed=self._closed,
+        )
 
     def resize(self, workers: int, cpus: float) -> None:
         """Take the number of workers as this from now on."""
@@ -385,8 +415,7 @@ class Streams:
             stream.late |= now > request.deadline + stream.sent * stream.interval
             stream.sent += 1
         if output.done:
-            self._ended += 1
-            self._pieces += max(WEIGHT, 1 / self._ended) * (stream.sent - self._pieces)
+            self._lengths.append(stream.sent)
             self._remove(request)
         elif reply is None:
             return []
@@ -432,7 +461,8 @@ class Streams:
 
     def _queue_full(self, *, displaced: bool = False) -> QueueFull:
         """Return the error for a request without room; Retry-After is the time to serve half of the queue."""
-        seconds = self._pieces * self.step.predict_mean(self.running / self._count) / max(1, self.running)
+        pieces = fmean(self._lengths or (0,))
+        seconds = pieces * self.step.predict_mean(self.running / self._count) / max(1, self.running)
         retry_after = round(self.queued * seconds / 2)
         return QueueFull(self._queues.most, max(1, min(60, retry_after)), displaced=displaced)
 

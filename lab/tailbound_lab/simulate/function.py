@@ -201,7 +201,7 @@ def _steady(function: Function, streaming: Streaming) -> Steady:
     start, step = LatencyModel(largest), LatencyModel(largest)
     show(function, streaming, start, step)
     target = Target(function.slo_latency, function.slo_objective, streaming.interval)
-    return steady(start, step, pieces=streaming.mean, target=target, workers=function.workers)
+    return steady(start, step, lengths=(streaming.mean,), target=target, workers=function.workers)
 
 
 class View(Protocol):

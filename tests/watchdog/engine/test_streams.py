@@ -219,9 +219,9 @@ def test_worker_that_is_to_end_gets_no_further_stream():
 
 def test_steady_is_unknown_without_a_step_and_zero_where_one_exceeds_the_interval():
     start, step, target = LatencyModel(64), LatencyModel(64), Target(0.5, 0.99, 0.05)
-    assert isnan(steady(start, step, pieces=10.0, target=target, workers=2).rate)
+    assert isnan(steady(start, step, lengths=(10,), target=target, workers=2).rate)
     step.observe(1, 0.06)
-    assert steady(start, step, pieces=10.0, target=target, workers=2) == (0.0, 0.0)
+    assert steady(start, step, lengths=(10,), target=target, workers=2) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -241,10 +241,10 @@ def test_steady_is_unknown_without_a_step_and_zero_where_one_exceeds_the_interva
 )
 def test_exported_capacity_is_sustained_and_at_least_half_of_the_possible(start, step, lengths, more):
     profiled = Streaming(start, step, **more).engine
-    pieces = sum(lengths(random.Random(seed)) for seed in range(400)) / 400
+    draws = [lengths(random.Random(seed)) for seed in range(400)]
     target = Target(0.5, 0.99, 0.05)
     workers = more.get("workers", 1)
-    rate, _ = steady(profiled.start, profiled.step, pieces=pieces, target=target, workers=workers)
+    rate, _ = steady(profiled.start, profiled.step, lengths=draws, target=target, workers=workers)
     good = {}
     for times in (1, 2):
         world = Streaming(start, step, lengths=lengths, noise=0.05, timeout=10.0, **more)
@@ -252,6 +252,27 @@ def test_exported_capacity_is_sustained_and_at_least_half_of_the_possible(start,
         good[times] = world.good(6.0, 24.0)
     assert good[1] > 0.95
     assert good[2] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("lengths", "latency", "workers"),
+    [(long_tailed, 0.5, 4), (long_tailed, 5.0, 1), (lambda _: 20, 2.0, 1), (lambda _: 5, 0.5, 1)],
+    ids=["longer_than_the_target", "long_tail", "short", "shorter"],
+)
+def test_exported_capacity_of_closed_batches_is_sustained(lengths, latency, workers):
+    def made() -> Streaming:
+        return Streaming(
+            start_law, step_law, closed=True, lengths=lengths, latency=latency, workers=workers, noise=0.05
+        )
+
+    profiled, target = made().engine, Target(latency, 0.99, 0.05)
+    draws = [lengths(random.Random(seed)) for seed in range(400)]
+    rate, _ = steady(
+        profiled.start, profiled.step, lengths=draws, target=target, workers=workers, closed=True
+    )
+    world = made()
+    world.run(rate, max(20.0, 100 / rate))
+    assert world.good() > 0.95
 
 
 def test_capacity_is_unknown_until_a_stream_has_ended():
@@ -268,4 +289,4 @@ def test_first_streams_weigh_alike_in_the_capacity():
     world.at(0.0, world.arrive)
     world.to_the_end()
     engine, target = world.engine, Target(0.5, 0.99, 0.05)
-    assert engine.steady() == steady(engine.start, engine.step, pieces=20.0, target=target, workers=1)
+    assert engine.steady() == steady(engine.start, engine.step, lengths=(10, 30), target=target, workers=1)
