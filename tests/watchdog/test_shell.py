@@ -229,7 +229,7 @@ async def test_cpu_time_of_a_batch_is_learned_if_the_worker_tells_it(bench, told
     bench.offer(0)
     await turn()
     bench.reply(cpu_seconds=told)
-    assert bench.metrics.capacity.cost.bound(Sustained(1000.0, 1.0, 0.01), 1.0) == pytest.approx(bound)
+    assert bench.metrics.capacity.cost.bound(Sustained(1000.0, 1.0), 1.0) == pytest.approx(bound)
 
 
 @scenario()

@@ -27,7 +27,7 @@ from math import inf, log, nan, sqrt
 from typing import Final, NamedTuple, Protocol
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.latency import LEAST, LatencyModel
+from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import cut, first_on_time
 from batching_watchdog.engine.tuning import TUNING
 
@@ -80,11 +80,9 @@ class Sustained(NamedTuple):
     """Requests per second; 0 if not even one request fits into the SLO."""
     size: float
     """Mean batch size at it."""
-    seconds: float
-    """Mean seconds of a worker for each request at it."""
 
 
-NONE: Final = Sustained(0.0, 1.0, 0.0)
+NONE: Final = Sustained(0.0, 1.0)
 
 
 def sustained(mix: Mix, workers: int, slo_latency: float, objective: float) -> Sustained:
@@ -206,7 +204,6 @@ def _serve(
     queues = [_Queue(times, [*(slo + at / rate for at in arrivals), inf]) for times, arrivals in parts]
     free = [0.0] * workers
     batches = served = late = waits = 0
-    seconds = 0.0
     while (head := _head(queue := min(queues, key=_head))) < inf:
         if not batches % max(1, BATCHES // len(queues)):
             yield
@@ -238,11 +235,10 @@ def _serve(
             late += bisect_left(waiting, done, 0, size)
         batches += 1
         served += size
-        seconds += times.means[size]
         heapreplace(free, done)
     if late > allowed:
         return None
-    return Sustained(rate, max(1.0, served / max(1, batches)), seconds / TUNING.margin / max(1, served))
+    return Sustained(rate, max(1.0, served / max(1, batches)))
 
 
 def _head(queue: _Queue) -> float:
@@ -294,7 +290,7 @@ class CpuCost:
     """Learns the CPU cost of a request: the front end's from readings, the workers' from batches."""
 
     worker: LatencyModel
-    """CPU seconds of a batch by its size. Time would not do: a CPU quota stops some batches and not others."""
+    """CPU seconds of a batch by its size. Not a share of its time: a quota stops some batches."""
     _last: Reading | None = None
     _front: float = 0.0
     """The front end's CPU seconds per request, without its share of a batch; 0 while unknown."""

@@ -59,7 +59,7 @@ def read(*readings: Reading, worker: float = 0.0) -> CpuCost:
     ],
 )
 def test_capacity_is_what_the_front_end_and_the_cores_leave(cost, rate, size, cpus, bound):
-    assert cost.bound(Sustained(rate, size, EACH), cpus) == pytest.approx(bound, rel=0.01)
+    assert cost.bound(Sustained(rate, size), cpus) == pytest.approx(bound, rel=0.01)
 
 
 def test_cpu_cost_of_a_model_that_computes_for_twice_the_share_of_a_batch_is_followed():
@@ -67,14 +67,14 @@ def test_cpu_cost_of_a_model_that_computes_for_twice_the_share_of_a_batch_is_fol
     for seconds, batches in ((0.008, 300), (0.016, 300)):
         for _ in range(batches):
             cost.observe(8, seconds)
-    assert cost.bound(Sustained(1e6, 8, 0.002), 1.0) == pytest.approx(TUNING.busiest / 0.002, rel=0.01)
+    assert cost.bound(Sustained(1e6, 8), 1.0) == pytest.approx(TUNING.busiest / 0.002, rel=0.01)
 
 
 def test_cores_bound_the_rate_by_cpu_time_where_the_times_of_batches_show_a_quota_instead():
     cost = read()
     for size in (1, 2, 4) * 8:
         cost.observe(size, 0.017 * size)
-    fastest = Sustained(250.0, 64, 0.001)  # single requests were stopped by the quota, pairs were not
+    fastest = Sustained(250.0, 64)  # single requests were stopped by the quota, pairs were not
     assert cost.bound(fastest, 0.25) == pytest.approx(TUNING.busiest * 0.25 / 0.017, rel=0.01)
 
 
@@ -90,7 +90,7 @@ def test_bound_only_lowers_the_rate_and_stays_positive(rate, size, cpus, front, 
     cost = read(Reading(10.0, front, served, 0))
     for count, seconds in batches:
         cost.observe(count, seconds)
-    bound = cost.bound(Sustained(rate, size, EACH), cpus)
+    bound = cost.bound(Sustained(rate, size), cpus)
     assert 0.0 <= bound <= rate
     assert bound > 0.0 or rate == 0.0
 
@@ -122,7 +122,7 @@ LINES = st.builds(line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0
     st.lists(LINES, min_size=1, max_size=3), st.integers(1, 16), st.floats(0.5, 20.0), st.floats(0.5, 0.999)
 )
 def test_workers_sustain_no_more_than_their_throughput(models, workers, slo, objective):
-    rate, size, _ = sustained([(1 / len(models), model) for model in models], workers, slo, objective)
+    rate, size = sustained([(1 / len(models), model) for model in models], workers, slo, objective)
     least = sum(model.predict(model.best_size) / model.best_size for model in models) / len(models)
     assert 0 <= rate * least <= workers
     assert 1 <= size <= max(model.best_size for model in models)
