@@ -79,8 +79,8 @@ node-test: $(INSTALLED) ## Follow the install guides, with load, on KUBECONFIG's
 gpu-test: $(INSTALLED) ## The watchdog on a real CUDA device, with torch's build for it
 	$(BIN)/pytest tests/gpu -m gpu $(TEST_ARGS)
 
-pictures: page-test ## Put the pictures of that run into the documentation
-	for each in docs/figures/pages/*.png; do cp "build/screenshots/$${each##*/}" "$$each" || exit 1; done
+pictures: $(INSTALLED) prometheus ## Take the documentation's picture of the status page from a demo; needs Chromium
+	$(BIN)/python -m docs.figures.page
 
 manifests: $(INSTALLED) ## Write the chart's schema, the its copies of rules and dashboards, and the manifests made of it
 	$(BIN)/python deploy/helm/manifests.py
