@@ -28,4 +28,4 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``logs``             the log on stderr
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -32,4 +32,4 @@ from batching_watchdog.errors import BadRequest
 from batching_watchdog.messages import Response
 
 __all__ = ["BadRequest", "Response"]
-__version__ = "0.2.0"
+__version__ = "0.3.0"
