@@ -1,6 +1,7 @@
-"""The handlers of docs/howto/recipes.md, run as in production with small models from a seed."""
+"""The handlers of functions/recipes/, run as in production with small models from a seed."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,29 +10,25 @@ import pytest
 from batching_watchdog.function import Event
 from batching_watchdog.testing import Function
 from batching_watchdog.wire import request_header_block
-from support.pages import ROOT, blocks
+from support.pages import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-FILES = {
-    block.title: block.text for block in blocks((ROOT / "docs/howto/recipes.md").read_text()) if block.title
-}
+RECIPES = ROOT / "functions/recipes"
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Return the function of a recipe, written into a folder with its model."""
+    """Return the function of a recipe, copied into a folder with its model."""
     functions = []
 
-    def write(name: str, model: Callable[[Path], None] = lambda _: None) -> Function:
-        for title, text in FILES.items():
-            if title.startswith(f"{name}/"):
-                (tmp_path / Path(title).name).write_text(text)
-        model(tmp_path)
-        functions.append(Function(tmp_path))
+    def copy(name: str, model: Callable[[Path], None] = lambda _: None) -> Function:
+        folder = Path(shutil.copytree(RECIPES / name, tmp_path / name))
+        model(folder)
+        functions.append(Function(folder))
         return functions[-1]
 
-    yield write
+    yield copy
     for function in functions:
         function.close()
 
@@ -118,5 +115,5 @@ def test_rows(recipe):
 )
 def test_weight_is_the_work_of_a_request(name, body, expected):
     scope: dict = {}
-    exec(FILES[f"{name}/weight.py"], scope)
+    exec((RECIPES / name / "weight.py").read_text(), scope)
     assert scope["weight"](Event(request_header_block(b"POST", b"/", []), body)) == expected

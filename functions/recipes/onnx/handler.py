@@ -1,0 +1,22 @@
+"""Rows of numbers, through a model exported to ONNX."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+def load(context):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = context.threads
+    return onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), options)
+
+
+def handle_batch(events, context):
+    rows = np.array([event.json()["x"] for event in events], dtype=np.float32)
+    (answers,) = context.model.run(None, {"x": rows})  # once for all
+    return [{"y": answer} for answer in answers]  # arrays are sent as lists
+
+
+def example():
+    return b'{"x": [0.1, 0.2, 0.3, 0.4]}'
