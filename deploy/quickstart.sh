@@ -50,19 +50,20 @@ helm upgrade slo-autoscaler --install deploy/helm/slo-autoscaler --namespace $na
     --values deploy/prometheus/operator-values.yaml --set platform=$chart \
     --set image.repository="$images/slo-autoscaler" --set image.tag=quickstart
 
-# sample NAME FILE: apply a platform's sample with our image, small enough for a laptop.
+# Apply a platform's sample with our image, small enough for a laptop.
 sample() {
-    sed -e "s#localhost:5000/tailbound/$1:1#$images/sample:quickstart#" -e 's/cpu: "1"/cpu: 100m/' "$2" | kubectl apply -f -
+    sed -e "s#localhost:5000/tailbound/my-model:1#$images/sample:quickstart#" -e 's/cpu: "1"/cpu: 100m/' \
+        "deploy/$platform/my-model.yaml" | kubectl apply -f -
 }
 case $platform in
 kubernetes)
     kubectl create namespace shop --dry-run=client --output yaml | kubectl apply -f -
-    sample my-model deploy/kubernetes/my-model.yaml
+    sample
     kubectl --namespace shop rollout status deployment/my-model
     ;;
 knative)
-    sample tabular deploy/knative/tabular.yaml
-    kubectl wait ksvc/tabular --for=condition=Ready --timeout=5m
+    sample
+    kubectl wait ksvc/my-model --for=condition=Ready --timeout=5m
     ;;
 openfaas)
     # By this name the gateway asks for counts of invocations.

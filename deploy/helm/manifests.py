@@ -44,7 +44,7 @@ NAMESPACES: Final = {
 HEADER: Final = """\
 # kubectl apply -f deploy/{name}
 # `make manifests` renders it from deploy/helm/slo-autoscaler, whose files/{platform}/config.yaml explains
-# each key of the configuration. To change a value, render the chart with it: docs/howto/autoscaler.md.
+# each key of the configuration. To change a value, render the chart with it: docs/install.md.
 """
 DURATION: Final[Json] = {
     "anyOf": [

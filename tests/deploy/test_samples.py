@@ -9,7 +9,7 @@ from deploy.test_chart import DEPLOY, ROOT, configuration, known_to_kubernetes, 
 
 
 def test_service_for_knative_is_the_stacks_function_and_fits_the_watchdog():
-    template = yaml.safe_load((DEPLOY / "knative/tabular.yaml").read_text())["spec"]["template"]
+    template = yaml.safe_load((DEPLOY / "knative/my-model.yaml").read_text())["spec"]["template"]
     (sample,) = template["spec"]["containers"]
     environ = {each["name"]: each["value"] for each in sample["env"]}
     stack = yaml.safe_load((ROOT / "stack.yml").read_text())["functions"]["tabular"]

@@ -23,7 +23,7 @@ KUBERNETES = ROOT / "deploy/kubernetes"
 RIGHTS = {
     PROMETHEUS / "values.yaml": (PROMETHEUS / "rights.yaml", "openfaas"),
     KNATIVE / "prometheus/values.yaml": (KNATIVE / "prometheus/rights.yaml", "monitoring"),
-    KUBERNETES / "prometheus-values.yaml": (KUBERNETES / "prometheus-rights.yaml", "monitoring"),
+    KUBERNETES / "prometheus/values.yaml": (KUBERNETES / "prometheus/rights.yaml", "monitoring"),
 }
 Job = dict[str, Any]
 
@@ -153,7 +153,7 @@ REVISIONS_FOUND = {
 
 PLAIN = job(loaded(PROMETHEUS / "prometheus-kubernetes.yml"), "functions")
 CHART = job(chart(PROMETHEUS / "values.yaml"), "functions")
-DEPLOYMENT = loaded(KUBERNETES / "prometheus.yml")[0]
+DEPLOYMENT = job(chart(KUBERNETES / "prometheus/values.yaml"), "functions")
 KNATIVE_CHART = job(chart(KNATIVE / "prometheus/values.yaml"), "functions")
 KNATIVE_PODS = pods("shop", "user-port", *REVISIONS)
 # Job -> itself, pods, what is found of them: URL, function, replica, and on Knative the revision.
@@ -253,8 +253,6 @@ def test_charts_configuration_is_valid_and_its_own_jobs_are_off(tmp_path, values
     configuration = chart(values)
     if KNATIVE in values.parents:
         configuration["scrape_configs"] += loaded(KNATIVE / "prometheus/queue-proxy.yml")
-    if KUBERNETES in values.parents:
-        configuration["scrape_configs"] += [DEPLOYMENT]
     path = tmp_path / "prometheus.yml"
     path.write_text(yaml.safe_dump(configuration))
     done = promtool("check", "config", path)
@@ -274,7 +272,7 @@ def test_charts_prometheus_may_look_at_pods_where_its_jobs_do_and_at_nothing_els
     account = {"kind": "ServiceAccount", "name": given["serviceAccounts"]["server"]["name"]}
     assert [each["subjects"] for each in bindings] == [[account | {"namespace": namespace}]] * len(roles)
     assert [each["roleRef"]["name"] for each in bindings] == [each["metadata"]["name"] for each in roles]
-    jobs = chart(values)["scrape_configs"] + ([DEPLOYMENT] if KUBERNETES in values.parents else [])
+    jobs = chart(values)["scrape_configs"]
     discoveries = [each for way in jobs for each in way.get("kubernetes_sd_configs", ())]
     everywhere = any("namespaces" not in each for each in discoveries)
     named = {name for each in discoveries for name in each.get("namespaces", {"names": []})["names"]}
@@ -284,21 +282,14 @@ def test_charts_prometheus_may_look_at_pods_where_its_jobs_do_and_at_nothing_els
     assert alertmanager.keys() == {"static_configs"}
 
 
-@pytest.mark.parametrize(
-    ("guide", "values"),
-    [
-        ("install-openfaas", PROMETHEUS / "values.yaml"),
-        ("install-knative", KNATIVE / "prometheus/values.yaml"),
-        ("install-kubernetes", KUBERNETES / "prometheus-values.yaml"),
-    ],
-)
-def test_guide_gives_the_rules_to_the_chart_under_names_that_are_loaded(guide, values):
+@pytest.mark.parametrize("values", RIGHTS, ids=lambda path: path.parent.parent.name)
+def test_guide_gives_the_rules_to_the_chart_under_names_that_are_loaded(values):
     (pattern,) = chart(values)["rule_files"]
     assert pattern == "/etc/config/tailbound*.yml"
     given = dict(
         re.findall(
             r"--set-file 'ruleFiles\.(tailbound[\w-]*)\\\.yml=deploy/prometheus/rules/([\w-]+\.yml)'",
-            (ROOT / f"docs/{guide}.md").read_text(),
+            (ROOT / "docs/install.md").read_text(),
         )
     )
     files = {path.name for path in (PROMETHEUS / "rules").glob("*.yml")}

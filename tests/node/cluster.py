@@ -24,7 +24,14 @@ REGISTRY = os.environ.get("NODE_REGISTRY", "localhost:5000/tailbound")
 """Where the guides push to; the node must be able to pull from it."""
 COPIED = ("autoscaler", "batching-watchdog", "deploy", "functions", "template", "stack.yml")
 """The parts of the clone that the guides use: their commands write into it."""
-AUTOSCALER = "howto/autoscaler.md"
+PAGE = ROOT / "docs/install.md"
+TITLES = {
+    "openfaas": "OpenFaaS",
+    "kubernetes": "Kubernetes",
+    "knative-class": "Knative",
+    "knative-floor": "Knative",
+}
+"""Platform of the chart -> the word that the headings of its parts have."""
 PULL = "Always"
 """Each test builds its images under the same tags: a node would go on with the last test's."""
 LONGEST = 600.0
@@ -101,19 +108,19 @@ def refusal() -> str | None:
 
 @dataclass
 class Guide:
-    """A page of docs/, whose commands run in a copy of this clone."""
+    """The guide for one platform of the chart, whose commands run in a copy of this clone."""
 
-    page: str
+    platform: str
     clone: Path
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def blocks(self, heading: str, page: str | None = None) -> Iterator[Block]:
-        """The fenced blocks of the section whose heading begins so; None: of the guide's own page."""
-        text = (ROOT / "docs" / (page or self.page)).read_text()
-        (section,) = [
-            each for each in re.split(r"^## ", text, flags=re.MULTILINE)[1:] if each.startswith(heading)
-        ]
-        for block in blocks(section):
+    def blocks(self, heading: str) -> Iterator[Block]:
+        """The fenced blocks of the section whose heading begins so, less the parts for other platforms."""
+        sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
+        (section,) = [each for each in sections if each.startswith(heading)]
+        shared, *parts = re.split(r"^### ", section, flags=re.MULTILINE)
+        ours = [each for each in parts if TITLES[self.platform] in each.partition("\n")[0]]
+        for block in blocks("".join((shared, *ours))):
             yield Block(block.language, block.title, filled(block.text))
 
     def follow(self, heading: str) -> str:
@@ -124,27 +131,25 @@ class Guide:
                 said += self.run(block.text)
         return said
 
-    def install_autoscaler(self, platform: str) -> None:
-        """Follow the page on the autoscaler, with the variables of a platform."""
-        (image,) = [block.text for block in self.blocks("The image", AUTOSCALER)]
-        variables, *commands = image.splitlines(keepends=True)
-        assert variables.startswith("platform=")
-        self.run("".join((f"{variables_of(platform)}\n", *commands)))
-        (text,) = [each.text for each in self.blocks("Install it", AUTOSCALER) if each.language == "yaml"]
-        values = yaml.safe_load(text)
-        values["image"]["pullPolicy"] = PULL
-        self.upgrade_autoscaler(platform, **values)
+    def install_autoscaler(self) -> None:
+        """Follow step 3."""
+        image, values, _ = self.blocks("3. The autoscaler")
+        self.run(image.text)
+        given = yaml.safe_load(values.text)
+        given["image"]["pullPolicy"] = PULL
+        self.upgrade_autoscaler(**given)
 
-    def upgrade_autoscaler(self, platform: str, **changed: object) -> None:
+    def upgrade_autoscaler(self, **changed: object) -> None:
         """Change values of the chart and follow the page's commands."""
         path = self.clone / "values.yaml"
         values = yaml.safe_load(path.read_text()) if path.exists() else {}
         path.write_text(yaml.safe_dump(values | changed))
-        (commands,) = [each.text for each in self.blocks("Install it", AUTOSCALER) if each.language == "sh"]
-        self.run(f"{variables_of(platform)}\n{commands}")
+        _, _, commands = self.blocks("3. The autoscaler")
+        self.run(commands.text)
 
     def run(self, script: str) -> str:
-        """Run a block as it stands in one shell; what it leaves running lives until ``close``."""
+        """Run a block with the platform's variables in one shell; what it starts lives until ``close``."""
+        script = f"{variables_of(self.platform)}\n{script}"
         output = self.clone / "output.txt"
         environment = os.environ | {"CURL_HOME": str(self.clone)}
         with output.open("wb") as file:
@@ -160,7 +165,7 @@ class Guide:
         self._processes.append(shell)
         status = shell.wait(LONGEST)
         said = output.read_text()
-        assert status == 0, f"{self.page}\n{script}\n{said}"
+        assert status == 0, f"{script}\n{said}"
         for port in re.findall(r"port-forward \S+ (\d+):", script):
             wait_for(f"port {port}", partial(listens, int(port)), output.read_text)
         return said
@@ -178,9 +183,9 @@ class Guide:
 
 
 def variables_of(platform: str) -> str:
-    """The assignments that the page on the autoscaler has for a platform."""
-    page = (ROOT / "docs" / AUTOSCALER).read_text()
-    (found,) = re.findall(rf"^\| [^|]+ \| `(platform={platform} [^`]*)` \|$", page, re.MULTILINE)
+    """The assignments that the page has for a platform."""
+    rows = re.findall(rf"^\| [^|]+ \| `(platform={platform} [^`]*)` \|$", PAGE.read_text(), re.MULTILINE)
+    (found,) = rows
     return str(found)
 
 
@@ -195,7 +200,7 @@ def filled(text: str) -> str:
     # Else it runs until the reader ends it.
     text = text.replace(" --follow", "")
     if not default_storage():
-        text = text.replace(" --values deploy", f" {NO_VOLUMES} --values deploy")
+        text = text.replace(" --values $files", f" {NO_VOLUMES} --values $files")
     return text
 
 
@@ -209,7 +214,7 @@ def default_storage() -> bool:
 
 
 @contextmanager
-def guide(page: str, folder: Path) -> Iterator[Guide]:
+def guide(platform: str, folder: Path) -> Iterator[Guide]:
     clone = folder / "clone"
     clone.mkdir()
     for name in COPIED:
@@ -221,7 +226,7 @@ def guide(page: str, folder: Path) -> Iterator[Guide]:
             shutil.copy(source, clone / name)
     # A port that is forwarded in the background answers a moment later.
     (clone / ".curlrc").write_text("retry = 30\nretry-connrefused\nretry-delay = 1\n")
-    follower = Guide(page, clone)
+    follower = Guide(platform, clone)
     try:
         yield follower
     finally:

@@ -11,7 +11,7 @@ import yaml
 from node import cluster
 from node.cluster import PULL, REGISTRY, SAMPLE, Guide, exists, kubectl, read, wait_for
 
-IMAGE = f"{REGISTRY}/tabular:1"
+IMAGE = f"{REGISTRY}/my-model:1"
 CLASS = "autoscaling.knative.dev/class"
 
 
@@ -34,7 +34,7 @@ def deploy(
     """
     (build,) = [each.text for each in follower.blocks("4. A function") if each.language == "sh"]
     follower.run(build.replace("functions/tabular", f"functions/{sample}"))
-    service: dict[str, Any] = yaml.safe_load((follower.clone / "deploy/knative/tabular.yaml").read_text())
+    service: dict[str, Any] = yaml.safe_load((follower.clone / "deploy/knative/my-model.yaml").read_text())
     template = service["spec"]["template"]
     template["metadata"]["annotations"]["autoscaling.knative.dev/max-scale"] = "5"
     template["metadata"]["labels"] = dict(labels)
@@ -54,7 +54,7 @@ def deploy(
 
 
 def revision() -> str:
-    return str(read("ksvc", "tabular").get("status", {}).get("latestCreatedRevisionName", ""))
+    return str(read("ksvc", "my-model").get("status", {}).get("latestCreatedRevisionName", ""))
 
 
 def url() -> str:
@@ -81,5 +81,5 @@ def annotations() -> dict[str, str]:
 def labeled(mode: str) -> str:
     """Set the mode and return when."""
     since = cluster.now()
-    kubectl("label", "--overwrite", "ksvc/tabular", f"tailbound.dev/mode={mode}")
+    kubectl("label", "--overwrite", "ksvc/my-model", f"tailbound.dev/mode={mode}")
     return since

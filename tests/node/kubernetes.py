@@ -36,7 +36,7 @@ def small(deployment: dict[str, Any], labels: Mapping[str, str]) -> dict[str, An
 def model(
     follower: Guide, sample: str = "accelerator", labels: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Step 3 under Pod Security restricted, with a sample's image; ``labels`` are the pods'."""
+    """Step 4 under Pod Security restricted, with a sample's image; ``labels`` are the pods'."""
     kubectl("create", "namespace", "shop")
     kubectl("label", "namespace", "shop", "pod-security.kubernetes.io/enforce=restricted")
     follower.run(

@@ -65,10 +65,10 @@ class Place:
 
 
 @contextmanager
-def installed(page: str, ours: tuple[str, ...], folder: Path) -> Iterator[Guide]:
+def installed(platform: str, ours: tuple[str, ...], folder: Path) -> Iterator[Guide]:
     """A clone with a sample that computes, for a guide whose namespaces are removed at the end."""
     unused(*ours)
-    with guide(page, folder) as follower:
+    with guide(platform, folder) as follower:
         sample = follower.clone / "functions/cpu"
         sample.mkdir()
         (sample / "handler.py").write_text(HANDLER)
@@ -79,11 +79,11 @@ def installed(page: str, ours: tuple[str, ...], folder: Path) -> Iterator[Guide]
             follower.remove(*ours)
 
 
-def allow(follower: Guide, platform: str, autoscaler: str) -> None:
+def allow(follower: Guide, autoscaler: str) -> None:
     """Follow step 1 of the page."""
-    follower.install_autoscaler(platform)
+    follower.install_autoscaler()
     config = {"defaults": {"boost": {"max_factor": STEP, "max_cpu": 2}, "max_replicas": 5}}
-    follower.upgrade_autoscaler(platform, boost={"enabled": True}, config=config)
+    follower.upgrade_autoscaler(boost={"enabled": True}, config=config)
     log = ("--namespace", autoscaler, "logs", "deployment/slo-autoscaler", "--tail=-1")
     wait_for("the right", lambda: "boost: may resize" in kubectl(*log, check=False))
 
@@ -119,20 +119,20 @@ def image_of(namespace: str, deployment: str) -> str:
 
 def test_boost_on_kubernetes_follows_a_step_and_is_taken_back_after_a_crash(tmp_path):
     ours = ("monitoring", "tailbound", "shop")
-    with installed("install-kubernetes.md", ours, tmp_path) as follower:
-        follower.follow("1. Prometheus")
-        allow(follower, "kubernetes", "tailbound")
+    with installed("kubernetes", ours, tmp_path) as follower:
+        follower.follow("2. Prometheus")
+        allow(follower, "tailbound")
         kubernetes.model(follower, "cpu", {LABEL: ""})
         steps(Place("tailbound", "shop", "my-model.shop", kubernetes.IMAGE, kubernetes.URL))
 
 
 def test_boost_on_openfaas_follows_a_step_and_is_taken_back_after_a_crash(tmp_path):
     ours = ("openfaas", "openfaas-fn")
-    with installed("install-openfaas.md", ours, tmp_path) as follower:
-        follower.follow("1. OpenFaaS")
+    with installed("openfaas", ours, tmp_path) as follower:
+        follower.follow("1. The platform")
         kubectl("--namespace=openfaas", "rollout", "status", "deployment/gateway", "--timeout=5m")
         follower.follow("2. Prometheus")
-        allow(follower, "openfaas", "openfaas")
+        allow(follower, "openfaas")
         openfaas.function(follower, "cpu", {LABEL: "", "com.tailbound.mode": "active"})
         wait_for("the first replica", lambda: openfaas.counts() == (1, 1))
         image = image_of("openfaas-fn", "my-model")
@@ -142,13 +142,13 @@ def test_boost_on_openfaas_follows_a_step_and_is_taken_back_after_a_crash(tmp_pa
 def test_boost_on_knative_follows_a_step_and_is_taken_back_after_a_crash(tmp_path):
     knative.needs_knative()
     ours = ("monitoring", "tailbound-knative")
-    with installed("install-knative.md", ours, tmp_path) as follower:
-        allow(follower, "knative-class", "tailbound-knative")
-        follower.follow("3. Prometheus")
+    with installed("knative-class", ours, tmp_path) as follower:
+        allow(follower, "tailbound-knative")
+        follower.follow("2. Prometheus")
         try:
             knative.deploy(follower, "cpu", {LABEL: ""})
             wait_for("the first replica", lambda: knative.counts() == (1, 1))
             url = knative.url()
-            steps(Place("tailbound-knative", "default", "tabular.default", knative.IMAGE, url))
+            steps(Place("tailbound-knative", "default", "my-model.default", knative.IMAGE, url))
         finally:
-            kubectl("delete", "ksvc", "tabular", "--ignore-not-found")
+            kubectl("delete", "ksvc", "my-model", "--ignore-not-found")

@@ -1,4 +1,4 @@
-"""docs/install-knative.md on a real node that has Knative Serving: class, function, load and the removal."""
+"""docs/install.md for Knative on a real node that has Serving: class, function, load and the removal."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,14 +21,14 @@ told = partial(cluster.told, "tailbound-knative")
 def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guide]:
     needs_knative()
     unused(*OURS)
-    with guide("install-knative.md", tmp_path_factory.mktemp("node")) as follower:
+    with guide("knative-class", tmp_path_factory.mktemp("node")) as follower:
         try:
-            follower.install_autoscaler("knative-class")
-            follower.follow("3. Prometheus")
+            follower.install_autoscaler()
+            follower.follow("2. Prometheus")
             deploy(follower)
             yield follower
         finally:
-            kubectl("delete", "ksvc", "tabular", "--ignore-not-found")
+            kubectl("delete", "ksvc", "my-model", "--ignore-not-found")
             follower.remove(*OURS)
 
 

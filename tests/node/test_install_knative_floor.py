@@ -1,4 +1,4 @@
-"""docs/install-knative.md with ``mode: floor`` on a real node, under Knative's own autoscaler."""
+"""docs/install.md for Knative with ``mode: floor`` on a real node, under Knative's own autoscaler."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -17,30 +17,22 @@ APPLIED = "slo.tailbound.dev/floor-applied"
 RATE = 120.0
 
 told = partial(cluster.told, "tailbound-knative-floor")
-newest = partial(cluster.newest, "tabular.default", "tailbound-knative-floor")
+newest = partial(cluster.newest, "my-model.default", "tailbound-knative-floor")
 
 
 @pytest.fixture(scope="module")
 def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guide]:
     needs_knative()
     unused(*OURS)
-    with guide("install-knative.md", tmp_path_factory.mktemp("node")) as follower:
+    with guide("knative-floor", tmp_path_factory.mktemp("node")) as follower:
         try:
-            follower.install_autoscaler("knative-floor")
-            follower.follow("3. Prometheus")
+            follower.install_autoscaler()
+            follower.follow("2. Prometheus")
             deploy(follower, own_class=False)
             yield follower
         finally:
-            kubectl("delete", "ksvc", "tabular", "--ignore-not-found")
-            remove(follower)
-            kubectl("delete", "namespace", *OURS, "--ignore-not-found")
-
-
-def remove(follower: Guide) -> None:
-    for block in follower.blocks("Remove it"):
-        follower.run(
-            "set +e\n" + block.text.replace("tailbound-knative", "tailbound-knative-floor") + "\ntrue"
-        )
+            kubectl("delete", "ksvc", "my-model", "--ignore-not-found")
+            follower.remove(*OURS)
 
 
 def test_floor_follows_the_mode_and_the_end_of_the_label_gives_the_minimum_back(installed):
@@ -52,14 +44,14 @@ def test_floor_follows_the_mode_and_the_end_of_the_label_gives_the_minimum_back(
     labeled("active")
     wait_for("a floor", lambda: int(annotations().get(APPLIED, "1")) > 1, told)
     wait_for("replicas for it", lambda: counts()[1] >= int(annotations()[MIN_SCALE]), told)
-    kubectl("label", "ksvc/tabular", "tailbound.dev/mode-")
+    kubectl("label", "ksvc/my-model", "tailbound.dev/mode-")
     wait_for("the user's minimum", lambda: APPLIED not in annotations(), told)
     assert annotations()[MIN_SCALE] == "1"
     sent.ended()
 
 
 def test_removal_leaves_nothing_of_the_autoscaler(installed):
-    remove(installed)
+    installed.follow("Remove it")
     wait_for("the namespace's end", lambda: not exists("namespace", "tailbound-knative-floor"))
     kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
     assert not exists(kinds, "--selector=app.kubernetes.io/part-of=tailbound")

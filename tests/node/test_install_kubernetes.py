@@ -1,4 +1,4 @@
-"""docs/install-kubernetes.md on a real node, from an empty cluster to one that is empty again."""
+"""docs/install.md for Kubernetes on a real node, from an empty cluster to one that is empty again."""
 
 import json
 from collections.abc import Iterator
@@ -43,10 +43,10 @@ class Installed:
 @pytest.fixture(scope="module")
 def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     unused(*OURS)
-    with guide("install-kubernetes.md", tmp_path_factory.mktemp("node")) as follower:
+    with guide("kubernetes", tmp_path_factory.mktemp("node")) as follower:
         try:
-            follower.follow("1. Prometheus")
-            follower.install_autoscaler("kubernetes")
+            follower.follow("2. Prometheus")
+            follower.install_autoscaler()
             yield Installed(follower, model(follower))
         finally:
             follower.remove(*OURS)
@@ -78,7 +78,7 @@ def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed
 
 
 def test_last_step_shows_the_slo_that_the_model_exports(installed):
-    said = installed.guide.follow("4. See that it keeps its SLO")
+    said = installed.guide.follow("5. See that it keeps its SLO")
     assert '"function_name":"my-model.shop"' in said
 
 
@@ -116,7 +116,7 @@ def test_count_given_to_another_owner_outlives_its_removal_from_an_applied_manif
     kubectl(*flux, "--filename=-", stdin=json.dumps(counted))
     (handover,) = [
         block.text
-        for block in installed.guide.blocks("3. A model")
+        for block in installed.guide.blocks("4. A function")
         if "--field-manager=replicas" in block.text
     ]
     installed.guide.run(handover)
@@ -146,7 +146,7 @@ def test_changed_values_roll_the_autoscaler_alone_and_a_rollback_restores_them(i
     assert maximum() == 20
     before = {each: names("--namespace", each, "pods") for each in OURS}
     config = {"defaults": {"max_replicas": 6}}
-    installed.guide.upgrade_autoscaler("kubernetes", config=config, maxMode="shadow")
+    installed.guide.upgrade_autoscaler(config=config, maxMode="shadow")
     wait_for("the old one's end", lambda: not names("--namespace=tailbound", "pods") & before["tailbound"])
     for each in ("monitoring", "shop"):
         assert names("--namespace", each, "pods") == before[each]
@@ -163,18 +163,14 @@ def test_value_that_the_schema_refuses_changes_nothing(installed):
 
     before = generation()
     with pytest.raises(AssertionError, match="max_replica"):
-        installed.guide.upgrade_autoscaler("kubernetes", config={"defaults": {"max_replica": 7}})
+        installed.guide.upgrade_autoscaler(config={"defaults": {"max_replica": 7}})
     assert generation() == before
 
 
 def test_rights_in_one_namespace_are_enough_for_its_models(installed):
     before = names("--namespace=tailbound", "pods")
-    (namespaced,) = [
-        yaml.safe_load(each.text)
-        for each in installed.guide.blocks("2. The autoscaler")
-        if each.language == "yaml"
-    ]
-    installed.guide.upgrade_autoscaler("kubernetes", maxMode="active", **namespaced)
+    config = {"platform": {"namespaces": ["shop"]}}
+    installed.guide.upgrade_autoscaler(maxMode="active", config=config)
     wait_for("the old one's end", lambda: not names("--namespace=tailbound", "pods") & before)
     assert may_scale("shop")
     assert not may_scale("default")

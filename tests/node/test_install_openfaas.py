@@ -1,4 +1,4 @@
-"""docs/install-openfaas.md on a real node: OpenFaaS, autoscaler, function and load, then the removal."""
+"""docs/install.md for OpenFaaS on a real node: OpenFaaS, autoscaler, function and load, then the removal."""
 
 import json
 from collections.abc import Iterator
@@ -34,12 +34,12 @@ told = partial(cluster.told, "openfaas")
 @pytest.fixture(scope="module")
 def installed(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guide]:
     unused(*OURS)
-    with guide("install-openfaas.md", tmp_path_factory.mktemp("node")) as follower:
+    with guide("openfaas", tmp_path_factory.mktemp("node")) as follower:
         try:
-            follower.follow("1. OpenFaaS")
+            follower.follow("1. The platform")
             kubectl("--namespace=openfaas", "rollout", "status", "deployment/gateway", "--timeout=5m")
             follower.follow("2. Prometheus")
-            follower.install_autoscaler("openfaas")
+            follower.install_autoscaler()
             function(follower)
             yield follower
         finally:

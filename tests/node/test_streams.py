@@ -59,23 +59,23 @@ def sample(follower: Guide) -> None:
 
 def test_stream_on_knative_brings_each_piece_before_the_next_one_is_made(tmp_path):
     knative.needs_knative()
-    with guide("install-knative.md", tmp_path) as follower:
+    with guide("knative-class", tmp_path) as follower:
         sample(follower)
         try:
             knative.deploy(follower, "gated", own_class=False)
             client = start("default", "client", knative.IMAGE, CLIENT, knative.url())
             assert client.ended() == ["data: piece 1", "data: piece 2"]
         finally:
-            kubectl("delete", "ksvc", "tabular", "--ignore-not-found")
+            kubectl("delete", "ksvc", "my-model", "--ignore-not-found")
 
 
 def test_stream_on_openfaas_brings_each_piece_before_the_next_one_is_made(tmp_path):
     ours = ("openfaas", "openfaas-fn")
     unused(*ours)
-    with guide("install-openfaas.md", tmp_path) as follower:
+    with guide("openfaas", tmp_path) as follower:
         sample(follower)
         try:
-            follower.follow("1. OpenFaaS")
+            follower.follow("1. The platform")
             kubectl("--namespace=openfaas", "rollout", "status", "deployment/gateway", "--timeout=5m")
             openfaas.function(follower, "gated")
             wait_for("the first replica", lambda: openfaas.counts() == (1, 1))
