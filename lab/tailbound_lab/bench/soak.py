@@ -21,7 +21,7 @@ from statistics import median
 
 from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.measure import OBJECTIVE, Generator
-from tailbound_lab.bench.rig.record import Record, Row, markdown, say
+from tailbound_lab.bench.rig.record import Record, Row, say
 from tailbound_lab.bench.rig.record import Run as Asked
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
@@ -88,7 +88,7 @@ def main(options: argparse.Namespace, run: Asked) -> int:
 
 
 def table(record: Record) -> str:
-    """Return the run as a table of two columns."""
+    """Return the run in one sentence."""
     (row,) = record.rows
     lines = {
         "load": f"`{row['workload']}`, {row['rate']:,.0f} requests/s for {row['minutes']:g} minutes",
@@ -99,7 +99,7 @@ def table(record: Record) -> str:
         "another status than 200": f"{row['sent'] - row['statuses'].get('200', 0):,}",
         "within SLO": ", ".join(f"{name} {percent(share)}" for name, share in row["within"].items()),
     } | memory_lines(row)
-    return markdown(("", "measured"), list(lines.items()))
+    return "; ".join(f"{name}: {value}" for name, value in lines.items())
 
 
 def is_flat(row: Row) -> bool:
@@ -108,7 +108,7 @@ def is_flat(row: Row) -> bool:
 
 
 def memory_lines(row: Row) -> dict[str, str]:
-    """Return the lines of a run's table that tell its memory."""
+    """Return the parts of a run's sentence that tell its memory."""
     grown = row["growth"]["watchdog"]
     return {
         "memory of the watchdog, first and last": ", ".join(f"{each:.1f} MB" for each in row["memory_mb"]),

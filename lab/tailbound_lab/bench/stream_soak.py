@@ -15,7 +15,7 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tailbound_lab.bench.rig.record import Record, Row, Run, markdown
+from tailbound_lab.bench.rig.record import Record, Row, Run
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.soak import (
     SAMPLE_SECONDS,
@@ -88,7 +88,7 @@ def main(options: argparse.Namespace, run: Run) -> int:
 
 
 def table(record: Record) -> str:
-    """Return the run as a table of two columns."""
+    """Return the run in one sentence."""
     (row,) = record.rows
     lines = {
         "load": f"`stream`, {row['rate']:g} streams/s for {row['minutes']:g} minutes",
@@ -102,7 +102,7 @@ def table(record: Record) -> str:
         "cancelled": ", ".join(f"{name} {count:,}" for name, count in row["cancels"].items()),
         "within SLO": percent(row["within"]),
     } | memory_lines(row)
-    return markdown(("", "measured"), list(lines.items()))
+    return "; ".join(f"{name}: {value}" for name, value in lines.items())
 
 
 def _counts(server: Server) -> Counter[str]:
