@@ -243,24 +243,26 @@ def measure(
 
 
 def table(record: Record, factors: Sequence[str] = FACTORS) -> str:
-    """Return a table for each workload: medians over the rounds, and the range of rates and ratios."""
+    """Return one table, medians over the rounds with the range of rates and ratios, and its notes."""
     columns = (
-        *("server", "highest rate, requests/s", "of the first / of this server"),
+        *("workload", "server", "highest rate, requests/s", "the first server's / this one's"),
         *(f"goodput at {factor}x" for factor in factors),
         *("p50 / p99 at the highest, ms", "CPU, us per request", "memory, MB"),
     )
-    text = []
+    lines = []
     for name in dict.fromkeys(row["workload"] for row in record.rows):
         rows = [row for row in record.rows if row["workload"] == name]
         systems = dict.fromkeys(row["system"] for row in rows)
-        text += [f"**{name}**", markdown(columns, [_cells(system, rows, factors) for system in systems])]
-        for row in rows:
-            if "reason" in row:
-                text.append(f"{row['system']}, round {row['round']}: {row['reason']}")
-            elif row["within_at_1.5"] and row["round"] == 1:
-                within = ", ".join(f"{part} {percent(share)}" for part, share in row["within_at_1.5"].items())
-                text.append(f"{row['system']}, round 1, within SLO at 1.5 times: {within}")
-    return "\n\n".join(text)
+        lines += [[name, *_cells(system, rows, factors)] for system in systems]
+    notes = []
+    for row in record.rows:
+        beginning = f"- `{row['workload']}`, {row['system']}, round {row['round']}"
+        if "reason" in row:
+            notes.append(f"{beginning}: {row['reason']}")
+        elif row["within_at_1.5"] and row["round"] == 1:
+            within = ", ".join(f"{part} {percent(share)}" for part, share in row["within_at_1.5"].items())
+            notes.append(f"{beginning}, within SLO at 1.5 times: {within}")
+    return "\n\n".join(filter(None, (markdown(columns, lines), "\n".join(notes))))
 
 
 def overload(record: Record) -> str:

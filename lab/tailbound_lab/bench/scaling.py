@@ -301,19 +301,10 @@ def table(record: Record) -> str:
         "CPU-seconds",
         f"replica-seconds of {OURS} where both meet the objective",
     )
-    lost = [
-        (
-            name,
-            *(f"{of[system]['attainment']:.2%}, {of[system]['replica_seconds']:,.0f}" for system in systems),
-        )
-        for name, of in by_case.items()
-        if not met(of[OURS])
-    ]
-    text = markdown(columns, lines)
-    if lost:
-        words = f"The cases that {OURS} misses: requests within the SLO, and replica-seconds."
-        text = f"{text}\n\n{words}\n\n{markdown(('case', *systems), lost)}"
-    return text
+    missed = ((name, of[OURS]["attainment"]) for name, of in by_case.items() if not met(of[OURS]))
+    lost = ", ".join(f"{name} ({attainment:.2%})" for name, attainment in missed)
+    end = f"\n\nRequests within the SLO in the cases that {OURS} misses: {lost}." if lost else ""
+    return markdown(columns, lines) + end
 
 
 def _beside(cases: Iterable[Mapping[str, Row]], system: str) -> str:

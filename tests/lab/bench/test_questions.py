@@ -38,9 +38,9 @@ def test_peers_ratio_is_within_a_round_and_goodput_a_share_of_the_own_highest_ra
         for row in (held("slo", number, slo), held("mosec", number, mosec, 100.0))
     ]
     text = peers.table(recorded("peers", *rows))
-    slo, mosec = (line.split(" | ") for line in text.splitlines() if line.startswith(("| slo", "| mosec")))
-    assert slo[1:3] == ["1,400 (1,200 to 2,000)", ""]
-    assert mosec[2:7] == ["1.40 (1.20 to 2.00)", "-", "-", "10.0%", "-"]
+    slo, mosec = (line.split(" | ") for line in text.splitlines() if line.startswith("| text"))
+    assert slo[2:4] == ["1,400 (1,200 to 2,000)", ""]
+    assert mosec[3:8] == ["1.40 (1.20 to 2.00)", "-", "-", "10.0%", "-"]
 
 
 def test_peers_table_has_the_reason_of_what_was_not_measured():
@@ -92,8 +92,7 @@ def test_scaling_compares_cost_where_both_meet_the_objective_and_lists_what_ours
     rows += [row("spike", "slo", 0.98, 10.0), row("spike", "HPA", 0.999, 200.0)]
     text = scaling.table(recorded("scaling", *rows))
     assert "| HPA | 2 of 2 | 400 | 800 | -75.0% in 1 |" in text
-    assert "| spike | 98.00%, 10 | 99.90%, 200 |" in text
-    assert "| step |" not in text
+    assert text.endswith(": spike (98.00%).")
 
 
 @pytest.mark.parametrize(
