@@ -13,14 +13,14 @@ ARM = node.Arm("ours", "model", "http://model", "true", "true")
 def test_day_has_its_peak_its_jump_and_its_night_whatever_its_length():
     for seconds in (300.0, 1200.0, 3600.0):
         rates = [rate for rate, _ in node.phases(seconds)[1:]]
-        assert max(rates) == 55.0
-        assert rates[-1] == 3.0
+        assert max(rates) == max(rate for _, rate in node.DAY)
+        assert rates[-1] == node.DAY[-1][1]
         assert sum(length for _, length in node.phases(seconds)) == seconds + node.WARM_UP
 
 
 def test_arm_counts_what_was_sent_in_the_day_and_integrates_its_replicas():
-    sent = [(170, [20]), (180, [20, 600, -1]), (195, [30])]
-    log = [json.dumps(each) for each in sent]
+    sent = [(-10, [20]), (0, [20, 600, -1]), (15, [30])]
+    log = [json.dumps([node.WARM_UP + at, found]) for at, found in sent]
     samples = [node.Sample(1000.0 + at, 1 + at // 10, 1 + at // 15, 0.25, 2.0 + at) for at in range(21)]
     row = node.row(ARM, log, samples, begin=1000.0, seconds=20.0, slo=0.5)
     assert (row["sent"], row["late"]) == (4, 0.5)
