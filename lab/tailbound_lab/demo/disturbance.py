@@ -1,4 +1,4 @@
-"""Says what disturbed a run: on a machine without CPU to spare every scaler misses its SLO."""
+"""Says what disturbed a run from outside: other programs and the host, not CPU that the demo filled."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from typing import Final
 
 from tailbound_lab.load.machine import Usage
 from tailbound_lab.load.openloop import Lag
-
-LEAST_IDLE: Final = 0.1
-"""Share of a second's CPU below which requests wait for a core."""
 
 MOST_OTHERS: Final = 0.25
 """Share of a second's CPU that other programs may use: half a core of two."""
@@ -27,20 +24,15 @@ def disturbance(seconds: Sequence[Usage], lag: Lag, slo: float) -> str:
     ``seconds`` has the usage of each second of the run, ``slo`` is the tightest one, in seconds.
     """
     sentences = []
-    short = [second for second in seconds if _is_short(second)]
+    short = [each for each in seconds if each.others > MOST_OTHERS or each.stolen > MOST_STOLEN]
     if short:
-        own, others, stolen = (
-            sum(values) / len(short)
-            for values in zip(*((each.own, each.others, each.stolen) for each in short), strict=True)
+        others, stolen = (
+            sum(getattr(each, by) for each in short) / len(short) for by in ("others", "stolen")
         )
         sentences.append(
-            f"CPU was short in {len(short)} of {len(seconds)} s. Other programs used {others:.0%} of it, "
-            f"the host of this machine took {stolen:.0%}, the demo used {own:.0%}."
+            f"In {len(short)} of {len(seconds)} s other programs used {others:.0%} of the CPU, "
+            f"and the host of this machine took {stolen:.0%}."
         )
     if lag.p999 > MOST_LAG * slo:
         sentences.append(f"The load generator was {lag.p999 * 1e3:.0f} ms late at p99.9.")
     return " ".join(sentences)
-
-
-def _is_short(second: Usage) -> bool:
-    return second.idle < LEAST_IDLE or second.others > MOST_OTHERS or second.stolen > MOST_STOLEN

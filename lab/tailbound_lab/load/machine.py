@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
-_CPU_TIMES = slice(11, 15)
-"""In /proc/PID/stat, after the name: user and system time of a process and of its children that ended."""
+_CPU_TIMES = slice(11, 13)
+"""In /proc/PID/stat, after the name: user and system time of a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Reading:
 
     machine: tuple[int, ...]
     """user, nice, system, idle and so on of all cores."""
-    own: int
-    """Of this process and its descendants."""
+    own: dict[int, int]
+    """Of this process and each of its descendants, by process id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,6 @@ class Usage:
     stolen: float
     """Taken by the host of this machine."""
 
-    @property
-    def idle(self) -> float:
-        """Share that no program used."""
-        return 1.0 - self.own - self.others - self.stolen
-
 
 def describe() -> str:
     """Return the cores, their model, the system and the Python, in one line."""
@@ -55,14 +50,15 @@ def describe() -> str:
 def read() -> Reading:
     """Return the counters of this moment."""
     ticks = tuple(int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
-    return Reading(ticks, sum(map(_ticks, _family(os.getpid()))))
+    return Reading(ticks, {pid: _ticks(pid) for pid in _family(os.getpid())})
 
 
 def usage(before: Reading, after: Reading) -> Usage:
-    """Return the shares between two readings."""
+    """Return the shares between two readings; a process that ended meanwhile counts as another program."""
     spent = [late - early for early, late in zip(before.machine, after.machine, strict=True)]
     total = max(1, sum(spent))
-    own, stolen = (after.own - before.own) / total, spent[_STEAL] / total
+    own = sum(ticks - before.own.get(pid, 0) for pid, ticks in after.own.items()) / total
+    stolen = spent[_STEAL] / total
     busy = 1.0 - (spent[_IDLE] + spent[_IOWAIT]) / total
     return Usage(own, others=max(0.0, busy - stolen - own), stolen=stolen)
 

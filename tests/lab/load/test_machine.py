@@ -11,24 +11,28 @@ from tailbound_lab.load.machine import Reading, Usage
 
 
 def test_usage_splits_cpu_time_between_own_and_other_programs_and_the_host():
-    before = Reading((100, 0, 100, 1000, 0, 0, 0, 0), own=50)
-    after = Reading((160, 0, 120, 1100, 10, 0, 0, 10), own=70)
+    before = Reading((100, 0, 100, 1000, 0, 0, 0, 0), own={1: 50})
+    after = Reading((160, 0, 120, 1100, 10, 0, 0, 10), own={1: 60, 2: 10})
     assert machine.usage(before, after) == Usage(
         own=pytest.approx(0.1), others=pytest.approx(0.3), stolen=pytest.approx(0.05)
     )
 
 
-@pytest.mark.parametrize("ended", [False, True], ids=["alive", "ended"])
-def test_read_counts_the_cpu_time_of_a_grandchild_as_own(ended):
-    spin = "import time\nwhile time.process_time() < 0.3: pass"
-    wait = "print(flush=True); input()"
-    run = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}]); {wait}"
+def test_usage_takes_no_cpu_time_back_when_a_process_ends():
+    before = Reading((100, 0, 0, 900, 0, 0, 0, 0), own={1: 10, 2: 90})
+    after = Reading((150, 0, 0, 950, 0, 0, 0, 0), own={1: 60})
+    assert machine.usage(before, after) == Usage(own=0.5, others=0.0, stolen=0.0)
+
+
+def test_read_counts_the_cpu_time_of_a_grandchild_as_own():
+    spin = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True); input()"
+    run = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}])"
     before = machine.read()
     with subprocess.Popen(
         [sys.executable, "-c", run], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         child.stdout.readline()
-        if ended:
-            child.communicate(b"\n")
-        assert machine.read().own - before.own >= 0.29 * os.sysconf("SC_CLK_TCK")
-        child.stdin.close()
+        after = machine.read()
+        child.communicate(b"\n")
+    spent = sum(after.own.values()) - sum(before.own.values())
+    assert spent >= 0.29 * os.sysconf("SC_CLK_TCK")
