@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 
 from support.pages import ROOT, Block, blocks
+from tailbound_lab.bench.node import SOURCE
 
 REGISTRY = os.environ.get("NODE_REGISTRY", "localhost:5000/tailbound")
 """Where the guides push to; the node must be able to pull from it."""
@@ -275,12 +277,14 @@ def unlearned(sent: "Load") -> None:
     wait_for("load that is no surprise", lambda: sent.running() and time.monotonic() > deadline)
 
 
-LOAD = Path(__file__).with_name("load.py").read_text()
+LOAD = SOURCE.read_text()
+TIMED_OUT = 1
+"""Status of a request without an answer in time."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """Requests from a pod of the cluster; ``close`` is what it says at its end."""
+    """Requests from a pod of the cluster."""
 
     namespace: str
     name: str
@@ -291,18 +295,18 @@ class Load:
             "Running",
         )
 
-    def ended(self) -> Json:
-        """Wait for its end and return its counts."""
+    def ended(self) -> Counter[int]:
+        """Wait for its end and return how many requests had which status, as ``node_load`` has them."""
         wait_for(f"the end of {self.name}", lambda: not self.running())
         log = kubectl("--namespace", self.namespace, "logs", self.name)
         kubectl("--namespace", self.namespace, "delete", "pod", self.name, "--wait=false")
-        found: Json = json.loads(log.splitlines()[-1])
-        return found
+        found = (each for line in log.splitlines() for each in json.loads(line)[1])
+        return Counter(200 if each >= 0 else -each for each in found)
 
 
 def load(namespace: str, name: str, image: str, url: str, *, rate: float, seconds: float) -> Load:
     """Start a pod that sends ``rate`` requests/s for ``seconds``."""
-    return start(namespace, name, image, LOAD, url, str(rate), str(seconds))
+    return start(namespace, name, image, LOAD, url, f"{rate}:{seconds}")
 
 
 def start(namespace: str, name: str, image: str, script: str, *arguments: str) -> Load:

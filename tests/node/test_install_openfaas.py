@@ -72,7 +72,7 @@ def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed
     wait_for("replicas for the load", lambda: counts()[1] >= 3, told)
     answers = sent.ended()
     # Another mode is another deployment, which ends the first pod under load.
-    assert answers["200"] > 0.5 * sum(answers.values()), answers
+    assert answers[200] > 0.5 * answers.total(), answers
     wait_for("one replica again", lambda: counts() == (1, 1), told)
 
 

@@ -2,8 +2,9 @@
 
     python -c SOURCE URL RATE:SECONDS,...
 
-Each second's line has the latencies in milliseconds of the requests sent in it, -1 for one without a good
-answer. Each request has a connection of its own, so that a Service spreads them over new replicas.
+Each second's line has the latencies in milliseconds of the requests sent in it. In place of a latency it has
+minus the status of another answer than 200, -1 without an answer in time and -2 for a broken connection. Each
+request has a connection of its own, so that a Service spreads them over new replicas.
 """
 
 import asyncio
@@ -17,50 +18,46 @@ BODY = b'{"prompt": "' + b"simulated " * 18 + b'"}'
 PATIENCE = 10.0
 
 
-async def send(host: str, port: int, request: bytes) -> bool:
-    """Return whether the answer was 200."""
+async def send(host: str, port: int, request: bytes) -> int:
+    """Return the status of the answer, 1 without one in time, 2 for a broken connection."""
     try:
         async with asyncio.timeout(PATIENCE):
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(request)
-            status = (await reader.readline()).split()[1:2]
+            status = int((await reader.readline()).split()[1])
             await reader.read()
             writer.close()
-            return status == [b"200"]
-    except (OSError, TimeoutError):
-        return False
+            return status
+    except TimeoutError:
+        return 1
+    except (OSError, IndexError):
+        return 2
 
 
 async def main(url: str, phases: str) -> None:
-    """Send, and write a line for each second whose requests have all ended."""
+    """Send, and write a line for each second once all requests have ended."""
     at = urllib.parse.urlsplit(url)
-    lines = [f"POST {at.path or '/'} HTTP/1.1", f"Host: {at.hostname}", "Connection: close"]
+    lines = [f"POST {at.path or '/'} HTTP/1.1", f"Host: {at.netloc}", "Connection: close"]
     request = "\r\n".join([*lines, f"Content-Length: {len(BODY)}", "", ""]).encode() + BODY
     begin = time.monotonic()
-    seconds: dict[int, list[asyncio.Task[int]]] = {}
 
     async def one() -> int:
         sent = time.monotonic()
-        good = await send(at.hostname or "", at.port or 80, request)
-        return round((time.monotonic() - sent) * 1000) if good else -1
+        status = await send(at.hostname or "", at.port or 80, request)
+        return round((time.monotonic() - sent) * 1000) if status == 200 else -status
 
-    async def tell(second: int) -> None:
-        found = await asyncio.gather(*seconds.pop(second, []))
-        sys.stdout.write(json.dumps([second, found]) + "\n")
-        sys.stdout.flush()
-
-    due, told, ends = 0.0, [], 0.0
+    seconds: dict[int, list[asyncio.Task[int]]] = {}
     draw = random.Random(1)  # the same arrivals under each scaler
+    due = ends = 0.0
     for phase in phases.split(","):
         rate, length = map(float, phase.split(":"))
         ends += length
         while (due := due + draw.expovariate(rate)) < ends:
             await asyncio.sleep(max(0.0, begin + due - time.monotonic()))
             seconds.setdefault(int(due), []).append(asyncio.create_task(one()))
-            told += [asyncio.create_task(tell(each)) for each in list(seconds) if each < int(due) - PATIENCE]
-            told = [each for each in told if not each.done()]
         due = ends
-    await asyncio.gather(*told, *map(tell, list(seconds)))
+    for second, sent in seconds.items():
+        sys.stdout.write(f"{json.dumps([second, await asyncio.gather(*sent)])}\n")
 
 
 asyncio.run(main(*sys.argv[1:]))
