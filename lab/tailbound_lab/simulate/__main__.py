@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -217,118 +217,51 @@ def _parser() -> argparse.ArgumentParser:
         description="Simulates a trace under our policies and under the algorithms of other scalers.",
         epilog="Policies, their targets and limits: lab/tailbound_lab/simulate/README.md.",
     )
-    add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--trace", metavar="FILE", help="requests per second or times of requests: text, CSV, JSON"
-    )
-    source.add_argument(
-        "--generate", metavar="KIND", help="poisson, gamma, step, ramp, spike, diurnal or on-off"
-    )
-    source.add_argument(
-        "--prometheus", metavar="URL", help="requests of --function that a live Prometheus has recorded"
-    )
-    add(
-        "--since",
-        type=_duration,
-        default=3600.0,
-        metavar="TIME",
-        help="with --prometheus: time before now [1h]",
-    )
-    add("--rate", type=float, default=100.0, help="with --generate: requests per second [100]")
-    add("--duration", type=_duration, default=3600.0, metavar="TIME", help="with --generate: length [1h]")
-    add("--cv2", type=float, help="burstiness of arrivals: 1 is Poisson [1; 4 for gamma]")
-    add("--seed", type=_whole(0), default=1, help="seed of arrivals and routing [1]")
-    add("--config", metavar="FILE", help="the autoscaler's configuration [every default, up to 20 replicas]")
-    add(
-        "--function",
-        default="function.openfaas-fn",
-        metavar="NAME",
-        help="function whose configuration counts, name.namespace",
-    )
-    add(
-        "--policies",
-        metavar="NAME[:TARGET],...",
-        help="policies to compare [slo, five baselines and the oracle]",
-    )
-    add(
-        "--service-time", default="20ms,10ms", metavar="A,C", help="service time l(b) = A + C x b [20ms,10ms]"
-    )
-    add("--service-table", metavar="L1,L2,...", help="service times l(1), l(2), ... instead")
-    add("--max-batch", type=int, default=32, help="largest batch [32]")
-    add(
-        "--stream-pieces",
-        metavar="N[,M]",
-        help="the function streams: pieces of an answer, or the fewest and most of a long-tailed draw",
-    )
-    add(
-        "--stream-start",
-        type=_duration,
-        default=0.005,
-        metavar="TIME",
-        help="with --stream-pieces: time to start one stream [5ms]",
-    )
-    add(
-        "--stream-step",
-        default="5ms+1ms",
-        metavar="BASE+PER",
-        help="with --stream-pieces: time of a step of n streams, BASE + PER x n [5ms+1ms]",
-    )
-    add(
-        "--max-streams",
-        type=_whole(1),
-        default=64,
-        metavar="N",
-        help="with --stream-pieces: most streams of a worker [64]",
-    )
-    add(
-        "--slo-interval",
-        type=_duration,
-        default=0.05,
-        metavar="TIME",
-        help="with --stream-pieces: target of each piece after the first [50ms]",
-    )
-    add("--workers", type=int, default=1, help="workers of one replica [1]")
-    add("--slo-latency", type=_duration, default=0.2, metavar="TIME", help="latency target [200ms]")
-    add("--slo-objective", type=float, default=0.99, help="share of requests within it [0.99]")
-    add("--start-up", type=_duration, default=10.0, metavar="TIME", help="start-up time of a replica [10s]")
-    add(
-        "--overhead",
-        type=_duration,
-        default=0.0,
-        metavar="TIME",
-        help="time of a request outside the replica [0]",
-    )
-    add(
-        "--errors",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of answers that are errors, whatever the count of replicas [0]",
-    )
-    add(
-        "--routing",
-        choices=[each.value for each in Routing],
-        default="random",
-        help="choice of the replica [random]",
-    )
-    add(
-        "--boost",
-        type=float,
-        metavar="FACTOR",
-        help="give running replicas up to FACTOR times their CPU while others start [the configuration's]",
-    )
-    add(
-        "--boost-delay",
-        type=_duration,
-        default=1.0,
-        metavar="TIME",
-        help="time until more CPU is in force [1s]",
-    )
-    add("--node-cpus", type=float, default=inf, metavar="N", help="CPUs of all nodes [no limit]")
-    add("--replicas", type=_whole(1), help="replicas at the start [enough for the first half minute]")
-    add("--min-replicas", type=_whole(1), help="lower bound [the configuration's]")
-    add("--max-replicas", type=_whole(1), help="upper bound [the configuration's]")
-    add("--json", action="store_true", help="print JSON instead of the table")
-    add("--plot", metavar="DIR", help="write pareto.png and series.png there")
+    for flag, metavar, text in _SOURCES:
+        source.add_argument(flag, metavar=metavar, help=text)
+    for flag, kind, default, shown, text in _OPTIONS:
+        parser.add_argument(flag, type=kind, default=default, metavar=shown, help=text)
+    routing = [each.value for each in Routing]
+    parser.add_argument("--routing", choices=routing, default="random", help="choice of the replica [random]")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     return parser
+
+
+_SOURCES: Final = (
+    ("--trace", "FILE", "requests per second or times of requests: text, CSV, JSON"),
+    ("--generate", "KIND", "poisson, gamma, step, ramp, spike, diurnal or on-off"),
+    ("--prometheus", "URL", "requests of --function that a live Prometheus has recorded"),
+)
+_OPTIONS: Final[tuple[tuple[str, Callable[[str], Any], Any, str | None, str], ...]] = (
+    ("--since", _duration, 3600.0, "TIME", "with --prometheus: time before now [1h]"),
+    ("--rate", float, 100.0, None, "with --generate: requests per second [100]"),
+    ("--duration", _duration, 3600.0, "TIME", "with --generate: length [1h]"),
+    ("--cv2", float, None, None, "burstiness of arrivals: 1 is Poisson [1; 4 for gamma]"),
+    ("--seed", _whole(0), 1, None, "seed of arrivals and routing [1]"),
+    ("--config", str, None, "FILE", "the autoscaler's configuration [every default, up to 20 replicas]"),
+    ("--function", str, "function.openfaas-fn", "NAME", "name.namespace of the function to configure"),
+    ("--policies", str, None, "NAME[:TARGET],...", "to compare [slo, four baselines and the oracle]"),
+    ("--service-time", str, "20ms,10ms", "A,C", "service time l(b) = A + C x b [20ms,10ms]"),
+    ("--service-table", str, None, "L1,L2,...", "service times l(1), l(2), ... instead"),
+    ("--max-batch", int, 32, None, "largest batch [32]"),
+    ("--stream-pieces", str, None, "N[,M]", "the function streams: pieces of an answer, or fewest and most"),
+    ("--stream-start", _duration, 0.005, "TIME", "time to start one stream [5ms]"),
+    ("--stream-step", str, "5ms+1ms", "BASE+PER", "time of a step of n streams, BASE + PER x n [5ms+1ms]"),
+    ("--max-streams", _whole(1), 64, "N", "most streams of a worker [64]"),
+    ("--slo-interval", _duration, 0.05, "TIME", "target of each piece after the first [50ms]"),
+    ("--workers", int, 1, None, "workers of one replica [1]"),
+    ("--slo-latency", _duration, 0.2, "TIME", "latency target [200ms]"),
+    ("--slo-objective", float, 0.99, None, "share of requests within it [0.99]"),
+    ("--start-up", _duration, 10.0, "TIME", "start-up time of a replica [10s]"),
+    ("--overhead", _duration, 0.0, "TIME", "time of a request outside the replica [0]"),
+    ("--errors", float, 0.0, "SHARE", "share of answers that are errors with any count of replicas [0]"),
+    ("--boost", float, None, "FACTOR", "up to FACTOR times the CPU while others start [the configuration's]"),
+    ("--boost-delay", _duration, 1.0, "TIME", "time until more CPU is in force [1s]"),
+    ("--node-cpus", float, inf, "N", "CPUs of all nodes [no limit]"),
+    ("--replicas", _whole(1), None, None, "replicas at the start [enough for the first half minute]"),
+    ("--min-replicas", _whole(1), None, None, "lower bound [the configuration's]"),
+    ("--max-replicas", _whole(1), None, None, "upper bound [the configuration's]"),
+    ("--plot", str, None, "DIR", "write pareto.png and series.png there"),
+)
+"""Each option's flag, type, default, metavar and help."""
