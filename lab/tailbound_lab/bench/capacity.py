@@ -13,7 +13,7 @@ import argparse
 import asyncio
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise, product
@@ -23,16 +23,17 @@ from typing import Final
 
 from batching_watchdog.config import Config
 from batching_watchdog.engine.capacity import sustained
-from batching_watchdog.messages import Batch, Reply
+from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.messages import Batch, Reply, Request
 from batching_watchdog.pool.profile import Profiler
 from batching_watchdog.wire import Spent
 from tailbound_lab.bench.rig.pool import play_all
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown
-from tailbound_lab.simulate.curves import MAX_BATCH, Learned, arrivals
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica
 
 OBJECTIVE: Final = 0.99
+MAX_BATCH: Final = 256
 SEED: Final = 12000
 """Seed of the first function; the constants of ``capacity`` were set on others."""
 SHARE: Final = 1 / 3
@@ -97,6 +98,36 @@ def draw(seed: int) -> Drawn:
     return Drawn(
         curve, function, fits, random.uniform(0.0, 0.15), random.choice((1.0, 1.0, random.uniform(0.6, 1.7)))
     )
+
+
+class Learned:
+    """Requests of one kind whose service times the engine learns, from batches that vary."""
+
+    def __init__(self, function: Function, noise: float, random: Random) -> None:
+        """``noise`` is the standard deviation of the logarithm of a batch's time."""
+        self.max_batch_size = len(function.service.seconds)
+        self.cost = CostModel(self.max_batch_size)
+        self.lead = 0.0
+        self.factor = 1.0
+        """Factor by which the model is slower than its l(b)."""
+        self._function, self._noise, self._draw = function, noise, random.lognormvariate
+
+    def request(self, number: int, arrived: float) -> Request:
+        """Make the next request."""
+        function = self._function
+        return Request(number, b"", b"", arrived, arrived + function.slo_latency, arrived + function.timeout)
+
+    def seconds(self, requests: Sequence[Request]) -> float:
+        """Draw the seconds that a worker takes for a batch."""
+        usual = self._function.service.seconds[len(requests) - 1]
+        return self.factor * usual * self._draw(0.0, self._noise)
+
+
+def arrivals(random: Random, rate: float, begin: float, end: float) -> Iterator[float]:
+    """Yield the arrivals of a Poisson process."""
+    now = begin
+    while (now := now + random.expovariate(rate)) < end:
+        yield now
 
 
 class _Example:
