@@ -13,7 +13,7 @@
  * Standard output: the start on the monotonic clock, a double, then a Request for each that has ended.
  * Exit status: 0, 2 for an error, 3 after an early end.
  *
- * Limits: IPv4, plain HTTP, one request at a time for each connection, answers with Content-Length or chunks.
+ * Limits: IPv4, plain HTTP, one request at a time for each connection, answers with Content-Length.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -38,9 +38,8 @@
 
 enum { NO_CONNECTION = 0, TIMED_OUT = -1, BROKEN = -2, UNFINISHED = -3, PENDING = -4 }; /* as in records.py */
 enum { CONNECTING, IDLE, BUSY, CLOSED };
-enum { STATUS_LINE, HEADER, BODY, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER };
-enum { LINE = 512, READ_SIZE = 1 << 18, OUTPUT_SIZE = 1 << 20, EVENTS = 256, MOST_CONNECTIONS = 16000 };
-enum { MOST_STREAMS = UINT8_MAX, MOST_MESSAGES = UINT16_MAX };
+enum { STATUS_LINE, HEADER, BODY };
+enum { LINE = 512, READ_SIZE = 1 << 18, OUTPUT_SIZE = 1 << 20, EVENTS = 256, MOST_CONNECTIONS = 16000, SPARE_FILES = 64 };
 
 #define NONE UINT32_MAX
 #define EXPIRY_SECONDS 0.05
@@ -54,8 +53,7 @@ typedef struct {
     double due, latency; /* seconds from the start; latency from due */
     float lag;           /* from due until its turn: the generator's own lateness */
     int32_t status;
-    uint8_t stream, retried;
-    uint16_t message;
+    uint16_t stream, message;
     uint32_t connection;
 } Request; /* generator.py knows this layout */
 
@@ -76,7 +74,6 @@ typedef struct {
     size_t point_count, segment;
     double reached;   /* of the segment's requests, as expected by the rate */
     double due;       /* the next request, or infinite */
-    uint32_t pool;    /* the first stream with this address: its idle connections are for all of them */
     uint32_t idle;    /* the youngest idle connection */
     uint32_t first, message_count; /* its messages */
     double weight;    /* of all of them */
@@ -84,10 +81,10 @@ typedef struct {
 
 typedef struct {
     int fd, state, parse, status;
-    uint32_t pool, request, previous, next; /* of the idle list, youngest first; next also links free slots */
+    uint32_t stream, request, previous, next; /* of the idle list, youngest first */
     size_t sent;
-    int64_t left; /* bytes of body or chunk to come; -1 unknown */
-    int line_length, chunked, close_after, used, got, want_write;
+    int64_t left; /* bytes of the body to come; -1 unknown */
+    int line_length, close_after, used, got, want_write;
     char line[LINE];
 } Connection;
 
@@ -99,8 +96,8 @@ static Request *requests; /* in the order in which they are due */
 static size_t request_count, request_room;
 static size_t unstarted, oldest, judged; /* the first request that has no connection yet, may run out, may be a miss */
 static size_t outstanding, missed;
-static Connection *connections;
-static uint32_t connection_count, free_slot = NONE, open_now, max_connections = MOST_CONNECTIONS;
+static Connection *connections; /* by file descriptor */
+static uint32_t open_now, max_connections = MOST_CONNECTIONS;
 static int poller;
 static struct timespec start_time;
 static char *read_buffer;
@@ -175,7 +172,7 @@ static void finish(size_t index, int status) {
 
 static void idle_push(uint32_t index) {
     Connection *c = &connections[index];
-    uint32_t *head = &streams[c->pool].idle;
+    uint32_t *head = &streams[c->stream].idle;
     c->state = IDLE;
     c->request = NONE;
     c->previous = NONE;
@@ -190,7 +187,7 @@ static void idle_remove(uint32_t index) {
     if (c->previous != NONE)
         connections[c->previous].next = c->next;
     else
-        streams[c->pool].idle = c->next;
+        streams[c->stream].idle = c->next;
     if (c->next != NONE)
         connections[c->next].previous = c->previous;
 }
@@ -205,8 +202,6 @@ static void release(uint32_t index, int reset) {
     }
     close(c->fd);
     c->state = CLOSED;
-    c->next = free_slot;
-    free_slot = index;
     open_now--;
 }
 
@@ -217,14 +212,12 @@ static void open_connection(size_t request);
 static void lose(uint32_t index, int status) {
     Connection *c = &connections[index];
     uint32_t request = c->request;
-    int again = request != NONE && c->used && !c->got && !requests[request].retried;
+    int again = request != NONE && c->used && !c->got;
     release(index, 1);
-    if (again) {
-        requests[request].retried = 1;
+    if (again)
         open_connection(request);
-    } else if (request != NONE) {
+    else if (request != NONE)
         finish(request, status);
-    }
 }
 
 static void interest(uint32_t index, int write) {
@@ -267,31 +260,18 @@ static void give(uint32_t index, size_t request) {
 }
 
 static void open_connection(size_t request) {
-    uint32_t pool = streams[requests[request].stream].pool;
+    uint32_t stream = requests[request].stream;
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-        finish(request, NO_CONNECTION);
-        return;
-    }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    int connected = connect(fd, (struct sockaddr *)&streams[pool].address, sizeof(struct sockaddr_in)) == 0;
+    int connected = connect(fd, (struct sockaddr *)&streams[stream].address, sizeof(struct sockaddr_in)) == 0;
     if (!connected && errno != EINPROGRESS) {
         close(fd);
         finish(request, NO_CONNECTION);
         return;
     }
-    uint32_t index = free_slot;
-    if (index != NONE)
-        free_slot = connections[index].next;
-    else
-        index = connection_count++;
-    Connection *c = &connections[index];
-    memset(c, 0, sizeof *c);
-    c->fd = fd;
-    c->pool = pool;
-    c->request = (uint32_t)request;
-    c->want_write = !connected;
-    c->state = CONNECTING;
+    uint32_t index = (uint32_t)fd;
+    connections[index] = (Connection){.fd = fd, .stream = stream, .request = (uint32_t)request,
+                                      .want_write = !connected, .state = CONNECTING};
     requests[request].connection = index;
     struct epoll_event event = {EPOLLIN | (connected ? 0 : EPOLLOUT), {.u32 = index}};
     if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0)
@@ -306,7 +286,7 @@ static void open_connection(size_t request) {
 static void start_waiting(void) {
     while (unstarted < request_count) {
         if (requests[unstarted].status == PENDING) {
-            uint32_t idle = streams[streams[requests[unstarted].stream].pool].idle;
+            uint32_t idle = streams[requests[unstarted].stream].idle;
             if (idle == NONE && open_now >= max_connections)
                 return;
             if (idle == NONE) {
@@ -330,89 +310,43 @@ static void answered(uint32_t index) {
         idle_push(index);
 }
 
-static void header_line(Connection *c) {
-    char *line = c->line;
-    if (strncasecmp(line, "content-length:", 15) == 0)
-        c->left = strtoll(line + 15, NULL, 10);
-    else if (strncasecmp(line, "transfer-encoding:", 18) == 0)
-        c->chunked = strcasestr(line + 18, "chunked") != NULL;
-    else if (strncasecmp(line, "connection:", 11) == 0) {
-        if (strcasestr(line + 11, "close"))
-            c->close_after = 1;
-        else if (strcasestr(line + 11, "keep-alive"))
-            c->close_after = 0;
-    }
-}
-
-/* One line of the head, a chunk's size or a trailer. Returns 1 when the answer is complete, -1 if it is broken. */
+/* One line of the head. Returns 1 when the answer is complete, -1 if it is broken. */
 static int line_ended(Connection *c) {
-    if (c->line_length && c->line[c->line_length - 1] == '\r')
-        c->line_length--;
-    c->line[c->line_length] = 0;
-    int empty = c->line_length == 0;
+    char *line = c->line;
+    int length = c->line_length - (c->line_length && line[c->line_length - 1] == '\r');
+    line[length] = 0;
     c->line_length = 0;
-    switch (c->parse) {
-    case STATUS_LINE:
-        if (strncmp(c->line, "HTTP/1.", 7) != 0 || strlen(c->line) < 12)
+    if (c->parse == STATUS_LINE) {
+        if (strncmp(line, "HTTP/1.", 7) != 0 || length < 12)
             return -1;
-        c->status = atoi(c->line + 9);
-        c->close_after = c->line[7] == '0';
+        c->status = atoi(line + 9);
+        c->close_after = line[7] == '0';
         c->left = -1;
-        c->chunked = 0;
         c->parse = HEADER;
-        return 0;
-    case HEADER:
-        if (!empty) {
-            header_line(c);
-            return 0;
-        }
-        if (c->status < 200) {
-            c->parse = STATUS_LINE;
-            return 0;
-        }
-        if (c->status == 204 || c->status == 304 || (c->left == 0 && !c->chunked))
-            return 1;
-        c->parse = c->chunked ? CHUNK_SIZE : BODY;
-        return c->chunked || c->left > 0 ? 0 : -1;
-    case CHUNK_SIZE:
-        c->left = strtoll(c->line, NULL, 16);
-        if (c->left < 0)
-            return -1;
-        c->parse = c->left ? CHUNK_DATA : TRAILER;
-        return 0;
-    case CHUNK_END:
-        c->parse = CHUNK_SIZE;
-        return 0;
-    default: /* TRAILER */
-        return empty;
-    }
+    } else if (length == 0) {
+        c->parse = c->status < 200 ? STATUS_LINE : BODY;
+        if (c->status == 204 || c->status == 304)
+            c->left = 0;
+        return c->parse == STATUS_LINE || c->left > 0 ? 0 : c->left == 0 ? 1 : -1;
+    } else if (strncasecmp(line, "content-length:", 15) == 0)
+        c->left = strtoll(line + 15, NULL, 10);
+    else if (strncasecmp(line, "connection:", 11) == 0)
+        c->close_after |= strcasestr(line + 11, "close") != NULL;
+    return 0;
 }
 
 static int parse(Connection *c, const char *bytes, size_t length) {
-    size_t i = 0;
-    while (i < length) {
-        if (c->parse == BODY || c->parse == CHUNK_DATA) {
-            size_t take = length - i;
-            if ((int64_t)take > c->left)
-                take = (size_t)c->left;
-            i += take;
-            c->left -= (int64_t)take;
-            if (c->left == 0) {
-                if (c->parse == BODY)
-                    return i == length ? 1 : -1;
-                c->parse = CHUNK_END;
-            }
-            continue;
+    for (size_t i = 0; i < length; i++) {
+        if (c->parse == BODY) {
+            c->left -= (int64_t)(length - i);
+            return c->left > 0 ? 0 : c->left == 0 ? 1 : -1;
         }
-        char byte = bytes[i++];
-        if (byte != '\n') {
-            if (c->line_length < LINE - 1)
-                c->line[c->line_length++] = byte;
-            continue;
-        }
-        int result = line_ended(c);
-        if (result)
-            return result > 0 && i == length ? 1 : -1;
+        if (bytes[i] == '\n') {
+            int result = line_ended(c);
+            if (result)
+                return result > 0 && i + 1 == length ? 1 : -1;
+        } else if (c->line_length < LINE - 1)
+            c->line[c->line_length++] = bytes[i];
     }
     return 0;
 }
@@ -508,7 +442,7 @@ static void add_request(Stream *s, double now) {
         requests = checked(realloc(requests, request_room * sizeof *requests));
     }
     requests[request_count++] = (Request){.due = s->due, .lag = (float)(now - s->due), .status = PENDING,
-                                          .stream = (uint8_t)(s - streams), .message = draw_message(s),
+                                          .stream = (uint16_t)(s - streams), .message = draw_message(s),
                                           .connection = NONE};
     outstanding++;
     s->due = next_due(s);
@@ -555,7 +489,7 @@ static int run(void) {
 
 static void read_message(Stream *s) {
     Message m;
-    if (message_count == MOST_MESSAGES || scanf("%lf %lf %zu", &m.weight, &m.slo, &m.length) != 3 || getchar() != '\n')
+    if (message_count == UINT16_MAX || scanf("%lf %lf %zu", &m.weight, &m.slo, &m.length) != 3 || getchar() != '\n')
         fail("input", "expected WEIGHT SLO LENGTH, and at most 65,535 messages");
     m.bytes = checked(malloc(m.length + 1));
     if (fread(m.bytes, 1, m.length, stdin) != m.length)
@@ -568,20 +502,15 @@ static void read_message(Stream *s) {
 static int read_stream(void) {
     char host[64];
     unsigned short port;
-    Stream s = {.idle = NONE, .pool = (uint32_t)stream_count, .first = (uint32_t)message_count};
+    Stream s = {.idle = NONE, .first = (uint32_t)message_count};
     int found = scanf("%63s %hu %lu %zu %u", host, &port, &s.random_state, &s.point_count, &s.message_count);
     if (found == EOF)
         return 0;
     s.address = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port)};
     if (found != 5 || inet_pton(AF_INET, host, &s.address.sin_addr) != 1 || !s.message_count || !s.point_count)
         fail("input", "expected ADDRESS PORT SEED POINTS MESSAGES with an IPv4 address");
-    if (stream_count == MOST_STREAMS)
-        fail("input", "has more than 255 streams");
-    for (uint32_t i = 0; i < stream_count; i++)
-        if (memcmp(&streams[i].address, &s.address, sizeof s.address) == 0) {
-            s.pool = streams[i].pool;
-            break;
-        }
+    if (stream_count == UINT16_MAX)
+        fail("input", "has more than 65,534 streams");
     s.random_state = s.random_state * 0x2545f4914f6cdd1dULL + 1;
     s.points = checked(calloc(s.point_count, sizeof *s.points));
     double highest = 0;
@@ -605,11 +534,10 @@ static int read_stream(void) {
 static void set_up(void) {
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
-    getrlimit(RLIMIT_NOFILE, &files);
-    if ((rlim_t)max_connections + 64 > files.rlim_cur)
-        max_connections = files.rlim_cur > 128 ? (uint32_t)files.rlim_cur - 64 : 64;
+    files.rlim_cur = files.rlim_max < MOST_CONNECTIONS + SPARE_FILES ? files.rlim_max : MOST_CONNECTIONS + SPARE_FILES;
+    if (files.rlim_cur <= SPARE_FILES || setrlimit(RLIMIT_NOFILE, &files) < 0)
+        fail("open files", "more than 64 must be allowed");
+    max_connections = (uint32_t)files.rlim_cur - SPARE_FILES;
     /* It shares the machine with what it measures and must not wait for it, as one on another machine would not.
      * Only root may; the lag that is measured decides whether it matters. */
     struct sched_param priority = {.sched_priority = 1};
@@ -625,7 +553,7 @@ static void set_up(void) {
         fail("input", "has no stream");
     request_room = (size_t)(planned * 1.1) + 1024;
     requests = checked(malloc(request_room * sizeof *requests));
-    connections = checked(calloc(max_connections, sizeof *connections));
+    connections = checked(calloc(max_connections + SPARE_FILES, sizeof *connections));
     read_buffer = checked(malloc(READ_SIZE));
     if ((poller = epoll_create1(EPOLL_CLOEXEC)) < 0)
         fail("epoll", strerror(errno));

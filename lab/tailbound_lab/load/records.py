@@ -260,8 +260,8 @@ def percent(share: float | None) -> str:
 
 # The run of a generator, from its output: the start, then these records.
 
-LAYOUT: Final = "<ddfiBBHI"
-"""Request of openload.c: due, latency, lag, status, stream, retried, message, connection."""
+LAYOUT: Final = "<ddfiHHI"
+"""Request of openload.c: due, latency, lag, status, stream, message, connection."""
 _START_BYTES: Final = 8
 _FIELDS: Final = np.dtype(
     {

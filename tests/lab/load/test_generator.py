@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from lab.load.server import CHUNKED, CUT_SHORT, OK, REFUSED, Server, hangs_up_on_the_third
+from lab.load.server import CUT_SHORT, OK, REFUSED, Server, hangs_up_on_the_third
 from tailbound_lab.load.arrivals import Profile, peak, steps
 from tailbound_lab.load.generator import Endpoint, Part, Stream, build, endpoint
 from tailbound_lab.load.openloop import main, offer, offering
@@ -55,12 +55,11 @@ def statuses_at(port):
     [
         (OK, False, 200),
         (OK, True, 200),
-        (CHUNKED, False, 200),
         (REFUSED, True, 503),
         (None, True, BROKEN),
         (b"what?\r\n\r\n", False, BROKEN),
     ],
-    ids=["kept", "closed", "chunked", "refused", "hung up", "nonsense"],
+    ids=["kept", "closed", "refused", "hung up", "nonsense"],
 )
 def test_request_is_sent_whole_and_counted_once_by_its_outcome(reply, close, status):
     with Server(lambda n: reply, close=close) as server:
