@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tailbound_lab.demo.disturbance import MOST_LAG
 from tailbound_lab.demo.session import Outcome
-from tailbound_lab.demo.table import BASELINE, TAILBOUND, factor, headline, milliseconds, number
+from tailbound_lab.demo.table import BASELINE, COLUMNS, TAILBOUND, cells, headline, tracks
 from tailbound_lab.demo.watch import Decision
 from tailbound_lab.load.openloop import TIMEOUT_SECONDS
 from tailbound_lab.load.records import (
@@ -37,7 +37,7 @@ from tailbound_lab.load.records import (
 )
 from tailbound_lab.simulate.baselines import OpenFaasRule
 
-_OURS, _THEIRS, _OFFERED, _LIMIT = "#1769aa", "#d9822b", "#c9d1d9", "#b3261e"
+_COLORS, _OFFERED, _LIMIT = {TAILBOUND: "#1769aa", BASELINE: "#d9822b"}, "#c9d1d9", "#b3261e"
 _STYLE: Any = {  # matplotlib types each key of its settings as a literal
     "font.family": "sans-serif",
     "font.size": 9,
@@ -98,20 +98,13 @@ def figure(comparison: Comparison) -> Figure:
     return drawn
 
 
-def _tracks(comparison: Comparison) -> list[tuple[str, str, Track]]:
-    tracks = [(TAILBOUND, _OURS, comparison.tailbound)]
-    if comparison.baseline is not None:
-        tracks.insert(0, (BASELINE, _THEIRS, comparison.baseline))
-    return tracks
-
-
 def _draw_rate(axes: Axes, comparison: Comparison) -> None:
     seconds = range(len(comparison.offered))
     sent = [second.sent for second in comparison.tailbound.seconds][: len(seconds)]
     axes.fill_between(seconds, sent, step="post", color=_OFFERED, linewidth=0, label="offered")
-    for name, color, track in _tracks(comparison):
+    for name, track in reversed(tracks(comparison)):
         good = [second.good for second in track.seconds][: len(seconds)]
-        axes.step(seconds, good, where="post", color=color, linewidth=1.5, label=name)
+        axes.step(seconds, good, where="post", color=_COLORS[name], linewidth=1.5, label=name)
     axes.set_title(f"{comparison.function}: requests per second, offered and within the SLO")
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right")
@@ -119,7 +112,8 @@ def _draw_rate(axes: Axes, comparison: Comparison) -> None:
 
 def _draw_latency(axes: Axes, comparison: Comparison) -> None:
     top = TIMEOUT_SECONDS * 1e3
-    for name, color, track in _tracks(comparison):
+    for name, track in reversed(tracks(comparison)):
+        color = _COLORS[name]
         p50, p95, p99 = (_line(track.seconds, name, top) for name in ("p50", "p95", "p99"))
         seconds = range(len(p50))
         middles = [second + 0.5 for second in seconds]
@@ -159,13 +153,13 @@ def _draw_samples(
     *,
     stepped: bool,
 ) -> None:
-    for name, color, track in _tracks(comparison):
+    for name, track in reversed(tracks(comparison)):
         seconds = [sample.seconds for sample in track.samples]
         values = [math.nan if (value := pick(sample)) is None else value for sample in track.samples]
         axes.plot(
             seconds,
             values,
-            color=color,
+            color=_COLORS[name],
             linewidth=1.8,
             drawstyle="steps-post" if stepped else "default",
             label=name,
@@ -231,50 +225,18 @@ def _scaling(function: str, decisions: Sequence[Decision]) -> str:
     )
 
 
-_COLUMNS = (
-    *("within SLO", "p50 ms", "p99 ms", "requests", "errors", "lost"),
-    *("replica-seconds", "max replicas", "max boost"),
-)
-
-
 def _table(comparisons: Sequence[Comparison]) -> str:
-    heads = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
-    rows = "".join(_rows(item) for item in comparisons)
-    return (
-        '<table><thead><tr><th scope="col">function</th><th scope="col">served by</th>'
-        f"{heads}</tr></thead><tbody>{rows}</tbody></table>"
-    )
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("function", "served by", *COLUMNS))
+    rows = "".join(_row(item, *each) for item in comparisons for each in tracks(item))
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _rows(item: Comparison) -> str:
-    span = 1 if item.baseline is None else 2
-    name = (
-        f'<th scope="rowgroup" rowspan="{span}">{escape(item.function)}'
-        f"<small>{percent(item.objective)} within {item.slo * 1e3:g} ms</small></th>"
-    )
-    rows = f'<tr class="first">{name}{_cells(item, TAILBOUND, item.tailbound)}</tr>'
-    if item.baseline is not None:
-        rows += f"<tr>{_cells(item, BASELINE, item.baseline)}</tr>"
-    return rows
-
-
-def _cells(item: Comparison, system: str, track: Track) -> str:
-    total = track.total
-    attained = total.meets(item.objective)
-    within = total.p99 is not None and total.p99 <= item.slo
-    cells = [
-        (percent(total.attainment), "good" if attained else "bad"),
-        (milliseconds(total.p50), ""),
-        (milliseconds(total.p99), "good" if within else "bad"),
-        *((f"{count:,}", "") for count in (total.sent, total.refused + total.failed)),
-        (f"{total.lost:,}", "bad" if total.lost else ""),
-        (number(track.replica_seconds), ""),
-        (number(highest_replicas(track)), ""),
-        (factor(highest_boost(track)), ""),
-    ]
-    return f'<td class="system">{escape(system)}</td>' + "".join(
-        f'<td class="{style}">{escape(text)}</td>' for text, style in cells
-    )
+def _row(item: Comparison, system: str, track: Track) -> str:
+    slo = f"{percent(item.objective)} within {item.slo * 1e3:g} ms"
+    kind, name = ("first", escape(item.function)) if system == TAILBOUND else ("", f"<small>{slo}</small>")
+    styles = {True: "good", False: "bad", None: ""}
+    columns = "".join(f'<td class="{styles[good]}">{text}</td>' for text, good in cells(item, track))
+    return f'<tr class="{kind}"><th>{name}</th><td class="system">{system}</td>{columns}</tr>'
 
 
 def _conditions(outcome: Outcome) -> list[tuple[str, str]]:

@@ -35,6 +35,11 @@ from tailbound_lab.load.records import (
 from tailbound_lab.local.platform import Platform
 
 TAILBOUND, BASELINE = "Tailbound", "OpenFaaS CE"
+COLUMNS = (
+    *("within\nSLO", "p99 ms", "requests", "failed"),
+    *("replica-\nseconds", "max\nreplicas", "max\nboost"),
+)
+"""Columns of a result; those of failed requests count refused and lost ones."""
 _WINDOW = 5.0
 _PRINT_INTERVAL = 10.0
 _GOOD, _BAD, _WARN, _DIM = "green", "bold red", "yellow", "dim"
@@ -73,8 +78,24 @@ def _attainment(share: float | None, objective: float) -> Text:
     return Text(percent(share), style)
 
 
-def _lost(count: int) -> Text:
-    return Text(f"{count:,}", _BAD if count else _DIM)
+def tracks(item: Comparison) -> list[tuple[str, Track]]:
+    """Return who served a function, Tailbound first, with what became of it."""
+    return [(TAILBOUND, item.tailbound), *([(BASELINE, item.baseline)] if item.baseline else [])]
+
+
+def cells(item: Comparison, track: Track) -> list[tuple[str, bool | None]]:
+    """Return the text of each of ``COLUMNS``, and whether it is good or bad; None: neither."""
+    total = track.total
+    failed = total.refused + total.failed + total.lost
+    return [
+        (percent(total.attainment), total.meets(item.objective)),
+        (milliseconds(total.p99), total.p99 is not None and total.p99 <= item.slo),
+        (f"{total.sent:,}", None),
+        (f"{failed:,}", False if failed else None),
+        (number(track.replica_seconds), None),
+        (number(highest_replicas(track)), None),
+        (factor(highest_boost(track)), None),
+    ]
 
 
 def _table(headings: Sequence[str]) -> Table:
@@ -109,7 +130,7 @@ def picture(elapsed: float, duration: float, deployed: Sequence[Deployed]) -> Re
             _replicas(sample),
             number(sample.batch, 1),
             number(sample.queue),
-            _lost(item.ledger.lost),
+            Text(f"{item.ledger.lost:,}", _BAD if item.ledger.lost else _DIM),
         )
     bar = Table.grid(padding=(0, 1))
     done = min(elapsed, duration)
@@ -136,16 +157,12 @@ def headline(comparisons: Sequence[Comparison]) -> str:
 
 def verdict(comparisons: Sequence[Comparison], disturbance: str = "") -> RenderableType:
     """Return the table of the result and the sentences below it."""
-    table = _table(
-        (
-            *("within\nSLO", "p99 ms", "requests", "failed"),
-            *("replica-\nseconds", "max\nreplicas", "max\nboost"),
-        )
-    )
+    table = _table(COLUMNS)
+    styles = {True: _GOOD, False: _BAD, None: ""}
     for item in comparisons:
-        _add_track(table, item, TAILBOUND, item.tailbound)
-        if item.baseline is not None:
-            _add_track(table, item, BASELINE, item.baseline)
+        for system, track in tracks(item):
+            row = (Text(text, styles[good]) for text, good in cells(item, track))
+            table.add_row(*_names(item.function, system, item.slo), *row)
         table.add_section()
     return Group(
         table,
@@ -155,20 +172,6 @@ def verdict(comparisons: Sequence[Comparison], disturbance: str = "") -> Rendera
             f"{headline(comparisons)}.",
             f"bold {_GOOD}" if all(item.met for item in comparisons) else _WARN if disturbance else _BAD,
         ),
-    )
-
-
-def _add_track(table: Table, item: Comparison, system: str, track: Track) -> None:
-    total = track.total
-    table.add_row(
-        *_names(item.function, system, item.slo),
-        _attainment(total.attainment, item.objective),
-        _latency(total.p99, item.slo),
-        f"{total.sent:,}",
-        _lost(total.refused + total.failed + total.lost),
-        number(track.replica_seconds),
-        number(highest_replicas(track)),
-        factor(highest_boost(track)),
     )
 
 
