@@ -19,13 +19,12 @@ from typing import Final
 
 import numpy as np
 
-from slo_autoscaler.config import Config
+from tailbound_lab.bench.rig.ours import ours
 from tailbound_lab.bench.rig.pool import play_all
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown
 from tailbound_lab.simulate import traces
 from tailbound_lab.simulate.baselines import Bounds, LlmdSlo, LlmdSloSettings
 from tailbound_lab.simulate.function import Function, Routing, Scaler, Service, Streaming, View
-from tailbound_lab.simulate.scalers import DecideScaler
 from tailbound_lab.simulate.world import Settings, run
 
 RAMP: Final = ((2, 330), (4, 360), (6, 360), (8, 360), (10, 360), (4, 360), (1, 300))
@@ -50,10 +49,6 @@ PUBLISHED: Final[Mapping[str, tuple[float, float]]] = {STATIC: (1.0, 8.0), LLMD:
 """Share of requests within both targets, and mean replicas, by the guide."""
 NEAR: Final = (0.02, 0.3)
 """How far a figure may be from the published one."""
-CONFIG: Final = (
-    "{platform: {gateway_url: http://none}, prometheus: {url: http://none},"
-    " defaults: {min_replicas: 3, max_replicas: 8}}"
-)
 
 
 def function(*, in_order: bool) -> Function:
@@ -83,12 +78,6 @@ class Static:
         return self.replicas
 
 
-def _ours() -> Scaler:
-    config = Config.parse(CONFIG, "bench")
-    spec, phase = config.target("function.openfaas-fn"), config.prometheus.scrape_interval // 2
-    return DecideScaler(spec, config.interval, phase, OURS, direct_interval=config.direct_interval)
-
-
 SYSTEMS: Final[Mapping[str, tuple[bool, Callable[[], Scaler]]]] = {
     STATIC: (True, lambda: Static(8)),
     LLMD: (True, lambda: LlmdSlo(BOUNDS, LlmdSloSettings(), function(in_order=True))),
@@ -96,7 +85,7 @@ SYSTEMS: Final[Mapping[str, tuple[bool, Callable[[], Scaler]]]] = {
         False,
         lambda: LlmdSlo(BOUNDS, LlmdSloSettings(), function(in_order=False)),
     ),
-    OURS: (False, _ours),
+    OURS: (False, lambda: ours(OURS, min_replicas=BOUNDS.lowest, max_replicas=BOUNDS.highest)),
 }
 """Whether requests are served in order, and the scaler."""
 

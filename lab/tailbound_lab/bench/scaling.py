@@ -18,29 +18,18 @@ from typing import Final
 
 import numpy as np
 
-from slo_autoscaler.config import Config
+from tailbound_lab.bench.rig.ours import ours
 from tailbound_lab.bench.rig.pool import play_all
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.load.records import BenchError
-from tailbound_lab.simulate import SimulationError, traces
-from tailbound_lab.simulate.baselines import (
-    Bounds,
-    HpaSettings,
-    Kpa,
-    KpaSettings,
-    OpenFaas,
-    OpenFaasRule,
-    hpa_cpu,
-    keda_value,
-)
+from tailbound_lab.simulate import SimulationError, baselines, traces
+from tailbound_lab.simulate.baselines import Bounds, HpaSettings
 from tailbound_lab.simulate.function import Function, Scaler, Service
 from tailbound_lab.simulate.oracle import Oracle
-from tailbound_lab.simulate.scalers import DecideScaler
 from tailbound_lab.simulate.traces import Floats, Trace
 from tailbound_lab.simulate.world import Settings
 from tailbound_lab.simulate.world import run as simulate
 
-CONFIG: Final = "{{platform: {{gateway_url: http://none}}, prometheus: {{url: http://none}}, defaults: {}}}"
 BOUNDS: Final = Bounds(1, 30)
 """Bounds of every scaler, for every trace."""
 RUN: Final = Settings(highest=BOUNDS.highest)
@@ -114,9 +103,9 @@ def main(options: argparse.Namespace, run: Run) -> int:
     plays = [partial(play, case, system) for case in found for system in chosen]
     rows = play_all(plays, options.processes)
     run.keep(rows)
-    ours = _total(rows, OURS)
+    own = _total(rows, OURS)
     others = [_total(rows, system) for system in chosen if system not in (OURS, *BOOSTS, ORACLE)]
-    return int(any(met >= ours[0] and cost < ours[1] for met, cost in others))
+    return int(any(met >= own[0] and cost < own[1] for met, cost in others))
 
 
 def cases(folder: Path | None, seconds: int) -> Iterator[Case]:
@@ -215,21 +204,19 @@ Make = Callable[[Trace, Function], Scaler]
 """Makes a scaler for a trace and its function."""
 
 
-def _ours(_trace: Trace, _function: Function, boost: float = 1.0) -> Scaler:
-    """Return our law with its default configuration, a higher maximum, and up to ``boost`` times the CPU."""
-    defaults = f"policy: {OURS}, max_replicas: {BOUNDS.highest}, boost: {{max_factor: {boost}}}"
-    config = Config.parse(CONFIG.format(f"{{{defaults}}}"), "bench")
-    spec, phase = config.target("function.openfaas-fn"), config.prometheus.scrape_interval // 2
-    return DecideScaler(spec, config.interval, phase, OURS, direct_interval=config.direct_interval)
+def _boosted(factor: float, *_: object) -> Scaler:
+    return ours(max_replicas=BOUNDS.highest, boost={"max_factor": factor})
 
 
 SCALERS: Final[Mapping[str, Make]] = {
-    OURS: _ours,
-    **{name: partial(_ours, boost=factor) for name, (factor, _) in BOOSTS.items()},
-    "HPA on CPU, 70%": lambda *_: hpa_cpu(BOUNDS, HpaSettings(0.7)),
-    "KEDA on p99 latency": lambda _, function: keda_value(BOUNDS, HpaSettings(function.slo_latency)),
-    "Knative KPA": lambda *_: Kpa(BOUNDS, KpaSettings()),
-    "OpenFaaS CE": lambda *_: OpenFaas(BOUNDS, OpenFaasRule()),
+    OURS: lambda *_: ours(max_replicas=BOUNDS.highest),
+    **{name: partial(_boosted, factor) for name, (factor, _) in BOOSTS.items()},
+    "HPA on CPU, 70%": lambda *_: baselines.hpa_cpu(BOUNDS, HpaSettings(0.7)),
+    "KEDA on p99 latency": lambda _, function: baselines.keda_value(
+        BOUNDS, HpaSettings(function.slo_latency)
+    ),
+    "Knative KPA": lambda *_: baselines.Kpa(BOUNDS, baselines.KpaSettings()),
+    "OpenFaaS CE": lambda *_: baselines.OpenFaas(BOUNDS, baselines.OpenFaasRule()),
 }
 """Scalers that know nothing of a trace, by the name that the table has."""
 
@@ -312,5 +299,5 @@ def _beside(cases: Iterable[Mapping[str, Row]], system: str) -> str:
     both = [of for of in cases if met(of[OURS]) and met(of[system])]
     if system == OURS or not both:
         return ""
-    ours, theirs = (fsum(of[each]["replica_seconds"] for of in both) for each in (OURS, system))
-    return f"{ours / theirs - 1.0:+.1%} in {len(both)}"
+    own, theirs = (fsum(of[each]["replica_seconds"] for of in both) for each in (OURS, system))
+    return f"{own / theirs - 1.0:+.1%} in {len(both)}"
