@@ -187,8 +187,6 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
             System("unbatched", _ours("unbatched")),
             # Sync workers and Flask, no batches.
             System("gunicorn", _gunicorn("batching_watchdog.worker.wsgi")),
-            # As the python3-http template runs it, in one process.
-            System("waitress", _module("flask_app"), ("flask", "waitress")),
             System(
                 "mosec",
                 _mosec("mosec_server"),

@@ -1,5 +1,5 @@
 """The peers' servers, one small program for each; all of them serve ``workloads.Model``.
 
-``bentoml_service``, ``flask_app``, ``litserve_server``, ``mosec_server``: each runs in an environment of its
+``bentoml_service``, ``litserve_server``, ``mosec_server``: each runs in an environment of its
 own, with the workload, the number of workers and the batching in ``BENCH_*`` variables.
 """
