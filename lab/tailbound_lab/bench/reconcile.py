@@ -1,18 +1,20 @@
 """``bench reconcile``: a reconcile of 100, 1,000 and 10,000 functions that share budgets; how does it grow?
 
 A real Prometheus holds the series of all functions, made by promtool from OpenMetrics text. The gateway is a
-stand-in in a process of its own (this module run as a program) with the statuses of all functions. The
-controller is the production one with its production source and platform; what is counted is the CPU time of
-its process, all threads together, so neither Prometheus' time nor the gateway's.
+stand-in in a process of its own with the statuses of all functions. The controller is the production one with
+its production source and platform; what is counted is the CPU time of its process, all threads together, so
+neither Prometheus' time nor the gateway's.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -26,6 +28,7 @@ from typing import Any, Final, TextIO
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
+from batching_watchdog.launch import die_with_parent
 from slo_autoscaler.app import collect_seldom
 from slo_autoscaler.config import Config
 from slo_autoscaler.controller import Clocks, Controller
@@ -38,9 +41,9 @@ from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.sources.queries import WATCHDOG
 from tailbound_lab.bench.rig.processes import cpu_of
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
-from tailbound_lab.bench.workloads import ROOT
 from tailbound_lab.load.records import BenchError, NotAvailable
 from tailbound_lab.local.ports import free_ports
+from tailbound_lab.simulate.scrape import edges
 
 SIZES: Final = (100, 1_000, 10_000)
 TARGET: Final = 2.0
@@ -51,11 +54,7 @@ SPAN: Final = 60
 """Seconds between two samples, and from the first to the last: the longest window and some more."""
 
 NAMESPACE: Final = "openfaas-fn"
-
-_EDGES: Final = (
-    *("0.005", "0.01", "0.02", "0.025", "0.05", "0.1", "0.15", "0.18", "0.2", "0.25", "0.3", "0.4"),
-    *("0.5", "0.8", "1.0", "2.5", "5.0", "10.0", "+Inf"),
-)
+SLO: Final = 0.2
 
 _COLUMNS: Final = (
     *("functions", "series", "CPU of a reconcile, s", "of the first, s", "wall, s", "Prometheus' CPU, s"),
@@ -222,7 +221,7 @@ def _write_one(out: TextIO, name: str, rate: float, now: int, asked: str) -> int
     # (metric, labels, value at the start, change per second)
     series: list[tuple[str, str, float, float]] = [
         ("up", replica, 1, 0),
-        ("slo_latency_seconds", slo_class, 0.2, 0),
+        ("slo_latency_seconds", slo_class, SLO, 0),
         ("slo_objective_ratio", slo_class, 0.99, 0),
         ("http_requests_in_flight", replica, 2, 0),
         ("watchdog_queue_length", replica, 0, 0),
@@ -237,7 +236,7 @@ def _write_one(out: TextIO, name: str, rate: float, now: int, asked: str) -> int
     ]
     for outcome, share in (("good", 0.999), ("slow", 0.001), ("error", 0), ("shed", 0), ("expired", 0)):
         series.append(("slo_requests_total", f'{slo_class},outcome="{outcome}"', 0, rate * share))
-    for index, edge in enumerate(_EDGES):
+    for index, edge in enumerate((*edges(SLO).tolist(), "+Inf")):
         share = min(1.0, (index + 1) / 8)
         labels = f'{replica},code="200",method="post",le="{edge}"'
         series.append(("http_request_duration_seconds_bucket", labels, 0, rate * share))
@@ -289,16 +288,16 @@ def _prometheus(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 @contextmanager
 def _gateway(functions: int) -> Iterator[str]:
-    command = [sys.executable, "-m", "tailbound_lab.bench.reconcile", str(functions)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            assert process.stdout is not None
-            port = process.stdout.readline().strip()
-            if not port:
-                raise BenchError("the stand-in for the gateway did not start, see above")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
+    listener = socket.create_server(("127.0.0.1", 0))
+    process = multiprocessing.get_context("fork").Process(
+        target=_serve, args=(functions, listener, os.getpid())
+    )
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        process.kill()
+        listener.close()
 
 
 def _until_ready(process: subprocess.Popen[bytes], url: str, seconds: float = 120.0) -> None:
@@ -336,8 +335,9 @@ def _status(number: int) -> dict[str, Any]:
     }
 
 
-def serve(functions: int) -> None:
-    """Serve the stand-in for the gateway on a free port, which is printed, for ever."""
+def _serve(functions: int, listener: socket.socket, parent: int) -> None:
+    """Serve the stand-in for the gateway for as long as the bench lives."""
+    die_with_parent(signal.SIGKILL, parent)
     statuses = {_name(number): _status(number) for number in range(functions)}
 
     async def listed(_: web.Request) -> web.Response:
@@ -360,11 +360,4 @@ def serve(functions: int) -> None:
             web.post("/system/scale-function/{name}", scaled),
         ]
     )
-    listener = socket.create_server(("127.0.0.1", 0))
-    sys.stdout.write(f"{listener.getsockname()[1]}\n")
-    sys.stdout.flush()
     web.run_app(application, sock=listener, print=None)
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]))
