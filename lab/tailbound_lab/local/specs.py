@@ -105,26 +105,6 @@ class _Scale(TypedDict):
     namespace: NotRequired[str]
 
 
-class _CpuLimit(TypedDict):
-    cpu: _Cpu
-
-
-class _Resources(TypedDict):
-    limits: _CpuLimit
-
-
-class _Container(TypedDict):
-    resources: _Resources
-
-
-class _PodSpec(TypedDict):
-    containers: Annotated[list[_Container], Field(min_length=1, max_length=1)]
-
-
-class _Resize(TypedDict):
-    spec: _PodSpec
-
-
 class _Removal(TypedDict):
     functionName: str
     namespace: NotRequired[str]
@@ -171,7 +151,11 @@ def parse_scale(body: object) -> tuple[int, str]:
 
 def parse_resize(body: object) -> float:
     """Return the CPU limit in a strategic merge patch of a pod's one container."""
-    return _cpus(_read(_Resize, body)["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    try:
+        (container,) = body["spec"]["containers"]  # type: ignore[index] # else TypeError
+        return _cpus(container["resources"]["limits"]["cpu"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InvalidRequestError("spec: must have one container with resources.limits.cpu") from None
 
 
 def parse_removal(body: object) -> tuple[str, str]:
