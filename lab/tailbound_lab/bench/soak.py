@@ -27,7 +27,7 @@ from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.workloads import CLASSES, WORKLOADS, slo_classes
 from tailbound_lab.load.generator import Endpoint, Part, build
-from tailbound_lab.load.records import Lagged, Run, percent
+from tailbound_lab.load.records import Lagged, Load, Run, percent
 
 SLICE_SECONDS = 60.0
 SAMPLE_SECONDS = 5.0
@@ -165,7 +165,7 @@ def offer(options: argparse.Namespace, generator: Generator, server: Server, end
         seconds = min(SLICE_SECONDS, left)
         left -= seconds
         try:
-            run = generator.run(endpoint, rate=options.rate, seconds=seconds, slo=slo, seed=len(slices))
+            run = generator.run(endpoint, Load(options.rate, seconds, slo, seed=len(slices)))
         except Lagged as error:
             # Its latencies say nothing, but what was left unanswered counts.
             say(f"slice {len(slices) + 1}: {error}")

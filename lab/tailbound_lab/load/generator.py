@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from tailbound_lab.load.arrivals import Profile
-from tailbound_lab.load.records import BenchError, Lagged, Run, evaluate
+from tailbound_lab.load.records import BenchError, Load, Run, evaluate
 
 COMPILERS: Final = ("cc", "gcc", "clang")
 SOURCE: Final = Path(__file__).with_name("openload.c")
@@ -110,33 +110,24 @@ class Generator:
         """Return the command that reads streams from standard input; ``timeout`` is in seconds."""
         return (str(self.program), repr(timeout), repr(stop_share))
 
-    def run(
-        self,
-        endpoint: Endpoint,
-        *,
-        rate: float,
-        seconds: float,
-        slo: float,
-        seed: int = 1,
-        stop_share: float = 1.0,
-    ) -> Run:
-        """Offer ``rate`` for ``seconds``; a run with more misses than ``stop_share`` of all is cut short.
+    def run(self, endpoint: Endpoint, load: Load) -> Run:
+        """Offer a load.
 
-        The allowed lag is a tenth of the shortest SLO at the 99th percentile. Raises ``Lagged`` beyond it,
-        and ``BenchError`` if the generator fails.
+        Raises ``Lagged`` if the generator took over a tenth of the shortest SLO, ``BenchError`` if it failed.
         """
-        stream = Stream(endpoint, Profile(((0.0, rate), (seconds, rate))), seed, slo)
+        profile = Profile(((0.0, load.rate), (load.seconds, load.rate)))
+        stream = Stream(endpoint, profile, load.seed, load.slo)
         limit = max(CLIENT_TIMEOUT, 2 * max(stream.slos))
         # Into a file: a pipe whose reader is late would stop the generator.
         with tempfile.TemporaryFile() as output:
             try:
                 done = subprocess.run(
-                    self.command(limit, stop_share),
+                    self.command(limit, load.stop_share),
                     input=stream.lines(),
                     stdout=output,
                     stderr=subprocess.PIPE,
                     check=False,
-                    timeout=seconds + limit + MARGIN_SECONDS,
+                    timeout=load.seconds + limit + MARGIN_SECONDS,
                 )
             except subprocess.TimeoutExpired:
                 raise BenchError(
@@ -147,21 +138,9 @@ class Generator:
         if done.returncode not in (0, STOPPED_STATUS):
             said = done.stderr.decode(errors="replace").strip()
             raise BenchError(f"the load generator ended with status {done.returncode}: {said}")
-        run = evaluate(
-            records,
-            rate=rate,
-            seconds=seconds,
-            parts=[(part.name, within) for part, within in zip(endpoint.parts, stream.slos, strict=True)],
-            stopped_early=done.returncode == STOPPED_STATUS,
-        )
-        lag, allowed = run.lag_ms["p99"] or 0.0, min(stream.slos) * 100
-        if lag > allowed:
-            raise Lagged(
-                f"at {rate:g}/s the generator's lag was {lag:.1f} ms at the 99th percentile;"
-                f" a tenth of the SLO, {allowed:g} ms, is allowed",
-                run,
-            )
-        return run
+        parts = [(part.name, within) for part, within in zip(endpoint.parts, stream.slos, strict=True)]
+        run = evaluate(records, load, parts, stopped_early=done.returncode == STOPPED_STATUS)
+        return run.in_time(min(stream.slos))
 
 
 def build(folder: Path = BUILD, compilers: Sequence[str] = COMPILERS) -> Generator:

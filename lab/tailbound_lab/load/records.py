@@ -286,11 +286,23 @@ class Tally(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One run of a generator. Latencies are milliseconds; an infinite quantile is None."""
+class Load:
+    """Poisson arrivals of one rate, requests per second, for some seconds."""
 
     rate: float
     seconds: float
+    slo: float
+    """Target of each request, or of a stream's first piece, in seconds."""
+    seed: int = 1
+    stop_share: float = 1.0
+    """Misses as a share of all requests, beyond which the run is cut short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a generator. Latencies are milliseconds; an infinite quantile is None."""
+
+    load: Load
     sent: int
     ok: int
     good: int
@@ -310,17 +322,21 @@ class Run:
     @property
     def goodput(self) -> float:
         """Requests per second answered successfully within the SLO."""
-        return self.good / self.seconds
+        return self.good / self.load.seconds
+
+    def in_time(self, slo: float) -> Run:
+        """Return the run. Raises ``Lagged`` if the generator took over a tenth of ``slo`` at p99."""
+        lag, allowed = self.lag_ms["p99"] or 0.0, slo * 100
+        if lag > allowed:
+            raise Lagged(
+                f"at {self.load.rate:g}/s the generator's lag was {lag:.1f} ms at the 99th percentile;"
+                f" a tenth of the SLO, {allowed:g} ms, is allowed",
+                self,
+            )
+        return self
 
 
-def evaluate(
-    output: bytes,
-    *,
-    rate: float,
-    seconds: float,
-    parts: Sequence[tuple[str, float]],
-    stopped_early: bool = False,
-) -> Run:
+def evaluate(output: bytes, load: Load, parts: Sequence[tuple[str, float]], *, stopped_early: bool) -> Run:
     """Evaluate the output of a run of one stream; ``parts`` are names and SLOs (seconds) of its messages."""
     found = np.frombuffer(output[_START_BYTES:], _FIELDS)
     ok = (found["status"] >= 200) & (found["status"] < 300)
@@ -333,8 +349,7 @@ def evaluate(
     statuses, counts = np.unique(found["status"], return_counts=True)
     latencies = np.sort(np.where(ok, found["latency"], math.inf))
     return Run(
-        rate=rate,
-        seconds=seconds,
+        load,
         sent=len(found),
         ok=int(ok.sum()),
         good=int(good.sum()),

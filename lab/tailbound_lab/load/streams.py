@@ -25,7 +25,7 @@ from tailbound_lab.load.records import (
     NO_CONNECTION,
     TIMED_OUT,
     UNANSWERED,
-    Lagged,
+    Load,
     Run,
     quantiles,
 )
@@ -103,59 +103,30 @@ class StreamGenerator:
     patience: float = 0.0
     """Seconds to wait for streams that are late already; 0: their clients leave when none can be good."""
 
-    def run(
-        self,
-        endpoint: Endpoint,
-        *,
-        rate: float,
-        seconds: float,
-        slo: float,
-        seed: int = 1,
-        stop_share: float = 1.0,
-    ) -> Run:
-        """Offer ``rate`` for ``seconds``; a run with more misses than ``stop_share`` of all is cut short.
-
-        ``slo`` is the target of the first piece, of which the generator may take a tenth at the 99th
-        percentile. Raises ``Lagged`` beyond it.
-        """
-        arriving = list(arrivals(endpoint.parts, rate, seconds, seed))
+    def run(self, endpoint: Endpoint, load: Load) -> Run:
+        """Offer a load. Raises ``Lagged`` if the generator took over a tenth of the first piece's target."""
         with _before_all_others(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            run = runner.run(self._offer(endpoint, arriving, rate, seconds, slo, stop_share))
-        lag, allowed = run.lag_ms["p99"] or 0.0, slo * 100
-        if lag > allowed:
-            raise Lagged(
-                f"at {rate:g}/s the generator's lag was {lag:.1f} ms at the 99th percentile;"
-                f" a tenth of the first piece's target, {allowed:g} ms, is allowed",
-                run,
-            )
-        return run
+            return runner.run(self._offer(endpoint, load)).in_time(load.slo)
 
-    async def _offer(
-        self,
-        endpoint: Endpoint,
-        arriving: Sequence[tuple[float, Part]],
-        rate: float,
-        seconds: float,
-        slo: float,
-        stop_share: float,
-    ) -> Run:
+    async def _offer(self, endpoint: Endpoint, load: Load) -> Run:
+        arriving = list(arrivals(endpoint.parts, load.rate, load.seconds, load.seed))
         clock = asyncio.get_running_loop().time
         begin = now = clock()
         clients = [
-            Client(part, endpoint.port, begin + after, begin + after + slo, self.interval)
+            Client(part, endpoint.port, begin + after, begin + after + load.slo, self.interval)
             for after, part in arriving
         ]
         tasks = [asyncio.create_task(client.offer(endpoint.host)) for client in clients]
         longest = max(int(part.name) for part in endpoint.parts) * self.interval
-        ends = begin + seconds + slo + longest + self.patience
-        allowed = stop_share * len(clients)
+        ends = begin + load.seconds + load.slo + longest + self.patience
+        allowed = load.stop_share * len(clients)
         while now < ends and (missed := sum(client.missed(now) for client in clients)) <= allowed:
             if not any(not client.ended and (self.patience or not client.missed(now)) for client in clients):
                 break
             await asyncio.sleep(LOOK_SECONDS)
             now = clock()
         begun = [client for client in clients if client.arrival <= now]
-        run = evaluate(begun, now, rate=rate, seconds=seconds, stopped=missed > allowed)
+        run = evaluate(begun, now, load, stopped=missed > allowed)
         for task, client in zip(tasks, clients, strict=True):
             task.cancel()
             client.leave()
@@ -183,12 +154,11 @@ def arrivals(parts: Sequence[Part], rate: float, seconds: float, seed: int) -> I
         yield after, draw.choices(parts, weights)[0]
 
 
-def evaluate(clients: Sequence[Client], now: float, *, rate: float, seconds: float, stopped: bool) -> Run:
+def evaluate(clients: Sequence[Client], now: float, load: Load, *, stopped: bool) -> Run:
     """Return what became of streams until now. Latencies are those of first pieces."""
     statuses = Counter(client.status for client in clients)
     return Run(
-        rate=rate,
-        seconds=seconds,
+        load,
         sent=len(clients),
         ok=sum(client.whole for client in clients),
         good=sum(client.whole and not client.missed(now) for client in clients),

@@ -23,6 +23,7 @@ from tailbound_lab.load.records import (
     BenchError,
     Lagged,
     Ledger,
+    Load,
     RunError,
 )
 
@@ -147,7 +148,7 @@ def run(compiled):
     def run(port, *parts, **options):
         # A long SLO, for the machine may be busy; the lag that is allowed grows with it.
         planned = {"rate": 100.0, "seconds": 0.5, "slo": 30.0, "seed": 3, **options}
-        return compiled.run(Endpoint(port, parts or (Part(BODY),)), **planned)
+        return compiled.run(Endpoint(port, parts or (Part(BODY),)), Load(**planned))
 
     return run
 

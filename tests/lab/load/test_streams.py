@@ -4,7 +4,7 @@ import pytest
 
 from lab.load.server import Server
 from tailbound_lab.load.generator import Endpoint, Part
-from tailbound_lab.load.records import Lagged
+from tailbound_lab.load.records import Lagged, Load
 from tailbound_lab.load.streams import StreamGenerator, arrivals
 
 HOUR = 3600.0
@@ -18,9 +18,7 @@ def offered(answer, *, slo=HOUR, stop_share=1.0):
     """The run of some streams of two pieces, whose due times are an hour apart."""
     with Server(lambda _: answer, close=True) as server:
         generator = StreamGenerator(interval=HOUR, patience=HOUR)
-        return generator.run(
-            Endpoint(server.port, PARTS), rate=50.0, seconds=0.4, slo=slo, stop_share=stop_share
-        )
+        return generator.run(Endpoint(server.port, PARTS), Load(50.0, 0.4, slo, stop_share=stop_share))
 
 
 def test_run_of_whole_streams_on_time_counts_all_as_good():
@@ -50,7 +48,7 @@ def test_run_with_more_misses_than_allowed_is_cut_short():
 def test_server_that_does_not_listen_has_no_connection():
     with Server(lambda _: None) as server:
         port = server.port
-    run = StreamGenerator(HOUR).run(Endpoint(port, PARTS), rate=50.0, seconds=0.2, slo=HOUR)
+    run = StreamGenerator(HOUR).run(Endpoint(port, PARTS), Load(50.0, 0.2, slo=HOUR))
     assert run.statuses == {"no_connection": run.sent}
 
 

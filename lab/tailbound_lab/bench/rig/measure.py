@@ -13,7 +13,7 @@ from tailbound_lab.bench.rig.record import say
 from tailbound_lab.bench.rig.search import Found, Plan, Trial, next_step
 from tailbound_lab.bench.rig.server import Server
 from tailbound_lab.load.generator import Endpoint
-from tailbound_lab.load.records import BenchError, Lagged, Run
+from tailbound_lab.load.records import BenchError, Lagged, Load, Run
 
 OBJECTIVE: Final = 0.99
 STOP_SHARE: Final = 0.0105
@@ -25,17 +25,8 @@ _ATTEMPTS: Final = 2
 class Generator(Protocol):
     """Offers open-loop load: ``load.generator`` whole answers, ``load.streams`` streams."""
 
-    def run(
-        self,
-        endpoint: Endpoint,
-        *,
-        rate: float,
-        seconds: float,
-        slo: float,
-        seed: int = 1,
-        stop_share: float = 1.0,
-    ) -> Run:
-        """Offer ``rate`` for ``seconds``. Raises ``Lagged`` if the generator was late."""
+    def run(self, endpoint: Endpoint, load: Load) -> Run:
+        """Offer a load. Raises ``Lagged`` if the generator was late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +65,7 @@ class Bench:
         say(f"{self._title}: {'confirming' if step.confirm else 'ramp'} {step.rate:,.0f} requests/s")
         counted = self.counted(step.rate, step.seconds, STOP_SHARE)
         passed = counted is not None and counted.run.attainment >= OBJECTIVE and not counted.run.stopped_early
-        if passed and step.confirm and (self.highest is None or step.rate > self.highest.run.rate):
+        if passed and step.confirm and (self.highest is None or step.rate > self.highest.run.load.rate):
             self.highest = counted
         self._history.append(Trial(step.rate, step.confirm, passed))
         return None
@@ -97,14 +88,8 @@ class Bench:
 
     def _run(self, rate: float, seconds: float, stop_share: float) -> Run:
         self._seed += 1
-        return self._generator.run(
-            self._endpoint,
-            rate=rate,
-            seconds=seconds,
-            slo=self._server.workload.slo,
-            seed=self._seed,
-            stop_share=stop_share,
-        )
+        load = Load(rate, seconds, self._server.workload.slo, self._seed, stop_share)
+        return self._generator.run(self._endpoint, load)
 
     def _settle(self) -> None:
         if not self._server.alive:

@@ -19,17 +19,12 @@ VENVS = ROOT / "build" / "bench" / "venvs"
 INSTALL_SECONDS = 900
 
 
-def package_of(requirements: tuple[str, ...]) -> str:
-    """Return the package that a peer is known by: the last one that it requires."""
-    return requirements[-1].partition("[")[0]
-
-
 def python_of(requirements: tuple[str, ...], folder: Path = VENVS) -> Path:
     """Return the interpreter of a peer's environment, which is created on first use.
 
     Raises ``NotAvailable`` if this fails; a partial environment is removed.
     """
-    environment = folder / package_of(requirements)
+    environment = folder / requirements[-1]
     python = environment / "bin" / "python"
     done = environment / ".installed"
     wanted = "\n".join(requirements)
