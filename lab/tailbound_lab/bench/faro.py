@@ -154,7 +154,9 @@ def main(options: argparse.Namespace, run: Run) -> int:
         )
     if options.json:
         for cap in options.cap:
-            _one_line(Play(POISSON, OURS, counts, cap).played(), cap)
+            line = {"cap": cap, **asdict(Play(POISSON, OURS, counts, cap).played())}
+            del line["requests"]
+            sys.stdout.write(f"{json.dumps(line)}\n")
         return 0
     plays = [Play(*each, counts, cap) for cap in options.cap for each in product(ARRIVALS, LAWS)]
     outcomes = play_all([play.played for play in plays], options.processes)
@@ -164,17 +166,6 @@ def main(options: argparse.Namespace, run: Run) -> int:
     ]
     run.keep(rows)
     return int(not all(map(near, rows)))
-
-
-def _one_line(outcome: Outcome, cap: int) -> None:
-    line = {
-        "cap": cap,
-        "violations": outcome.violations,
-        "utility": outcome.utility,
-        "replicas": outcome.replicas,
-        "decision_seconds": outcome.decision_seconds,
-    }
-    sys.stdout.write(f"{json.dumps(line)}\n")
 
 
 def near(row: Row) -> bool:

@@ -13,7 +13,7 @@ Besides the workloads there are three kinds of mixed traffic for our own server:
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Final
@@ -126,17 +126,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, run: Run) -> int:
     """Measure round by round and keep each; 0 if everything was measured."""
-    found, plan = cases(options), QUICK if options.quick else FULL
-    rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
-    for name, number in (("rounds", rounds), ("workers", options.workers)):
+    plan = QUICK if options.quick else FULL
+    if options.rounds is None:
+        options.rounds = 1 if options.quick else 3
+    return play(options, run, cases(options), lambda: build(run.folder), plan)
+
+
+def play(
+    options: argparse.Namespace,
+    run: Run,
+    cases: Sequence[Case],
+    generator: Callable[[], Generator],
+    plan: Plan,
+    factors: Sequence[str] = FACTORS,
+) -> int:
+    """Measure the cases in each round and keep the rows; 1 if something was not measured."""
+    for name, number in (("rounds", options.rounds), ("workers", options.workers)):
         if number < 1:
             raise BenchError(f"--{name} {number}: must be at least 1")
-    generator = build(run.folder)
-    rows: list[Row] = []
-    for number in range(1, rounds + 1):
-        for case in found:
-            say(f"round {number} of {rounds}: {case.name}, {len(case.contenders)} servers side by side")
-            measured = measure(case, generator, options.workers, plan)
+    made, rows = generator(), list[Row]()
+    for number in range(1, options.rounds + 1):
+        for case in cases:
+            servers = ", ".join(each.label for each in case.contenders)
+            say(f"round {number} of {options.rounds}: {case.name}: {servers}")
+            measured = measure(case, made, options.workers, plan, factors)
             rows += [{"workload": case.name, "round": number, **row} for row in measured]
             run.keep(rows)
     return int(any("reason" in row for row in rows))

@@ -10,12 +10,11 @@ from typing import Final
 
 from tailbound_lab.bench import peers
 from tailbound_lab.bench.peers import Case, Contender
-from tailbound_lab.bench.rig.record import Record, Row, Run, say
+from tailbound_lab.bench.rig.record import Record, Run
 from tailbound_lab.bench.rig.search import Plan
 from tailbound_lab.bench.rig.systems import listed, parse_entry
 from tailbound_lab.bench.workloads import FOLDER, STREAM
 from tailbound_lab.load.generator import Part
-from tailbound_lab.load.records import BenchError
 from tailbound_lab.load.streams import StreamGenerator
 
 INTERVAL: Final = 0.050
@@ -48,20 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, run: Run) -> int:
     """Measure server by server and keep each; 0 if everything was measured."""
-    contenders = [contender(text) for text in listed(options.systems)]
-    for name, number in (("rounds", options.rounds), ("workers", options.workers)):
-        if number < 1:
-            raise BenchError(f"--{name} {number}: must be at least 1")
+    cases = [Case("streams", STREAM, (contender(text),)) for text in listed(options.systems)]
     plan = replace(PLAN, max_confirms=2) if options.quick else PLAN
-    rows: list[Row] = []
-    for number in range(1, options.rounds + 1):
-        for each in contenders:
-            say(f"round {number} of {options.rounds}: {each.label}")
-            case = Case("streams", STREAM, (each,))
-            measured = peers.measure(case, StreamGenerator(INTERVAL), options.workers, plan, FACTORS)
-            rows += [{"workload": case.name, "round": number, **row} for row in measured]
-            run.keep(rows)
-    return int(any("reason" in row for row in rows))
+    return peers.play(options, run, cases, lambda: StreamGenerator(INTERVAL), plan, FACTORS)
 
 
 def contender(text: str) -> Contender:
