@@ -215,7 +215,7 @@ def _meets(drawn: Drawn, rate: float, *, example: bool) -> bool:
     _, replica = _started(drawn, random, 1.0, example=example)
     begin = max(2.0, 100 / rate, min(LEARN, WARM_UP / (SHARE * rate)))
     replica.serve(list(arrivals(random, SHARE * rate, 0.0, begin)), begin)
-    replica.clear()
+    replica.take()
     shares: list[float] = []
     offered, until, late = 0, begin, 0.0
     while len(shares) < MOST_PARTS:
@@ -223,8 +223,12 @@ def _meets(drawn: Drawn, rate: float, *, example: bool) -> bool:
         came = list(arrivals(random, rate, start, until))
         replica.serve(came, until)
         offered += len(came)
-        shares.append(_late(replica, function.slo_latency) / len(came))
-        replica.clear()
+        missed = sum(
+            each.end - arrived > function.slo_latency
+            for each in replica.take().answered
+            for arrived in each.arrived
+        )
+        shares.append(missed / len(came))
         overdue = max(0.0, replica.queued - function.workers * drawn.fits)
         late = mean(shares) + overdue / offered
         if late > 3 * (1 - OBJECTIVE):
@@ -233,15 +237,6 @@ def _meets(drawn: Drawn, rate: float, *, example: bool) -> bool:
         if len(shares) >= PARTS and away > SURE * stdev(shares):
             break
     return late <= 1 - OBJECTIVE
-
-
-def _late(replica: Replica, slo: float) -> int:
-    served = iter(replica.order)
-    return sum(
-        end - next(served) > slo
-        for end, size in zip(replica.ends, replica.sizes, strict=True)
-        for _ in range(size)
-    )
 
 
 def _through(rates: Mapping[int, float], size: int) -> float:

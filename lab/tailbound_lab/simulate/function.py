@@ -8,11 +8,11 @@ Owns l(b) and the batcher's knowledge of it; the numbers are arguments of the si
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.latency import LatencyModel
@@ -202,6 +202,33 @@ def _steady(function: Function, streaming: Streaming) -> Steady:
     show(function, streaming, start, step)
     target = Target(function.slo_latency, function.slo_objective, streaming.interval)
     return steady(start, step, lengths=(streaming.mean,), target=target, workers=function.workers)
+
+
+class Answered(NamedTuple):
+    """Requests that a worker has answered together. Times are seconds of the simulation."""
+
+    begin: float
+    end: float
+    """May be after the time until which the replica has run."""
+    judged: float
+    """The time that counts for the SLO."""
+    arrived: Sequence[float]
+
+
+@dataclass(slots=True)
+class Served:
+    """What a replica has made of its requests."""
+
+    answered: list[Answered] = field(default_factory=list)
+    """In the order of service."""
+    lost: list[float] = field(default_factory=list)
+    """Times at which requests timed out or were refused."""
+    busy: float = 0.0
+    """Seconds of all workers together."""
+    firsts: list[tuple[float, float]] = field(default_factory=list)
+    """When each first piece came, and its latency: none where answers are whole."""
+    gaps: list[tuple[float, float]] = field(default_factory=list)
+    """When each stream ended, and its mean interval of pieces."""
 
 
 class View(Protocol):

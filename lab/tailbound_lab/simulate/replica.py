@@ -18,7 +18,7 @@ from batching_watchdog.engine.streams import Steady
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import Batch, CostClass, Reply, Request
-from tailbound_lab.simulate.function import Function
+from tailbound_lab.simulate.function import Answered, Function, Served
 
 _OK = Reply(200, b"", b"")
 
@@ -114,17 +114,12 @@ class _Worker:
 
 
 class Replica:
-    """Serves its requests; the outcomes are in ``ends``, ``sizes``, ``order`` and ``lost``."""
+    """Serves its requests; ``served`` has the outcomes since the last ``take``."""
 
     __slots__ = (
         "_clock", "_engine", "_events", "_function", "_number", "_serial", "_traffic", "_wake",
-        "begins", "busy", "ends", "lost", "order", "row", "sizes",
+        "row", "served",
     )  # fmt: skip
-
-    firsts: Sequence[tuple[float, float]] = ()
-    """When each first piece came, and its latency: none, its answers are whole."""
-    gaps: Sequence[tuple[float, float]] = ()
-    """When each stream ended, and its mean interval of pieces."""
 
     def __init__(
         self, function: Function, ready_at: float, row: int = 0, traffic: Traffic | None = None
@@ -151,17 +146,7 @@ class Replica:
         self._clock = ready_at
         self._wake = inf
         self.row = row
-        self.ends: list[float] = []
-        """End of each batch; may be after the last ``until``."""
-        self.begins: list[float] = []
-        """Begin of each batch."""
-        self.busy = 0.0
-        """Seconds of all workers together."""
-        self.sizes: list[int] = []
-        self.order: list[float] = []
-        """Arrivals in the order of service; ``sizes`` divides them into batches."""
-        self.lost: list[float] = []
-        """Times at which requests timed out or were refused."""
+        self.served = Served()
 
     @property
     def queued(self) -> int:
@@ -172,11 +157,6 @@ class Replica:
     def pending(self) -> int:
         """Number of requests that are not among the outcomes yet."""
         return self._engine.queued
-
-    @property
-    def judged(self) -> list[float]:
-        """Time of each batch that counts for the SLO."""
-        return self.ends
 
     @property
     def steady(self) -> Steady:
@@ -197,10 +177,10 @@ class Replica:
         assert isinstance(self._traffic, _Alike)  # noqa: S101 - for the type checker
         self._traffic.speed = speed
 
-    def clear(self) -> None:
-        """Drop the outcomes so far."""
-        self.ends, self.begins, self.sizes, self.order, self.lost = [], [], [], [], []
-        self.busy = 0.0
+    def take(self) -> Served:
+        """Return the outcomes so far, and begin with none."""
+        taken, self.served = self.served, Served()
+        return taken
 
     def serve(self, arrivals: list[float], until: float) -> None:
         """Admit ``arrivals`` (ascending, none after ``until``), and begin all batches before ``until``."""
@@ -236,12 +216,12 @@ class Replica:
         self._number += 1
         request = self._traffic.request(self._number, arrived)
         if self._engine.at_limit and self._engine.refusal(request.deadline, now):
-            self.lost.append(now)  # at its header, as the front end does
+            self.served.lost.append(now)  # at its header, as the front end does
             return
         try:
             self._carry_out(self._engine.offer(request, now), now)
         except QueueFull:
-            self.lost.append(now)
+            self.served.lost.append(now)
 
     def _begin(self, worker: _Worker, requests: Sequence[Request], now: float) -> None:
         worker.size = len(requests)
@@ -249,11 +229,8 @@ class Replica:
         end = now + seconds
         self._serial += 1
         heappush(self._events, (end, self._serial, worker))
-        self.ends.append(end)
-        self.begins.append(now)
-        self.busy += seconds
-        self.sizes.append(worker.size)
-        self.order += [request.arrived for request in requests]
+        self.served.busy += seconds
+        self.served.answered.append(Answered(now, end, end, [request.arrived for request in requests]))
 
     def _carry_out(self, effects: Sequence[Effect], now: float) -> None:
         for effect in effects:
@@ -269,4 +246,4 @@ class Replica:
             elif (
                 isinstance(effect, Answer) and not effect.request.attempts
             ):  # else it has been counted as served, late as it is
-                self.lost.append(min(now, effect.request.expires))
+                self.served.lost.append(min(now, effect.request.expires))

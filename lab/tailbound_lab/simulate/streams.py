@@ -15,7 +15,7 @@ from batching_watchdog.engine.effects import Answer, Effect, Join, Leave, Piece,
 from batching_watchdog.engine.streams import Steady, Streams
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import DEFAULT_CLASS, Batch, Iteration, Output, Reply, Request, Target
-from tailbound_lab.simulate.function import Function, Streaming, show
+from tailbound_lab.simulate.function import Answered, Function, Served, Streaming, show
 
 _PIECE: Final = Reply(200, b"", b"")
 
@@ -50,11 +50,11 @@ class _Client:
 
 
 class StreamReplica:
-    """Serves its requests; the outcomes are those of ``replica.Replica``, one batch for each stream."""
+    """Serves its requests; the outcomes are as of ``replica.Replica``, each stream for itself."""
 
     __slots__ = (
         "_clock", "_engine", "_events", "_function", "_number", "_serial", "_speed", "_streaming", "_wake",
-        "begins", "busy", "ends", "firsts", "gaps", "judged", "lost", "order", "row", "sizes",
+        "row", "served",
     )  # fmt: skip
 
     def __init__(self, function: Function, streaming: Streaming, ready_at: float, row: int = 0) -> None:
@@ -78,8 +78,7 @@ class StreamReplica:
         self._wake = inf
         self._speed = 1.0
         self.row = row
-        self.busy = 0.0
-        self.clear()
+        self.served = Served()
 
     @property
     def queued(self) -> int:
@@ -104,17 +103,10 @@ class StreamReplica:
         """Run iterations that begin from now on at this multiple of the nominal speed."""
         self._speed = speed
 
-    def clear(self) -> None:
-        """Drop the outcomes so far."""
-        self.begins: list[float] = []
-        self.ends: list[float] = []
-        self.judged: list[float] = []
-        self.sizes: list[int] = []
-        self.order: list[float] = []
-        self.lost: list[float] = []
-        self.firsts: list[tuple[float, float]] = []
-        self.gaps: list[tuple[float, float]] = []
-        self.busy = 0.0
+    def take(self) -> Served:
+        """Return the outcomes so far, and begin with none."""
+        taken, self.served = self.served, Served()
+        return taken
 
     def serve(self, arrivals: list[float], until: float) -> None:
         """Admit ``arrivals`` (ascending, none after ``until``), and run to ``until``."""
@@ -155,7 +147,7 @@ class StreamReplica:
         try:
             self._carry_out(self._engine.offer(request, now), now)
         except QueueFull:
-            self.lost.append(now)
+            self.served.lost.append(now)
 
     def _begin(self, worker: _Worker, now: float) -> None:
         """Begin the next iteration of a worker with all that has joined by now."""
@@ -169,7 +161,7 @@ class StreamReplica:
         start = len(joined) * self._streaming.start / self._speed
         step = self._function.service.seconds[size - 1] / self._speed
         worker.iteration = Iteration((), len(joined), start, size, step, 0.0)
-        self.busy += start + step
+        self.served.busy += start + step
         self._serial += 1
         heappush(self._events, (now + start + step, self._serial, worker))
 
@@ -206,20 +198,16 @@ class StreamReplica:
             elif isinstance(effect, WakeAt):
                 self._wake = effect.at
             elif isinstance(effect, Answer):
-                self.lost.append(min(now, effect.request.expires))
+                self.served.lost.append(min(now, effect.request.expires))
 
     def _sent(self, request: Request, last: bool, now: float) -> None:
         client: _Client = request.client
         if not client.sent:
             client.first = now
-            self.firsts.append((now, now - request.arrived))
+            self.served.firsts.append((now, now - request.arrived))
         client.judged = max(client.judged, now - client.sent * self._streaming.interval)
         client.sent += 1
         if last:
-            self.begins.append(client.joined)
-            self.ends.append(now)
-            self.judged.append(client.judged)
-            self.sizes.append(1)
-            self.order.append(request.arrived)
+            self.served.answered.append(Answered(client.joined, now, client.judged, [request.arrived]))
             if client.sent > 1:
-                self.gaps.append((now, (now - client.first) / (client.sent - 1)))
+                self.served.gaps.append((now, (now - client.first) / (client.sent - 1)))

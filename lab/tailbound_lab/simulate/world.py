@@ -404,41 +404,34 @@ class _World:
 
     def _collect(self, replicas: Sequence[Replica | StreamReplica]) -> None:
         """Collect from the replicas the time at which each request will be answered."""
-        ends: list[float] = []
-        judged: list[float] = []
-        begins: list[float] = []
-        sizes: list[int] = []
-        order: list[float] = []
-        lost: list[float] = []
-        requests, losses = [], []
+        answered, rows, lost, lost_rows = [], [], [], []
         for replica in replicas:
-            self._busy[self._index + 1] += replica.busy
-            self._firsts += replica.firsts
-            self._gaps += replica.gaps
-            ends += replica.ends
-            judged += replica.judged
-            begins += replica.begins
-            sizes += replica.sizes
-            order += replica.order
-            lost += replica.lost
-            requests.append(len(replica.order))
-            losses.append(len(replica.lost))
-            replica.clear()
-        if not ends and not lost:
+            served = replica.take()
+            self._busy[self._index + 1] += served.busy
+            self._firsts += served.firsts
+            self._gaps += served.gaps
+            answered += served.answered
+            rows += [replica.row] * len(served.answered)
+            lost += served.lost
+            lost_rows += [replica.row] * len(served.lost)
+        if not answered and not lost:
             return
-        rows = np.array([replica.row for replica in replicas], dtype=np.int64)
-        of_batch = np.array(sizes, dtype=np.int64)
-        arrived, end, counted, begin = (
-            np.array(order),
-            *(np.repeat(np.array(each), of_batch) for each in (ends, judged, begins)),
+        sizes = np.array([len(each.arrived) for each in answered], dtype=np.int64)
+        arrived = np.array([moment for each in answered for moment in each.arrived])
+        begin, end, judged, row = (
+            np.repeat(np.array(column), sizes)
+            for column in (
+                *([getattr(each, name) for each in answered] for name in ("begin", "end", "judged")),
+                np.array(rows, dtype=np.int64),
+            )
         )
         overhead = self._function.overhead
         gone = np.full(len(lost), math.inf)
-        self._arrived = np.concatenate((self._arrived, arrived, np.array(lost)))
-        self._ends = np.concatenate((self._ends, end + overhead, np.array(lost)))
-        self._latencies = np.concatenate((self._latencies, counted + overhead - arrived, gone))
+        self._arrived = np.concatenate((self._arrived, arrived, lost))
+        self._ends = np.concatenate((self._ends, end + overhead, lost))
+        self._latencies = np.concatenate((self._latencies, judged + overhead - arrived, gone))
         self._waits = np.concatenate((self._waits, begin - arrived, np.zeros(len(lost))))
-        self._rows = np.concatenate((self._rows, np.repeat(rows, requests), np.repeat(rows, losses)))
+        self._rows = np.concatenate((self._rows, row, np.array(lost_rows, dtype=np.int64)))
 
     def _count(self, finished: NDArray[np.bool_]) -> None:
         """Add the answers of this step to their replicas' counters."""

@@ -18,14 +18,13 @@ def late_share(function: Function, rate: float) -> float:
     replica = Replica(function, 0.0, traffic=Learned(function, 0.0, random))
     begin = max(2.0, 100 / rate)
     replica.serve(list(arrivals(random, rate / 3, 0.0, begin)), begin)
-    replica.clear()
+    replica.take()
     end = begin + REQUESTS / rate
     came = list(arrivals(random, rate, begin, end))
     replica.serve(came, end)
     # The replica was nearly empty at first, and the last requests have not ended.
     counted = [each for each in came if begin + 0.1 * (end - begin) < each <= end - function.slo_latency]
-    ends = [done for done, size in zip(replica.ends, replica.sizes, strict=True) for _ in range(size)]
-    served = dict(zip(replica.order, ends, strict=True))
+    served = {arrived: each.end for each in replica.take().answered for arrived in each.arrived}
     good = sum(served.get(each, end * 2) - each <= function.slo_latency + 1e-9 for each in counted)
     return 1.0 - good / len(counted)
 

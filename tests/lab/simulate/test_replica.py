@@ -15,11 +15,12 @@ FUNCTION = Function(Service.affine(0.02, 0.01, 8), slo_latency=0.2)
 
 def served(replica):
     """(end, arrivals) of each batch."""
-    batches, at = [], 0
-    for end, size in zip(replica.ends, replica.sizes, strict=True):
-        batches.append((end, replica.order[at : at + size]))
-        at += size
-    return batches
+    return [(each.end, each.arrived) for each in replica.served.answered]
+
+
+def order(replica):
+    """Arrivals in the order of service."""
+    return [arrived for each in replica.served.answered for arrived in each.arrived]
 
 
 def poisson(rate, seconds, seed):
@@ -45,20 +46,20 @@ def test_batches_by_hand(ready_at, arrivals, batches):
 def test_late_request_times_out():
     replica = Replica(Function(FUNCTION.service, timeout=0.5), 1.0)
     replica.serve([0.0, 0.9], 2.0)
-    assert (replica.order, replica.lost) == ([0.9], [0.5])
+    assert (order(replica), replica.served.lost) == ([0.9], [0.5])
 
 
 def test_request_that_finds_the_replica_full_is_lost_at_once():
     replica = Replica(Function(FUNCTION.service, max_inflight=2), 0.0)
     replica.serve([1.0, 1.001, 1.002], 2.0)
-    assert (replica.order, replica.lost) == ([1.0, 1.001], [1.002])
+    assert (order(replica), replica.served.lost) == ([1.0, 1.001], [1.002])
 
 
 def test_request_that_is_predicted_late_at_the_limit_is_refused_like_at_a_header():
     replica = Replica(Function(FUNCTION.service, slo_latency=0.1, max_inflight=24), 5.0)
     replica.serve([0.0] * 4 + [5.0] * 20 + [5.001], 30.0)
-    assert replica.lost == [5.001]
-    assert sorted(replica.order) == [0.0] * 4 + [5.0] * 20
+    assert replica.served.lost == [5.001]
+    assert sorted(order(replica)) == [0.0] * 4 + [5.0] * 20
 
 
 @given(
@@ -73,9 +74,9 @@ def test_every_request_is_served_once_or_lost_however_time_is_cut_up(rate, seed,
     arrivals = poisson(rate, 5.0, seed)
     whole, pieces = Replica(function, 0.0), Replica(function, 0.0)
     whole.serve(list(arrivals), math.inf)
-    assert len(whole.order) + len(whole.lost) == len(arrivals)
-    assert set(whole.order) <= set(arrivals)
-    assert all(1 <= size <= 8 for size in whole.sizes)
+    assert len(order(whole)) + len(whole.served.lost) == len(arrivals)
+    assert set(order(whole)) <= set(arrivals)
+    assert all(1 <= len(each.arrived) <= 8 for each in whole.served.answered)
     assert whole.inside(math.inf) == 0
     for cut in [*cuts, math.inf]:
         now = [arrival for arrival in arrivals if arrival < cut]
