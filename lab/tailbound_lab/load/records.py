@@ -132,6 +132,15 @@ class Comparison:
         return self.tailbound.total.meets(self.objective)
 
 
+def outcome(record: Record, slo: float) -> str:
+    """Return what became of a request, as a field of :class:`Summary`; ``slo`` is in seconds."""
+    if 200 <= record.status < 300:
+        return "good" if record.latency <= slo else "slow"
+    if record.status <= 0:
+        return "lost"
+    return "refused" if record.status in (429, 503) else "failed"
+
+
 @dataclass(slots=True)
 class Ledger:
     """Collects records and samples of one deployed function, with counts for a display."""
@@ -145,10 +154,9 @@ class Ledger:
     def add(self, record: Record) -> None:
         """Keep one record."""
         self.records.append(record)
-        if record.status <= 0:
-            self.lost += 1
-        elif 200 <= record.status < 300 and record.latency <= self.slo:
-            self.good += 1
+        found = outcome(record, self.slo)
+        self.good += found == "good"
+        self.lost += found == "lost"
 
     @property
     def attainment(self) -> float | None:
@@ -165,35 +173,14 @@ def percentile(ascending: Sequence[float], share: float) -> float | None:
 
 def summarize(records: Iterable[Record], slo: float) -> Summary:
     """Count outcomes against an SLO (seconds) and take percentiles over all requests, misses as infinite."""
-    good = slow = refused = failed = lost = 0
-    latencies: list[float] = []
-    for _, latency, status in records:
-        if 200 <= status < 300:
-            latencies.append(latency)
-            if latency <= slo:
-                good += 1
-            else:
-                slow += 1
-            continue
-        latencies.append(math.inf)
-        if status <= 0:
-            lost += 1
-        elif status in (429, 503):
-            refused += 1
-        else:
-            failed += 1
+    counts, latencies = Counter[str](), []
+    for record in records:
+        found = outcome(record, slo)
+        counts[found] += 1
+        latencies.append(record.latency if found in ("good", "slow") else math.inf)
     latencies.sort()
-    return Summary(
-        sent=len(latencies),
-        good=good,
-        slow=slow,
-        refused=refused,
-        failed=failed,
-        lost=lost,
-        p50=percentile(latencies, 0.50),
-        p95=percentile(latencies, 0.95),
-        p99=percentile(latencies, 0.99),
-    )
+    p50, p95, p99 = (percentile(latencies, share) for share in (0.50, 0.95, 0.99))
+    return Summary(len(latencies), p50=p50, p95=p95, p99=p99, **counts)
 
 
 def per_second(records: Iterable[Record], slo: float, duration: float) -> tuple[Summary, ...]:
