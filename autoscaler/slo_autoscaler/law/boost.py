@@ -5,13 +5,16 @@ serving replicas cannot carry is answered vertically first and horizontally afte
 (arXiv:2407.14843) and Sponge (arXiv:2404.00704) do. A boost never replaces a replica: the count is decided as
 if there were none.
 
-What a boosted replica measures says nothing of a nominal one: ``nominal`` holds its capacity meanwhile, and
-``Memory.boosted_at`` keeps its lateness out of the calibration.
+What a boosted replica measures says little of a nominal one: ``nominal`` holds its capacity meanwhile, and
+``Memory.boosts`` keeps its lateness out of the calibration. But twice the CPU at most doubles the
+goodput. So a capacity that was too low before, as of a replica that has just started, does not last as long
+as the boost that it causes.
 """
 
 from dataclasses import dataclass, replace
 from math import ceil
 
+from slo_autoscaler.law.curve import observed
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
 
@@ -49,18 +52,32 @@ def boost(at: Situation, before: float) -> Boost:
 
 
 def nominal(at: Situation) -> Situation:
-    """Return the situation with the capacity that was seen before the boost, for as long as it distorts.
+    """Return the situation with what was seen of nominal replicas, for as long as a boost distorts it.
 
     That is until samples taken while boosted have left the windows. No capacity is known if the first
     observation of a function is of a boosted replica.
     """
-    memory = at.memory.boosted(at.boost, at.now)
-    capacity = memory.nominal_capacity if at.seen.capacity is None else at.seen.capacity
-    if memory.boosted_at is None or at.now - memory.boosted_at > at.spec.timing.settle_time:
-        if (memory.boosted_at, memory.nominal_capacity) == (None, capacity):
-            return at
-        return replace(at, memory=replace(memory, boosted_at=None, nominal_capacity=capacity))
-    return replace(at, memory=memory, seen=replace(at.seen, capacity=memory.nominal_capacity))
+    seen, memory = at.seen, at.memory
+    boosts = [
+        (when, factor)
+        for when, factor in memory.boosts
+        if factor > at.boost and at.now - when <= at.spec.timing.settle_time
+    ]
+    if at.boost > 1.0:
+        boosts.append((at.now, at.boost))
+    known = memory.nominal
+    if not boosts and seen.capacity is not None:
+        known = seen.capacity, seen.concurrency
+    if boosts or memory.boosts or known != memory.nominal:
+        at = replace(at, memory=replace(memory, boosts=tuple(boosts), nominal=known))
+    if not boosts:
+        return at
+    capacity, concurrency = known
+    before = replace(seen, capacity=capacity, concurrency=concurrency)
+    if capacity and seen.capacity and seen.slo_latency and seen.slo_objective:
+        gain = observed(seen).goodput / (boosts[0][1] * observed(before).goodput)
+        before = replace(before, capacity=capacity * max(1.0, gain))
+    return replace(at, seen=before)
 
 
 def _rate(at: Situation) -> float:

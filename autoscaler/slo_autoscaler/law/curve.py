@@ -23,6 +23,7 @@ from typing import Final
 
 from slo_autoscaler.law.scenarios import STEP
 from slo_autoscaler.law.tuning import TUNING
+from slo_autoscaler.signals import Observation
 
 PRECISION: Final = 1e-9
 """Relative error of a load."""
@@ -93,6 +94,17 @@ def curve(
     spread = sqrt(by_chance + (TUNING.wait_spread * share) ** 2)
     promised = _load_at(spread, 1.0 - slo_objective)
     return Curve(capacity / promised, spread, promised)
+
+
+def observed(seen: Observation) -> Curve:
+    """Return the curve of a replica by what was observed of it; without a capacity it serves nothing."""
+    return curve(
+        seen.capacity or 0.0,
+        seen.slo_latency or 0.0,
+        seen.slo_objective or 0.0,
+        seen.service_time_single,
+        seen.concurrency,
+    )
 
 
 def late_shares(spread: float) -> tuple[float, ...]:

@@ -100,10 +100,11 @@ class Memory:
     too_few: TooFew | None = None
     stalled: float = 0.0
     """Requests that hung at the last observation: each counts as late once."""
-    boosted_at: float | None = None
-    """Time at which serving replicas last had more than their nominal CPU; None: long ago."""
-    nominal_capacity: float | None = None
-    """Capacity observed before that."""
+    boosts: tuple[tuple[float, float], ...] = ()
+    """(time, CPU of serving replicas as a multiple of the nominal one), each larger than all after it, until
+    samples of that time have left the windows."""
+    nominal: tuple[float | None, float | None] = (None, None)
+    """Capacity and concurrency observed before that."""
     history: History = field(default_factory=History)
     calibration: Calibration = field(default_factory=Calibration)
     budget: Budget = field(default_factory=Budget)
@@ -231,10 +232,6 @@ class Memory:
         """Return the memory after a change of the count by any writer."""
         up = replicas > before
         return replace(self, scaled_at=now, scaled_up_at=now if up else self.scaled_up_at)
-
-    def boosted(self, factor: float, now: float) -> "Memory":
-        """Return the memory after serving replicas were given ``factor`` times their nominal CPU."""
-        return replace(self, boosted_at=now) if factor > 1.0 else self
 
     def _scaled_down_lately(self, now: float) -> bool:
         if self.scaled_at is None or self.scaled_at == self.scaled_up_at:

@@ -29,7 +29,7 @@ from typing import Final
 
 from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.calibration import Calibration
-from slo_autoscaler.law.curve import LOADS, Curve, curve, late_shares
+from slo_autoscaler.law.curve import LOADS, Curve, late_shares, observed
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.scenarios import RATIOS, STEP, STILL, with_rates
 from slo_autoscaler.law.situation import Situation
@@ -142,13 +142,7 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     spec, seen, scale, memory, now = at.spec, at.seen, at.scale, at.memory, at.now
     objective, interval = seen.slo_objective or 0.0, spec.timing.interval
     window = seen.rate_window or 2.0 * spec.timing.rate_lag
-    replica = curve(
-        seen.capacity or 0.0,
-        seen.slo_latency or 0.0,
-        objective,
-        seen.service_time_single,
-        seen.concurrency,
-    )
+    replica = observed(seen)
     rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
     believed = _believed(rate, newest, spec.timing.rate_lag)
     horizon = memory.start_up(spec) + interval
@@ -161,7 +155,7 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     stalled = _hanging(seen, memory.stalled, window)
     late = late_share(seen)
     # While a backlog or a boost is in the rates, a comparison says nothing of the curve.
-    settled = memory.boosted_at is None and now - overloaded_at > TUNING.drained_in * horizon + window
+    settled = not memory.boosts and now - overloaded_at > TUNING.drained_in * horizon + window
     calibration, budget = _accounts(at, replica, loads, late, compare=settled)
     budget = budget.with_late(stalled - memory.stalled, objective)
     replica = replica.corrected(calibration.factor)

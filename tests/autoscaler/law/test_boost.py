@@ -18,6 +18,7 @@ from support.builders import a_spec, observations, scales, seen
 from support.fuzzing import fuzzed
 
 SPEC = a_spec(boost=Boost(max_factor=3.0), max_replicas=30)
+HELD = replace(SPEC, timing=Timing(settle_time=40.0, interval=5.0, rate_lag=10.0))
 THREE = Scale(7, 3)
 
 
@@ -59,29 +60,53 @@ def test_boost_is_between_nominal_and_the_maximum(observation, scale, most, befo
 
 
 @fuzzed(60)
-@given(st.lists(st.tuples(observations, st.floats(0.5, 10), st.floats(1.1, 5.0)), max_size=12))
-def test_what_a_boosted_replica_measures_teaches_nothing(story):
-    spec = replace(SPEC, timing=Timing(settle_time=40.0, interval=5.0, rate_lag=10.0))
+@given(st.lists(st.tuples(observations, st.floats(0.5, 10), st.floats(0.1, 2.0)), max_size=12))
+def test_what_a_replica_gains_by_its_boost_teaches_nothing(story):
     scale = Scale(3, 3)
-    _, memory = decide(Situation(spec, seen(), scale, Memory.initial(scale, 0.0), 0.0))
+    _, memory = decide(Situation(HELD, seen(), scale, Memory.initial(scale, 0.0), 0.0))
     calibration, now, faster = memory.calibration, 0.0, memory
     for observation, gap, speed in story:
         now += gap
-        capacity = observation.capacity and speed * observation.capacity
-        decision, memory = decide(Situation(spec, observation, scale, memory, now, boost=2.0))
-        same, faster = decide(
-            Situation(spec, replace(observation, capacity=capacity), scale, faster, now, boost=2.0)
-        )
+        as_before = replace(observation, capacity=100.0, concurrency=None)
+        decision, memory = decide(Situation(HELD, as_before, scale, memory, now, boost=2.0))
+        boosted = replace(as_before, capacity=speed * 100.0)
+        same, faster = decide(Situation(HELD, boosted, scale, faster, now, boost=2.0))
         assert decision.replicas == same.replicas
         assert memory.calibration == calibration
     assert memory == faster
 
 
+def before(**measured):
+    """Return the memory of 3 replicas with nominal CPU that have ``measured`` this, else 100/s."""
+    return nominal(Situation(HELD, seen(**measured), THREE, Memory.initial(THREE, 0.0), 0.0)).memory
+
+
+def boosted(memory, by, now, **measured):
+    """Return what ``nominal`` makes of them, boosted by a factor."""
+    return nominal(Situation(HELD, seen(**measured), THREE, memory, now, boost=by))
+
+
+def test_capacity_that_was_too_low_rises_during_a_boost_to_what_its_cpu_does_not_explain():
+    assert 250.0 <= boosted(before(), 2.0, 5.0, capacity=600.0).seen.capacity <= 300.0
+
+
+def test_boost_that_has_fallen_explains_less_once_the_higher_one_has_left_the_windows():
+    high = boosted(before(), 3.0, 5.0, capacity=300.0)
+    low = boosted(high.memory, 1.25, 40.0, capacity=200.0)
+    later = boosted(low.memory, 1.25, 45.1, capacity=200.0)
+    assert low.seen.capacity == 100.0
+    assert 140.0 <= later.seen.capacity <= 160.0
+
+
+def test_streams_that_boosted_replicas_hold_do_not_count():
+    during = boosted(before(concurrency=40.0), 3.0, 5.0, concurrency=120.0, capacity=200.0)
+    assert during.seen.concurrency == 40.0
+
+
 def test_capacity_counts_again_once_the_boost_has_left_the_windows():
-    spec = replace(SPEC, timing=Timing(settle_time=40.0))
-    memory = Memory.initial(THREE, 0.0).boosted(2.0, 10.0)
-    during = nominal(Situation(spec, seen(capacity=300.0), THREE, memory, 50.0))
-    after = nominal(Situation(spec, seen(capacity=110.0), THREE, memory, 50.1))
+    memory = replace(Memory.initial(THREE, 0.0), boosts=((10.0, 2.0),))
+    during = nominal(Situation(HELD, seen(capacity=300.0), THREE, memory, 50.0))
+    after = nominal(Situation(HELD, seen(capacity=110.0), THREE, memory, 50.1))
     assert (during.seen.capacity, after.seen.capacity) == (None, 110.0)
 
 
