@@ -16,7 +16,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from slo_autoscaler.errors import ForbiddenError, GoneError, PlatformError, UnreachableError
@@ -41,18 +40,6 @@ class _Version(NamedTuple, Generic[T]):
 
     number: str
     value: T
-
-
-@dataclass(frozen=True, slots=True)
-class _Watched(Generic[T]):
-    """The settings that the lists of all namespaces share, as in ``Informer``."""
-
-    transform: Callable[[Document], T | None]
-    query: Mapping[str, str]
-    resync: float
-    changed: Callable[[Key], None]
-    index: Callable[[T], Iterable[Hashable]]
-    watch_seconds: float
 
 
 class Informer(Generic[T]):
@@ -82,16 +69,12 @@ class Informer(Generic[T]):
         after it appeared, changed or vanished. ``index`` returns the names under which ``by`` finds a value;
         own writes must not change them.
         """
-        watched = _Watched(
-            transform=transform,
-            query=dict(query or {}),
-            resync=resync,
-            changed=changed or (lambda _: None),
-            index=index or (lambda _: ()),
-            watch_seconds=watch_seconds,
-        )
-        self.resource = resource
-        self._lists = {name: _List(api, resource.path(name), watched) for name in namespaces or (None,)}
+        self.resource, self.transform, self.resync = resource, transform, resync
+        self.query = dict(query or {})
+        self.changed = changed or (lambda _: None)
+        self.index = index or (lambda _: ())
+        self.watch_seconds = watch_seconds
+        self._lists = {name: _List(api, resource.path(name), self) for name in namespaces or (None,)}
 
     def wait(self, seconds: float) -> bool:
         """Wait for the first lists; return False if one is missing. Return early if they fail."""
@@ -150,12 +133,7 @@ class Informer(Generic[T]):
 class _List(Generic[T]):
     """The list of all namespaces or of one, with its watch in a thread."""
 
-    def __init__(
-        self,
-        api: KubeApi,
-        path: str,
-        watched: _Watched[T],
-    ) -> None:
+    def __init__(self, api: KubeApi, path: str, watched: Informer[T]) -> None:
         self._api = api
         self._path = path
         self._watched = watched

@@ -230,10 +230,8 @@ class Kubernetes:
         """Return replicas and bounds of every Deployment with our label, from the watches."""
         end = time.monotonic() + _FIRST_LIST_SHARE * self._config.timeout
         self._discover()
-        for informer in self._workloads.values():
+        for informer in self._informers():
             informer.wait(max(0.0, end - time.monotonic()))
-        self._autoscalers.wait(max(0.0, end - time.monotonic()))
-        self._pods.wait(max(0.0, end - time.monotonic()))
         others, without_node = self._others(), self._shortages()
         scales: dict[str, Scale | PlatformError] = {}
         for deployment in self._items():
@@ -290,13 +288,14 @@ class Kubernetes:
 
     def close(self) -> None:
         """Stop the watches and the thread of events; close connections."""
-        for informer in self._workloads.values():
+        for informer in self._informers():
             informer.close()
-        self._autoscalers.close()
-        self._pods.close()
         self._watchdogs.close()
         self._events.close()
         self._api.close()
+
+    def _informers(self) -> tuple[Informer[Any], ...]:
+        return *self._workloads.values(), self._autoscalers, self._pods
 
     def _found(self, key: Key) -> Deployment:
         """Return the watched object, or read it if a watch is not current."""
@@ -365,21 +364,18 @@ class Kubernetes:
     def _scale(
         self, deployment: Deployment, others: Mapping[tuple[str, Key], str], without_node: Shortages
     ) -> Scale:
+        name, other = deployment.function_name, others.get((deployment.kind, deployment.key))
+        if deployment.fault is not None:
+            raise UnreadableError(f"{name}: {deployment.fault}", deployment.desired)
         try:
-            other = others.get((deployment.kind, deployment.key))
-            return self._readable(deployment, other, without_node)
+            mode = self._modes.of(name, MODE, deployment.mode)
         except PlatformError as error:
             raise UnreadableError(str(error), deployment.desired) from error
-
-    def _readable(self, deployment: Deployment, other: str | None, without_node: Shortages) -> Scale:
-        name = deployment.function_name
-        if deployment.fault is not None:
-            raise PlatformError(f"{name}: {deployment.fault}")
-        mode = self._modes.of(name, MODE, deployment.mode)
         if other is not None and mode == "active":
-            raise PlatformError(
+            raise UnreadableError(
                 f"{name}: HorizontalPodAutoscaler {other} scales it too; two scalers undo each other:"
-                f" delete it, or set the label {MODE} to shadow, recommend or off"
+                f" delete it, or set the label {MODE} to shadow, recommend or off",
+                deployment.desired,
             )
         # A pod tells of its Deployment alone.
         unknown: tuple[int | None, str] = None, ""

@@ -154,19 +154,10 @@ class OwnClass:
 
     def close(self) -> None:
         """Stop threads and watches; close connections. The revisions stay unchanged."""
-        for each in (
-            *(self._scaling, self._telling, self._events),
-            *(
-                self._autoscalers,
-                self._services,
-                self._deployments,
-                self._routes,
-                self._pods,
-                self._watchdogs,
-            ),
-            self._api,
-        ):
+        watches = self._autoscalers, self._services, self._deployments, self._routes
+        for each in (self._scaling, self._telling, self._events, *watches, self._pods, self._watchdogs):
             each.close()
+        self._api.close()
 
     def reconcile_scale(self) -> float:
         """Set every revision's count: the step of the scaling thread.
@@ -292,13 +283,8 @@ class OwnClass:
         if target == revision.replicas == before:
             return
         try:
-            made = self._api.scale(
-                DEPLOYMENTS.path(*key, "scale"),
-                version,
-                before,
-                target,
-                may_retry=self._leader.leads,
-            )
+            path = DEPLOYMENTS.path(*key, "scale")
+            made = self._api.scale(path, version, before, target, may_retry=self._leader.leads)
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
         metadata = {**member.deployment["metadata"], "resourceVersion": made}
