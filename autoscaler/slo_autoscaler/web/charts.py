@@ -65,6 +65,8 @@ class Grid:
         return [self.start + self.step * index for index in range(self.length)]
 
 
+_QUANTILES: Final = (Line("p95", "p95", "second"), Line("p99", "p99"), Line("target", "target", "limit"))
+
 CHARTS: Final = (
     Chart(
         "load",
@@ -76,12 +78,7 @@ CHARTS: Final = (
             Line("capacity", "capacity", "limit"),
         ),
     ),
-    Chart(
-        "latency",
-        "Latency",
-        "seconds",
-        (Line("p95", "p95", "second"), Line("p99", "p99"), Line("target", "target", "limit")),
-    ),
+    Chart("latency", "Latency", "seconds", _QUANTILES),
     Chart(
         "late",
         "Late requests",
@@ -125,12 +122,7 @@ STREAM_CHARTS: Final = (
         for chart in CHARTS
         if chart.key not in {"time", "batches"}
     ),
-    Chart(
-        "interval",
-        "Interval",
-        "seconds",
-        (Line("p95", "p95", "second"), Line("p99", "p99"), Line("target", "target", "limit")),
-    ),
+    Chart("interval", "Interval", "seconds", _QUANTILES),
     Chart(
         "streams",
         "Streams",
@@ -142,12 +134,7 @@ STREAM_CHARTS: Final = (
 
 GATEWAY_CHARTS: Final = (
     Chart("load", "Requests", "per_second", (Line("offered", "offered", "area"), Line("good", "successes"))),
-    Chart(
-        "latency",
-        "Latency, at the gateway",
-        "seconds",
-        (Line("p95", "p95", "second"), Line("p99", "p99"), Line("target", "target", "limit")),
-    ),
+    Chart("latency", "Latency, at the gateway", "seconds", _QUANTILES),
     Chart(
         "replicas",
         "Replicas",

@@ -267,58 +267,47 @@ def notices(
     or kind: why it may not be read}.
     """
     found: list[Notice] = []
+
+    def tell(level: str, text: str) -> None:
+        found.append({"level": level, "text": text})
+
     if not alive:
-        found.append(
-            _notice(
-                "error",
-                "The autoscaler scales no function: no reconcile has finished for several intervals."
-                " The autoscaler's log has the cause.",
-            )
+        tell(
+            "error",
+            "The autoscaler scales no function: no reconcile has finished for several intervals."
+            " The autoscaler's log has the cause.",
         )
     without = sum(row["reason"] == "NoData" for row in rows)
     if blind(rows):
-        found.append(
-            _notice(
-                "error",
-                "Prometheus gives no usable data, so every function stays at its count until it does."
-                f" The table may be old.{f' The error: {problem}' if problem else ''}",
-            )
+        tell(
+            "error",
+            "Prometheus gives no usable data, so every function stays at its count until it does."
+            f" The table may be old.{f' The error: {problem}' if problem else ''}",
         )
     elif without:
-        found.append(
-            _notice(
-                "warning",
-                f"No usable data for {without:,} of {len(rows):,} functions, which stay at their count:"
-                " not scraped, scraped too long ago, or without a request so far.",
-            )
+        tell(
+            "warning",
+            f"No usable data for {without:,} of {len(rows):,} functions, which stay at their count:"
+            " not scraped, scraped too long ago, or without a request so far.",
         )
     if troubled:
         name, why = min(troubled.items())
-        found.append(
-            _notice(
-                "warning",
-                f"{len(troubled):,} of the functions cannot be read or scaled and stay at their counts,"
-                f" such as {name}: {why}.",
-            )
+        tell(
+            "warning",
+            f"{len(troubled):,} of the functions cannot be read or scaled and stay at their counts,"
+            f" such as {name}: {why}.",
         )
     for where, why in sorted((denied or {}).items()):
-        text = f"Nothing of {where} is scaled: {why}. Check the autoscaler's rights there."
-        found.append(_notice("warning", text))
+        tell("warning", f"Nothing of {where} is scaled: {why}. Check the autoscaler's rights there.")
     if rows and all(row["mode"] == "standby" for row in rows):
-        found.append(
-            _notice("info", "This autoscaler is a standby: another one acts. The counts are not applied.")
-        )
+        tell("info", "This autoscaler is a standby: another one acts. The counts are not applied.")
     elif rows and all(row["mode"] != "active" for row in rows):
-        found.append(_notice("info", "No function's mode is active: this autoscaler scales nothing."))
+        tell("info", "No function's mode is active: this autoscaler scales nothing.")
     return found
 
 
 def _display(row: Row, key: str) -> str:
     return _CELLS[key](row) if key in _CELLS else words.number(key, row[key])
-
-
-def _notice(level: str, text: str) -> Notice:
-    return {"level": level, "text": text}
 
 
 def _state(reason: str, known: Mapping[str, Any]) -> str:
