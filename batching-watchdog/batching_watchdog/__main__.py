@@ -3,9 +3,8 @@
 import os
 import sys
 
-from batching_watchdog import __version__, app, logs, output
+from batching_watchdog import __version__, app
 from batching_watchdog.config import DESCRIPTIONS
-from batching_watchdog.errors import WatchdogError
 from batching_watchdog.speedups import compiled
 
 USAGE = """usage: batching-watchdog [--version] [--help]
@@ -41,13 +40,7 @@ def main() -> None:
         lines = [f"  {name:<{width}}  {text}\n" for name, text in DESCRIPTIONS.items()]
         (sys.stdout if arguments in (["--help"], ["-h"]) else sys.stderr).write(USAGE + "".join(lines))
         sys.exit(0 if arguments in (["--help"], ["-h"]) else 2)
-    lines_dropped = output.install(logs.missing_line)
-    try:
-        status = app.main(os.environ, lines_dropped)
-    except WatchdogError as error:
-        sys.stderr.write(f"batching-watchdog: {logs.printable(str(error))}\n")
-        status = error.exit_status
-    sys.exit(status)
+    sys.exit(app.main(os.environ))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any, Final, Protocol
 
 import uvloop
 
-from batching_watchdog import __version__, logs
+from batching_watchdog import __version__, logs, output
 from batching_watchdog.config import Config, ignored
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
@@ -29,7 +30,7 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed
+from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed, WatchdogError
 from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
@@ -79,29 +80,30 @@ METRICS_LIMITS: Final = Limits(
 )
 
 
-def main(environ: Mapping[str, str], lines_dropped: Callable[[], int]) -> int:
+def main(environ: Mapping[str, str]) -> int:
     """Run a watchdog configured by ``environ`` until a signal ends it; the exit status.
 
-    ``lines_dropped`` counts the lines of the log that could not be written.
-
-    Raises ``ConfigError``, ``StartFailed`` or ``HandlerNotLoaded`` for what stops the start; the traceback of
-    the last is in the log.
+    What stops the start is a line on stderr, after the traceback of the function's code if that is at fault.
     """
-    config = configured(environ)
-    logs.set_up(config.log_format)
-    for line in ignored(environ):
-        log.warning("%s", line)
-    folder = Path(config.function_path)
-    if not (folder / "handler.py").is_file():
-        raise HandlerNotLoaded(f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}")
+    lines_dropped = output.install(logs.missing_line)
     try:
+        config = configured(environ)
+        logs.set_up(config.log_format)
+        for line in ignored(environ):
+            log.warning("%s", line)
+        folder = Path(config.function_path)
+        if not (folder / "handler.py").is_file():
+            raise HandlerNotLoaded(
+                f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}"
+            )
         weight = load_weight(folder)
         keep_freed_memory(environ, config.kept_bytes)
         return uvloop.run(run(config, environ, lines_dropped, weight))
-    except HandlerNotLoaded as error:
-        if error.trace:
+    except WatchdogError as error:
+        if isinstance(error, HandlerNotLoaded) and error.trace:
             log.error(Failure("the function's code cannot be loaded", error.trace))
-        raise
+        sys.stderr.write(f"batching-watchdog: {logs.printable(str(error))}\n")
+        return error.exit_status
 
 
 class Telemetry(Tracer, Protocol):
@@ -237,13 +239,13 @@ async def run(
 
     periodic = [
         asyncio.create_task(
-            sweep(requests, scrapes, owns=pool.owns, keep_alive=front.keep_alive), name="sweep"
+            _sweep(requests, scrapes, owns=pool.owns, keep_alive=front.keep_alive), name="sweep"
         ),
         asyncio.create_task(_estimate(built.metrics.capacity), name="estimate"),
         asyncio.create_task(_follow_quota(config, environ, pool, shell), name="quota"),
     ]
     try:
-        async with healthy(config, requests, scrapes) as (listener, port, metrics_port):
+        async with _healthy(config, requests, scrapes) as (listener, port, metrics_port):
             pool.start()
             log.info(
                 "batching-watchdog %s listens on %d, metrics on %d: "
@@ -428,7 +430,7 @@ class _LockFile:
 
 
 @contextlib.asynccontextmanager
-async def healthy(
+async def _healthy(
     config: Config, requests: Connections, scrapes: Connections
 ) -> AsyncIterator[tuple[asyncio.Server, int, int]]:
     """Open both listeners; hold the lock file until the block ends. The listeners outlive it.
@@ -533,8 +535,8 @@ async def _follow_quota(config: Config, environ: Mapping[str, str], pool: Worker
         await asyncio.sleep(QUOTA_SECONDS)
 
 
-async def sweep(
-    *listeners: Connections, owns: Callable[[int], bool], keep_alive: Callable[[], None] = lambda: None
+async def _sweep(
+    *listeners: Connections, owns: Callable[[int], bool], keep_alive: Callable[[], None]
 ) -> None:
     """Cut timed-out connections, keep streams alive and reap orphans every second, until cancelled."""
     while True:
