@@ -1,6 +1,6 @@
 """``batching-watchdog try FOLDER``: arguments, environment, output and exit statuses.
 
-Only the report goes to stdout. Tracebacks go to stderr, as does the function's own output while it loads.
+Only the report goes to stdout. Tracebacks and the function's own output go to stderr.
 """
 
 import argparse
@@ -9,27 +9,23 @@ import logging
 import os
 import re
 import sys
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 import uvloop
 
 from batching_watchdog.app import configured
-from batching_watchdog.config import ignored
 from batching_watchdog.errors import HandlerNotLoaded, WatchdogError
-from batching_watchdog.folder import Source, find
+from batching_watchdog.folder import find
 from batching_watchdog.front.weight import load_weight
 from batching_watchdog.logs import TextFormatter, printable
 from batching_watchdog.messages import Failure
 from batching_watchdog.pool import profile
 from batching_watchdog.trial import report
-from batching_watchdog.trial.measure import LOADING, measure
+from batching_watchdog.trial.measure import measure
 
-KEPT_LINES: Final = 20
-"""Last lines of the function's output while it is measured, which an error shows."""
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C, as of a shell."""
 OWN: Final = {
@@ -53,71 +49,6 @@ fault; 2 if the command is wrong.
 """
 
 
-@dataclass(slots=True)
-class Traces:
-    """A log filter that shows each traceback once, before the message, for any number of workers."""
-
-    seen: set[str] = field(default_factory=set)
-
-    def __call__(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is shown."""
-        if not isinstance(record.msg, Failure):
-            return True
-        trace = record.msg.trace
-        record.msg = f"{trace}\n{record.msg.text}\n"
-        again = trace in self.seen
-        self.seen.add(trace)
-        return not again
-
-
-@dataclass(slots=True)
-class Progress:
-    """A line on a terminal that the next output overwrites; other streams show nothing."""
-
-    stream: TextIO
-    doing: str = "starting"
-    """Current activity."""
-
-    def show(self, doing: str, seconds: float) -> None:
-        """Show that ``doing`` has taken ``seconds``."""
-        self.doing = doing
-        if self.stream.isatty():
-            self.stream.write(f"\x1b[K{doing}: {seconds:.0f} s\r")
-            self.stream.flush()
-
-    def clear(self) -> None:
-        """Remove the line."""
-        if self.stream.isatty():
-            self.stream.write("\x1b[K")
-
-
-@dataclass(slots=True)
-class Printed:
-    """A stream for the output of the workers: shown while they load, afterwards counted, and the end kept."""
-
-    stream: TextIO
-    progress: Progress
-    lines: int = 0
-    kept: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
-
-    def write(self, text: str) -> int:
-        """Take a line."""
-        if self.progress.doing == LOADING:
-            self.progress.clear()
-            return self.stream.write(text)
-        self.lines += text.count("\n")
-        self.kept.append(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Show what was written."""
-        self.stream.flush()
-
-    def show(self) -> None:
-        """Write the end of what was not shown."""
-        self.stream.write("".join(self.kept))
-
-
 def main(arguments: Sequence[str]) -> int:
     """Try the function that ``arguments`` name, print the report, and return the exit status."""
     parser = _parser()
@@ -128,64 +59,52 @@ def main(arguments: Sequence[str]) -> int:
         bodies = _bodies(options)
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
-    output = _own_stdout()
-    progress = Progress(sys.stderr)
+    flags = {"slo_latency": options.slo_latency, "workers": options.workers}
+    told = [""]
+
+    def tell(doing: str) -> None:
+        if doing != told[-1]:
+            told.append(doing)
+            sys.stderr.write(f"{doing} ...\n")
+
     try:
-        function = find(options.folder, _flags(options) | OWN, os.environ)
-        trial = _try(function, bodies, progress)
+        with redirect_stdout(sys.stderr):
+            _log_to_stderr()
+            function = find(
+                options.folder, {name: text for name, text in flags.items() if text} | OWN, os.environ
+            )
+            config = configured(function.environ)
+            trial = uvloop.run(measure(config, load_weight(function.folder), function, bodies, tell))
     except WatchdogError as error:
-        progress.clear()
-        step = report.advice(str(error))
-        more = f"\nnext: {step}" if step else ""
-        sys.stderr.write(f"batching-watchdog try: {printable(str(error))}{more}\n")
+        if isinstance(error, HandlerNotLoaded) and error.trace:
+            sys.stderr.write(f"{printable(error.trace)}\n\n")
+        sys.stderr.write(f"batching-watchdog try: {printable(str(error))}\n")
         if options.json:
-            output.write(json.dumps({"error": str(error)}) + "\n")
+            sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
         return error.exit_status
     except KeyboardInterrupt:
-        progress.clear()
-        sys.stderr.write(f"batching-watchdog try: interrupted while {progress.doing}\n")
-        if progress.doing == LOADING:
-            sys.stderr.write("next: load_timeout=10s in the environment shows where it is by then\n")
+        sys.stderr.write(f"batching-watchdog try: interrupted while {told[-1] or 'starting'}\n")
         return INTERRUPTED
-    finally:
-        output.flush()
-    progress.clear()
-    output.write(f"{_shown(trial, json_=options.json)}\n")
-    output.flush()
-    return 1 if isinstance(trial, report.Trial) and trial.split else 0
+    text = json.dumps(report.document(trial), indent=2) if options.json else "\n".join(report.lines(trial))
+    sys.stdout.write(f"{text}\n")
+    return 1 if trial.failed else 0
 
 
-def _shown(trial: report.Trial | report.StreamTrial, *, json_: bool) -> str:
-    if isinstance(trial, report.StreamTrial):
-        document, lines = report.stream_document(trial), report.stream_lines(trial)
-    else:
-        document, lines = report.document(trial), report.lines(trial)
-    return json.dumps(document, indent=2) if json_ else "\n".join(lines)
+def _log_to_stderr() -> None:
+    """Show warnings, and each traceback once, for any number of workers."""
+    traces = set[str]()
 
+    def new(record: logging.LogRecord) -> bool:
+        trace = record.msg.trace if isinstance(record.msg, Failure) else ""
+        again = trace in traces
+        traces.update({trace} - {""})
+        return not again
 
-def _try(function: Source, bodies: Sequence[bytes], progress: Progress) -> report.Trial | report.StreamTrial:
-    environ = function.environ
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter("%(message)s"))
-    handler.addFilter(Traces())
+    handler.addFilter(new)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger(profile.__name__).setLevel(logging.ERROR)  # how example() is answered is in the report
-    config = configured(environ)
-    printed, streams = Printed(sys.stderr, progress), (sys.stdout, sys.stderr)
-    progress.doing = LOADING
-    sys.stdout = sys.stderr = printed  # the pool writes the workers' lines there
-    try:
-        weight = load_weight(function.folder)
-        trial = uvloop.run(measure(config, environ, weight, function, bodies, progress.show))
-    except BaseException as error:
-        progress.clear()
-        printed.show()
-        if isinstance(error, HandlerNotLoaded) and error.trace:
-            printed.stream.write(f"{printable(error.trace)}\n\n")
-        raise
-    finally:
-        sys.stdout, sys.stderr = streams
-    return replace(trial, misspelled=tuple(ignored(environ)), printed=printed.lines)
 
 
 def _bodies(options: argparse.Namespace) -> list[bytes]:
@@ -194,11 +113,6 @@ def _bodies(options: argparse.Namespace) -> list[bytes]:
         return [] if options.body is None else [options.body.read_bytes()]
     files = [file for file in sorted(options.bodies.iterdir()) if file.is_file()]
     return [file.read_bytes() for file in files if not file.name.startswith(".")]
-
-
-def _flags(options: argparse.Namespace) -> dict[str, str]:
-    given = {"slo_latency": options.slo_latency, "workers": options.workers}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _seconds(text: str) -> str:
@@ -227,11 +141,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", metavar="N", help="number of worker processes [workers of the settings]")
     parser.add_argument("--json", action="store_true", help="print the report as a JSON object")
     return parser
-
-
-def _own_stdout() -> TextIO:
-    """Return stdout for the report alone; from now on this process and the workers print to stderr."""
-    sys.stdout.flush()
-    own = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return own
