@@ -44,7 +44,7 @@ from batching_watchdog.machine import (
     open_files,
 )
 from batching_watchdog.messages import Failure
-from batching_watchdog.metrics import Exposition, Gauges, Metrics
+from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.pool.child import reap_orphans
 from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.quota import Held
@@ -207,20 +207,20 @@ def build(
     )
     loop_lag = LoopLag(asyncio.get_running_loop(), clock, pool.poll_workers)
     requests = Connections(front, limits, clock, loop_lag)
-    metrics.gauges = Gauges(
-        queue_length=lambda: shell.queued,
-        queued_bytes=lambda: requests.queued_bytes,
-        connections=lambda: len(requests.open),
-        workers=pool.by_state,
-        restarts=lambda: pool.restarts,
-        recycled=lambda: pool.recycled,
-        sick=lambda: pool.sick,
-        ceiling=lambda: cost.ceiling,
-        resident_bytes=pool.resident_bytes,
-        lines_dropped=lines_dropped,
-        spans=dict if telemetry is None else telemetry.counts,
-        cpu=lambda: (clock(), time.thread_time()),
-    )
+    metrics.cpu = lambda: (clock(), time.thread_time())
+    metrics.gauges = {
+        "queue_length": lambda: shell.queued,
+        "queued_bytes": lambda: requests.queued_bytes,
+        "connections": lambda: len(requests.open),
+        "workers": pool.by_state,
+        "worker_restarts": lambda: pool.restarts,
+        "workers_recycled": lambda: pool.recycled,
+        "workers_sick": lambda: pool.sick,
+        "batch_ceiling": lambda: cost.ceiling,
+        "worker_resident_bytes": pool.resident_bytes,
+        "log_lines_dropped": lines_dropped,
+        "spans": dict if telemetry is None else telemetry.counts,
+    }
     return Watchdog(shell, pool, front, requests, metrics)
 
 

@@ -40,7 +40,6 @@ JOIN_REASONS: Final = (DispatchReason.IDLE, DispatchReason.JOIN, DispatchReason.
 CANCEL_REASONS: Final = ("client_left", "slow_reader", "expired", "shutting_down")
 ANSWERED: Final = frozenset(("good", "slow"))
 SERVED: Final = frozenset(("good", "slow", "error"))
-STATES: Final = ("starting", "idle", "busy")
 UNITS: Final = ("seconds", "bytes", "ratio")
 """Where a name ends with one of these, OpenMetrics has it as the metric's unit."""
 METHODS: Final = frozenset(("connect", "delete", "get", "head", "options", "patch", "post", "put", "trace"))
@@ -94,26 +93,6 @@ def _around(target: float) -> Histogram:
     return Histogram(tuple(round(target * fraction, 9) for fraction in SLO_FRACTIONS))
 
 
-@dataclass(frozen=True, slots=True)
-class Gauges:
-    """Where to read, at scrape time, what others know already."""
-
-    queue_length: Callable[[], int] = lambda: 0
-    queued_bytes: Callable[[], int] = lambda: 0
-    connections: Callable[[], int] = lambda: 0
-    workers: Callable[[], Mapping[str, int]] = lambda: dict.fromkeys(STATES, 0)
-    restarts: Callable[[], int] = lambda: 0
-    recycled: Callable[[], int] = lambda: 0
-    sick: Callable[[], int] = lambda: 0
-    ceiling: Callable[[], int] = lambda: 0
-    resident_bytes: Callable[[], Mapping[int, int]] = dict
-    lines_dropped: Callable[[], int] = lambda: 0
-    spans: Callable[[], Mapping[str, int]] = dict
-    """By result; empty if none are made."""
-    cpu: Callable[[], tuple[float, float]] | None = None
-    """The time, and the CPU time of the front end, in seconds."""
-
-
 class Metrics(Collector):
     """What is counted, and the collector that shows it."""
 
@@ -134,11 +113,14 @@ class Metrics(Collector):
         """Of a function that streams: its engine."""
         self.joins: dict[str, int] = {}
         self.stream_cancels: dict[str, int] = {}
-        self.first_piece: dict[str, Histogram] = {}
-        self.piece_interval: dict[str, Histogram] = {}
+        self.first_piece_seconds: dict[str, Histogram] = {}
+        self.piece_interval_seconds: dict[str, Histogram] = {}
         self.identity = float(secrets.randbits(53))
         """Exact in a float. A start time would not tell replicas apart: those of a scale-up share it."""
-        self.gauges = Gauges()
+        self.gauges: Mapping[str, Callable[[], Any]] = {}
+        """Where to read, when scraped, what others know: by the metric's name without ``watchdog_``."""
+        self.cpu: Callable[[], tuple[float, float]] | None = None
+        """The time, and the CPU time of the front end, in seconds."""
         self.start_up_seconds = math.nan
         self._edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
         self.in_flight = 0
@@ -148,10 +130,10 @@ class Metrics(Collector):
         self.class_durations = {
             name: _around(target.latency) for name, target in (self.slos.items() if slo_classes else ())
         }
-        self.abandoned = 0
+        self.abandoned_requests = 0
         self.client_errors = 0
         self.client_deadlines = {"met": 0, "missed": 0}
-        self.dispatches = dict.fromkeys(map(str, DispatchReason), 0)
+        self.dispatch = dict.fromkeys(map(str, DispatchReason), 0)
         self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
         self.upload_seconds = Histogram(DEFAULT_BUCKETS)
         self.weight_seconds = Histogram(WEIGHT_BUCKETS)
@@ -176,7 +158,7 @@ class Metrics(Collector):
     def request_abandoned(self, outcome: str | None, slo_class: str) -> None:
         """Count a request whose client left; ``outcome`` is None before the deadline of its class."""
         if outcome is None:
-            self.abandoned += 1
+            self.abandoned_requests += 1
         else:
             self.outcomes[slo_class, outcome] += 1
 
@@ -203,8 +185,8 @@ class Metrics(Collector):
         self.streams = streams
         self.joins = dict.fromkeys(JOIN_REASONS, 0)
         self.stream_cancels = dict.fromkeys(CANCEL_REASONS, 0)
-        self.first_piece = {name: _around(target.latency) for name, target in self.slos.items()}
-        self.piece_interval = {name: _around(target.interval) for name, target in self.slos.items()}
+        self.first_piece_seconds = {name: _around(target.latency) for name, target in self.slos.items()}
+        self.piece_interval_seconds = {name: _around(target.interval) for name, target in self.slos.items()}
 
     @property
     def concurrency(self) -> float:
@@ -213,7 +195,7 @@ class Metrics(Collector):
 
     def batch_dispatched(self, size: int, reason: DispatchReason) -> None:
         """Count a batch that leaves for a worker."""
-        self.dispatches[reason] += 1
+        self.dispatch[reason] += 1
         self.batch_size.observe(size)
 
     def refused(self, reason: str) -> None:
@@ -225,10 +207,10 @@ class Metrics(Collector):
         """Requests per second with which the objective is still met; NaN until learned."""
         if self.streams is not None:
             return self.streams.steady().rate
-        if self.gauges.cpu is not None:
+        if self.cpu is not None:
             served = sum(n for (_, outcome), n in self.outcomes.items() if outcome in SERVED)
             served += self.client_errors
-            self.capacity.cost.read(Reading(*self.gauges.cpu(), served, sum(self.service_seconds.counts)))
+            self.capacity.cost.read(Reading(*self.cpu(), served, sum(self.service_seconds.counts)))
         return self.capacity.requests_per_second()
 
     def collect(self) -> Iterator[Metric]:
@@ -239,27 +221,34 @@ class Metrics(Collector):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One metric."""
+    """One metric: the field of ``Metrics``, or the entry of its ``gauges``, with this name."""
 
     name: str
-    """Without the ``_total`` of a counter."""
+    """Without the ``_total`` of a counter; the field is also without ``watchdog_``."""
     kind: Callable[..., Any]
     help: str
-    read: Callable[[Metrics], Any]
-    """A number or a ``Histogram``; with labels a mapping from their values to those."""
     labels: tuple[str, ...] = ()
+    read: Callable[[Metrics], Any] | None = None
+    """In place of the field: a number, a ``Histogram``, or with labels a mapping from their values to one."""
 
     def family(self, metrics: Metrics) -> Metric:
         """The metric now."""
         unit = self.name.rpartition("_")[2]
         family: Any = self.kind(self.name, self.help, labels=self.labels, unit=unit if unit in UNITS else "")
-        samples = self.read(metrics)
+        samples = self._value(metrics)
         for labels, value in samples.items() if self.labels else (((), samples),):
             names = labels if isinstance(labels, tuple) else (str(labels),)
             parts = (value.cumulative(), value.total) if isinstance(value, Histogram) else (value,)
             family.add_metric(names, *parts)
         result: Metric = family
         return result
+
+    def _value(self, metrics: Metrics) -> Any:
+        if self.read is not None:
+            return self.read(metrics)
+        field = self.name.removeprefix("watchdog_")
+        gauge = metrics.gauges.get(field)
+        return getattr(metrics, field, {} if self.labels else 0) if gauge is None else gauge()
 
 
 COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -269,245 +258,192 @@ ROWS: Final = (
         "http_requests",
         COUNTER,
         "Requests answered.",
-        lambda m: {key: sum(histogram.counts) for key, histogram in m.durations.items()},
         ("code", "method"),
+        read=lambda m: {key: sum(histogram.counts) for key, histogram in m.durations.items()},
     ),
     Row(
         "http_request_duration_seconds",
         HISTOGRAM,
         "Seconds from the last byte of a request to its answer.",
-        lambda m: m.durations,
         ("code", "method"),
+        read=lambda m: m.durations,
     ),
-    Row("http_requests_in_flight", GAUGE, "Requests received and not yet answered.", lambda m: m.in_flight),
+    Row(
+        "http_requests_in_flight",
+        GAUGE,
+        "Requests received and not yet answered.",
+        read=lambda m: m.in_flight,
+    ),
     Row(
         "slo_latency_seconds",
         GAUGE,
         "The latency target of this function, and of each of its SLO classes.",
-        lambda m: {name: target.latency for name, target in m.slos.items()},
         ("slo_class",),
+        read=lambda m: {name: target.latency for name, target in m.slos.items()},
     ),
     Row(
         "slo_objective_ratio",
         GAUGE,
         "The share of requests that must meet the target.",
-        lambda m: {name: target.objective for name, target in m.slos.items()},
         ("slo_class",),
+        read=lambda m: {name: target.objective for name, target in m.slos.items()},
     ),
     Row(
         "slo_requests",
         COUNTER,
         "Requests by outcome; all but good ones miss the SLO.",
-        lambda m: m.outcomes,
         ("slo_class", "outcome"),
+        read=lambda m: m.outcomes,
     ),
     Row(
         "slo_request_duration_seconds",
         HISTOGRAM,
         "Seconds from the arrival of a good or slow request to its answer; only where classes are declared.",
-        lambda m: m.class_durations,
         ("slo_class",),
+        read=lambda m: m.class_durations,
     ),
     Row(
         "watchdog_abandoned_requests",
         COUNTER,
         "Requests whose client left before their deadline; the SLO does not count them.",
-        lambda m: m.abandoned,
     ),
     Row(
         "watchdog_client_errors",
         COUNTER,
         "Requests that the handler blamed on their client (BadRequest, parse); the SLO does not count them.",
-        lambda m: m.client_errors,
     ),
     Row(
         "watchdog_client_deadlines",
         COUNTER,
         "Admitted requests whose client set a tighter deadline; a miss of it is none of the SLO.",
-        lambda m: m.client_deadlines,
         ("outcome",),
     ),
     Row(
         "watchdog_upload_seconds",
         HISTOGRAM,
         "Seconds from the first byte of a request to its last, before its latency counts.",
-        lambda m: m.upload_seconds,
     ),
     Row(
         "watchdog_weight_seconds",
         HISTOGRAM,
         "Seconds that the function's weight(event) took on the event loop.",
-        lambda m: m.weight_seconds,
     ),
     Row(
         "watchdog_weight_failures",
         COUNTER,
         "Requests for which weight(event) failed and the length of the body counted.",
-        lambda m: m.weight_failures,
     ),
-    Row("watchdog_batch_size", HISTOGRAM, "Requests per batch.", lambda m: m.batch_size),
-    Row(
-        "watchdog_queue_seconds",
-        HISTOGRAM,
-        "Seconds a request waited for a worker.",
-        lambda m: m.queue_seconds,
-    ),
-    Row(
-        "watchdog_service_seconds",
-        HISTOGRAM,
-        "Seconds a worker took for a batch.",
-        lambda m: m.service_seconds,
-    ),
-    Row(
-        "watchdog_dispatch",
-        COUNTER,
-        "Batches by the reason why they left the queue.",
-        lambda m: m.dispatches,
-        ("reason",),
-    ),
-    Row(
-        "watchdog_refusals",
-        COUNTER,
-        "Requests refused or expired, by reason.",
-        lambda m: m.refusals,
-        ("reason",),
-    ),
+    Row("watchdog_batch_size", HISTOGRAM, "Requests per batch."),
+    Row("watchdog_queue_seconds", HISTOGRAM, "Seconds a request waited for a worker."),
+    Row("watchdog_service_seconds", HISTOGRAM, "Seconds a worker took for a batch."),
+    Row("watchdog_dispatch", COUNTER, "Batches by the reason why they left the queue.", ("reason",)),
+    Row("watchdog_refusals", COUNTER, "Requests refused or expired, by reason.", ("reason",)),
     Row(
         "slo_interval_seconds",
         GAUGE,
         "The target of each piece after the first, of each SLO class; only of a function that streams.",
-        lambda m: {name: target.interval for name, target in m.slos.items()} if m.streams else {},
         ("slo_class",),
+        read=lambda m: {name: target.interval for name, target in m.slos.items()} if m.streams else {},
     ),
     Row(
         "watchdog_first_piece_seconds",
         HISTOGRAM,
         "Seconds from the arrival of a request to the first piece of its stream.",
-        lambda m: m.first_piece,
         ("slo_class",),
     ),
     Row(
         "watchdog_piece_interval_seconds",
         HISTOGRAM,
         "Seconds from one piece of a stream to the next.",
-        lambda m: m.piece_interval,
         ("slo_class",),
     ),
     Row(
         "watchdog_streams",
         GAUGE,
         "Streams that run on the workers.",
-        lambda m: m.streams.running if m.streams else 0,
+        read=lambda m: m.streams.running if m.streams else 0,
     ),
     Row(
         "watchdog_concurrency",
         GAUGE,
         "Streams that the workers hold with each piece within its interval; NaN while unknown.",
-        lambda m: m.concurrency,
     ),
     Row(
         "watchdog_joins",
         COUNTER,
         "Streams that joined a worker: while it ran none, beside others, or late.",
-        lambda m: m.joins,
         ("reason",),
     ),
     Row(
         "watchdog_stream_cancels",
         COUNTER,
         "Streams that had begun and were ended by their client or the watchdog, by reason.",
-        lambda m: m.stream_cancels,
         ("reason",),
     ),
-    Row(
-        "watchdog_queue_length", GAUGE, "Requests that wait for a worker.", lambda m: m.gauges.queue_length()
-    ),
+    Row("watchdog_queue_length", GAUGE, "Requests that wait for a worker."),
     Row(
         "watchdog_queued_bytes",
         GAUGE,
         "Bytes of max_queued_bytes that requests, unread answers and connections hold.",
-        lambda m: m.gauges.queued_bytes(),
     ),
-    Row(
-        "watchdog_connections",
-        GAUGE,
-        "Open connections to the function's port, at most max_connections.",
-        lambda m: m.gauges.connections(),
-    ),
-    Row("watchdog_workers", GAUGE, "Worker processes by state.", lambda m: m.gauges.workers(), ("state",)),
+    Row("watchdog_connections", GAUGE, "Open connections to the function's port, at most max_connections."),
+    Row("watchdog_workers", GAUGE, "Worker processes by state.", ("state",)),
     Row(
         "watchdog_capacity_requests_per_second",
         GAUGE,
         "Requests per second with which this replica still meets the objective; NaN while unknown.",
-        lambda m: m.requests_per_second(),
+        read=lambda m: m.requests_per_second(),
     ),
     Row(
         "watchdog_capacity_cores",
         GAUGE,
         "CPUs for which that capacity holds: the quota when it was estimated; NaN while unknown.",
-        lambda m: m.capacity.cores if m.streams is None else m.capacity.cpus,
+        read=lambda m: m.capacity.cores if m.streams is None else m.capacity.cpus,
     ),
     Row(
         "watchdog_batch_ceiling",
         GAUGE,
         "Largest batch of every cost class: less than max_batch_size after batches that ran out of memory.",
-        lambda m: m.gauges.ceiling(),
     ),
     Row(
         "watchdog_start_up_seconds",
         GAUGE,
         "Seconds from the start of this process until its first worker could serve; NaN until then.",
-        lambda m: m.start_up_seconds,
     ),
     Row(
         "watchdog_service_seconds_predicted",
         GAUGE,
         "Estimated service time of a batch of this size, as deadlines are tested with it: an upper quantile.",
-        lambda m: m.capacity.times.overall.predictions(),
         ("size",),
+        read=lambda m: m.capacity.times.overall.predictions(),
     ),
-    Row(
-        "watchdog_worker_restarts",
-        COUNTER,
-        "Workers that died and were replaced.",
-        lambda m: m.gauges.restarts(),
-    ),
-    Row(
-        "watchdog_workers_recycled",
-        COUNTER,
-        "Workers replaced after max_requests.",
-        lambda m: m.gauges.recycled(),
-    ),
+    Row("watchdog_worker_restarts", COUNTER, "Workers that died and were replaced."),
+    Row("watchdog_workers_recycled", COUNTER, "Workers replaced after max_requests."),
     Row(
         "watchdog_workers_sick",
         COUNTER,
         "Workers replaced because their batches failed whole, and example() too where there is one.",
-        lambda m: m.gauges.sick(),
     ),
     Row(
         "watchdog_worker_resident_bytes",
         GAUGE,
         "Resident memory of the worker with this index; shared memory counts in each.",
-        lambda m: m.gauges.resident_bytes(),
         ("worker",),
     ),
     Row(
         "watchdog_log_lines_dropped",
         COUNTER,
         "Lines of the log and of the workers' output that could not be written.",
-        lambda m: m.gauges.lines_dropped(),
     ),
     Row(
         "watchdog_identity",
         GAUGE,
         "A random number of this process: series that share it are scrapes of one page.",
-        lambda m: m.identity,
     ),
     Row(
         "watchdog_spans",
         COUNTER,
         "Spans by result: exported, failed (the receiver did not take them), dropped (no room).",
-        lambda m: m.gauges.spans(),
         ("result",),
     ),
 )

@@ -8,7 +8,7 @@ from batching_watchdog.engine.capacity import Capacity, sustained
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason, Target
-from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Gauges, Metrics, Traced
+from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Metrics, Traced
 
 
 def make(slo_latency: float = 0.2, largest: int = 8, **classes: Target) -> tuple[Metrics, LatencyModel]:
@@ -43,16 +43,9 @@ def test_every_outcome_and_reason_is_there_from_the_start_so_that_rates_see_the_
 
 def test_gauges_are_read_when_scraped_and_what_does_not_apply_has_no_series():
     metrics, _ = make()
-    names = {
-        "queue_length": "watchdog_queue_length",
-        "queued_bytes": "watchdog_queued_bytes",
-        "connections": "watchdog_connections",
-        "restarts": "watchdog_worker_restarts_total",
-        "recycled": "watchdog_workers_recycled_total",
-        "lines_dropped": "watchdog_log_lines_dropped_total",
-    }
-    metrics.gauges = Gauges(**{gauge: partial(int, number) for number, gauge in enumerate(names)})
-    assert [value(metrics, name) for name in names.values()] == list(range(len(names)))
+    names = ("queue_length", "queued_bytes", "connections", "batch_ceiling")
+    metrics.gauges = {name: partial(int, number) for number, name in enumerate(names)}
+    assert [value(metrics, f"watchdog_{name}") for name in names] == list(range(len(names)))
     optional = ("slo_request_duration_seconds", "watchdog_spans")  # of classes, and of traces
     assert not [name for name, _ in samples(metrics) if name.startswith(optional)]
 
@@ -153,7 +146,7 @@ def test_capacity_is_no_more_than_the_cpu_time_of_the_front_allows():
         model.observe(1, 0.001)
     assert list(metrics.capacity.estimate())
     cpu = iter([(0.0, 0.0), (10.0, 5.0)])
-    metrics.gauges = Gauges(cpu=lambda: next(cpu))
+    metrics.cpu = lambda: next(cpu)
     assert (
         value(metrics, "watchdog_capacity_requests_per_second") == sustained([(1.0, model)], 1, 0.2, 0.95)[0]
     )
@@ -177,7 +170,7 @@ def test_scraper_that_asks_for_openmetrics_gets_it_whole_with_units():
     metrics, model = make(fast=Target(0.1, 0.999))
     model.observe(1, 0.05)
     metrics.request_finished(200, b"post", 0.05, "good", "fast")
-    metrics.gauges = Gauges(resident_bytes=lambda: {0: 4096}, spans=lambda: {"exported": 3})
+    metrics.gauges = {"worker_resident_bytes": lambda: {0: 4096}, "spans": lambda: {"exported": 3}}
     text, content_type = Exposition(metrics).scrape(OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
     # A strict parser: it wants # EOF, _total, units that end names, and buckets written as numbers are.

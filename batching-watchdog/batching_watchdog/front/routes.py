@@ -249,9 +249,9 @@ class Front:
             target = self._metrics.slos[request.slo_class]
             streamed = call.streamed = StreamedAnswer(exchange, request, target, reply, now)
             self._streamed.add(call)
-            self._metrics.first_piece[request.slo_class].observe(now - request.arrived)
+            self._metrics.first_piece_seconds[request.slo_class].observe(now - request.arrived)
         elif reply is not None:
-            self._metrics.piece_interval[request.slo_class].observe(now - streamed.piece_at)
+            self._metrics.piece_interval_seconds[request.slo_class].observe(now - streamed.piece_at)
         fits = reply is None or streamed.add(reply, now)
         if piece.last or exchange.method == b"HEAD":
             if not piece.last:

@@ -248,7 +248,7 @@ async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(b
     counted = {key for key, number in bench.metrics.outcomes.items() if number}
     assert counted == ({("fast", outcome)} if outcome else set())
     assert bench.refusals() == ({reason: 1} if reason in bench.metrics.refusals else {})
-    assert (bench.metrics.abandoned, bench.metrics.in_flight) == (kind == "gone", "full" in kind)
+    assert (bench.metrics.abandoned_requests, bench.metrics.in_flight) == (kind == "gone", "full" in kind)
     assert bench.metrics.client_errors == (kind == "client error")
     (line,) = logged(caplog)
     assert (line.status, line.reason, line.outcome, line.slo_class) == (status, reason, outcome, "fast")
