@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
 from types import MappingProxyType
@@ -49,10 +49,7 @@ OVERHEAD_PER_BYTE: Final = 16
 MAX_UNSENT_BYTES: Final = 1 << 26
 """Bytes of unread answers beyond which a pipelining client is cut at its next answer."""
 MAX_PIPELINED: Final = 64
-"""Unanswered requests of one connection at which reading from it stops."""
-SHORTEST_REQUEST: Final = 16
-"""Bytes of the shortest possible request."""
-HEAD_END: Final = b"\r\n\r\n"
+"""Unanswered requests of one connection at which reading from it stops; those of one read are taken."""
 KEEP_ALIVE_SECONDS: Final = 3900.0
 """Seconds after which an idle connection is closed: longer than usual clients keep theirs (nginx 60 s,
 Knative's activator and queue-proxy 90 s, Envoy 1 h), so that they close first and no request is lost."""
@@ -126,74 +123,47 @@ class Application(Protocol):
         """Respond with ``error``."""
 
 
+@dataclass(slots=True, eq=False)
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = (
-        "answer",
-        "arrived",
-        "began",
-        "body",
-        "captured_headers",
-        "chunked",
-        "chunks",
-        "expects_continue",
-        "head_complete",
-        "head_size",
-        "header_block",
-        "headers",
-        "held",
-        "host",
-        "http_1_0",
-        "keep_alive",
-        "length",
-        "method",
-        "on_disconnect",
-        "parts",
-        "protocol",
-        "refused",
-        "size",
-        "target",
-    )
-
-    def __init__(self, protocol: "HttpProtocol", began: float) -> None:
-        self.protocol = protocol
-        self.began = began
-        """Arrival time of its first byte."""
-        self.arrived = began
-        """Arrival time of the last byte of its head, then of its body: latency counts from here."""
-        self.method = b""
-        self.target = b""
-        self.header_block = b""
-        """Request line and headers, as ``wire.request_header_block`` makes it."""
-        self.headers: list[tuple[bytes, bytes]] = []
-        """The headers so far, until they are complete."""
-        self.captured_headers = _NOTHING
-        """The application's captured headers by name. The last value counts: proxies append theirs."""
-        self.body = b""
-        self.chunks: list[bytes] | None = None
-        """The body's parts, until it is complete, if there is more than one."""
-        self.head_size = 0
-        """Bytes of the target, the header and the trailer."""
-        self.size = 0
-        """Bytes of the body so far."""
-        self.held = 0
-        """Its share of ``Connections.queued_bytes``."""
-        self.host: bytes | None = None
-        self.length: int | None = None
-        """Content-Length; None without a body, or if it is chunked."""
-        self.chunked = False
-        self.http_1_0 = False
-        self.keep_alive = True
-        self.expects_continue = False
-        self.head_complete = False
-        self.refused = False
-        self.answer: tuple[bytes, bytes] | None = None
-        self.parts: list[bytes] | None = None
-        """Parts of a streamed answer that wait for earlier answers; None: it is not streamed."""
-        self.on_disconnect: Callable[[], None] | None = None
-        """Called if the client goes before it is answered. Dropped with the answer, since it may lead back to
-        this object, and only what is in no cycle is freed at once."""
+    protocol: "HttpProtocol"
+    began: float
+    """Arrival time of its first byte."""
+    arrived: float
+    """Arrival time of the last byte of its head, then of its body: latency counts from here."""
+    method: bytes = b""
+    target: bytes = b""
+    header_block: bytes = b""
+    """Request line and headers, as ``wire.request_header_block`` makes it."""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """The headers so far, until they are complete."""
+    captured_headers: Mapping[bytes, bytes] = field(default_factory=lambda: _NOTHING)
+    """The application's captured headers by name. The last value counts: proxies append theirs."""
+    body: bytes = b""
+    chunks: list[bytes] | None = None
+    """The body's parts, until it is complete, if there is more than one."""
+    head_size: int = 0
+    """Bytes of the target, the header and the trailer."""
+    size: int = 0
+    """Bytes of the body so far."""
+    held: int = 0
+    """Its share of ``Connections.queued_bytes``."""
+    host: bytes | None = None
+    length: int | None = None
+    """Content-Length; None without a body, or if it is chunked."""
+    chunked: bool = False
+    http_1_0: bool = False
+    keep_alive: bool = True
+    expects_continue: bool = False
+    head_complete: bool = False
+    refused: bool = False
+    answer: tuple[bytes, bytes] | None = None
+    parts: list[bytes] | None = None
+    """Parts of a streamed answer that wait for earlier answers; None: it is not streamed."""
+    on_disconnect: Callable[[], None] | None = None
+    """Called if the client goes before it is answered. Dropped with the answer, since it may lead back to
+    this object, and only what is in no cycle is freed at once."""
 
     @property
     def path(self) -> bytes:
@@ -349,25 +319,10 @@ class HttpProtocol(asyncio.Protocol):
     """One connection."""
 
     __slots__ = (
-        "_application",
-        "_clock",
-        "_closing",
-        "_connections",
-        "_current",
-        "_excess",
-        "_limits",
-        "_lingers_until",
-        "_parser",
-        "_pending",
-        "_reading",
-        "_resumed",
-        "_since",
-        "_transport",
-        "_unparsed",
-        "_unsent",
-        "stalled_since",
-        "surplus",
-    )
+        "_application", "_clock", "_closing", "_connections", "_current", "_excess", "_limits",
+        "_lingers_until", "_parser", "_pending", "_reading", "_resumed", "_since", "_transport",
+        "_unsent", "stalled_since", "surplus",
+    )  # fmt: skip
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -383,8 +338,6 @@ class HttpProtocol(asyncio.Protocol):
         """A request for an upgrade, while a new parser is created to read its body."""
         self._excess = 0
         """Bytes since the last complete header or sufficient part of a body."""
-        self._unparsed = b""
-        """Bytes read after ``MAX_PIPELINED`` unanswered requests."""
         self._reading = True
         self._closing = False
         """Whether further bytes are dropped."""
@@ -408,8 +361,8 @@ class HttpProtocol(asyncio.Protocol):
         """Asyncio: the client left; withdraw its requests."""
         self._transport = None
         connections, current = self._connections, self._current
-        connections.queued_bytes -= CONNECTION_BYTES + self._unsent + len(self._unparsed)
-        self._unsent, self._unparsed = 0, b""
+        connections.queued_bytes -= CONNECTION_BYTES + self._unsent
+        self._unsent = 0
         connections.stalled.pop(self, None)
         if current is not None:
             connections.charge(current, 0)
@@ -452,46 +405,15 @@ class HttpProtocol(asyncio.Protocol):
         """Asyncio: bytes arrived."""
         if self._closing:
             return
-        if self._unparsed:
-            self._connections.queued_bytes -= len(self._unparsed)
-            data, self._unparsed = self._unparsed + data, b""
         plain = None
         if compiled is not None and self._current is None and not self._pending:
             plain = compiled.plain_request(data, self._connections.captured_names, MAX_HEADER_BYTES)
         if plain is not None:
             self._take(*plain)
-        elif len(data) <= SHORTEST_REQUEST * (MAX_PIPELINED - len(self._pending)):
-            self._parse(data)
         else:
-            self._parse_ahead(data)
+            self._parse(data)
         if self._connections.loop_lag is not None:
             self._connections.loop_lag.read_done()
-
-    def _parse_ahead(self, data: bytes) -> None:
-        """Parse until ``MAX_PIPELINED`` requests are unanswered; keep the rest until some are answered.
-
-        The parser cannot stop within its input, so it gets pieces.
-        """
-        start, size, view = 0, len(data), memoryview(data)
-        while start < size and not self._closing:
-            if not self._reading:
-                self._unparsed = data[start:]
-                self._connections.queued_bytes += size - start
-                self._check_room()
-                return
-            end = self._piece_end(data, start)
-            self._parse(view[start:end])
-            start = end
-
-    def _piece_end(self, data: bytes, start: int) -> int:
-        """Return the end of the piece of ``data`` from ``start`` that holds at most one complete header."""
-        current = self._current
-        if current is not None and current.head_complete and current.length is not None:
-            start += current.length - current.size
-        end = -1
-        if len(data) - start > SHORTEST_REQUEST * (MAX_PIPELINED - len(self._pending)):
-            end = data.find(HEAD_END, start)
-        return len(data) if end < 0 else end + len(HEAD_END)
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Pass ``data`` to the parser, whose callbacks are below."""
@@ -555,7 +477,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _begin(self) -> Exchange:
         self._since = now = self._clock()
-        return Exchange(self, self._came_at(now))
+        came = self._came_at(now)
+        return Exchange(self, came, came)
 
     def _came_at(self, now: float) -> float:
         """Return the earliest arrival time of bytes that are read ``now``."""
@@ -623,7 +546,7 @@ class HttpProtocol(asyncio.Protocol):
             # The parser leaves the body to the new protocol and ends the request; see data_received.
             exchange.keep_alive = False
             self._resumed = exchange
-            self._current = unused = Exchange(self, 0.0)
+            self._current = unused = Exchange(self, 0.0, 0.0)
             unused.head_complete = unused.refused = True
         self._pending.append(exchange)
         if error is not None:
@@ -845,14 +768,15 @@ class HttpProtocol(asyncio.Protocol):
         """Answer a request that cannot be read completely, after earlier ones, and stop reading."""
         if self._closing:
             return
-        exchange = self._current or Exchange(self, self._clock())
+        exchange = self._current
+        if exchange is None:
+            now = self._clock()
+            exchange = Exchange(self, now, now)
         if exchange.answer is not None and exchange not in self._pending:
             self._close()  # refused at its header, and the refusal is sent
             return
         self._current = exchange
         self._closing = True
-        self._connections.queued_bytes -= len(self._unparsed)
-        self._unparsed = b""
         exchange.keep_alive = False
         if exchange not in self._pending:
             self._pending.append(exchange)
@@ -927,9 +851,6 @@ class HttpProtocol(asyncio.Protocol):
         self._reading = wanted
         if wanted:
             self._transport.resume_reading()
-            if self._unparsed:
-                # Deferred: the answer that made room may come from within the parser or the engine.
-                asyncio.get_running_loop().call_soon(self.data_received, b"")
         else:
             self._transport.pause_reading()
 

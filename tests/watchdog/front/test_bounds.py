@@ -140,18 +140,6 @@ def test_heads_count_while_they_come_and_while_they_wait():
     assert client.held == 0
 
 
-def test_bytes_read_ahead_of_a_pipeline_count_as_held():
-    client, other = clients(2, Echo(hold=True), SMALL)
-    client.send(GET * 2000)
-    assert client.held > 1900 * len(GET)
-    other.send(GET * 2000)
-    assert client.held < SMALL.max_queued_bytes
-    client.lose()
-    assert set(statuses(other.release())) == {200, 429}
-    other.lose()
-    assert client.connections.queued_bytes == 0
-
-
 def test_answers_that_wait_for_others_before_them_count_until_they_are_sent():
     client = Connection(Echo(hold=True, answer_size=50_000), SMALL)
     client.send(body(10) * 3)

@@ -210,25 +210,6 @@ def test_connection_takes_its_course(steps):
         assert " ".join(filter(None, seen)) == expected, f"step {number}"
 
 
-@pytest.mark.parametrize("request_", [GET, post(3) + b"abc", CHUNKED + b"1\r\na\r\n0\r\n\r\n"])
-@pytest.mark.parametrize("before", [b"", GET[:-2]], ids=["at once", "within a request"])
-def test_pipeline_in_one_read_is_taken_only_so_far_ahead_and_none_of_it_is_lost(request_, before):
-    async def run() -> None:
-        client = Connection(Echo(hold=True))
-        client.send(before)
-        client.send((GET[-2:] if before else b"") + request_ * 1000, LAST)
-        taken, served = client.application.exchanges, 0
-        while not client.wire.closed:
-            assert served < len(taken) <= served + MAX_PIPELINED + 1
-            client.application.answer(taken[served])
-            served += 1
-            await asyncio.sleep(0)
-        assert served == len(client.answers()) == 1001 + bool(before)
-        assert client.held == 0
-
-    asyncio.run(run())
-
-
 def test_client_that_goes_away_is_told_to_the_application_once_for_what_is_not_answered():
     client = Connection(Echo(hold=True))
     client.send(GET * 2)
