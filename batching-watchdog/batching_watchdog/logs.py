@@ -32,35 +32,37 @@ _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLine:
-    """The outcome of one request. Its ``str`` is the line in text; durations are seconds."""
+    """The outcome of one request. Its ``str`` is the line in text; durations are seconds.
 
-    method: bytes
-    target: bytes
+    In JSON it has these fields, without those that are None because they do not apply.
+    """
+
+    method: str
+    target: str
     status: int
-    size: int
-    """Bytes of the answer's body."""
+    bytes: int
+    """Of the answer's body."""
     seconds: float
     """From arrival to answer."""
-    call_id: bytes | None
+    call_id: str | None = None
     """X-Call-Id, which the gateway adds to each request and to its answer."""
-    outcome: str | None
+    outcome: str | None = None
     """As in ``slo_requests_total``; None: it does not count for the SLO."""
-    slo_class: str | None
+    slo_class: str | None = None
     """The SLO class of the request; None without declared classes."""
-    batch: int
+    batch: int | None = None
     """Number of its batch, the same for all its requests; see ``messages.Batch.number``."""
-    batch_size: int
-    """Size of its batch; 0: it was in none."""
-    batch_reason: str | None
-    queue_seconds: float
+    batch_size: int | None = None
+    batch_reason: str | None = None
+    queue_seconds: float | None = None
     reason: str | None = None
     """Reason of an error of ours, whose message is ``error``."""
-    error: str = ""
+    error: str | None = None
     trace_id: str | None = None
     """Id of the request's trace, if it has one (``traceparent``)."""
-    left_out: int = 0
+    left_out: int | None = None
     """Number of lines that were left out before this one."""
 
     @property
@@ -71,56 +73,21 @@ class RequestLine:
         return logging.INFO if self.outcome in (None, "good") else logging.WARNING
 
     def __str__(self) -> str:
-        more = [self.outcome or "not counted"]
-        if self.slo_class:
-            more.append(f"class {self.slo_class}")
-        if self.batch_size:
-            more.append(f"batch {self.batch} ({self.batch_size}, {self.batch_reason})")
-        if self.batch_size or self.queue_seconds:
-            more.append(f"queued {self.queue_seconds:.4f}s")
-        if self.reason:
-            more.append(f"{self.reason}: {self.error}")
-        if self.trace_id:
-            more.append(f"trace {self.trace_id}")
+        parts = (
+            self.outcome or "not counted",
+            self.slo_class and f"class {self.slo_class}",
+            self.batch_reason and f"batch {self.batch} ({self.batch_size}, {self.batch_reason})",
+            None if self.queue_seconds is None else f"queued {self.queue_seconds:.4f}s",
+            self.reason and f"{self.reason}: {self.error}",
+            self.trace_id and f"trace {self.trace_id}",
+        )
         left_out = f" ({self.left_out} more such lines were left out)" if self.left_out else ""
         return (
-            f"{_text(self.method) or '-'} {_text(self.target) or '-'}"
+            f"{self.method or '-'} {self.target or '-'}"
             f" - {self.status} {_PHRASES.get(self.status, '')}"
-            f" - ContentLength: {human_size(self.size)} ({self.seconds:.4f}s)"
-            f" [{_text(self.call_id) if self.call_id else 'none'}] {', '.join(more)}{left_out}"
+            f" - ContentLength: {human_size(self.bytes)} ({self.seconds:.4f}s)"
+            f" [{self.call_id or 'none'}] {', '.join(filter(None, parts))}{left_out}"
         )
-
-    def document(self) -> dict[str, Any]:
-        """Return an object for JSON, without fields that do not apply."""
-        document: dict[str, Any] = {
-            "event": "request",
-            "method": _text(self.method),
-            "target": _text(self.target),
-            "status": self.status,
-            "bytes": self.size,
-            "seconds": round(self.seconds, 6),
-        }
-        if self.call_id:
-            document["call_id"] = _text(self.call_id)
-        if self.outcome:
-            document["outcome"] = self.outcome
-        if self.slo_class:
-            document["slo_class"] = self.slo_class
-        if self.batch_size:
-            document |= {
-                "batch": self.batch,
-                "batch_size": self.batch_size,
-                "batch_reason": self.batch_reason,
-            }
-        if self.batch_size or self.queue_seconds:
-            document["queue_seconds"] = round(self.queue_seconds, 6)
-        if self.reason:
-            document |= {"reason": self.reason, "error": self.error}
-        if self.trace_id:
-            document["trace_id"] = self.trace_id
-        if self.left_out:
-            document["left_out"] = self.left_out
-        return document
 
 
 class AccessLog:
@@ -199,7 +166,8 @@ class JsonFormatter(logging.Formatter):
         """The line for a record."""
         document: dict[str, Any] = {"time": _moment(record.created), "level": record.levelname.lower()}
         if isinstance(record.msg, RequestLine):
-            document |= record.msg.document()
+            fields = {name: getattr(record.msg, name) for name in RequestLine.__slots__}
+            document |= {"event": "request"} | {name: it for name, it in fields.items() if it is not None}
         elif isinstance(record.msg, Failure):
             failure = record.msg
             document |= {"event": "failure", "text": failure.text, "trace": failure.trace}
@@ -273,6 +241,6 @@ def _moment(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _text(value: bytes) -> str:
+def loggable(value: bytes) -> str:
     """Return a client's bytes as printable text: the log may be shown on a terminal."""
     return ascii(value[:SHOWN].decode("latin-1"))[1:-1]

@@ -19,18 +19,18 @@ from batching_watchdog.logs import (
     RequestLine,
     TextFormatter,
     line_maker,
+    loggable,
 )
 from batching_watchdog.messages import Failure
 
 SERVED = RequestLine(
-    method=b"POST",
-    target=b"/predict?x=1",
+    method="POST",
+    target="/predict?x=1",
     status=200,
-    size=5,
+    bytes=5,
     seconds=0.0123,
-    call_id=b"4e0e3ab2",
+    call_id="4e0e3ab2",
     outcome="good",
-    slo_class=None,
     batch=17,
     batch_size=4,
     batch_reason="best_size",
@@ -41,11 +41,13 @@ SHED = replace(
     status=503,
     call_id=None,
     outcome="shed",
-    batch_size=0,
-    queue_seconds=0.0,
+    batch_size=None,
+    queue_seconds=None,
     reason="predicted_late",
     error="the queue is too long",
     slo_class="interactive",
+    batch=None,
+    batch_reason=None,
     trace_id="4bf92f3577b34da6",
     left_out=3,
 )
@@ -76,11 +78,9 @@ def test_miss_is_a_warning_and_a_failure_an_error(outcomes, level):
     assert {replace(SERVED, outcome=outcome).level for outcome in outcomes} == {level}
 
 
-@given(st.binary(max_size=300), st.binary(max_size=300))
-def test_line_of_any_bytes_is_printable_and_json(target, call_id):
-    line = replace(SERVED, target=target, call_id=call_id)
-    assert str(line).isprintable()
-    assert json.loads(json.dumps(line.document()))["event"] == "request"
+@given(st.binary(max_size=300))
+def test_any_bytes_of_a_client_are_printable_in_the_log(value):
+    assert loggable(value).isprintable()
 
 
 def record(message: object, *arguments: object) -> logging.LogRecord:
@@ -101,7 +101,9 @@ def test_record_in_json_is_one_object_on_one_line_with_time_level_and_its_conten
     assert document.pop("trace").endswith("ValueError: torn")
     common = {"time": "2023-11-14T22:13:20.250Z", "level": "error"}
     assert document == common | {"event": "log", "text": "lost 3"}
-    assert json.loads(JsonFormatter().format(record(SHED))) == common | SHED.document()
+    document = json.loads(JsonFormatter().format(record(SHED)))
+    assert document.items() >= (common | {"event": "request", "status": 503, "left_out": 3}).items()
+    assert "batch_size" not in document, "it was in no batch"
 
 
 @pytest.mark.parametrize(("call_id", "trace_id"), [("2a7b9d50", "4bf92f35"), ("", "")])

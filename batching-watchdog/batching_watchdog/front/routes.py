@@ -20,7 +20,7 @@ from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.front.streams import StreamedAnswer
 from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.front.weight import WeightFunction
-from batching_watchdog.logs import AccessLog, RequestLine
+from batching_watchdog.logs import AccessLog, RequestLine, loggable
 from batching_watchdog.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
 from batching_watchdog.metrics import Exposition, Metrics, Traced
 from batching_watchdog.shell import Shell
@@ -420,24 +420,25 @@ class Front:
         left_out = self._access_log.admit(missed=missed)
         if left_out is None:
             return
-        error = outcome if isinstance(outcome, WatchdogError) else None
+        error = None if isinstance(outcome, Reply) else outcome
+        call_id = exchange.captured_headers.get(CALL_ID)
         line = RequestLine(
-            method=exchange.method,
-            target=exchange.target,
+            method=loggable(exchange.method),
+            target=loggable(exchange.target),
             status=outcome.status,
-            size=size,
-            seconds=ended.now - exchange.arrived,
-            call_id=exchange.captured_headers.get(CALL_ID),
+            bytes=size,
+            seconds=round(ended.now - exchange.arrived, 6),
+            call_id=loggable(call_id) if call_id else None,
             outcome=ended.meaning,
             slo_class=self._shown_class(ended.slo_class),
-            batch=-1 if batch is None else batch.number,
-            batch_size=0 if batch is None else len(batch.requests),
+            batch=None if batch is None else batch.number,
+            batch_size=None if batch is None else len(batch.requests),
             batch_reason=None if batch is None else batch.reason,
-            queue_seconds=ended.waited,
-            reason=error.reason if error else None,
-            error=str(error or ""),
+            queue_seconds=round(ended.waited, 6) if batch or ended.waited else None,
+            reason=None if error is None else error.reason,
+            error=None if error is None else str(error),
             trace_id=None if context is None else context.trace_id,
-            left_out=left_out,
+            left_out=left_out or None,
         )
         log.log(line.level, line)
 
