@@ -194,7 +194,6 @@ def build(
         metrics,
         clock,
         not_ready=lambda: pool.not_ready,
-        handler=lambda: next(iter(pool.handshakes), None),
         weight=WeightFunction(own_weight, metrics, clock) if own_weight else None,
         tracer=telemetry,
     )

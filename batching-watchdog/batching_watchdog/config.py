@@ -253,13 +253,6 @@ class Config:
     """Checked settings of one watchdog. Durations are seconds."""
 
     function_path: str = variable("function", TEXT, "folder that holds handler.py")
-    function_name: str = variable(
-        "",
-        TEXT,
-        "name of the function, for people who open it in a browser",
-        name="OPENFAAS_NAME",
-        after=("K_SERVICE",),
-    )
     slo_latency: float = variable(
         "500ms", POSITIVE, "latency target of a request; of a function that streams: of the first piece"
     )

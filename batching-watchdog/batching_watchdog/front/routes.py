@@ -15,7 +15,6 @@ from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.engine.effects import Answer, Piece
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.ended import Ended
-from batching_watchdog.front.page import is_browser, page
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.front.streams import StreamedAnswer
 from batching_watchdog.front.tracing import RequestTracing, caller
@@ -26,10 +25,8 @@ from batching_watchdog.metrics import Exposition, Metrics, Traced
 from batching_watchdog.shell import Shell
 from batching_watchdog.spans import RequestTrace, Tracer
 from batching_watchdog.trace_context import TRACEPARENT, SpanContext, may_be_sampled
-from batching_watchdog.wire import Handshake
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
-HTML: Final = b"Content-Type: text/html; charset=utf-8\r\n"
 GET_ONLY: Final = TEXT + b"Allow: GET\r\n"
 READ_ONLY: Final = TEXT + b"Allow: GET, HEAD\r\n"
 HEALTH_PATH: Final = b"/_/health"
@@ -70,13 +67,10 @@ class Front:
         clock: Callable[[], float],
         *,
         not_ready: Callable[[], str],
-        handler: Callable[[], Handshake | None] = lambda: None,
         weight: WeightFunction | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """``handler``: what a worker tells of the handler; None before one can serve.
-
-        ``weight``: the function's own; without it the length of the body determines the cost class.
+        """``weight``: the function's own; without it the length of the body determines the cost class.
 
         ``tracer``: takes the spans of requests; None: there are none.
         """
@@ -94,7 +88,6 @@ class Front:
         self._clock = clock
         self._weight = weight
         self._tracing = None if tracer is None else RequestTracing(tracer, CALL_ID)
-        self._handler = handler
         self._not_ready = not_ready
         """Why no worker can serve now; empty if one can."""
         self._ids = itertools.count()
@@ -129,8 +122,6 @@ class Front:
                 return self._health(exchange)
             if path == READY_PATH:
                 return self._ready(exchange)
-        if not exchange.body and self._browsed(exchange):
-            return None
         return self._call(exchange)
 
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
@@ -182,20 +173,6 @@ class Front:
             exchange.respond(error.status, error_head(error), f"{error}\n".encode())
         else:
             exchange.on_disconnect = lambda: self._shell.withdraw(request)
-
-    def _browsed(self, exchange: Exchange) -> bool:
-        """Answer a browser that looks for a model function; return False for any other request.
-
-        A handler that looks at paths, or has only handle(), may have pages of its own.
-        """
-        if not is_browser(exchange.method, exchange.target, exchange.header_block):
-            return False
-        handler = self._handler()
-        if handler is None or not (handler.batched and handler.mix_paths):
-            return False
-        reply = Reply(200, HTML, page(self._config.function_name, next(iter(handler.examples), None)))
-        self._end(exchange, Ended(reply, self._clock(), None, self._slo_class(exchange)), None)
-        return True
 
     def _call(self, exchange: Exchange) -> None:
         slo_class = self._slo_class(exchange)

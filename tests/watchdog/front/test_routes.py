@@ -23,7 +23,7 @@ from batching_watchdog.messages import Batch, Reply
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 from batching_watchdog.trace_context import format_traceparent
-from batching_watchdog.wire import Handshake, Spent, parse_header_block
+from batching_watchdog.wire import Spent, parse_header_block
 from support.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector, statuses
 from support.loops import within
 from support.tracer import KeepsSpans
@@ -43,7 +43,6 @@ class Bench:
     metrics: Metrics
     model: LatencyModel
     tracer: KeepsSpans | None = None
-    loaded: list[Handshake] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
 
     def send(self, batch: Batch) -> None:
@@ -99,17 +98,15 @@ async def a_bench(
     policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
     engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
     shell = Shell(clock, engine, cost, metrics, tracer)
-    loaded: list[Handshake] = []
     front = Front(
         config,
         shell,
         metrics,
         clock,
         not_ready=lambda: "",
-        handler=lambda: next(iter(loaded), None),
         tracer=tracer,
     )
-    yield (Bench(front, shell, clock, metrics, cost.overall, tracer, loaded),)
+    yield (Bench(front, shell, clock, metrics, cost.overall, tracer),)
 
 
 def scenario(tracing: Callable[[], KeepsSpans] | None = None, **environ: str):
@@ -259,42 +256,6 @@ async def test_outcome_of_a_request_is_the_same_in_answer_metrics_log_and_span(b
     assert about.get("http.response.status_code") == (None if status == 499 else status)
     assert about.get("error.type") == ("handler_error" if kind == "failed" else reason)
     assert about.get("tailbound.outcome") == outcome
-
-
-BROWSER = b"GET %b HTTP/1.1\r\nHost: x\r\nAccept: text/html,application/xhtml+xml,*/*;q=0.8\r\n\r\n"
-
-
-@pytest.mark.parametrize("target", [b"/", b"/docs"])
-@scenario(OPENFAAS_NAME="my-model")
-async def test_browser_that_looks_for_the_function_gets_a_page_and_the_model_nothing(bench, target):
-    bench.loaded.append(Handshake(1, batched=True))
-    await bench.worker_idle()
-    answer = bench.answer(BROWSER % target)
-    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert b"my-model" in answer.body
-    await bench.turn()
-    assert not bench.batches
-    assert sum(bench.metrics.outcomes.values()) == 0
-
-
-@pytest.mark.parametrize(
-    ("handler", "asked"),
-    [
-        (Handshake(1, batched=True), BROWSER % b"/cats/7"),
-        (Handshake(1, batched=True), BROWSER % b"/?cat=7"),
-        (Handshake(1, batched=True), (BROWSER % b"/").replace(b"GET", b"POST")),
-        (Handshake(1, batched=True), GET),
-        (Handshake(1, batched=True, mix_paths=False), BROWSER % b"/"),
-        (Handshake(1), BROWSER % b"/"),
-    ],
-)
-@scenario()
-async def test_request_that_may_be_for_the_handler_reaches_it(bench, handler, asked):
-    bench.loaded.append(handler)
-    await bench.worker_idle()
-    bench.client().protocol.data_received(asked)
-    await bench.turn()
-    assert len(bench.batches) == 1
 
 
 @scenario(KeepsSpans, access_log="true")
