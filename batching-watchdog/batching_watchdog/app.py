@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import uvloop
 
@@ -106,16 +106,6 @@ def main(environ: Mapping[str, str]) -> int:
         return error.exit_status
 
 
-class Telemetry(Tracer, Protocol):
-    """What takes the spans, until the watchdog ends."""
-
-    def counts(self) -> Mapping[str, int]:
-        """Return the number of spans by result."""
-
-    def close(self) -> None:
-        """Send what waits. Waits for that, but not for long."""
-
-
 @dataclass(frozen=True, slots=True)
 class Watchdog:
     """The parts of a watchdog that is built and not started."""
@@ -144,7 +134,7 @@ def build(
     environ: Mapping[str, str],
     lines_dropped: Callable[[], int] = lambda: 0,
     own_weight: Callable[[Event], Any] | None = None,
-    telemetry: Telemetry | None = None,
+    telemetry: Tracer | None = None,
     choose: Callable[[Sequence[bytes]], Sequence[bytes]] = lambda examples: examples,
 ) -> Watchdog:
     """Build the parts in the order in which they need each other, for the loop that runs.
@@ -234,7 +224,9 @@ async def run(
     built = build(config, environ, lines_dropped, own_weight, telemetry)
     shell, pool, front, requests = built.shell, built.pool, built.front, built.requests
     scrapes = Connections(MetricsPage(Exposition(built.metrics)), METRICS_LIMITS, time.monotonic)
-    signals = _Signals()
+    signals = asyncio.Queue[int]()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, signals.put_nowait, signum)
 
     periodic = [
         asyncio.create_task(
@@ -261,7 +253,7 @@ async def run(
                 else "; built without its compiled part, so requests cost more CPU",
             )
             freeze_gc()
-            stopping = asyncio.ensure_future(signals.first.wait())
+            stopping = asyncio.ensure_future(signals.get())
             await asyncio.wait((stopping, pool.failed), return_when=asyncio.FIRST_COMPLETED)
             if pool.failed.done():
                 stopping.cancel()
@@ -270,9 +262,9 @@ async def run(
             front.healthy = False
             pool.drain()
         draining = asyncio.create_task(
-            _drain(config, signals, front, shell, requests, listener), name="drain"
+            _drain(config, stopping.result(), front, shell, requests, listener), name="drain"
         )
-        hurried = asyncio.ensure_future(signals.second.wait())
+        hurried = asyncio.ensure_future(signals.get())
         await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
             log.warning("second signal: ending at once, %d requests are cut off", shell.admitted)
@@ -294,9 +286,7 @@ async def run(
             telemetry.close()
 
 
-def start_telemetry(
-    config: Config, environ: Mapping[str, str], clock: Callable[[], float]
-) -> Telemetry | None:
+def start_telemetry(config: Config, environ: Mapping[str, str], clock: Callable[[], float]) -> Tracer | None:
     """Start what sends spans, if the environment asks for it; None, and a line in the log, if it cannot.
 
     The variables are the handler's, too, so what the watchdog cannot do with them is no reason to stop.
@@ -350,14 +340,15 @@ def freeze_gc() -> None:
 
 async def _drain(
     config: Config,
-    signals: "_Signals",
+    signum: int,
     front: Front,
     shell: Shell,
     requests: Connections,
     listener: asyncio.Server,
 ) -> bool:
     """Drain in of-watchdog's order, but leave the workers alone. False if requests had to be cut off."""
-    wait = 0.0 if signals.interactive else config.healthcheck_interval
+    # After Ctrl-C no platform checks our health, so it need not fail first.
+    wait = 0.0 if signum == signal.SIGINT else config.healthcheck_interval
     log.info("stopping: failing health checks, still serving for %g s", wait)
     await asyncio.sleep(wait)
     listener.close()
@@ -385,47 +376,20 @@ async def _drain(
     return True
 
 
-class _Signals:
-    """SIGTERM and SIGINT are only recorded here; ``run`` acts on them."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self.interactive = False
-        """Whether the first was Ctrl-C: no platform checks our health then, so it need not fail first."""
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self._record, signum)
-
-    def _record(self, signum: int) -> None:
-        if self.first.is_set():
-            self.second.set()
-        else:
-            self.interactive = signum == signal.SIGINT
-            self.first.set()
-
-
-class _LockFile:
-    """``/tmp/.lock`` (TMPDIR is honored): what exec probes and the image's HEALTHCHECK look for."""
-
-    def __init__(self) -> None:
-        self._written: Path | None = None
-
-    def __enter__(self) -> None:
-        try:
-            path = Path(tempfile.gettempdir()) / ".lock"
-            path.write_bytes(b"")
-            self._written = path
-        except OSError as error:
-            # HTTP probes do not need it, so a read-only /tmp must not stop the function.
-            log.warning("the lock file cannot be written, exec health probes will fail: %s", error)
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self._written is not None:
-                self._written.unlink(missing_ok=True)
-        except OSError as error:  # nor may it stop the drain
-            log.warning("the lock file cannot be removed, exec health probes will not fail: %s", error)
+@contextlib.contextmanager
+def _lock_file() -> Iterator[None]:
+    """Hold ``/tmp/.lock`` (TMPDIR is honored): what exec probes and the image's HEALTHCHECK look for."""
+    path = Path(tempfile.gettempdir()) / ".lock"
+    try:
+        path.write_bytes(b"")
+    except OSError as error:
+        # HTTP probes do not need it, so a read-only /tmp must not stop the function.
+        log.warning("the lock file cannot be written, exec health probes will fail: %s", error)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # nor may it stop the drain
+            path.unlink(missing_ok=True)
 
 
 @contextlib.asynccontextmanager
@@ -443,7 +407,7 @@ async def _healthy(
         listener, port = await _bound(requests, config.port)
     with _start_failed("metrics_port", config.metrics_port):
         scrape_listener, metrics_port = await _bound(scrapes, config.metrics_port)
-    with _LockFile():
+    with _lock_file():
         with _start_failed("port", config.port):
             await listener.start_serving()
         with _start_failed("metrics_port", config.metrics_port):

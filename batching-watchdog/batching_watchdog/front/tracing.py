@@ -1,14 +1,16 @@
-"""Samples requests and records their spans: the link between an HTTP exchange and its trace.
+"""Samples requests and makes their spans: the link between an HTTP exchange and its trace.
 
-Owns HTTP's part of tracing; ``spans`` has the rules, and a ``Tracer`` samples and records. Used by
-``routes``.
+A ``Tracer`` samples and records. Used by ``routes``.
 """
+
+import re
+from typing import Final
 
 from batching_watchdog.errors import Abandoned, WatchdogError
 from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.protocol import Exchange
 from batching_watchdog.messages import Request
-from batching_watchdog.spans import RequestTrace, Tracer, request_attributes, request_spans, server_name
+from batching_watchdog.spans import Attributes, RequestTrace, Span, Tracer, batch_attributes
 from batching_watchdog.trace_context import (
     TRACEPARENT,
     SpanContext,
@@ -17,6 +19,14 @@ from batching_watchdog.trace_context import (
     tracestate,
     with_context,
 )
+
+MAX_TEXT: Final = 1024
+"""Maximum characters of a path, or of a query, in a span."""
+_METHODS: Final = frozenset(
+    ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
+)
+_SECRETS: Final = re.compile(r"(?<![^&])(AWSAccessKeyId|Signature|sig|X-Goog-Signature)=[^&]*")
+"""Query parameters whose values the conventions redact (attribute ``url.query``)."""
 
 
 class RequestTracing:
@@ -45,23 +55,7 @@ class RequestTracing:
 
     def end(self, exchange: Exchange, trace: RequestTrace, ended: Ended, *, slo_class: str | None) -> None:
         """Record a sampled request that has ended. ``slo_class``: None if none is declared."""
-        outcome, error = ended.outcome, None
-        if isinstance(outcome, WatchdogError):
-            error = outcome.reason
-        elif outcome.failed:
-            error = "handler_error"
-        spans = request_spans(
-            trace,
-            arrived=exchange.arrived,
-            now=ended.now,
-            status=None if isinstance(outcome, Abandoned) else outcome.status,
-            error=error,
-            outcome=ended.meaning,
-            slo_class=slo_class,
-            queued=ended.admitted,
-            batch=ended.batch,
-        )
-        self._tracer.record(spans)
+        self._tracer.record(request_spans(trace, exchange.arrived, ended, slo_class))
 
     def sample(self, exchange: Exchange) -> RequestTrace | None:
         """Sample a request; None if it is not recorded, as one with an incomplete header."""
@@ -71,16 +65,62 @@ class RequestTracing:
         if parent is not None and self._tracer.ignores(parent):
             return None
         attributes = request_attributes(
-            exchange.method,
-            exchange.target,
-            http_1_0=exchange.http_1_0,
-            call_id=exchange.captured_headers.get(self._call_id),
+            exchange.method, exchange.target, exchange.http_1_0, exchange.captured_headers.get(self._call_id)
         )
+        # Its name is the method, as the watchdog knows no routes.
+        name = attributes["http.request.method"].replace("_OTHER", "HTTP")
         state = "" if parent is None else tracestate(exchange.header_block)
-        return self._tracer.begin(parent, state, server_name(exchange.method), attributes)
+        return self._tracer.begin(parent, state, name, attributes)
 
 
 def caller(exchange: Exchange) -> SpanContext | None:
     """Return the caller's span by the request's ``traceparent``; None without a valid one."""
     value = exchange.captured_headers.get(TRACEPARENT)
     return None if value is None else received_context(value, exchange.header_block)
+
+
+def request_attributes(method: bytes, target: bytes, http_1_0: bool, call_id: bytes | None) -> dict[str, str]:
+    """Return the attributes of a request that are known at arrival."""
+    path, _, query = target.decode("latin-1").partition("?")
+    name = method.decode("latin-1")
+    attributes = {
+        "http.request.method": name if name in _METHODS else "_OTHER",
+        "url.scheme": "http",
+        "url.path": path[:MAX_TEXT],
+        "network.protocol.version": "1.0" if http_1_0 else "1.1",
+    }
+    if query:
+        attributes["url.query"] = _SECRETS.sub(r"\1=REDACTED", query[:MAX_TEXT])
+    if call_id:
+        attributes["tailbound.call_id"] = call_id.decode("latin-1")[:MAX_TEXT]
+    return attributes
+
+
+def request_spans(trace: RequestTrace, arrived: float, ended: Ended, slo_class: str | None) -> list[Span]:
+    """Return the spans of a request that has ended; it waits until a worker begins with its batch."""
+    outcome, batch, now = ended.outcome, ended.batch, ended.now
+    status = None if isinstance(outcome, Abandoned) else outcome.status
+    if isinstance(outcome, WatchdogError):
+        error: str | None = outcome.reason
+    elif outcome.failed:
+        error = "handler_error"
+    else:
+        error = str(outcome.status) if outcome.status >= 500 else None
+    told = {
+        "http.response.status_code": status,
+        "error.type": error,
+        "tailbound.outcome": ended.meaning,
+        "tailbound.slo_class": slo_class,
+    }
+    attributes: Attributes = {**trace.attributes, **{name: it for name, it in told.items() if it is not None}}
+    # A client's mistake is no error of the server's (conventions for HTTP spans, "Status").
+    failed = error is not None and (status is None or not 400 <= status < 500)
+    state, server = trace.tracestate, trace.server
+    spans = [Span(trace.name, server, trace.parent, arrived, now, attributes, (), failed, state, server=True)]
+    if ended.admitted:
+        begun = now if batch is None else max(arrived, min(batch.dispatched, now))
+        spans.append(Span("queue", trace.queue, server, arrived, begun, {}, tracestate=state))
+        if batch is not None and batch.dispatched <= now:
+            about, links = batch_attributes(batch), () if batch.trace is None else (batch.trace.context,)
+            spans.append(Span("execution", trace.execution, server, begun, now, about, links, failed, state))
+    return spans
