@@ -91,12 +91,7 @@ def main(environ: Mapping[str, str]) -> int:
         logs.set_up(config.log_format)
         for line in ignored(environ):
             log.warning("%s", line)
-        folder = Path(config.function_path)
-        if not (folder / "handler.py").is_file():
-            raise HandlerNotLoaded(
-                f"function_path={str(folder)!r}: there is no handler.py in {folder.resolve()}"
-            )
-        weight = load_weight(folder)
+        weight = load_weight(Path(config.function_path))
         keep_freed_memory(environ, config.kept_bytes)
         return uvloop.run(run(config, environ, lines_dropped, weight))
     except WatchdogError as error:
@@ -305,6 +300,8 @@ def start_telemetry(config: Config, environ: Mapping[str, str], clock: Callable[
         return None
     try:
         from batching_watchdog.otel import OpenTelemetry  # noqa: PLC0415 - an extra, and only where it is used
+
+        return OpenTelemetry(clock, environ)
     except ImportError as error:
         log.warning(
             "OTEL_* variables ask for spans, and the watchdog sends none: its extra otel is not installed "
@@ -312,12 +309,9 @@ def start_telemetry(config: Config, environ: Mapping[str, str], clock: Callable[
             "OTEL_TRACES_EXPORTER=none ends this warning",
             error,
         )
-        return None
-    try:
-        return OpenTelemetry(clock, environ)
     except Exception:  # whatever the SDK, its samplers or a certificate's file may raise
         log.exception("OpenTelemetry does not start with these OTEL_* variables: the watchdog sends no spans")
-        return None
+    return None
 
 
 def keep_freed_memory(environ: Mapping[str, str], kept: int) -> None:

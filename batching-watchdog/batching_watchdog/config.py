@@ -9,6 +9,7 @@ falling back silently. CPUs and CUDA devices are arguments, which ``machine`` re
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from typing import Any, Final, NamedTuple, TypeVar
 
 from batching_watchdog.engine.policy import POLICIES
@@ -481,6 +482,9 @@ VARIABLES: Final[Mapping[str, Variable]] = {
 LEAST_NAME: Final = 9
 """Fewest characters of a setting's name to look for near ones: WORKER or POST may mean anything."""
 
+LEAST_LIKENESS: Final = 0.9
+"""By ``difflib``: one letter more, less or else of ten."""
+
 _SERVICE_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 """Begin of a value that Kubernetes sets: METRICS_PORT belongs to the Service ``metrics``."""
 
@@ -491,22 +495,13 @@ def ignored(environ: Mapping[str, str]) -> list[str]:
     A near name may be the handler's own, so it is no error.
     """
     names = [name for declared in VARIABLES.values() for name in declared.names]
+    long = {name.lower(): name for name in names if len(name) >= LEAST_NAME}
     return [
-        f"{name} is not a setting of the watchdog; did you mean {near}?"
+        f"{name} is not a setting of the watchdog; did you mean {long[near]}?"
         for name, text in environ.items()
         if name not in names and text.strip() and not _SERVICE_LINK.match(text)
-        for near in names
-        if len(near) >= LEAST_NAME and _within_one_edit(name.lower(), near.lower())
+        for near in get_close_matches(name.lower(), long, n=1, cutoff=LEAST_LIKENESS)
     ]
-
-
-def _within_one_edit(one: str, other: str) -> bool:
-    """Return whether one letter more, less or else, or two in each other's place, is all that differs."""
-    pairs = enumerate(zip(one, other, strict=False))
-    same = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
-    one, other = one[same:], other[same:]
-    swapped = one[1::-1] + one[2:]
-    return other in (one[1:], swapped) or one == other[1:] or one[1:] == other[1:]
 
 
 def _descriptions() -> dict[str, str]:

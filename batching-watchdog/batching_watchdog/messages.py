@@ -1,7 +1,7 @@
 """Defines requests, replies, batches and failures of the function. [P]
 
-Every request creates a ``Request`` and a ``Reply``: ``Reply`` is a named tuple, ``Request`` a plain slotted
-class with the engine's marks. A frozen dataclass takes three times as long to create.
+Every request creates a ``Request`` and a ``Reply``. Neither is a frozen dataclass, which takes three times as
+long to create.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,6 +56,7 @@ class Target(NamedTuple):
     """Of each further piece of a stream: piece k is due at ``latency`` + k * ``interval``."""
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """One admitted HTTP request. Times are seconds on the caller's monotonic clock.
 
@@ -63,48 +64,28 @@ class Request:
     end never looks into it again, and the worker parses it only when the handler asks.
     """
 
-    __slots__ = (
-        "arrived", "attempts", "body", "client", "cost_class", "deadline", "expires", "header_block", "id",
-        "lane", "place", "slo_class", "trace", "wanted_by",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        id: int,  # noqa: A002 - what it is
-        header_block: bytes,
-        body: bytes,
-        arrived: float,
-        deadline: float,
-        expires: float,
-        cost_class: CostClass = (b"", b"", 0),
-        client: Any = None,
-        slo_class: str = DEFAULT_CLASS,
-        wanted_by: float | None = None,
-    ) -> None:
-        self.id = id
-        self.header_block = header_block
-        self.body = body
-        self.arrived = arrived
-        self.deadline = deadline
-        """End of its class's budget: a later answer misses the SLO but is still sent."""
-        self.expires = expires
-        """Time at which it is answered with 504."""
-        self.cost_class = cost_class
-        self.client: Any = client
-        """Receiver of the answer: the front end's object, which no other module reads."""
-        self.slo_class = slo_class
-        """Its SLO class: the name of a declared class, or ``DEFAULT_CLASS``."""
-        self.wanted_by = deadline if wanted_by is None else wanted_by
-        """When its client wants the answer: it orders requests of one class, and no others.
-
-        An earlier ``deadline`` would be a priority that the operator has not declared.
-        """
-        self.place = 0
-        """Where the engine has it, in which lane, and how many batches it has been in: the engine's own."""
-        self.lane: Any = None
-        self.attempts = 0
-        self.trace: Any = None
-        """``spans.RequestTrace`` if it is recorded: the front end's and the shell's, as ``client``."""
+    id: int
+    header_block: bytes
+    body: bytes
+    arrived: float
+    deadline: float
+    """End of its class's budget: a later answer misses the SLO but is still sent."""
+    expires: float
+    """Time at which it is answered with 504."""
+    cost_class: CostClass = (b"", b"", 0)
+    client: Any = None
+    """Receiver of the answer: the front end's object, which no other module reads."""
+    slo_class: str = DEFAULT_CLASS
+    """Its SLO class: the name of a declared class, or ``DEFAULT_CLASS``."""
+    wanted_by: float = inf
+    """When its client wants the answer, if that is before ``deadline``: it orders requests of one class, and
+    no others. An earlier ``deadline`` would be a priority that the operator has not declared."""
+    place: int = 0
+    """Where the engine has it, in which lane, and how many batches it has been in: the engine's own."""
+    lane: Any = None
+    attempts: int = 0
+    trace: Any = None
+    """``spans.RequestTrace`` if it is recorded: the front end's and the shell's, as ``client``."""
 
 
 class Reply(NamedTuple):

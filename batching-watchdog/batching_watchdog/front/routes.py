@@ -9,6 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from batching_watchdog.config import Config, parse_duration
@@ -420,52 +421,48 @@ class Front:
         log.log(line.level, line)
 
 
+@dataclass(slots=True, eq=False)
 class _Call:
     """A request between admission and answer. Thousands may wait, and two closures would be larger."""
 
-    __slots__ = ("_front", "exchange", "request", "streamed")
-
-    def __init__(self, front: Front, exchange: Exchange, request: Request) -> None:
-        self._front = front
-        self.exchange = exchange
-        self.request = request
-        self.streamed: StreamedAnswer | None = None
-        """Its answer, once the first piece of a stream has come."""
+    front: Front
+    exchange: Exchange
+    request: Request
+    streamed: StreamedAnswer | None = None
+    """Its answer, once the first piece of a stream has come."""
 
     def deliver(self, answer: Answer) -> None:
         """The shell: what became of it."""
-        self._front.deliver(self, answer)
+        self.front.deliver(self, answer)
 
     def piece(self, piece: Piece) -> None:
         """The shell: a piece of its answer."""
-        self._front.piece(self, piece)
+        self.front.piece(self, piece)
 
     def gone(self) -> None:
         """The protocol: its client has gone."""
-        self._front.withdraw(self, reason="slow_reader" if self.exchange.stalled else "client_left")
+        self.front.withdraw(self, reason="slow_reader" if self.exchange.stalled else "client_left")
 
 
+@dataclass(frozen=True, slots=True)
 class _Probe:
     """A readiness probe of the function itself."""
 
-    __slots__ = ("_exchange", "_shell")
-
-    def __init__(self, exchange: Exchange, shell: Shell) -> None:
-        self._exchange = exchange
-        self._shell = shell
+    exchange: Exchange
+    shell: Shell
 
     def deliver(self, answer: Answer) -> None:
         """The shell: what became of it."""
         outcome = answer.outcome
         if isinstance(outcome, Reply):
-            self._exchange.respond(outcome.status, outcome.header_block, outcome.body)
+            self.exchange.respond(outcome.status, outcome.header_block, outcome.body)
         else:
-            self._exchange.respond(outcome.status, TEXT, f"{outcome}\n".encode())
+            self.exchange.respond(outcome.status, TEXT, f"{outcome}\n".encode())
 
     def piece(self, piece: Piece) -> None:
         """The shell: the function streams, so its first piece is the answer."""
         if not piece.last:
-            self._shell.withdraw(piece.request)
+            self.shell.withdraw(piece.request)
         self.deliver(Answer(piece.request, piece.reply or Reply(200, TEXT, b""), piece.batch))
 
 
