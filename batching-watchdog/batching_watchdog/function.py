@@ -26,8 +26,6 @@ _NOT_THE_FUNCTIONS: Final = (
 )
 """Prefixes of files whose frames precede the function's own."""
 
-_Convert = Callable[[str], Any] | None
-
 
 class Event:
     """One request for the handler: python3-http's event, plus ``json()``.
@@ -40,7 +38,7 @@ class Event:
 
     def __init__(self, head: bytes, body: bytes) -> None:
         self._head = head
-        self._parsed: tuple[str, str, Headers, Query] | None = None
+        self._parsed: tuple[str, str, Fields, Fields] | None = None
         self.body = body
 
     @property
@@ -54,12 +52,12 @@ class Event:
         return self._parse()[1]
 
     @property
-    def headers(self) -> "Headers":
+    def headers(self) -> "Fields":
         """The request's headers; names are case-insensitive."""
         return self._parse()[2]
 
     @property
-    def query(self) -> "Query":
+    def query(self) -> "Fields":
         """The query's parameters; of a repeated one, the first."""
         return self._parse()[3]
 
@@ -70,92 +68,61 @@ class Event:
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body is not JSON: {error}", self) from error
 
-    def _parse(self) -> "tuple[str, str, Headers, Query]":
+    def _parse(self) -> "tuple[str, str, Fields, Fields]":
         # Most handlers use only the body, so the head is parsed on first use.
         if self._parsed is None:
             method, target, headers = wire.parse_header_block(self._head)
             path, _, query = target.partition("?")
-            self._parsed = (method, unquote(path), Headers(headers), Query(query))
+            parameters = Fields(parse_qsl(query, keep_blank_values=True), headers=False)
+            self._parsed = (method, unquote(path), Fields(headers, headers=True), parameters)
         return self._parsed
 
 
-class Headers(Mapping[str, str]):
-    """Read-only headers; lookups ignore case, repeated ones are joined by a comma."""
+class Fields(Mapping[str, str]):
+    """Read-only headers or parameters of a query, with the methods of Flask's that handlers use.
 
-    __slots__ = ("_fields",)
+    Names of headers ignore case, and repeated ones are joined by a comma; of a repeated parameter the first
+    counts.
+    """
 
-    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
-        self._fields: dict[str, tuple[str, str]] = {}
-        for name, value in fields:
-            key = name.lower()
-            before = self._fields.get(key)
-            self._fields[key] = (before[0], f"{before[1]}, {value}") if before else (name, value)
+    __slots__ = ("_headers", "_values")
 
-    def __getitem__(self, name: str) -> str:
-        return self._fields[name.lower()][1]
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, _ in self._fields.values())
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __repr__(self) -> str:
-        return f"Headers({dict(self)!r})"
-
-    def get(self, name: str, default: Any = None, type: _Convert = None) -> Any:  # noqa: A002 - Flask's name
-        """The header, as ``type`` has it; ``default`` if there is none, or ``type`` does not take it."""
-        return _converted(self, name, default, type)
-
-    def getlist(self, name: str) -> list[str]:
-        """The header in a list, which is empty if there is none."""
-        return [self[name]] if name in self else []
-
-
-class Query(Mapping[str, str]):
-    """Read-only parameters; of a repeated one, the first."""
-
-    __slots__ = ("_values",)
-
-    def __init__(self, query: str) -> None:
-        self._values: dict[str, list[str]] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            self._values.setdefault(name, []).append(value)
+    def __init__(self, pairs: Iterable[tuple[str, str]], *, headers: bool) -> None:
+        self._headers = headers
+        self._values: dict[str, tuple[str, list[str]]] = {}
+        """Each name as it came first, and its values."""
+        for name, value in pairs:
+            self._values.setdefault(name.lower() if headers else name, (name, []))[1].append(value)
 
     def __getitem__(self, name: str) -> str:
-        return self._values[name][0]
+        _, values = self._values[name.lower() if self._headers else name]
+        return ", ".join(values) if self._headers else values[0]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return (name for name, _ in self._values.values())
 
     def __len__(self) -> int:
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"Query({self._values!r})"
+        return f"Fields({dict(self)!r})"
 
-    def get(self, name: str, default: Any = None, type: _Convert = None) -> Any:  # noqa: A002 - Flask's name
-        """The parameter, as ``type`` has it; ``default`` if there is none, or ``type`` does not take it."""
-        return _converted(self, name, default, type)
+    def get(self, name: str, default: Any = None, type: Callable[[str], Any] = str) -> Any:  # noqa: A002 - Flask's
+        """The value, as ``type`` has it; ``default`` if there is none, or ``type`` does not take it."""
+        try:
+            return type(self[name])
+        except (KeyError, TypeError, ValueError):
+            return default
 
     def getlist(self, name: str) -> list[str]:
-        """All values of a parameter, in their order."""
-        return list(self._values.get(name, ()))
+        """All values of a parameter, in their order; those of a header joined to one."""
+        if name not in self:
+            return []
+        return [self[name]] if self._headers else list(self._values[name][1])
 
     def to_dict(self) -> dict[str, str]:
-        """The first value of each parameter."""
+        """The first value of each name."""
         return dict(self)
-
-
-def _converted(values: Mapping[str, str], name: str, default: Any, convert: "_Convert") -> Any:
-    if name not in values:
-        return default
-    if convert is None:
-        return values[name]
-    try:
-        return convert(values[name])
-    except (TypeError, ValueError):
-        return default
 
 
 def import_handler(folder: Path) -> ModuleType:

@@ -34,7 +34,7 @@ from batching_watchdog.app import configured
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed, WorkerDied
 from batching_watchdog.folder import find
-from batching_watchdog.function import Headers
+from batching_watchdog.function import Fields
 from batching_watchdog.logs import printable
 from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.pool.child import worker_environment
@@ -51,7 +51,7 @@ class Answer:
     """What a client gets for one request."""
 
     status: int
-    headers: Headers
+    headers: Fields
     body: bytes
 
     def json(self) -> Any:
@@ -193,8 +193,8 @@ def _show(failure: Failure) -> None:
     sys.stderr.write(f"{printable(str(failure))}\n")
 
 
-def _headers(block: bytes) -> Headers:
-    return Headers(wire.parse_header_block(b"- -\r\n" + block)[2])
+def _headers(block: bytes) -> Fields:
+    return Fields(wire.parse_header_block(b"- -\r\n" + block)[2], headers=True)
 
 
 def _stop(

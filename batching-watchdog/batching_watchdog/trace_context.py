@@ -18,9 +18,7 @@ MAX_STATE: Final = 512
 _VALUE: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
 )
-# Header blocks are searched as bytes: a regular expression that ignores case takes ten times as long.
-_PARENT_LINE: Final = b"\ntraceparent: "
-_STATE_LINE: Final = b"\ntracestate: "
+_PARENT, _STATE = b"traceparent:", b"tracestate:"
 
 
 class SpanContext(NamedTuple):
@@ -67,7 +65,7 @@ def received_context(value: bytes, header_block: bytes) -> SpanContext | None:
     ``value``: of the last line. Repeated lines are one value, joined by commas (RFC 9110, 5.3), which is
     invalid. ``header_block`` may be empty if it is unknown.
     """
-    return None if header_block.lower().count(_PARENT_LINE) > 1 else parse_traceparent(value)
+    return None if header_block.lower().count(b"\n" + _PARENT) > 1 else parse_traceparent(value)
 
 
 def with_context(header_block: bytes, context: SpanContext, *, restarted: bool) -> bytes:
@@ -75,26 +73,14 @@ def with_context(header_block: bytes, context: SpanContext, *, restarted: bool) 
 
     ``restarted``: the trace begins here, so a ``tracestate`` belongs to another one and is removed.
     """
-    left = _without(header_block, _PARENT_LINE)
-    if restarted:
-        left = _without(left, _STATE_LINE)
-    return b"%btraceparent: %b\r\n" % (left, format_traceparent(context))
+    dropped = (_PARENT, _STATE) if restarted else (_PARENT,)
+    line, *headers = header_block.splitlines(keepends=True)
+    kept = [header for header in headers if not header.lower().startswith(dropped)]
+    return b"%b%btraceparent: %b\r\n" % (line, b"".join(kept), format_traceparent(context))
 
 
 def tracestate(header_block: bytes) -> str:
     """Return the request's ``tracestate``, its lines joined by commas; empty without, or for a long one."""
-    lower, values, place = header_block.lower(), [], 0
-    while (place := lower.find(_STATE_LINE, place)) >= 0:
-        start, place = place + len(_STATE_LINE), lower.index(b"\n", place + 1)
-        values.append(header_block[start:place].rstrip())
-    joined = b",".join(values)
+    lines = header_block.splitlines()[1:]
+    joined = b",".join(line[len(_STATE) :].strip() for line in lines if line.lower().startswith(_STATE))
     return joined.decode("latin-1") if len(joined) <= MAX_STATE else ""
-
-
-def _without(header_block: bytes, line: bytes) -> bytes:
-    """Return the headers without those of one name; ``line`` is their beginning in lower case."""
-    lower = header_block.lower()
-    while (place := lower.find(line)) >= 0:
-        end = lower.index(b"\n", place + 1)
-        header_block, lower = (block[:place] + block[end:] for block in (header_block, lower))
-    return header_block

@@ -83,7 +83,6 @@ class Front:
             self.captured_headers |= {SLO_CLASS}
             self._class_names = {name.encode(): name for name in (DEFAULT_CLASS, *config.slo_classes)}
         self._class_lines = {name: b"X-SLO-Class: %b\r\n" % text for text, name in self._class_names.items()}
-        self._undeclared_class_seen = False
         self._shell = shell
         self._metrics = metrics
         self._clock = clock
@@ -314,21 +313,7 @@ class Front:
         log and metrics show the class of the request.
         """
         name = exchange.captured_headers.get(SLO_CLASS)
-        if name is None:
-            return DEFAULT_CLASS
-        declared = self._class_names.get(name)
-        if declared is None:
-            if not self._undeclared_class_seen:
-                self._undeclared_class_seen = True
-                names = ", ".join(self._class_names.values())
-                log.warning(
-                    "X-SLO-Class: %.64r is not declared (%s are); such requests get class %s. Logged once.",
-                    name.decode("latin-1"),
-                    names,
-                    DEFAULT_CLASS,
-                )
-            return DEFAULT_CLASS
-        return declared
+        return DEFAULT_CLASS if name is None else self._class_names.get(name, DEFAULT_CLASS)
 
     def _group(self, exchange: Exchange) -> tuple[bytes, bytes]:
         """Return (batch key, method and path), cached because most requests repeat the previous one."""

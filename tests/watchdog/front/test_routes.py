@@ -431,15 +431,6 @@ async def test_request_sets_its_own_terms_which_count_from_its_last_byte(
     assert ends == pytest.approx([wanted, deadline, expiry])
 
 
-@scenario(slo_classes="batch=2s")
-async def test_class_that_is_not_declared_is_named_in_the_log_once(bench, caplog):
-    for name in ("typo", "other"):
-        await bench.ask(headers=f"X-SLO-Class: {name}\r\n")
-    (record,) = caplog.records
-    assert ": 'typo' " in record.getMessage()
-    assert "batch" in record.getMessage()
-
-
 def headers_of(batch: Batch) -> list[tuple[str, str]]:
     """What the worker is given of a batch's only request."""
     (request,) = batch.requests
