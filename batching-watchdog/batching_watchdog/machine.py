@@ -8,7 +8,6 @@ import os
 import re
 import resource
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -23,6 +22,7 @@ _MOUNTS: Final = {
     "memory": ("memory",),
 }
 """Where a controller of cgroup v1 is mounted; "": v2."""
+_OOM_KILL: Final = re.compile(r"\boom_kill (\d+)", re.ASCII)
 _DEVICE: Final = re.compile(r"nvidia\d+", re.ASCII)
 _ORDINAL: Final = re.compile(r"\d+", re.ASCII)
 _UUID_PREFIXES: Final = ("GPU-", "MIG-")
@@ -46,42 +46,39 @@ def open_files() -> int:
 
 def cpu_quota(root: Path = ROOT) -> float | None:
     """Return the least CPU quota of this process's cgroup and its ancestors; None without a quota."""
-    quotas: list[float] = []
-    for folder in _folders(root, ""):
-        quotas += _quota_v2(folder)
-    for folder in _folders(root, "cpu"):
-        quotas += _quota_v1(folder)
-    return min(quotas, default=None)
+    files = [[folder / "cpu.max"] for folder in _folders(root, "")]
+    files += [[folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"] for folder in _folders(root, "cpu")]
+    pairs = [_numbers(*both) for both in files]
+    return min((pair[0] / pair[1] for pair in pairs if len(pair) == 2 and pair[1]), default=None)
 
 
 def memory_limit(root: Path = ROOT) -> int | None:
     """Return the least memory limit of this process's cgroup and its ancestors, in bytes; None: no limit."""
-    limits = [
-        *(_number(folder / "memory.max") for folder in _folders(root, "")),
-        *(_number(folder / "memory.limit_in_bytes") for folder in _folders(root, "memory")),
-    ]
+    files = [folder / "memory.max" for folder in _folders(root, "")]
+    files += [folder / "memory.limit_in_bytes" for folder in _folders(root, "memory")]
     # Without a limit, v1 has a number close to 2**63.
-    return min((limit for limit in limits if limit is not None and limit < 1 << 60), default=None)
+    return min((limit for file in files for limit in _numbers(file) if limit < 1 << 60), default=None)
 
 
 def oom_kills(root: Path = ROOT) -> int:
     """Return the processes of this cgroup that the kernel has ended for lack of memory; 0 if unknown."""
     files = [folder / "memory.events" for folder in _folders(root, "")]
     files += [folder / "memory.oom_control" for folder in _folders(root, "memory")]
-    for file in files:
-        with suppress(OSError, ValueError):
-            for line in file.read_text().splitlines():
-                name, _, count = line.partition(" ")
-                if name == "oom_kill":
-                    return int(count)
-    return 0
+    counts = (_OOM_KILL.search(" ".join(_words(file))) for file in files)
+    return next((int(count[1]) for count in counts if count), 0)
 
 
-def _number(file: Path) -> int | None:
+def _words(*files: Path) -> list[str]:
+    """Return the words of all files; none if one of them cannot be read."""
     try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
+        return [word for file in files for word in file.read_text().split()]
+    except OSError:
+        return []
+
+
+def _numbers(*files: Path) -> list[int]:
+    """Return those of the words that are numbers: no limit is ``max`` or -1."""
+    return [int(word) for word in _words(*files) if word.isdecimal()]
 
 
 def cuda_devices(environ: Mapping[str, str], root: Path = ROOT) -> tuple[str, ...]:
@@ -140,19 +137,3 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
         for group in (path, *path.parents):
             if ".." not in group.parts:  # above the root of our cgroup namespace
                 yield top / group.relative_to("/")
-
-
-def _quota_v2(folder: Path) -> list[float]:
-    try:
-        limit, period = (folder / "cpu.max").read_text().split()
-        return [] if limit == "max" else [int(limit) / int(period)]
-    except (OSError, ValueError, ZeroDivisionError):
-        return []
-
-
-def _quota_v1(folder: Path) -> list[float]:
-    try:
-        limit = int((folder / "cpu.cfs_quota_us").read_text())
-        return [limit / int((folder / "cpu.cfs_period_us").read_text())] if limit > 0 else []
-    except (OSError, ValueError, ZeroDivisionError):
-        return []
