@@ -12,14 +12,13 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
 from typing import Any, Final
 
 from batching_watchdog import app
 from batching_watchdog.config import Config, ignored
 from batching_watchdog.engine.capacity import READ_SECONDS
-from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.engine.streams import Streams as StreamEngine
 from batching_watchdog.errors import TrialFailed
 from batching_watchdog.folder import Source
 from batching_watchdog.front.weight import WeightFunction
@@ -29,6 +28,7 @@ from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.trial import report
 from batching_watchdog.trial.load import Mix, Offered, Rounds
 from batching_watchdog.trial.report import Batches, Streams, Trial
+from batching_watchdog.wire import Handshake
 
 LOADING: Final = "loading the handler"
 POLL_SECONDS: Final = 0.01
@@ -69,74 +69,28 @@ async def measure(
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     tell(LOADING)
     watchdog = app.build(config, source.environ, own_weight=own_weight, choose=chosen)
-    pool, metrics = watchdog.pool, watchdog.metrics
+    pool = watchdog.pool
     listener = socket.create_server(("127.0.0.1", 0))
     server = await asyncio.get_running_loop().create_server(watchdog.requests.protocol, sock=listener)
-    send = partial(_sent, listener.getsockname()[1], config, source.handler)
-    weight = WeightFunction(own_weight, metrics, time.monotonic) if own_weight else None
-    offered = Offered(watchdog.shell, config, weight)
     served = False
     try:
         pool.start()
         await _until_ready(pool, source.handler)
         largest = max(pool.handshakes, key=lambda handshake: handshake.load_seconds)
-        bodies = given or largest.examples or (b"",)
-        measured: Batches | Streams
-        if metrics.streams is not None:
-            model = metrics.streams.step
-            ended = await Rounds(source.handler, offered, metrics.streams, bodies, tell).run()
-            answer = (await send(bodies[0], 0.0))[0]
-            first, steady = ended[0], metrics.streams.steady()
-            measured = Streams(
-                slo_interval=config.slo_interval,
-                closed=largest.closed,
-                starts=report.costs(metrics.streams.start),
-                steps=report.costs(model),
-                total_seconds=first.ended - first.began,
-                first_piece_seconds=first.first_at - first.began,
-                streams=len(ended),
-                pieces=fmean(stream.pieces for stream in ended),
-                streams_per_second=steady.rate,
-                concurrency=steady.concurrency,
-            )
-        else:
-            model, cpus = metrics.capacity.times.overall, available_cpus()
-            metrics.requests_per_second()  # begins to count the CPU time of the front end
-            tell("sending example()")
-            exchanges = await send(bodies[0], SEND_SECONDS)
-            metrics.requests_per_second()
-            answer, service = exchanges[-1], metrics.service_seconds
-            worker_seconds = service.total / max(1, sum(service.counts))
-
-            def promise(slo_latency: float) -> report.Promise:
-                return report.promise_within(
-                    slo_latency,
-                    metrics.capacity.times.mix,
-                    metrics.capacity.cost,
-                    workers=config.workers,
-                    objective=config.slo_objective,
-                    cpus=cpus,
-                )
-
-            batches, uniform = report.costs(model), promise(config.slo_latency)
-            if len(bodies) > 1:
-                tell("serving the mix")
-                for body in bodies[1:]:
-                    await send(body, 0.0)
-                await Mix(offered, bodies).serve()
-            mixed = promise(config.slo_latency)
-            measured = Batches(
-                batched=largest.batched,
-                split=pool.split,
-                batches=batches,
-                total_seconds=fmean(exchange.seconds for exchange in exchanges),
-                queue_seconds=fmean(exchange.queue_seconds for exchange in exchanges),
-                worker_seconds=worker_seconds,
-                requests_per_second=mixed.rate,
-                batch_size=mixed.batch_size,
-                uniform_requests_per_second=uniform.rate,
-                others=tuple(map(promise, report.TARGETS)),
-            )
+        weight = WeightFunction(own_weight, watchdog.metrics, time.monotonic) if own_weight else None
+        subject = _Subject(
+            source.handler,
+            config,
+            watchdog,
+            largest,
+            given or largest.examples or (b"",),
+            listener.getsockname()[1],
+            Offered(watchdog.shell, config, weight),
+            tell,
+        )
+        engine = watchdog.metrics.streams
+        measured, answer = await (subject.batches() if engine is None else subject.streams(engine))
+        model = watchdog.metrics.capacity.times.overall if engine is None else engine.step
         served = True
         return Trial(
             handler=source.handler,
@@ -148,11 +102,11 @@ async def measure(
             load_seconds=largest.load_seconds,
             resident_bytes=max(pool.resident_bytes().values(), default=0),
             typical=bool(given or largest.examples),
-            bodies=tuple(map(len, bodies)),
+            bodies=tuple(map(len, subject.bodies)),
             status=answer.status,
             content_type=answer.content_type,
             body=answer.body,
-            ceiling=_ceiling(model),
+            ceiling=model.ceiling if model.ceiling < model.max_batch_size else 0,
             busy=busy,
             ignored=ignored(source.environ),
             measured=measured,
@@ -165,8 +119,93 @@ async def measure(
             pool.failed.cancel()
 
 
-def _ceiling(model: LatencyModel) -> int:
-    return model.ceiling if model.ceiling < model.max_batch_size else 0
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """A handler whose workers are ready."""
+
+    handler: str
+    config: Config
+    watchdog: app.Watchdog
+    handshake: Handshake
+    bodies: Sequence[bytes]
+    port: int
+    offered: Offered
+    tell: Callable[[str], None]
+
+    async def streams(self, engine: StreamEngine) -> tuple[Streams, Exchange]:
+        """Run streams; return what they took, and the answer to the first body."""
+        ended = await Rounds(self.handler, self.offered, engine, self.bodies, self.tell).run()
+        answer = (await self._send(self.bodies[0], 0.0))[0]
+        first, steady = ended[0], engine.steady()
+        measured = Streams(
+            slo_interval=self.config.slo_interval,
+            closed=self.handshake.closed,
+            starts=report.costs(engine.start),
+            steps=report.costs(engine.step),
+            total_seconds=first.ended - first.began,
+            first_piece_seconds=first.first_at - first.began,
+            streams=len(ended),
+            pieces=fmean(stream.pieces for stream in ended),
+            streams_per_second=steady.rate,
+            concurrency=steady.concurrency,
+        )
+        return measured, answer
+
+    async def batches(self) -> tuple[Batches, Exchange]:
+        """Send the bodies; return what they took, and the answer to the first one."""
+        metrics = self.watchdog.metrics
+        metrics.requests_per_second()  # begins to count the CPU time of the front end
+        self.tell("sending example()")
+        exchanges = await self._send(self.bodies[0], SEND_SECONDS)
+        metrics.requests_per_second()
+        service = metrics.service_seconds
+        worker_seconds = service.total / max(1, sum(service.counts))
+        batches = report.costs(metrics.capacity.times.overall)
+        uniform = self._promise(self.config.slo_latency)
+        if len(self.bodies) > 1:
+            self.tell("serving the mix")
+            for body in self.bodies[1:]:
+                await self._send(body, 0.0)
+            await Mix(self.offered, self.bodies).serve()
+        mixed = self._promise(self.config.slo_latency)
+        measured = Batches(
+            batched=self.handshake.batched,
+            split=self.watchdog.pool.split,
+            batches=batches,
+            total_seconds=fmean(exchange.seconds for exchange in exchanges),
+            queue_seconds=fmean(exchange.queue_seconds for exchange in exchanges),
+            worker_seconds=worker_seconds,
+            requests_per_second=mixed.rate,
+            batch_size=mixed.batch_size,
+            uniform_requests_per_second=uniform.rate,
+            others=tuple(map(self._promise, report.TARGETS)),
+        )
+        return measured, exchanges[-1]
+
+    def _promise(self, slo_latency: float) -> report.Promise:
+        capacity, config = self.watchdog.metrics.capacity, self.config
+        return report.promise_within(
+            slo_latency,
+            capacity.times.mix,
+            capacity.cost,
+            workers=config.workers,
+            objective=config.slo_objective,
+            cpus=available_cpus(),
+        )
+
+    async def _send(self, body: bytes, seconds: float) -> list[Exchange]:
+        """Send ``body`` for ``seconds``. Raises ``TrialFailed`` unless the handler serves it."""
+        try:
+            exchanges = await asyncio.to_thread(send, self.port, body, seconds, 2 * self.config.exec_timeout)
+        except (OSError, http.client.HTTPException) as error:
+            raise TrialFailed(f"{self.handler}: its example() got no answer over HTTP: {error!r}") from error
+        last = exchanges[-1]
+        if last.status >= 400:
+            raise TrialFailed(
+                f"{self.handler} answers its own example() with {last.status}: {last.body}\nHave example() "
+                "return a body that the handler serves, or name one by --body FILE"
+            )
+        return exchanges
 
 
 async def _until_ready(pool: WorkerPool, handler: str) -> None:
@@ -182,22 +221,7 @@ async def _until_ready(pool: WorkerPool, handler: str) -> None:
         )
 
 
-async def _sent(port: int, config: Config, handler: str, body: bytes, seconds: float) -> list[Exchange]:
-    """Send ``body`` for ``seconds``. Raises ``TrialFailed`` unless the handler serves it."""
-    try:
-        exchanges = await asyncio.to_thread(_send, port, body, seconds, 2 * config.exec_timeout)
-    except (OSError, http.client.HTTPException) as error:
-        raise TrialFailed(f"{handler}: its example() got no answer over HTTP: {error!r}") from error
-    last = exchanges[-1]
-    if last.status >= 400:
-        raise TrialFailed(
-            f"{handler} answers its own example() with {last.status}: {last.body}\nHave example() return a "
-            "body that the handler serves, or name one by --body FILE"
-        )
-    return exchanges
-
-
-def _send(port: int, body: bytes, seconds: float, timeout: float) -> list[Exchange]:
+def send(port: int, body: bytes, seconds: float, timeout: float) -> list[Exchange]:
     """POST ``body`` to this port for ``seconds``, one after the other, until an answer is an error.
 
     At least once; ``timeout`` in seconds is each answer's. Raises ``OSError`` or ``HTTPException`` for none.
