@@ -269,11 +269,9 @@ def labels(family: Metric) -> dict[str, list[str]]:
 def _watchdog_families() -> Iterable[Metric]:
     learned = CostModel(4)
     learned.overall.observe(1, 0.01)
-    classes = {"batch": Target(2.0, 0.95, 1.0)}
+    slos = {"default": Target(0.1, 0.99, 0.05), "batch": Target(2.0, 0.95, 1.0)}
     capacity = Capacity(learned, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
-    metrics = WatchdogMetrics(
-        slo_latency=0.1, slo_interval=0.05, slo_objective=0.99, capacity=capacity, slo_classes=classes
-    )
+    metrics = WatchdogMetrics(slos, capacity)
     metrics.request_finished(200, b"post", 0.01, "good")
     metrics.start_up_seconds = 1.0
     metrics.stream(_streamed(metrics.slos))

@@ -139,14 +139,9 @@ def build(
     """
     clock, cpus = time.monotonic, available_cpus()
     cost = CostModel(config.max_batch_size)
-    metrics = Metrics(
-        slo_latency=config.slo_latency,
-        slo_interval=config.slo_interval,
-        slo_objective=config.slo_objective,
-        capacity=Capacity(cost, config.workers, config.slo_latency, config.slo_objective, cpus),
-        slo_classes=config.slo_classes,
-    )
-    tightest = min(target.latency for target in metrics.slos.values())
+    capacity = Capacity(cost, config.workers, config.slo_latency, config.slo_objective, cpus)
+    metrics = Metrics(config.slos, capacity)
+    tightest = min(target.latency for target in config.slos.values())
     policy = POLICIES[config.batch_policy](
         PolicySettings(config.max_batch_size, config.max_batch_delay, tightest)
     )
@@ -163,7 +158,7 @@ def build(
 
     def streams(closed: bool) -> Streams:
         return Streams(
-            metrics.slos,
+            config.slos,
             max_inflight=config.max_inflight,
             max_streams=config.max_streams,
             workers=config.workers,

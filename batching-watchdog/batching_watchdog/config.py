@@ -261,12 +261,14 @@ class Config:
         "100ms", POSITIVE, "target of a function that streams: time to each piece after the first"
     )
     slo_objective: float = variable("0.99", SHARE, "share of requests that must meet it")
-    slo_classes: Mapping[str, Target] = variable(
+    slos: Mapping[str, Target] = variable(
         "",
         SLO_CLASSES,
         "SLO classes that requests may name in X-SLO-Class; INTERVAL defaults to slo_interval, OBJECTIVE to "
         "slo_objective",
+        name="slo_classes",
     )
+    """By class: the declared ones, and ``DEFAULT_CLASS``."""
     batch_policy: str = variable(
         "slo", _choice({name: name for name in sorted(POLICIES)}), "policy that forms batches"
     )
@@ -413,18 +415,16 @@ class Config:
                 name, rule = "exec_timeout", f"must be at least slo_latency ({slo_latency:g} s)"
             raise ConfigError(name, environ[name].strip(), rule)
         _check_ports(environ, values["port"], values["metrics_port"])
-        values["slo_classes"] = {
-            name: Target(
-                declared.latency,
-                declared.objective or values["slo_objective"],
-                declared.interval or values["slo_interval"],
-            )
-            for name, declared in values["slo_classes"].items()
+        own = Target(slo_latency, values["slo_objective"], values["slo_interval"])
+        declared: dict[str, DeclaredClass] = values["slos"]
+        values["slos"] = {DEFAULT_CLASS: own} | {
+            name: Target(latency, objective or own.objective, interval or own.interval)
+            for name, (latency, interval, objective) in declared.items()
         }
-        for name, target in values["slo_classes"].items():
-            if target.latency > exec_timeout:
-                rule = f"must be latencies up to exec_timeout ({exec_timeout:g} s), and that of {name} is not"
-                raise ConfigError("slo_classes", environ["slo_classes"].strip(), rule)
+        late = [name for name, target in declared.items() if target.latency > exec_timeout]
+        if late:
+            rule = f"must be latencies up to exec_timeout ({exec_timeout:g} s), and that of {late[0]} is not"
+            raise ConfigError("slo_classes", environ["slo_classes"].strip(), rule)
         values["asked"] = Asked(values["workers"] or len(devices) or None, values["worker_threads"])
         values["workers"], values["worker_threads"] = values["asked"].counts(cpus)
         least = LEAST_FILES + values["workers"]

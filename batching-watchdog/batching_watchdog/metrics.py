@@ -11,7 +11,6 @@ import secrets
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -96,18 +95,9 @@ def _around(target: float) -> Histogram:
 class Metrics(Collector):
     """What is counted, and the collector that shows it."""
 
-    def __init__(
-        self,
-        *,
-        slo_latency: float,
-        slo_objective: float,
-        slo_interval: float = math.inf,
-        capacity: Capacity,
-        slo_classes: Mapping[str, Target] = MappingProxyType({}),
-    ) -> None:
-        self.slo_latency = slo_latency
-        self.slos = {DEFAULT_CLASS: Target(slo_latency, slo_objective, slo_interval), **slo_classes}
-        """By class; what the operator has declared is behind the function's own."""
+    def __init__(self, slos: Mapping[str, Target], capacity: Capacity) -> None:
+        """``slos``: by class, ``DEFAULT_CLASS`` among them."""
+        self.slos = slos
         self.capacity = capacity
         self.streams: Streams | None = None
         """Of a function that streams: its engine."""
@@ -122,13 +112,13 @@ class Metrics(Collector):
         self.cpu: Callable[[], tuple[float, float]] | None = None
         """The time, and the CPU time of the front end, in seconds."""
         self.start_up_seconds = math.nan
-        self._edges = tuple(sorted({*DEFAULT_BUCKETS, *(round(slo_latency * f, 9) for f in SLO_FRACTIONS)}))
+        self._edges = tuple(sorted({*DEFAULT_BUCKETS, *_around(slos[DEFAULT_CLASS].latency).edges}))
         self.in_flight = 0
         self.durations = {("200", "post"): Histogram(self._edges)}
         self._durations: dict[tuple[int, bytes], Histogram] = {}
         self.outcomes = {(name, outcome): 0 for name in self.slos for outcome in OUTCOMES}
         self.class_durations = {
-            name: _around(target.latency) for name, target in (self.slos.items() if slo_classes else ())
+            name: _around(target.latency) for name, target in slos.items() if len(slos) > 1
         }
         self.abandoned_requests = 0
         self.client_errors = 0

@@ -2,6 +2,7 @@
 
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.messages import Target
 from batching_watchdog.metrics import Exposition, Metrics
 from slo_autoscaler.sources import counters
 
@@ -11,7 +12,7 @@ def test_page_of_a_watchdog_that_has_learned_tells_its_load_capacity_and_slo():
     for _ in range(20):
         times.learn_any(1, 0.01)
     capacity = Capacity(times, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
-    metrics = Metrics(slo_latency=0.1, slo_objective=0.99, capacity=capacity)
+    metrics = Metrics({"default": Target(0.1, 0.99)}, capacity)
     (page, *_) = Exposition(metrics).scrape()
     seen = counters.observed(20.0, 1.0, [counters.told(page)])
     assert (seen.slo_latency, seen.slo_objective) == (0.1, 0.99)

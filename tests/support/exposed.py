@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.messages import Target
 from batching_watchdog.metrics import Exposition, Metrics
 from docs import generate_reference as reference
 from support.gateway import gateway_exposition
@@ -55,11 +56,7 @@ def scraped() -> list[Sample]:
 
 def exposed() -> set[str]:
     """The names of a scrape, of what a watchdog says of its process, and of Prometheus' own series."""
-    whole = Metrics(
-        slo_latency=0.1,
-        slo_objective=0.99,
-        capacity=Capacity(CostModel(4), 1, 0.1, 0.99, 1.0),
-    )
+    whole = Metrics({"default": Target(0.1, 0.99)}, Capacity(CostModel(4), 1, 0.1, 0.99, 1.0))
     families = text_string_to_metric_families(Exposition(whole).scrape()[0].decode())
     of_process = {sample.name for family in families for sample in family.samples}
     return {name for name, _, _ in scraped()} | of_process | _OF_PROMETHEUS

@@ -67,8 +67,12 @@ VALID: dict[str, tuple[str, str, object]] = {
     "slo_objective": ("0.999", "slo_objective", 0.999),
     "slo_classes": (
         "interactive=100ms, batch-2_x = 2s@0.95",
-        "slo_classes",
-        {"interactive": Target(0.1, 0.99, 0.1), "batch-2_x": Target(2.0, 0.95, 0.1)},
+        "slos",
+        {
+            "default": Target(0.5, 0.99, 0.1),
+            "interactive": Target(0.1, 0.99, 0.1),
+            "batch-2_x": Target(2.0, 0.95, 0.1),
+        },
     ),
     "slo_interval": ("50ms", "slo_interval", 0.05),
     "max_streams": ("8", "max_streams", 8),
@@ -105,6 +109,7 @@ DEPENDENT = {
     "worker_threads": {"asked"},
     "write_timeout": {"drain_timeout"},
     "max_body_bytes": {"max_queued_bytes"},
+    **dict.fromkeys(("slo_latency", "slo_objective", "slo_interval"), {"slos"}),
 }
 
 
@@ -133,7 +138,7 @@ def test_what_clients_may_hold_is_a_share_of_the_memory_limit_unless_it_is_set(m
 
 def test_class_without_an_objective_has_the_functions_own():
     others = ",".join(f"c{number}=1s" for number in range(MAX_SLO_CLASSES - 2))
-    classes = read(slo_classes=f"a=1s,b=2s@0.5,{others}", slo_objective="0.9").slo_classes
+    classes = read(slo_classes=f"a=1s,b=2s@0.5,{others}", slo_objective="0.9").slos
     assert [classes["a"].objective, classes["b"].objective] == [0.9, 0.5]
 
 

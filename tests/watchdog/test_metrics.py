@@ -14,7 +14,7 @@ from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Metrics, Trac
 def make(slo_latency: float = 0.2, largest: int = 8, **classes: Target) -> tuple[Metrics, LatencyModel]:
     times = CostModel(largest)
     capacity = Capacity(times, 1, slo_latency, 0.95, cpus=8.0)
-    metrics = Metrics(slo_latency=slo_latency, slo_objective=0.95, capacity=capacity, slo_classes=classes)
+    metrics = Metrics({"default": Target(slo_latency, 0.95), **classes}, capacity)
     return metrics, times.overall
 
 

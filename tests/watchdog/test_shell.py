@@ -16,7 +16,7 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, ShuttingDown
-from batching_watchdog.messages import DROPPED, Batch, Reply, Request
+from batching_watchdog.messages import DROPPED, Batch, Reply, Request, Target
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 from batching_watchdog.wire import Spent
@@ -107,7 +107,7 @@ def a_capacity(cost: CostModel) -> Capacity:
 async def a_bench(max_inflight: int = 100, max_batch_bytes: float = inf) -> AsyncIterator[tuple[Bench]]:
     clock, cost = Clock(), CostModel(8)
     cost.overall.observe(8, 0.01)  # batches grow only as far as sizes are known
-    metrics = Metrics(slo_latency=0.1, slo_objective=0.99, capacity=a_capacity(cost))
+    metrics = Metrics({"default": Target(0.1, 0.99)}, a_capacity(cost))
     policy = POLICIES["slo"](PolicySettings(8, 0.0, 0.1))
     engine = Engine(
         policy, cost, max_inflight=max_inflight, workers=1, max_batch_bytes=max_batch_bytes, lead=0.002
@@ -209,7 +209,7 @@ def test_timer_fires_once_however_coarse_the_clock_of_the_loop_is():
     async def run() -> int:
         engine, clock = CountsTicks(), time.monotonic
         cost = CostModel(8)
-        metrics = Metrics(slo_latency=0.1, slo_objective=0.99, capacity=a_capacity(cost))
+        metrics = Metrics({"default": Target(0.1, 0.99)}, a_capacity(cost))
         shell = Shell(clock, engine, cost, metrics)
         for _ in range(20):
             engine.until = clock() + 0.0024

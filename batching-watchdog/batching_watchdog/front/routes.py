@@ -79,9 +79,9 @@ class Front:
         self._config = config
         self._class_names: dict[bytes, str] = {}
         """Classes by the value of X-SLO-Class. Empty without declared classes: then the header is ignored."""
-        if config.slo_classes:
+        if len(config.slos) > 1:
             self.captured_headers |= {SLO_CLASS}
-            self._class_names = {name.encode(): name for name in (DEFAULT_CLASS, *config.slo_classes)}
+            self._class_names = {name.encode(): name for name in config.slos}
         self._class_lines = {name: b"X-SLO-Class: %b\r\n" % text for text, name in self._class_names.items()}
         self._shell = shell
         self._metrics = metrics
@@ -223,7 +223,7 @@ class Front:
             return
         streamed = call.streamed
         if streamed is None:
-            target = self._metrics.slos[request.slo_class]
+            target = self._config.slos[request.slo_class]
             streamed = call.streamed = StreamedAnswer(exchange, request, target, reply, now)
             self._streamed.add(call)
             self._metrics.first_piece_seconds[request.slo_class].observe(now - request.arrived)
@@ -289,9 +289,7 @@ class Front:
 
     def _times(self, exchange: Exchange, slo_class: str) -> tuple[float, float, float]:
         """Return from the header: end of the class's budget, expiry, and when the client wants the answer."""
-        budget, timeout, spent = self._config.slo_latency, self._config.exec_timeout, 0.0
-        if slo_class is not DEFAULT_CLASS:
-            budget = self._config.slo_classes[slo_class].latency
+        budget, timeout, spent = self._config.slos[slo_class].latency, self._config.exec_timeout, 0.0
         arrived, captured, class_budget = exchange.arrived, exchange.captured_headers, budget
         if captured:
             if DEADLINE_MS in captured:

@@ -89,12 +89,7 @@ async def a_bench(
     config = Config.from_env({"slo_latency": "100ms", **environ}, cpus=1)
     tracer = tracing and tracing()
     clock, cost = Clock(), CostModel(config.max_batch_size)
-    metrics = Metrics(
-        slo_latency=0.1,
-        slo_objective=0.99,
-        capacity=Capacity(cost, 1, 0.1, 0.99, 1.0),
-        slo_classes=config.slo_classes,
-    )
+    metrics = Metrics(config.slos, Capacity(cost, 1, 0.1, 0.99, 1.0))
     policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
     engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
     shell = Shell(clock, engine, cost, metrics, tracer)

@@ -13,6 +13,7 @@ from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.front.weight import WeightFunction, load_weight
+from batching_watchdog.messages import Target
 from batching_watchdog.metrics import Metrics
 
 HEADER_BLOCK = b"POST /a?b=c\r\nX-Tokens: 7\r\n"
@@ -20,7 +21,7 @@ WEIGHTS = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False)
 
 
 def weighing(weight: Callable[..., object], *, times: tuple[float, ...] = (0.0, 0.0)):
-    metrics = Metrics(slo_latency=0.1, slo_objective=0.99, capacity=Capacity(CostModel(8), 1, 0.1, 0.99, 1.0))
+    metrics = Metrics({"default": Target(0.1, 0.99)}, Capacity(CostModel(8), 1, 0.1, 0.99, 1.0))
     clock = iter(times * 9)
     return WeightFunction(weight, metrics, lambda: next(clock)), metrics
 
