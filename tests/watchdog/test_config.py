@@ -109,7 +109,7 @@ DEPENDENT = {
     "worker_threads": {"asked"},
     "write_timeout": {"drain_timeout"},
     "max_body_bytes": {"max_queued_bytes"},
-    **dict.fromkeys(("slo_latency", "slo_objective", "slo_interval"), {"slos"}),
+    **{name: {"slos"} for name in ("slo_latency", "slo_objective", "slo_interval")},
 }
 
 

@@ -20,8 +20,6 @@ TARGETS: Final = tuple(
     round(step * 10.0**power, 4) for power in range(-2, 2) for step in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 )
 """Targets that a report may recommend, in seconds."""
-ENOUGH: Final = 0.5
-"""Share of the highest rate of any target. A target that allows it needs at most twice the replicas."""
 BUSY: Final = 1.5
 """Runnable processes per CPU from which the report calls the machine busy."""
 PAYS: Final = 0.8
@@ -73,20 +71,14 @@ class Batches:
     batch_size: float
     uniform_requests_per_second: float
     """If all requests are like the first example."""
-    others: Sequence[Promise]
-    """Within each of ``TARGETS``, for the mix."""
+    enough: Promise | None
+    """Within the shortest of ``TARGETS`` with half of the highest rate; None if none can be met."""
 
     @property
     def best(self) -> Cost:
         """The batch with the best throughput; of those as good, the smallest."""
         enough = min(batch.each for batch in self.batches) / (1 - TUNING.tie)
         return next(batch for batch in self.batches if batch.each <= enough)
-
-    @property
-    def enough(self) -> Promise | None:
-        """The shortest of ``TARGETS`` with ``ENOUGH`` of the highest rate; None if none can be met."""
-        most = max(other.rate for other in self.others)
-        return next((other for other in self.others if 0.0 < ENOUGH * most <= other.rate), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ BATCHES = Batches(
     requests_per_second=40.0,
     batch_size=4.0,
     uniform_requests_per_second=40.0,
-    others=(Promise(0.2, 40.0, 4.0), Promise(1.0, 42.0, 8.0)),
+    enough=Promise(0.2, 40.0, 4.0),
 )
 STREAMS = Streams(
     slo_interval=0.05,
@@ -63,7 +63,7 @@ def test_best_batch_is_the_smallest_of_those_with_the_best_throughput():
         ({}, "stack.yml", "deploy it: "),
         ({"requests_per_second": 0.0}, "stack.yml", "make the model faster"),
         ({}, "", "set slo_latency"),
-        ({"others": (Promise(0.5, 400.0, 8.0),)}, "stack.yml", "slo_latency: 500ms"),
+        ({"enough": Promise(0.5, 400.0, 8.0)}, "stack.yml", "slo_latency: 500ms"),
         ({"batches": (Cost(1, 0.1), Cost(2, 0.2))}, "stack.yml", "batches hardly pay"),
         ({"batches": (Cost(1, 0.1), Cost(2, 0.2)), "batched": False}, "stack.yml", "define handle_batch"),
         ({"split": True}, "stack.yml", "mend handle_batch"),
