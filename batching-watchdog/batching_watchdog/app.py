@@ -85,7 +85,7 @@ def main(environ: Mapping[str, str]) -> int:
 
     What stops the start is a line on stderr, after the traceback of the function's code if that is at fault.
     """
-    lines_dropped = output.install(logs.missing_line)
+    lines_dropped = output.install()
     try:
         config = configured(environ)
         logs.set_up(config.log_format)

@@ -199,14 +199,6 @@ def set_up(form: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def missing_line(stream: str, missing: int) -> str:
-    """Return the line, with its line feed, that reports the lines of ``stream`` missing at its place."""
-    text = "%d lines of %s were dropped: the process that reads it is too slow, or writing it failed"
-    record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (missing, stream), None)
-    handlers = logging.getLogger().handlers
-    return f"{handlers[0].format(record) if handlers else record.getMessage()}\n"
-
-
 def line_maker(form: str, stream: str) -> Callable[[str], str]:
     """Return a function that formats a child's lines of ``stream`` like ours, with the time of day."""
 

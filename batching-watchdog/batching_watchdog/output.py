@@ -1,8 +1,8 @@
 """Writes stdout and stderr without ever waiting for the process that reads them.
 
 A full pipe, a paused terminal and a slow disk block a writer, and the event loop prints. So text goes into a
-bounded buffer, and one thread per stream writes it. A full buffer or an unwritable stream drops lines. These
-are counted, and a line in the log reports their number at their place.
+bounded buffer, and one thread per stream writes it. A full buffer or an unwritable stream drops lines, which
+are counted.
 """
 
 import atexit
@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -28,18 +27,13 @@ FLUSH_SECONDS: Final = 1.0
 class Output:
     """A text stream in place of ``sys.stdout`` or ``sys.stderr``. A write is kept whole or dropped whole."""
 
-    def __init__(self, stream: TextIO, notice: Callable[[int], str]) -> None:
-        """``notice(count)``: the line, with its line feed, that reports missing lines."""
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream  # closes its descriptor when nothing refers to it any more
         self._descriptor, self._encoding = stream.fileno(), stream.encoding
-        self._notice = notice
         self._lock = threading.RLock()  # a finalizer may print while its thread holds it
         self._texts: list[str] = []
         self._held = 0
-        self._gap = 0
-        """Lines dropped since the thread last emptied the buffer; until it does, all lines are dropped."""
         self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._torn = False
         self.dropped = 0
         """Number of lines that were not written."""
         self._thread = threading.Thread(target=self._run, name=f"output-{self._descriptor}", daemon=True)
@@ -48,15 +42,13 @@ class Output:
     def write(self, text: str) -> int:
         """Buffer ``text``, or drop it if it does not fit. Never waits, never raises."""
         with self._lock:
-            if not self._texts and not self._gap:
+            if self._held + len(text) > BUFFERED_CHARACTERS:
+                self.dropped += text.count("\n")
+                return len(text)
+            if not self._texts:
                 self._wake.put(True)
-            if self._gap or self._held + len(text) > BUFFERED_CHARACTERS:
-                lines = text.count("\n")
-                self._gap += lines
-                self.dropped += lines
-            else:
-                self._texts.append(text)
-                self._held += len(text)
+            self._texts.append(text)
+            self._held += len(text)
         return len(text)
 
     def flush(self) -> None:
@@ -68,57 +60,39 @@ class Output:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        missing, running = 0, True
+        running = True
         while running:
             running = self._wake.get()
             if running:
                 time.sleep(GATHER_SECONDS)
             with self._lock:
-                text, gap = "".join(self._texts), self._gap
-                self._texts, self._held, self._gap = [], 0, 0
-            if missing and self._written(self._notice(missing)):
-                missing = 0
-            if not self._written(text):
-                lost = text.count("\n")
-                missing += lost
+                text = "".join(self._texts)
+                self._texts, self._held = [], 0
+            try:
+                self._write(text)
+            except OSError:
                 with self._lock:
-                    self.dropped += lost
-            missing += gap
-            if gap and self._written(self._notice(missing)):
-                missing = 0
+                    self.dropped += text.count("\n")
 
-    def _written(self, text: str) -> bool:
-        """Write all of ``text`` without a time limit; return False if the stream is unwritable."""
-        encoded = text.encode(self._encoding, errors="backslashreplace")
-        left = memoryview(b"\n" + encoded if self._torn else encoded)
-        try:
-            while left:
-                try:
-                    count = os.write(self._descriptor, left)
-                except BlockingIOError:  # some process that shares the pipe has made it non-blocking
-                    select.select([], [self._descriptor], [])
-                    continue
-                self._torn = left[count - 1] != ord("\n")
-                left = left[count:]
-        except OSError:
-            return False
-        self._torn = False
-        return True
+    def _write(self, text: str) -> None:
+        """Write all of ``text`` without a time limit. Raises ``OSError``."""
+        left = memoryview(text.encode(self._encoding, errors="backslashreplace"))
+        while left:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # some process that shares the pipe has made it non-blocking
+                select.select([], [self._descriptor], [])
 
 
-def install(notice: Callable[[str, int], str]) -> Callable[[], int]:
-    """Replace stdout and stderr by an ``Output`` until the process ends.
-
-    ``notice``: the line for a stream's name and the number of missing lines. Returns a function that counts
-    the dropped lines.
-    """
+def install() -> Callable[[], int]:
+    """Replace stdout and stderr by an ``Output`` until the process ends; return what counts dropped lines."""
     outputs: list[Output] = []
     if sys.stdin is None:
         os.open(os.devnull, os.O_RDONLY)  # libuv aborts where a pipe to a child has a number below three
     for name in ("stdout", "stderr"):
         # None: it was closed before the start. No socket may get its number, and what is printed is lost.
         stream: TextIO = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115 - never closed
-        outputs.append(Output(stream, partial(notice, name)))
+        outputs.append(Output(stream))
         setattr(sys, name, outputs[-1])
     atexit.register(_close, outputs)
     return lambda: sum(output.dropped for output in outputs)
