@@ -389,66 +389,46 @@ async def _healthy(
 
     Yields that for requests, and the ports of both.
 
-    Bind before creating the file: if the port is taken, the file belongs to the other process. Accept
+    Listen before creating the file: if the port is taken, the file belongs to the other process. Accept
     connections last: a healthy answer implies that the file exists.
     """
-    with _start_failed("port", config.port):
-        listener, port = await _bound(requests, config.port)
-    with _start_failed("metrics_port", config.metrics_port):
-        scrape_listener, metrics_port = await _bound(scrapes, config.metrics_port)
+    listener, port = await _listener(requests, "port", config.port)
+    scrape_listener, metrics_port = await _listener(scrapes, "metrics_port", config.metrics_port)
     with _lock_file():
-        with _start_failed("port", config.port):
-            await listener.start_serving()
-        with _start_failed("metrics_port", config.metrics_port):
-            await scrape_listener.start_serving()
+        await listener.start_serving()
+        await scrape_listener.start_serving()
         yield listener, port, metrics_port
 
 
-async def _bound(connections: Connections, port: int) -> tuple[asyncio.Server, int]:
-    """A listener, and its port: uvloop's servers do not always tell their sockets."""
-    bound = bound_socket(port)
-    port = bound.getsockname()[1]
+async def _listener(connections: Connections, variable: str, port: int) -> tuple[asyncio.Server, int]:
+    """Return a listener that accepts nothing yet, and its port. Raises ``StartFailed``."""
     try:
-        server = await asyncio.get_running_loop().create_server(
-            connections.protocol, sock=bound, backlog=BACKLOG, start_serving=False
-        )
-    except OSError:
-        bound.close()
-        raise
+        listening = listening_socket(port)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise StartFailed(f"{variable}={port}: cannot listen on it: {reason}") from error
+    port = listening.getsockname()[1]  # uvloop's servers do not always tell their sockets
+    server = await asyncio.get_running_loop().create_server(
+        connections.protocol, sock=listening, backlog=BACKLOG, start_serving=False
+    )
     return server, port
 
 
-def bound_socket(port: int) -> socket.socket:
+def listening_socket(port: int) -> socket.socket:
     """A socket on all interfaces: containers are reached from outside. IPv4 and IPv6, as of-watchdog's.
 
     Raises ``OSError``. asyncio would make one socket for each family, which differ if ``port`` is 0.
     Connections inherit the probes for clients that have vanished.
     """
     dual = socket.has_dualstack_ipv6()
-    bound = socket.socket(socket.AF_INET6 if dual else socket.AF_INET)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):  # else the system's, two hours
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_SECONDS)
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_SECONDS)
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
-        if dual:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        bound.bind(("::" if dual else "0.0.0.0", port))  # noqa: S104 - see above
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-@contextlib.contextmanager
-def _start_failed(variable: str, port: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise StartFailed(f"{variable}={port}: cannot listen on it: {reason}") from error
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    listening = socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):  # else the system's, two hours
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_SECONDS)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_SECONDS)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
+    return listening
 
 
 def pause(used: float, cpus: float) -> float:
