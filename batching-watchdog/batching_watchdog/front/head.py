@@ -10,8 +10,6 @@ from typing import Final, Protocol
 
 from batching_watchdog.errors import BadRequest
 
-FRAMING_NAMES: Final = frozenset((b"host", b"expect", b"content-length", b"transfer-encoding"))
-"""The headers that ``read_framing`` knows."""
 MAX_LENGTH_DIGITS: Final = 20
 """Maximum digits of a Content-Length, as of 64 bits. The parser limits the number, but not leading zeros, and
 ``int`` accepts at most 4300 digits."""

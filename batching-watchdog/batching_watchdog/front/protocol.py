@@ -37,7 +37,7 @@ from batching_watchdog.errors import (
     TooManyConnections,
     WatchdogError,
 )
-from batching_watchdog.front.head import FRAMING_NAMES, check_head, read_framing
+from batching_watchdog.front.head import check_head, read_framing
 from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.speedups import compiled
 
@@ -213,8 +213,6 @@ class Connections:
         self.loop_lag = loop_lag
         self.captured = application.captured_headers
         self.captured_names = tuple(self.captured)
-        self.lengths = frozenset(map(len, FRAMING_NAMES | self.captured))
-        """Lengths of the header names used here, so that most other names need no comparison."""
         self.closing = False
         self._all_closed = asyncio.Event()
         self.queued_bytes = 0
@@ -515,12 +513,11 @@ class HttpProtocol(asyncio.Protocol):
         # The parser removes only leading whitespace, and accepts no other than blanks and tabs.
         value = value.rstrip()
         exchange.headers.append((name, value))
-        if len(name) in self._connections.lengths:
-            name = name.lower()
-            if name in self._connections.captured:
-                exchange.captured_headers = {**exchange.captured_headers, name: value}
-            else:
-                read_framing(exchange, name, value)
+        name = name.lower()
+        if name in self._connections.captured:
+            exchange.captured_headers = {**exchange.captured_headers, name: value}
+        else:
+            read_framing(exchange, name, value)
 
     def on_headers_complete(self) -> None:
         """Parser: the header is complete; refuse requests that need no body for that."""
