@@ -132,14 +132,14 @@ class Exchange:
     """Arrival time of its first byte."""
     arrived: float
     """Arrival time of the last byte of its head, then of its body: latency counts from here."""
+    captured_headers: Mapping[bytes, bytes]
+    """The application's captured headers by name. The last value counts: proxies append theirs."""
     method: bytes = b""
     target: bytes = b""
     header_block: bytes = b""
     """Request line and headers, as ``wire.request_header_block`` makes it."""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """The headers so far, until they are complete."""
-    captured_headers: Mapping[bytes, bytes] = field(default_factory=lambda: _NOTHING)
-    """The application's captured headers by name. The last value counts: proxies append theirs."""
     body: bytes = b""
     chunks: list[bytes] | None = None
     """The body's parts, until it is complete, if there is more than one."""
@@ -476,7 +476,7 @@ class HttpProtocol(asyncio.Protocol):
     def _begin(self) -> Exchange:
         self._since = now = self._clock()
         came = self._came_at(now)
-        return Exchange(self, came, came)
+        return Exchange(self, came, came, _NOTHING)
 
     def _came_at(self, now: float) -> float:
         """Return the earliest arrival time of bytes that are read ``now``."""
@@ -543,7 +543,7 @@ class HttpProtocol(asyncio.Protocol):
             # The parser leaves the body to the new protocol and ends the request; see data_received.
             exchange.keep_alive = False
             self._resumed = exchange
-            self._current = unused = Exchange(self, 0.0, 0.0)
+            self._current = unused = Exchange(self, 0.0, 0.0, _NOTHING)
             unused.head_complete = unused.refused = True
         self._pending.append(exchange)
         if error is not None:
@@ -768,7 +768,7 @@ class HttpProtocol(asyncio.Protocol):
         exchange = self._current
         if exchange is None:
             now = self._clock()
-            exchange = Exchange(self, now, now)
+            exchange = Exchange(self, now, now, _NOTHING)
         if exchange.answer is not None and exchange not in self._pending:
             self._close()  # refused at its header, and the refusal is sent
             return
