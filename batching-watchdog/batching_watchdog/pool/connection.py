@@ -9,7 +9,8 @@ worker process.
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from batching_watchdog import wire
@@ -194,56 +195,37 @@ class Connection:
         if self._filled < end:
             return False
         header, self._header = self._header, None
-        data, more = memoryview(self._buffer.data)[wire.HEADER_SIZE : end], self._filled - end
-        if self.handshake is not None and self.handshake.streams:
-            self._of_streams(header, data, more, end)
-        else:
-            self._of_batches(header, data, more, end)
-        return more > 0 and not self._closing
+        tell = self._decoded(
+            header, memoryview(self._buffer.data)[wire.HEADER_SIZE : end], self._filled - end
+        )
+        self._buffer.data[: self._filled - end] = self._buffer.data[end : self._filled]
+        self._filled -= end
+        tell()
+        return self._filled > 0 and not self._closing
 
-    def _of_batches(self, header: wire.FrameHeader, data: memoryview, more: int, end: int) -> None:
-        """Process a frame of a worker that runs batches."""
-        if header.kind is wire.Kind.FAILURE and self._out:
-            failure = wire.decode_failure(header, data)
-            self._keep(more, end)
-            self._events.raised(self, failure)
-            return
+    def _decoded(self, header: wire.FrameHeader, data: memoryview, more: int) -> Callable[[], None]:
+        """Return the event of a frame, behind which ``more`` bytes have come. Raises ``FrameError``."""
+        events, streams = self._events, self.handshake is not None and self.handshake.streams
+        if header.kind is wire.Kind.FAILURE and (self._out or streams):
+            return partial(events.raised, self, wire.decode_failure(header, data))
+        if streams:
+            iteration = wire.decode_iteration(header, data)
+            self.streams.difference_update(output.stream for output in iteration.outputs if output.done)
+            return partial(events.stepped, self, iteration)
         if more and len(self._out) < MAX_OUT:
             raise FrameError("worker sent bytes without a batch")
         if self.handshake is None:
-            self._filled, self.handshake = 0, wire.decode_handshake(header, data)
-            self._events.loaded(self, self.handshake)
-            return
+            self.handshake = wire.decode_handshake(header, data)
+            return partial(events.loaded, self, self.handshake)
         if not self._out:
             raise FrameError("worker replied without a batch")
         if header.kind is wire.Kind.CRASH:
             crash = wire.decode_crash(header, data)
-            self._keep(more, end)
-            self._events.crashed(self, self._out.popleft(), crash)
-            return
+            return partial(events.crashed, self, self._out.popleft(), crash)
         replies, spent = wire.decode_replies(header, data)
         if len(replies) != len(self._out[0].requests):
             raise FrameError("worker returned a different number of replies than requests")
-        self._keep(more, end)
-        self._events.replied(self, self._out.popleft(), replies, spent)
-
-    def _of_streams(self, header: wire.FrameHeader, data: memoryview, more: int, end: int) -> None:
-        """Process a frame of a worker that runs streams."""
-        if header.kind is wire.Kind.FAILURE:
-            failure = wire.decode_failure(header, data)
-            self._keep(more, end)
-            self._events.raised(self, failure)
-        else:
-            iteration = wire.decode_iteration(header, data)
-            self._keep(more, end)
-            self.streams.difference_update(output.stream for output in iteration.outputs if output.done)
-            self._events.stepped(self, iteration)
-
-    def _keep(self, more: int, end: int) -> None:
-        """Keep the received part of the next frame: ``more`` bytes after ``end``."""
-        if more:
-            self._buffer.data[:more] = self._buffer.data[end : self._filled]
-        self._filled = more
+        return partial(events.replied, self, self._out.popleft(), replies, spent)
 
 
 async def connect(path: str, events: Events) -> Connection:

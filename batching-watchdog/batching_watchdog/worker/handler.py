@@ -131,13 +131,9 @@ class Handler:
 
         Raises ``Poisoned`` if this process cannot serve any more.
         """
-        self._pid = os.getpid()
         refused: dict[Event, Reply] = {}
-        inputs: Sequence[Any] = events
-        left = events
-        if self._parse is not None:
-            inputs = self._parsed(self._parse, events, refused)
-            left = [event for event in events if event not in refused]
+        inputs = self.inputs(events, refused)
+        left = [event for event in events if event not in refused]
         outcome: list[Reply] | Crash = []
         while left:
             try:
@@ -152,14 +148,15 @@ class Handler:
         served = iter(outcome)
         return [refused[event] if event in refused else next(served) for event in events]
 
-    def _parsed(
-        self, parse: Callable[[Event], Any], events: Sequence[Event], refused: dict[Event, Reply]
-    ) -> list[Any]:
-        """Return what parse() makes of the events; those on which it raises get a reply in ``refused``."""
+    def inputs(self, events: Sequence[Event], refused: dict[Event, Reply]) -> Sequence[Any]:
+        """Return what the function gets for these events; those on which parse() raises get their reply."""
+        self._pid = os.getpid()
+        if self._parse is None:
+            return events
         inputs = []
         for event in events:
             try:
-                inputs.append(parse(event))
+                inputs.append(self._parse(event))
             except BaseException as error:  # a handler may raise anything
                 self._leave_if_forked()
                 refused[event] = self.error(error, event, parsing=True)
@@ -170,34 +167,19 @@ class Handler:
 
         Raises the ``BadRequest`` of a batch that names one of its events.
         """
-        if self._handle_batch is None:
+        handle_batch, context = self._handle_batch, self.context
+        if handle_batch is None:
             return [self._serve_alone(given, event) for given, event in zip(inputs, events, strict=True)]
-        error = None
-        try:
-            results = self._handle_batch(inputs, self.context)
-            if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
-                kind = type(results).__name__
-                problem = f"handle_batch returned {kind}, not a list with one result for each event"
-            elif len(results) != len(events):
-                problem = f"handle_batch returned {len(results)} results for {len(events)} events"
-            else:
-                return [self.reply(result, event) for result, event in zip(results, events, strict=True)]
-        except BaseException as raised:  # a handler may raise anything; which event is at fault shows alone
-            self._leave_if_forked()
-            if isinstance(raised, BadRequest) and raised.event in events:
-                raise
-            if len(events) == 1:
-                return [self.error(raised, events[0])]
-            _end_if_poisoned(raised)
-            error, problem = raised, trace_of(raised)
+        results, problem, error = self.guarded(
+            lambda: handle_batch(inputs, context), "handle_batch", len(events), "events"
+        )
+        if not problem:
+            return [self.reply(result, event) for result, event in zip(results, events, strict=True)]
+        if isinstance(error, BadRequest) and error.event in events:
+            raise error
         if len(events) == 1:
-            return [self.failure(problem, events[0])]
+            return [self.blamed(problem, error, events[0])]
         return Crash(problem, FAILED, out_of_memory=is_out_of_memory(error))
-
-    def inputs(self, events: Sequence[Event], refused: dict[Event, Reply]) -> Sequence[Any]:
-        """Return what the function gets for these events; those that parse() refuses get their reply."""
-        self._pid = os.getpid()
-        return events if self._parse is None else self._parsed(self._parse, events, refused)
 
     def guarded(
         self, call: Callable[[], Sequence[Any]], name: str, count: int, of: str
@@ -218,6 +200,10 @@ class Handler:
         if len(results) != count:
             return (), f"{name} returned {len(results)} results for {count} {of}", None
         return results, "", None
+
+    def blamed(self, problem: str, error: BaseException | None, event: Event) -> Reply:
+        """Return the reply to an event for what ``guarded`` has returned."""
+        return self.failure(problem, event) if error is None else self.error(error, event)
 
     def quietly(self, call: Callable[[], Any], event: Event) -> None:
         """Call the function; its error goes to the log only. Raises ``Poisoned``."""
@@ -253,7 +239,8 @@ class Handler:
             if isinstance(result, BaseException):
                 return self.error(result, event, shown=f"{result}\n".encode())
             return encode(result)
-        except Exception as error:  # a result's own methods may raise anything
+        except BaseException as error:  # a result's own methods may raise anything
+            self._leave_if_forked()
             _end_if_poisoned(error)  # a device's error may show when its result is read
             return self.failure(f"the result cannot be sent\n{trace_of(error)}", event)
 

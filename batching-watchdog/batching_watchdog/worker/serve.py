@@ -137,9 +137,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         self._keep_stack()
         listener = self.sockets[0]
         listener.setblocking(False)
-        poll = select.poll()
-        poll.register(listener, select.POLLIN)
-        poll.register(self.PIPE[0], select.POLLIN)
+        poll = self._poll(listener)
         while self._goes_on():
             if not poll.poll(HEARTBEAT_SECONDS * 1000):
                 continue
@@ -151,6 +149,13 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             with connection, suppress(OSError):
                 self._serve(connection)
             return
+
+    def _poll(self, source: socket.socket) -> select.poll:
+        """Return a poll of ``source`` that a signal wakes too."""
+        poll = select.poll()
+        poll.register(source, select.POLLIN)
+        poll.register(self.PIPE[0], select.POLLIN)
+        return poll
 
     def _keep_stack(self) -> None:
         """Leave the stack in a file, which the arbiter logs, if a crash or gunicorn ends this process.
@@ -197,9 +202,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             return
         self._handler.report = lambda failure: self._send(connection, wire.encode_failure(failure))
         self._send(connection, wire.encode_handshake(handshake))
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        poll.register(self.PIPE[0], select.POLLIN)
+        poll = self._poll(connection)
         self._buffer = wire.ReceiveBuffer()
         cpu = time.process_time()
         while self._goes_on():
@@ -222,8 +225,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             try:
                 outcome = serve_but(cancelled, events, self._handler)
             except Poisoned as error:
-                self._send(connection, wire.encode_failure(Failure(f"worker must end: {error}", error.trace)))
-                leave_at_once(1)
+                self._end_poisoned(connection, error)
             # CPU time since the last reply, so that receiving and sending count.
             earlier, cpu = cpu, time.process_time()
             if isinstance(outcome, Crash):
@@ -249,9 +251,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             return
         handler.report = lambda failure: self._send(connection, wire.encode_failure(failure))
         self._buffer = wire.ReceiveBuffer()
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        poll.register(self.PIPE[0], select.POLLIN)
+        poll = self._poll(connection)
         streams = RunningStreams(handler)
         try:
             while self._goes_on():
@@ -268,10 +268,13 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 if streams.broken:
                     leave_at_once(1)
         except Poisoned as error:
-            self._send(connection, wire.encode_failure(Failure(f"worker must end: {error}", error.trace)))
-            leave_at_once(1)
+            self._end_poisoned(connection, error)
         finally:
             streams.close()
+
+    def _end_poisoned(self, connection: socket.socket, error: Poisoned) -> NoReturn:
+        self._send(connection, wire.encode_failure(Failure(f"worker must end: {error}", error.trace)))
+        leave_at_once(1)
 
     def _arrived(self, connection: socket.socket, poll: select.poll, seconds: float) -> bool:
         """Wait for bytes of the watchdog; return whether there are some, and the worker goes on."""

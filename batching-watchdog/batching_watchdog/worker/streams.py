@@ -141,9 +141,7 @@ class RunningStreams:
                 self._start_parsed(dict([one]), [given], outputs)
             return 0
         for stream, event in left.items():
-            blamed = (
-                self._handler.failure(problem, event) if error is None else self._handler.error(error, event)
-            )
+            blamed = self._handler.blamed(problem, error, event)
             outputs.append(Output(stream, blamed, True, out_of_memory))
         return 0
 
