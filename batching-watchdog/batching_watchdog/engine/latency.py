@@ -65,8 +65,6 @@ class LatencyModel:
         self._full = 0
         """Batches as large as the ceiling since it was set."""
         self._probe_after = TUNING.probe_after
-        self._probed = False
-        """Whether the ceiling has been doubled since a batch ran out of memory."""
         self._sizes: list[float] = [1.0]
         self._means: list[float] = [0.0]
         self._slope = 0.0
@@ -86,18 +84,17 @@ class LatencyModel:
     def out_of_memory(self, size: int) -> int:
         """Lower the ceiling, since a batch of ``size`` did not fit into memory; return it.
 
-        It is doubled after ``probe_after`` full batches, and after twice as many each time that this fails.
+        It is doubled after ``probe_after`` full batches, then after twice as many, and so on.
         """
-        if self._probed:
-            self._probe_after *= 2
-        self.ceiling, self._full, self._probed = max(1, min(self.ceiling, size // 2)), 0, False
+        self.ceiling, self._full = max(1, min(self.ceiling, size // 2)), 0
         return self.ceiling
 
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
         self._full += size >= self.ceiling
         if self._full >= self._probe_after and self.ceiling < self.max_batch_size:
-            self.ceiling, self._full, self._probed = min(2 * self.ceiling, self.max_batch_size), 0, True
+            self.ceiling, self._full = min(2 * self.ceiling, self.max_batch_size), 0
+            self._probe_after *= 2
         seconds = max(LEAST, seconds)
         self._recent.append(seconds / max(LEAST, self.predict_mean(size)) if self.knows(size) else 1.0)
         changing = _all_differ(list(self._recent)[-2:])
