@@ -226,7 +226,7 @@ class WorkerPool:
         if batch.reason is DispatchReason.PROFILE:
             self._profiler.replied(connection, replies, spent)
             return
-        ready = self._stays(connection, batch)
+        ready = self._stays(connection, len(batch.requests))
         self._shell.batch_done(connection, replies, spent, ready=ready)
 
     def crashed(self, connection: Connection, batch: Batch, crash: Crash) -> None:
@@ -237,17 +237,13 @@ class WorkerPool:
         if batch.reason is DispatchReason.PROFILE:
             self._profiler.crashed(connection, batch, crash)
             return
-        self._shell.batch_failed(connection, crash, ready=self._stays(connection, batch))
+        self._shell.batch_failed(connection, crash, ready=self._stays(connection, len(batch.requests)))
 
     def stepped(self, connection: Connection, iteration: Iteration) -> None:
         """Handle an iteration of a worker's streams; replace an old or surplus worker after its last one."""
-        old = self._is_old(connection, iteration.started)
-        if old or self._surplus:
+        if not self._stays(connection, iteration.started):
             self._shell.worker_gone(connection)
         self._shell.stepped(connection, iteration)
-        if (old or self._surplus) and connection.idle:
-            self.recycled += old and not self._surplus
-            self._replace(connection)
 
     def suspected(self, connection: Connection) -> None:
         """Find out whether a worker whose last batches failed whole can still serve.
@@ -316,24 +312,19 @@ class WorkerPool:
             self._left[connection] = round(self._config.max_requests * share)
         self._shell.worker_ready(connection)
 
-    def _is_old(self, connection: Connection, served: int) -> bool:
-        """Count ``served`` requests of a worker; return whether to replace it now.
+    def _stays(self, connection: Connection, served: int) -> bool:
+        """Count ``served`` requests of a worker; return whether it may get more. Else end it once it is idle.
 
-        It stays for up to twice as long while another one is being replaced, so that they go one by one.
+        An old one stays for up to twice as long while another is being replaced, so that they go one by one.
         """
-        if connection not in self._left or not self._replaces_old:
-            return False
-        self._left[connection] -= served
-        left = self._left[connection]
-        alone = len(self._loaded) < self._workers
-        return left <= (-self._config.max_requests if alone else 0)
-
-    def _stays(self, connection: Connection, batch: Batch) -> bool:
-        """Return whether the worker may get its next batch; end it if it is old or surplus, and idle."""
-        old = self._is_old(connection, len(batch.requests))
+        old = False
+        if connection in self._left and self._replaces_old:
+            self._left[connection] -= served
+            alone = len(self._loaded) < self._workers
+            old = self._left[connection] <= (-self._config.max_requests if alone else 0)
         if not (old or self._surplus):
             return True
-        if connection.idle:  # else it has another batch, and goes after that
+        if connection.idle:  # else it has another batch or streams, and goes after them
             self.recycled += old and not self._surplus
             self._replace(connection)
         return False
