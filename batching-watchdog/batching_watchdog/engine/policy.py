@@ -5,7 +5,7 @@ of a lane), ``Late`` or ``Wait``. It changes no lane: ``Engine`` executes the an
 class and a line in ``POLICIES``. ``cut`` is the rule for one queue; ``capacity`` searches with the same.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, inf
@@ -196,16 +196,22 @@ def cut(
     half of ``budget``, a first request that would make the batch smaller is passed over: a smaller batch
     loses throughput, and the next requests go late as well (Nexus, SOSP'19, "early drop").
 
-    ``overloaded``: requests go late in any order, so the batch may begin at any place, and is the one with
-    the most requests on time per second. With one size known l(b) seems proportional, so another is tried
-    although it seems late: single requests would leave most others late for as long as the load lasts.
+    ``overloaded``: requests go late in any order, so the batch may begin at any place, and is the largest
+    that is on time: it serves the most requests per second. With one size known l(b) seems proportional, so
+    another is tried although it seems late: single requests would leave most others late for as long as the
+    load lasts.
     """
     waiting = len(deadlines)
     most = min(waiting, times.best_size)
     if first_on_time(deadlines, times, most, begin) == 0 or (overloaded and times.untried(most)):
         return Cut(0, most, times.predict(most))
     if overloaded:
-        return _densest(deadlines, times, most, begin)
+        size = bisect_right(
+            range(1, most + 1),
+            waiting,
+            key=lambda size: size + first_on_time(deadlines, times, size, begin),
+        )
+        return Cut(first_on_time(deadlines, times, size, begin), size, times.predict(size))
     least = max(1, min(times.best_size, times.largest_within(budget / 2)))
     start = first_on_time(deadlines, times, least, begin) if waiting > least else 0
     if start + least > waiting:
@@ -218,25 +224,6 @@ def cut_from(deadlines: Sequence[float], times: ServiceTimes, start: int, begin:
     fits = times.largest_within(deadlines[start] - begin)
     size = max(1, min(len(deadlines) - start, times.best_size, fits))
     return Cut(start, size, times.predict(size))
-
-
-def _densest(deadlines: Sequence[float], times: ServiceTimes, most: int, begin: float) -> Cut:
-    """Return the batch of up to ``most`` that serves the most urgent requests on time per second.
-
-    Those that can also wait for the next batch count ``not_urgent``, since they are not lost.
-    """
-    best, highest, size = Cut(0, 1, times.predict(1)), 0.0, 1
-    while size <= most:
-        seconds = times.predict(size) or LEAST
-        start = bisect_left(deadlines, begin + seconds)
-        if start + size > len(deadlines):
-            break
-        urgent = min(size, bisect_left(deadlines, begin + 2 * seconds, start) - start)
-        density = (urgent + TUNING.not_urgent * (size - urgent)) / seconds
-        if density >= highest:
-            best, highest = Cut(start, size, seconds), density
-        size = max(size + 1, int(size * TUNING.step))
-    return best
 
 
 @dataclass(frozen=True, slots=True)

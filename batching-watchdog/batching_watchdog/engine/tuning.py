@@ -46,10 +46,6 @@ class Tuning:
     # Batches: ``policy``
     reserve: float = 0.025
     """Share of the smallest SLO latency that is left for the way to the client under overload."""
-    step: float = 1.05
-    """Growth from one tried size to the next."""
-    not_urgent: float = 0.5
-    """Value under overload of a request that the next batch could serve on time, too."""
     age: float = 10.0
     """Budgets after which an SLO class of a lane that was passed over goes first."""
     overload: float = 0.05

@@ -113,7 +113,6 @@ STEP: Law = lambda size: 0.01 if size <= 4 else 0.04  # noqa: E731 - the best si
         pytest.param(steady, [(2, 12.5), (50, 13)], 0.025, False, (0, 4), id="sustainable size"),
         pytest.param(steady, [(2, 10.5), (50, 12.5)], 0.025, False, (2, 4), id="sustainable behind"),
         pytest.param(steady, [(1, 10.5), (3, 13), (8, 16.5)], 0.1, True, (4, 8), id="densest"),
-        pytest.param(steady, [(4, 12.5), (8, 90)], 0.1, True, (0, 4), id="the others can wait"),
         pytest.param(steady, [(2, 9.5)], 0.1, True, (0, 1), id="just one"),
     ],
 )
