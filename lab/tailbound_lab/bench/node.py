@@ -208,8 +208,9 @@ def shell(name: str, commands: str) -> None:
 def ready(plan: Plan, arm: Arm) -> None:
     """Wait until exactly one replica serves. Raises ``BenchError`` after five minutes."""
     for _ in range(300):
-        if counts(plan, arm) == (1, 1):
-            return
+        with suppress(client.ApiException):  # Knative makes the Deployment later
+            if counts(plan, arm) == (1, 1):
+                return
         time.sleep(1.0)
     raise BenchError(
         f"{arm.name}: {arm.deployment} has {counts(plan, arm)} replicas, must have one that is ready"
