@@ -12,6 +12,7 @@ def test_page_of_a_watchdog_that_has_learned_tells_its_load_capacity_and_slo():
     for _ in range(20):
         times.learn_any(1, 0.01)
     capacity = Capacity(times, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
+    assert list(capacity.estimate())
     metrics = Metrics({"default": Target(0.1, 0.99)}, capacity)
     (page, *_) = Exposition(metrics).scrape()
     seen = counters.observed(20.0, 1.0, [counters.told(page)])

@@ -169,7 +169,7 @@ def test_the_handler_is_measured_with_its_example_before_the_first_request_is_se
     with watchdog(handler, max_batch_size="4") as dog:
         # l(1) is known, and no machine makes it shorter than it is.
         assert dog.metric('watchdog_service_seconds_predicted{size="1"}') >= 0.03
-        assert dog.metric("watchdog_capacity_requests_per_second") > 0
+        until(lambda: dog.metric("watchdog_capacity_requests_per_second") > 0, "the capacity is known")
 
 
 def test_sigterm_under_load_loses_nothing_that_was_accepted():
