@@ -168,7 +168,8 @@ def _rows_by_kind(kinds: Iterable[Any]) -> list[tuple[str, ...]]:
 def _rows(kind: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
     """(key, default, rule, meaning) of each key of a section and of those below it.
 
-    A section below it has a row of its own only if it may be absent.
+    A list, and a section that may be absent, has a row of its own that names its keys. Those of a section have
+    rows too where a section is below it.
     """
     docs, rows = _attribute_docs(kind), list[tuple[str, str, str, str]]()
     for name, hint in fields.keys(kind).items():
@@ -182,12 +183,16 @@ def _rows(kind: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
                 rows.append((prefix + name, "none", "as `platform.tls`", about))
                 continue
             field: FieldInfo = kind.__pydantic_fields__[name]
+            inside = _rows(below[0], f"{prefix}{name}.")
+            listed = ", ".join(map(_code, fields.keys(below[0])))
+            if get_origin(hint) is tuple:
+                rows.append((prefix + name, "none", f"a list, each with {listed}", _one_line(docs[name])))
+                continue
             if not field.is_required() and field.default is None:
-                rows.append((prefix + name, "none", "a section", about))
-            several = "[]" if get_origin(hint) is tuple else ""
-            if several:
-                rows.append((prefix + name, "none", "a list", _one_line(docs.get(name, ""))))
-            rows += _rows(below[0], f"{prefix}{name}{several}.")
+                rows.append((prefix + name, "none", f"a section with {listed}", about))
+                if len(inside) == len(fields.keys(below[0])):
+                    continue
+            rows += inside
     return rows
 
 
