@@ -68,8 +68,8 @@ def pages() -> dict[str, str]:
             ),
             "Recorded series": None,
         },
-        "reasons.md": _reasons(),
-        "signals.md": {"Inputs of a decision": _inputs()}
+        "signals.md": _reasons()
+        | {"Inputs of a decision": _inputs()}
         | dict.fromkeys(("Functions without the watchdog", "The load, read directly")),
     }
     return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
