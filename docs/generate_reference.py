@@ -168,8 +168,8 @@ def _rows_by_kind(kinds: Iterable[Any]) -> list[tuple[str, ...]]:
 def _rows(kind: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
     """(key, default, rule, meaning) of each key of a section and of those below it.
 
-    A list, and a section that may be absent, has a row of its own that names its keys. Those of a section have
-    rows too where a section is below it.
+    A list, and a section that may be absent, has one row that names its keys; those of a section that holds
+    another have rows too.
     """
     docs, rows = _attribute_docs(kind), list[tuple[str, str, str, str]]()
     for name, hint in fields.keys(kind).items():
