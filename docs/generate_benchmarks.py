@@ -43,7 +43,7 @@ def page(text: str, found: Mapping[str, Record]) -> str:
 
 
 def _pictures(record: Record) -> str:
-    return "\n".join(f"![{name}]({PUBLISHED.name}/{name}.png)" for name in PICTURES[record.question](record))
+    return " ".join(f"![{name}]({PUBLISHED.name}/{name}.png)" for name in PICTURES[record.question](record))
 
 
 if __name__ == "__main__":

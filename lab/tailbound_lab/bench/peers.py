@@ -286,7 +286,8 @@ def overload(record: Record) -> str:
     cells: dict[str, dict[str, list[Row]]] = {}
     for row in record.rows:
         if row["workload"] in WORKLOADS and row.get("highest"):
-            server = cells.setdefault(row["system"].partition(":")[0], {})
+            name = row["system"].partition(":")[0]
+            server = cells.setdefault("Tailbound" if name == "slo" else name, {})
             server.setdefault(row["workload"], []).append(row)
     workloads = list(dict.fromkeys(name for server in cells.values() for name in server))
     rows = [[server, *(_remains(own.get(name, [])) for name in workloads)] for server, own in cells.items()]
