@@ -50,7 +50,7 @@ def test_overload_table_has_one_row_for_each_server_and_one_column_for_each_work
     found = record.Record("peers", "abc123", "2026-01-02", "2 cores", "bench peers", rows)
     made = page.page("<!-- overload: begin -->\n<!-- overload: end -->\n", {"peers": found})
     assert "| server | text | vision |" in made
-    assert "| slo | 100, 90% | 100, 80% |" in made
+    assert "| Tailbound | 100, 90% | 100, 80% |" in made
     assert "| mosec | 100, 50% | 100, 40% |" in made
     assert "4 paths" not in made
 
