@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 FILE: Final = Path(__file__).with_name("pages") / "function-wide-light.png"
-FUNCTION: Final = "accelerator"
+FUNCTION: Final = "accelerator.openfaas-fn"
 SECONDS: Final = 100.0
 """From the beginning of the traffic: the peak is over, and its replicas are going."""
 CHROMIUM: Final = (
