@@ -36,7 +36,7 @@ def test_run_of_streams_without_all_pieces_counts_none_as_good(answer, status):
 
 def test_run_of_a_generator_that_lags_is_refused_with_its_late_streams():
     with pytest.raises(Lagged) as lagged:
-        offered(WHOLE, slo=0.0)
+        offered(WHOLE, slo=-1.0)  # due before they arrive: late by any clock
     run = lagged.value.run
     assert run.sent == run.ok > run.good == 0
 
