@@ -439,11 +439,10 @@ def pause(used: float, cpus: float) -> float:
 async def _estimate(capacity: Capacity) -> None:
     told = False
     while True:
-        used = time.thread_time()
+        since = time.thread_time()
         for _ in capacity.estimate():
-            used = time.thread_time() - used
-            await asyncio.sleep(pause(used, capacity.cpus))
-            used = time.thread_time()
+            await asyncio.sleep(pause(time.thread_time() - since, capacity.cpus))
+            since = time.thread_time()
         if capacity.times.overall.alone > capacity.slo_latency and not told:
             told = True
             log.warning(
