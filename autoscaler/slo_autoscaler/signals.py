@@ -174,7 +174,7 @@ class Observation:
     service_time_single: float | None = _signal(
         Unit.SECONDS, "Predicted service time of one request alone (upper quantile), on the median replica."
     )
-    start_up_time: float | None = _signal(
+    process_start_up: float | None = _signal(
         Unit.SECONDS,
         "Time from the start of a replica's process to its first ready worker, on the median replica: less "
         "than from the request for it.",
@@ -329,7 +329,7 @@ DERIVED: Final[Mapping[str, Signal]] = {
         clause="measured capacity: {correction} times the exported one",
         title="Measured capacity",
     ),
-    "horizon": Signal(
+    "start_up": Signal(
         Unit.SECONDS,
         "Time from requesting a replica to its first answer, as observed.",
         gauge="slo_autoscaler_start_up_seconds",

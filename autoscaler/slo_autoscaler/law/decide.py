@@ -68,7 +68,7 @@ def recommended(at: Situation) -> Wish:
         # A schedule needs no data.
         raises = scale.desired < limits.lowest and limits.why_lowest is Reason.SCHEDULED
         return _paused(replace(wish, bounds=limits if raises else None), limits)
-    memory = memory.told(at.seen.start_up_time).idle(_idle_since(at.seen, scale, memory, at.now))
+    memory = memory.told(at.seen.process_start_up).idle(_idle_since(at.seen, scale, memory, at.now))
     found, memory = POLICIES[at.spec.policy].recommend(at.after(memory))
     own = limits
     if limits.why_lowest is not Reason.SCHEDULED and _idle(at.spec, scale, memory, at.now):

@@ -52,7 +52,7 @@ def numbers(at: Situation, found: Recommendation) -> dict[str, float | None]:
         "ready": scale.available,
         "pending": scale.pending,
         "arrival_rate": seen.arrival_rate,
-        "horizon": memory.start_up(at.spec),
+        "start_up": memory.start_up(at.spec),
         "new_node_start_up": memory.new_node_start_up,
         "boost": at.boost,
         "stuck": memory.stuck(at.spec, at.now),

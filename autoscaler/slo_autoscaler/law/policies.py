@@ -78,7 +78,7 @@ def proportional(at: Situation) -> tuple[Recommendation, Memory]:
 
 POLICIES: Final[dict[str, Policy]] = {
     "proportional": Policy(proportional, "the formula of the Kubernetes HPA, applied to latency"),
-    "slo": Policy(slo, "the fewest replicas whose predicted late requests the error budget allows"),
+    "slo": Policy(slo, "every replica that saves enough predicted late requests"),
 }
 
 

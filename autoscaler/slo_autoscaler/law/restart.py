@@ -23,7 +23,7 @@ class Recorded:
 
     rate: tuple[Entry, ...] = ()
     """Arrivals per second."""
-    horizon: tuple[Entry, ...] = ()
+    start_up: tuple[Entry, ...] = ()
     """Start-up time in seconds, as the earlier autoscaler exported it."""
     new_node_start_up: tuple[Entry, ...] = ()
     """That of replicas that waited for a node, likewise."""
@@ -35,7 +35,7 @@ class Recorded:
 
 def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
     """Return ``memory``, which has seen no data since ``Memory.initial``, with the history."""
-    start_up, new_node = _start_up(past.horizon), _start_up(past.new_node_start_up)
+    start_up, new_node = _start_up(past.start_up), _start_up(past.new_node_start_up)
     # If both are alike a replica was waiting for a node: how long others take is unknown.
     start_up = None if start_up == new_node else start_up
     memory = replace(memory, start_up_time=start_up, new_node_start_up=new_node)

@@ -214,7 +214,7 @@ WATCHDOG: Final = {
     "samples": _sum("increase(slo_requests_total[$W])"),
     # For one request: a larger batch may take longer than the SLO without being a fault.
     "service_time_single": _median(_fresh('watchdog_service_seconds_predicted{size="1"}')),
-    "start_up_time": _median(f"{_fresh('watchdog_start_up_seconds')} >= 0"),
+    "process_start_up": _median(f"{_fresh('watchdog_start_up_seconds')} >= 0"),
     "service_mean": (
         f"{_rate('watchdog_service_seconds_sum', '$W')} / {_rate('watchdog_service_seconds_count', '$W')}"
     ),

@@ -147,7 +147,7 @@ class Scrapes:
             rated_replicas=float(sum(target.rated(now - self._rate_window) for target in alive)),
             sample_age=now - self._scraped_at,
             service_time_single=None if function.streaming else function.service.seconds[0],
-            start_up_time=function.start_up,
+            process_start_up=function.start_up,
             queue_mean=_ratio(over_window, QUEUED, TOTAL),
             burn_short=_late(over_rate_window, objective),
             p95=p95,

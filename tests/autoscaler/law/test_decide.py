@@ -173,7 +173,7 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
 def test_decide_fewer_are_enough_waits_for_the_window_or_one_start_up_as_reported(window, longest):
     down = ScaleDown(stabilization_window=window)
     spec, scale = a_spec(start_up_time=10.0, max_replicas=20, scale_down=down), Scale(10, 10)
-    calm = seen(rate=100.0, up_replicas=10.0, rated_replicas=10.0, start_up_time=80.0)
+    calm = seen(rate=100.0, up_replicas=10.0, rated_replicas=10.0, process_start_up=80.0)
     memory, held = Memory.initial(scale, 0.0), 0.0
     while (found := decide(Situation(spec, calm, scale, memory, held)))[0].replicas is None:
         _, memory = found

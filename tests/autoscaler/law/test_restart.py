@@ -56,8 +56,8 @@ def test_what_followed_what_is_known_again():
 
 
 def test_the_start_up_time_is_the_last_that_was_exported():
-    assert warmed(horizon=ago([20.0, 35.0])).start_up_time == 35.0
-    assert warmed(horizon=ago([1e9])).start_up_time == TUNING.longest_start_up
+    assert warmed(start_up=ago([20.0, 35.0])).start_up_time == 35.0
+    assert warmed(start_up=ago([1e9])).start_up_time == TUNING.longest_start_up
 
 
 def test_the_order_of_the_past_does_not_matter_and_the_future_is_left_out():
@@ -68,7 +68,7 @@ def test_the_order_of_the_past_does_not_matter_and_the_future_is_left_out():
 
 def test_a_start_up_time_of_new_nodes_is_not_taken_for_that_of_others():
     new_node = ((5.0, 180.0),)
-    apart, alike = (warmed(horizon=((5.0, time),), new_node_start_up=new_node) for time in (20.0, 180.0))
+    apart, alike = (warmed(start_up=((5.0, time),), new_node_start_up=new_node) for time in (20.0, 180.0))
     assert (apart.start_up_time, apart.new_node_start_up) == (20.0, 180.0)
     assert (alike.start_up_time, alike.new_node_start_up) == (None, 180.0)
 
@@ -77,8 +77,8 @@ entries = st.lists(st.tuples(st.floats(-50, 500), st.floats(-5, 1e4)), max_size=
 
 
 @given(entries, entries, entries, entries)
-def test_whatever_the_past_says_the_memory_stays_sound(rate, horizon, correction, unspent):
-    memory = warmed(rate=rate, horizon=horizon, correction=correction, unspent=unspent)
+def test_whatever_the_past_says_the_memory_stays_sound(rate, start_up, correction, unspent):
+    memory = warmed(rate=rate, start_up=start_up, correction=correction, unspent=unspent)
     assert FACTORS[0] <= memory.calibration.factor <= FACTORS[-1]
     assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= TUNING.longest_start_up
     assert (memory.history.begin + len(memory.history.rates) - 1) * SLOT <= NOW

@@ -41,8 +41,8 @@ def test_earlier_counts_seconds_from_the_moment_and_knows_only_ages_with_rates()
 
 
 def test_recorded_has_ages():
-    ranges = {"rate": {"a.fn": ((90.0, 1.0), (100.0, 2.0))}, "horizon": {"b.fn": ((70.0, 30.0),)}}
+    ranges = {"rate": {"a.fn": ((90.0, 1.0), (100.0, 2.0))}, "start_up": {"b.fn": ((70.0, 30.0),)}}
     assert answers.recorded(ranges, 100.0) == {
         "a.fn": Recorded(rate=((10.0, 1.0), (0.0, 2.0))),
-        "b.fn": Recorded(horizon=((30.0, 30.0),)),
+        "b.fn": Recorded(start_up=((30.0, 30.0),)),
     }

@@ -154,7 +154,7 @@ BY_THE_WATCHDOG = {
     },
     "service_time_single": {"a.fn": 0.04},
     # A replica that is not ready has none.
-    "start_up_time": {"a.fn": 85.0},
+    "process_start_up": {"a.fn": 85.0},
     "service_mean": {"a.fn": 0.02},
     "queue_mean": {"a.fn": 0.005},
     "slo_latency": {"a.fn": 0.1, "classes.fn": 0.5},
@@ -404,7 +404,7 @@ def a_test(series, texts, expected, at="2m", digits=3):
             {"rate": queries.arrivals(20.0, GatewaySlos()), **queries.fill(queries.RESTORED, 20.0)},
             {
                 "rate": BY_THE_WATCHDOG["rate"],
-                "horizon": {"a.fn": 25.0},
+                "start_up": {"a.fn": 25.0},
                 "new_node_start_up": {"a.fn": 90.0},
                 "correction": {"a.fn": 0.8},
                 "unspent": {"a.fn": -0.5},
