@@ -42,7 +42,7 @@ LOWEST: Final = 0.01
 READ_SECONDS: Final = 1.0
 """Minimum seconds between two readings: the kernel counts CPU time in ticks."""
 BUSY: Final = 0.1
-"""Minimum share of a core that the front end must have used for a reading to count."""
+"""Minimum share of its core, or of less, that the front end must have used for a reading to count."""
 WEIGHT: Final = 0.5
 """Weight of the newest reading."""
 FIRST: Final = 256
@@ -302,8 +302,8 @@ class CpuCost:
         if self._batches <= FIRST or self._batches % EVERY == 0:
             self.worker.observe(size, cpu_seconds)
 
-    def read(self, reading: Reading) -> None:
-        """Learn from the time since the last reading, if it is long enough and had enough load."""
+    def read(self, reading: Reading, cpus: float) -> None:
+        """Learn from the time since the last reading, if it is long and had load enough for ``cpus``."""
         last = self._last
         if last is not None and reading.now - last.now < READ_SECONDS:
             return
@@ -311,7 +311,7 @@ class CpuCost:
         if last is None:
             return
         front, served = reading.front - last.front, reading.served - last.served
-        if served > 0 and front >= BUSY * (reading.now - last.now):
+        if served > 0 and front >= BUSY * min(1.0, cpus) * (reading.now - last.now):
             cost = front / (served + TUNING.batch_cost * (reading.batches - last.batches))
             self._front += (WEIGHT if self._front else 1.0) * (cost - self._front)
 

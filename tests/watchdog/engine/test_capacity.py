@@ -28,15 +28,15 @@ EACH = 100e-6
 """Seconds of a worker for each request."""
 
 
-def read(*readings: Reading, worker: float = 0.0) -> CpuCost:
+def read(*readings: Reading, worker: float = 0.0, cpus: float = 1.0) -> CpuCost:
     """Return what these readings teach, and that workers compute for this share of the time of a batch."""
     cost = CpuCost(LatencyModel(1024))
     if worker:
         for size in (1, 2, 4) * 8:
             cost.observe(size, size * EACH * worker)
-    cost.read(Reading(0.0, 0.0, 0, 0))
+    cost.read(Reading(0.0, 0.0, 0, 0), cpus)
     for reading in readings:
-        cost.read(reading)
+        cost.read(reading, cpus)
     return cost
 
 
@@ -68,6 +68,13 @@ def test_cpu_cost_of_a_model_that_computes_for_twice_the_share_of_a_batch_is_fol
         for _ in range(batches):
             cost.observe(8, seconds)
     assert cost.bound(Sustained(1e6, 8), 1.0) == pytest.approx(TUNING.busiest / 0.002, rel=0.01)
+
+
+def test_a_front_end_with_a_quarter_of_a_core_is_busy_at_a_quarter_of_the_load():
+    reading = Reading(10.0, 0.3, 100, 0)  # 3 ms for each of 10/s: 3% of a core
+    assert read(reading).bound(Sustained(30.0, LARGE), 0.25) == 30.0
+    cost = read(reading, cpus=0.25)
+    assert cost.bound(Sustained(1e3, LARGE), 0.25) == pytest.approx(TUNING.busiest * 0.25 / 0.003, rel=0.01)
 
 
 def test_cores_bound_the_rate_by_cpu_time_where_the_times_of_batches_show_a_quota_instead():
