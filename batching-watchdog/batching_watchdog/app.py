@@ -439,10 +439,16 @@ def pause(used: float, cpus: float) -> float:
 async def _estimate(capacity: Capacity) -> None:
     told = False
     while True:
-        since = time.thread_time()
+        cpus, since = capacity.cpus, time.thread_time()
         for _ in capacity.estimate():
-            await asyncio.sleep(pause(time.thread_time() - since, capacity.cpus))
+            used = time.thread_time() - since
+            capacity.search_seconds += used
+            await asyncio.sleep(pause(used, cpus))
+            if capacity.cpus != cpus:
+                break  # what was searched is of other cores
             since = time.thread_time()
+        else:
+            await asyncio.sleep(ESTIMATE_SECONDS)
         if capacity.times.overall.alone > capacity.slo_latency and not told:
             told = True
             log.warning(
@@ -451,7 +457,6 @@ async def _estimate(capacity: Capacity) -> None:
                 capacity.times.overall.alone,
                 capacity.slo_latency,
             )
-        await asyncio.sleep(ESTIMATE_SECONDS)
 
 
 async def _follow_quota(config: Config, environ: Mapping[str, str], pool: WorkerPool, shell: Shell) -> None:

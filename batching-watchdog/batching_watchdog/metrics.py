@@ -200,7 +200,9 @@ class Metrics(Collector):
         if self.cpu is not None:
             served = sum(n for (_, outcome), n in self.outcomes.items() if outcome in SERVED)
             served += self.client_errors
-            reading = Reading(*self.cpu(), served, sum(self.service_seconds.counts))
+            now, front = self.cpu()
+            front -= self.capacity.search_seconds
+            reading = Reading(now, front, served, sum(self.service_seconds.counts))
             self.capacity.cost.read(reading, self.capacity.cpus)
         return self.capacity.requests_per_second()
 

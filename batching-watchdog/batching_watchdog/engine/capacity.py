@@ -339,6 +339,8 @@ class Capacity:
     cost: CpuCost = field(init=False)
     cores: float = nan
     """The cores of ``requests_per_second``: those that the replica had when that was searched."""
+    search_seconds: float = 0.0
+    """CPU time of the steps of ``estimate``, which the caller adds: no request causes it."""
     _sustained: Sustained | None = None
     _searched: int = 0
     """Batches that ``times`` had learned from when the last search began."""
