@@ -183,23 +183,24 @@ class Handler:
 
     def guarded(
         self, call: Callable[[], Sequence[Any]], name: str, count: int, of: str
-    ) -> tuple[Sequence[Any], str, BaseException | None]:
+    ) -> tuple[list[Any], str, BaseException | None]:
         """Return what ``call`` of the function ``name`` returns, if it has ``count`` results for its ``of``.
 
         Else the problem, and the error if it raised one. Raises ``Poisoned``.
         """
         try:
             results = call()
-        except BaseException as error:  # the function may raise anything
+            listed = _listed(results)
+        except BaseException as error:  # the function, or its result, may raise anything
             self._leave_if_forked()
             _end_if_poisoned(error)
-            return (), trace_of(error), error
-        if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
+            return [], trace_of(error), error
+        if listed is None:
             kind = type(results).__name__
-            return (), f"{name} returned {kind}, not a list with one result for each of its {of}", None
-        if len(results) != count:
-            return (), f"{name} returned {len(results)} results for {count} {of}", None
-        return results, "", None
+            return [], f"{name} returned {kind}, not a list with one result for each of its {of}", None
+        if len(listed) != count:
+            return [], f"{name} returned {len(listed)} results for {count} {of}", None
+        return listed, "", None
 
     def blamed(self, problem: str, error: BaseException | None, event: Event) -> Reply:
         """Return the reply to an event for what ``guarded`` has returned."""
@@ -292,6 +293,17 @@ def _named(event: Event) -> tuple[str, str, str]:
     if trace_id:
         named += f" trace {trace_id}"
     return named, call_id, trace_id
+
+
+def _listed(results: Any) -> list[Any] | None:
+    """Return the results of a batch one by one; None if they are not several."""
+    if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
+        return None
+    try:
+        listed = list(results)
+    except TypeError:  # an array without dimensions
+        return None
+    return listed if len(listed) == len(results) else None  # a DataFrame has rows, and iterates its columns
 
 
 def _takes_context(load: Callable[..., Any]) -> bool:

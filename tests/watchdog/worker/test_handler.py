@@ -436,6 +436,19 @@ def test_batch_whose_result_is_no_list_of_its_length_fails(load, result):
     assert "handle_batch returned" in function.failures[0].trace
 
 
+# A DataFrame iterates its columns, and its length is that of its rows.
+FRAME = "type('Frame', (), {'__len__': lambda _: 1, '__iter__': lambda _: iter('ab')})()"
+BROKEN = "type('Broken', (), {'__len__': lambda _: 1, '__iter__': lambda _: 1 / 0})()"
+
+
+@pytest.mark.parametrize("result", ["numpy.array(1)", FRAME, BROKEN])
+def test_batch_whose_result_cannot_be_told_apart_by_event_fails_and_the_worker_goes_on(load, result):
+    function = load(f"import numpy\ndef handle_batch(events, context):\n    return {result}\n")
+    assert function.one().failed
+    assert function.failures
+    assert function.crash(b"a", b"b").error
+
+
 @pytest.mark.parametrize(
     "source",
     [

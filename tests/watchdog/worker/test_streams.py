@@ -148,6 +148,27 @@ def test_step_that_raises_breaks_the_worker_after_all_states_are_finished(worker
     assert sorted(finished(worker)) == [1, 2]
 
 
+SCALAR = """
+import numpy
+
+def start(events, context):
+    return numpy.array(0) if events[0].body == b"unstartable" else [0] * len(events)
+
+def step(states, context):
+    return numpy.array(0)
+"""
+
+
+def test_start_and_step_that_return_no_sequence_fail_their_streams(tmp_path):
+    worker = Worker(SCALAR, tmp_path)
+    worker.join(unstartable=1)
+    assert worker.iterate()[1][1]
+    assert not worker.streams.broken
+    worker.join(a=2)
+    assert worker.iterate()[2][1]
+    assert worker.streams.broken
+
+
 @pytest.mark.parametrize("body", ["bad", "odd", "vague"])
 def test_result_that_is_an_exception_or_no_pair_of_piece_and_truth_ends_its_stream_alone(worker, body):
     worker.join(**{"a": 1, body: 2})
