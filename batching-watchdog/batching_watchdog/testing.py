@@ -34,6 +34,7 @@ from batching_watchdog.app import configured
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed, WorkerDied
 from batching_watchdog.folder import find
+from batching_watchdog.front.streams import whole
 from batching_watchdog.function import Fields
 from batching_watchdog.logs import printable
 from batching_watchdog.messages import Crash, Failure, Reply
@@ -93,8 +94,9 @@ class Function:
     ) -> list[Answer]:
         """Return the answers to requests with these bodies, in order, as one batch.
 
-        A batch that fails as a whole is tried again in halves, as in production. What the handler raises
-        goes to stderr. Raises ``HandlerNotLoaded`` if it cannot be loaded, ``WorkerDied`` if it ends the
+        A batch that fails as a whole is tried again in halves, as in production. Of a function that streams
+        an answer has all pieces, or is the error with which it breaks off. What the handler raises goes to
+        stderr. Raises ``HandlerNotLoaded`` if it cannot be loaded, ``WorkerDied`` if it ends the
         worker or takes longer than exec_timeout.
         """
         fields = [
@@ -113,8 +115,13 @@ class Function:
             self._worker = None
 
     def _served(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
+        if not requests:
+            return []
+        worker = self._started()
         try:
-            outcome = self._started().serve(requests) if requests else []
+            if worker.handshake.streams:
+                return self._streamed(worker, requests)
+            outcome = worker.serve(requests)
         except WorkerDied:
             self.close()
             raise
@@ -122,6 +129,12 @@ class Function:
             half = (len(requests) + 1) // 2
             return self._served(requests[:half]) + self._served(requests[half:])
         return outcome
+
+    def _streamed(self, worker: "_Worker", requests: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
+        replies = worker.stream(requests)
+        if any(reply.failed for reply in replies):
+            self.close()  # a step that fails ends the worker
+        return replies
 
     def _started(self) -> "_Worker":
         if self._worker is None:
@@ -174,6 +187,24 @@ class _Worker:
                 return crash
             else:
                 return wire.decode_replies(header, data)[0]
+
+    def stream(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
+        """Return the whole answers to requests whose streams start together."""
+        join = [(stream, *request) for stream, request in enumerate(requests)]
+        with suppress(OSError):  # its end shows when reading
+            self._connection.sendall(b"".join(wire.encode_join(join)))
+        pieces: list[list[Reply]] = [[] for _ in requests]
+        left = len(requests)
+        while left:
+            header, data = self._frame()
+            if header.kind is wire.Kind.FAILURE:
+                _show(wire.decode_failure(header, data))
+                continue
+            for output in wire.decode_iteration(header, data).outputs:
+                if output.reply is not None:
+                    pieces[output.stream].append(output.reply)
+                left -= output.done
+        return [whole(head, sent) for (head, _), sent in zip(requests, pieces, strict=True)]
 
     def _frame(self) -> tuple[wire.FrameHeader, memoryview]:
         header = wire.decode_header(self._read(wire.HEADER_SIZE))

@@ -86,6 +86,50 @@ def test_bodies_larger_than_a_buffer_come_back_whole(written):
     assert [answer.body for answer in function.batch(bodies)] == bodies
 
 
+STREAMS = """
+def start(events, context):
+    return [[event.body.decode(), 0] for event in events]
+
+def step(states, context):
+    if any(name == "wild" for name, _ in states):
+        raise ValueError("a wild one")
+    for state in states:
+        state[1] += 1
+    return [(f"{name}{count}", count == len(name)) for name, count in states]
+
+def example():
+    return [b"a", b"bcd"]
+"""
+
+
+def test_batch_of_a_function_that_streams_gets_whole_answers(written):
+    function = written(STREAMS)
+    lines, events = (
+        function.batch(function.examples),
+        function.call(b"x", headers={"Accept": "text/event-stream"}),
+    )
+    assert [(answer.status, answer.body) for answer in lines] == [
+        (200, b'"a1"\n'),
+        (200, b'"bcd1"\n"bcd2"\n"bcd3"\n'),
+    ]
+    assert events.headers["content-type"] == "text/event-stream"
+    assert events.body == b"data: x1\n\n"
+
+
+def test_stream_that_fails_is_answered_by_its_error_and_the_next_batch_has_another_worker(written, capsys):
+    function = written(STREAMS)
+    assert function.call(b"wild").status == 500
+    assert "a wild one" in capsys.readouterr().err
+    assert function.call(b"a").status == 200
+
+
+def test_batch_of_a_generator_gets_whole_answers(written):
+    function = written(
+        "def handle_batch(events, context):\n    for n in range(2):\n        yield [n] * len(events)\n"
+    )
+    assert [answer.body for answer in function.batch([b"", b""])] == [b"0\n1\n"] * 2
+
+
 def test_two_functions_in_one_run_are_each_their_own(written):
     one = written("def handle(event, context):\n    return 'one'\n", "one")
     other = written("def handle(event, context):\n    return 'other'\n", "other")

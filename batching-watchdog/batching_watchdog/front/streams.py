@@ -6,7 +6,7 @@ frames their bytes.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from batching_watchdog import wire
@@ -64,6 +64,22 @@ def _line(reply: Reply) -> bytes:
     return reply.body + b"\n"
 
 
+def status_of(first: Reply | None) -> int:
+    """Return the status of a stream that begins with ``first``."""
+    # 204 and 304 have no body (RFC 9110): a client would take pieces for the next answer.
+    return 200 if first is None or first.status in (204, 304) else first.status
+
+
+def whole(header_block: bytes, pieces: Sequence[Reply]) -> Reply:
+    """Return the answer to a request from its pieces; one that breaks off has become its error."""
+    failed = [piece for piece in pieces if piece.status >= 400]
+    if failed:
+        return failed[0]
+    first = pieces[0] if pieces else None
+    form = format_for(_accept(header_block), first)
+    return Reply(status_of(first), form.head, b"".join(map(form.piece, pieces)))
+
+
 class StreamedAnswer:
     """The answer to one request, in pieces."""
 
@@ -79,9 +95,8 @@ class StreamedAnswer:
         self._exchange = exchange
         self._request = request
         self._target = target
-        self._format = format_for(_accept(request), first)
-        # 204 and 304 have no body (RFC 9110): a client would take pieces for the next answer.
-        self.status = 200 if first is None or first.status in (204, 304) else first.status
+        self._format = format_for(_accept(request.header_block), first)
+        self.status = status_of(first)
         self.first_at = self.piece_at = self._last_at = now
         """When its first piece, its last piece, and its last bytes were sent."""
         self._pieces = 0
@@ -118,6 +133,6 @@ class StreamedAnswer:
         return self._exchange.send(data)
 
 
-def _accept(request: Request) -> str:
-    _, _, headers = wire.parse_header_block(request.header_block)
+def _accept(header_block: bytes) -> str:
+    _, _, headers = wire.parse_header_block(header_block)
     return ", ".join(value for name, value in headers if name.lower() == "accept")
