@@ -107,10 +107,15 @@ class Fields(Mapping[str, str]):
     def __repr__(self) -> str:
         return f"Fields({dict(self)!r})"
 
-    def get(self, name: str, default: Any = None, type: Callable[[str], Any] = str) -> Any:  # noqa: A002 - Flask's
+    def get(
+        self,
+        name: str,
+        default: Any = None,
+        type: Callable[[str], Any] | None = None,  # noqa: A002 - Flask's
+    ) -> Any:
         """The value, as ``type`` has it; ``default`` if there is none, or ``type`` does not take it."""
         try:
-            return type(self[name])
+            return self[name] if type is None else type(self[name])
         except (KeyError, TypeError, ValueError):
             return default
 

@@ -83,6 +83,7 @@ def test_query_and_headers_of_an_event_answer_as_flasks_do():
     assert (query.getlist("x"), query.getlist("y"), len(query)) == (["1", "2"], [], 3)
     assert query.to_dict() == {"n": "5", "x": "1", "m": "q"}
     assert (headers.get("x-n", type=int), headers.get("nope", "d"), headers.get("X-N")) == (5, "d", "5")
+    assert (query.get("m", "d", None), headers.get("X-N", type=None)) == ("q", "5")
     assert (headers.getlist("x-N"), headers.getlist("nope")) == (["5"], [])
 
 
