@@ -374,6 +374,8 @@ def _lock_file() -> Iterator[None]:
     except OSError as error:
         # HTTP probes do not need it, so a read-only /tmp must not stop the function.
         log.warning("the lock file cannot be written, exec health probes will fail: %s", error)
+        yield  # what is there instead is not ours to remove
+        return
     try:
         yield
     finally:

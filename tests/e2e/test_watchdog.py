@@ -315,6 +315,14 @@ def test_trace_of_what_cannot_be_loaded_is_in_the_log_before_the_message(broken,
         assert "OSError: no weights" in last
 
 
+def test_lock_file_that_cannot_be_written_is_not_removed(tmp_path):
+    (tmp_path / ".lock").symlink_to(tmp_path / "missing" / "file")
+    with watchdog(ECHO, TMPDIR=str(tmp_path)) as dog:
+        dog.process.send_signal(signal.SIGTERM)
+        assert dog.ended() == 0
+    assert (tmp_path / ".lock").is_symlink()
+
+
 def test_a_taken_port_stops_the_start_and_leaves_its_holders_lock_file_alone():
     with watchdog(ECHO) as dog, starting_watchdog(ECHO, port=str(dog.port), TMPDIR=str(dog.folder)) as second:
         assert second.ended() == 1
