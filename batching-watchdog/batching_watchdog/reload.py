@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -68,10 +69,11 @@ def _reloaded(source: Source, folder: Path) -> int:
             _interrupt(child)
             child.wait()
     except KeyboardInterrupt:
-        if child is None:
-            return 0
-        _interrupt(child)
-        return child.wait()
+        while child is not None:
+            with suppress(KeyboardInterrupt):  # a second signal is the child's too, which then ends at once
+                _interrupt(child)
+                return child.wait()
+        return 0
 
 
 def _interrupt(child: subprocess.Popen[bytes]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ class Served:
             "functions:\n  fn:\n    handler: ./fn\n"
             "    environment:\n      slo_latency: 90s\n      exec_timeout: 100s\n"
         )
-        self.port, metrics_port = free_ports(2)
+        self.port, self.metrics_port = free_ports(2)
         self.log = folder.parent / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -48,7 +49,7 @@ class Served:
                     "PATH": os.environ["PATH"],
                     "TMPDIR": str(folder.parent),
                     "port": str(self.port),
-                    "metrics_port": str(metrics_port),
+                    "metrics_port": str(self.metrics_port),
                     "workers": "1",
                     "worker_priority": "normal",
                 },
@@ -64,6 +65,20 @@ class Served:
             one.request("POST", "/", b"any")
             response = one.getresponse()
             return response.status, response.read()
+
+    def shows(self, line: str) -> bool:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=PATIENCE)
+        ) as one:
+            one.request("GET", "/metrics")
+            return line in one.getresponse().read().decode()
+
+    def refuses(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except ConnectionRefusedError:
+            return True
+        return False
 
     def answers(self, answer: tuple[int, bytes]) -> None:
         def seen() -> bool:
@@ -109,4 +124,20 @@ def test_interrupt_ends_the_command_and_its_processes(served):
     assert served.call() == (200, b"first")
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(timeout=PATIENCE) == 0
+    until(lambda: not processes_of(served.folder), "no process is left")
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_ends_the_command_at_once_without_a_trace(served, second):
+    served.write("import time\ndef handle(event, context):\n    time.sleep(90)\n")
+    until(lambda: served.log.read_text().count("listens on") == 2, "the handler that hangs is served")
+    with socket.create_connection(("127.0.0.1", served.port)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        until(lambda: served.shows("http_requests_in_flight 1.0"), "the request is there")
+        served.process.send_signal(signal.SIGINT)
+        until(served.refuses, "it drains")
+        served.process.send_signal(second)
+        served.process.wait(timeout=PATIENCE)
+    assert "second signal" in served.log.read_text()
+    assert "KeyboardInterrupt" not in served.log.read_text()
     until(lambda: not processes_of(served.folder), "no process is left")
