@@ -29,6 +29,7 @@ from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.messages import Iteration, Output, Reply, Request, Target
+from batching_watchdog.metrics import UNCONNECTED
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from batching_watchdog.trial import command as trial
 from slo_autoscaler import config as autoscaler_config
@@ -281,6 +282,7 @@ def _watchdog_families() -> Iterable[Metric]:
     metrics.start_up_seconds = 1.0
     metrics.stream(_streamed(metrics.slos))
     metrics.gauges = {
+        **UNCONNECTED,
         "workers": lambda: dict.fromkeys(("starting", "idle", "busy"), 0),
         "worker_resident_bytes": lambda: {0: 1},
         "spans": lambda: dict.fromkeys(("exported", "failed", "dropped"), 0),

@@ -41,6 +41,14 @@ ANSWERED: Final = frozenset(("good", "slow"))
 SERVED: Final = frozenset(("good", "slow", "error"))
 UNITS: Final = ("seconds", "bytes", "ratio")
 """Where a name ends with one of these, OpenMetrics has it as the metric's unit."""
+UNCONNECTED: Final[Mapping[str, Callable[[], Any]]] = {
+    **dict.fromkeys(
+        ("queue_length", "queued_bytes", "connections", "batch_ceiling", "log_lines_dropped"), int
+    ),
+    **dict.fromkeys(("worker_restarts", "workers_recycled", "workers_sick"), int),
+    **dict.fromkeys(("workers", "worker_resident_bytes", "spans"), dict),
+}
+"""Gauges before those who know them are there."""
 METHODS: Final = frozenset(("connect", "delete", "get", "head", "options", "patch", "post", "put", "trace"))
 
 
@@ -107,7 +115,7 @@ class Metrics(Collector):
         self.piece_interval_seconds: dict[str, Histogram] = {}
         self.identity = float(secrets.randbits(53))
         """Exact in a float. A start time would not tell replicas apart: those of a scale-up share it."""
-        self.gauges: Mapping[str, Callable[[], Any]] = {}
+        self.gauges: Mapping[str, Callable[[], Any]] = UNCONNECTED
         """Where to read, when scraped, what others know: by the metric's name without ``watchdog_``."""
         self.cpu: Callable[[], tuple[float, float]] | None = None
         """The time, and the CPU time of the front end, in seconds."""
@@ -241,7 +249,7 @@ class Row:
             return self.read(metrics)
         field = self.name.removeprefix("watchdog_")
         gauge = metrics.gauges.get(field)
-        return getattr(metrics, field, {} if self.labels else 0) if gauge is None else gauge()
+        return getattr(metrics, field) if gauge is None else gauge()
 
 
 COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily

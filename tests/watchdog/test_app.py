@@ -1,10 +1,19 @@
-"""The watchdog's sockets; what it does as a process is in tests/e2e."""
+"""The watchdog's sockets and its parts together; what it does as a process is in tests/e2e."""
 
+import asyncio
 import socket
 
 import pytest
 
-from batching_watchdog.app import PROBE_AFTER_SECONDS, SEARCH_SHARE, listening_socket, pause
+from batching_watchdog.app import (
+    PROBE_AFTER_SECONDS,
+    SEARCH_SHARE,
+    build,
+    configured,
+    listening_socket,
+    pause,
+)
+from batching_watchdog.metrics import ROWS
 
 
 def reached(bound: socket.socket, host: str) -> bool:
@@ -44,6 +53,13 @@ def test_connection_whose_client_has_vanished_is_noticed():
 def test_port_that_is_taken_for_ipv4_alone_cannot_be_bound(holder):
     with socket.create_server((holder, 0)) as other, pytest.raises(OSError, match="in use"):
         listening_socket(other.getsockname()[1])
+
+
+def test_every_metric_of_a_watchdog_is_connected():
+    async def families() -> list[str]:
+        return [family.name for family in build(configured({}), {}).metrics.collect()]
+
+    assert asyncio.run(families()) == [row.name for row in ROWS]
 
 
 @pytest.mark.parametrize("cpus", [0.1, 0.25, 1.0, 16.0])

@@ -8,7 +8,7 @@ from batching_watchdog.engine.capacity import Capacity, sustained
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason, Target
-from batching_watchdog.metrics import DEFAULT_BUCKETS, Exposition, Metrics, Traced
+from batching_watchdog.metrics import DEFAULT_BUCKETS, GAUGE, UNCONNECTED, Exposition, Metrics, Row, Traced
 
 
 def make(slo_latency: float = 0.2, largest: int = 8, **classes: Target) -> tuple[Metrics, LatencyModel]:
@@ -44,10 +44,16 @@ def test_every_outcome_and_reason_is_there_from_the_start_so_that_rates_see_the_
 def test_gauges_are_read_when_scraped_and_what_does_not_apply_has_no_series():
     metrics, _ = make()
     names = ("queue_length", "queued_bytes", "connections", "batch_ceiling")
-    metrics.gauges = {name: partial(int, number) for number, name in enumerate(names)}
+    metrics.gauges = {**UNCONNECTED, **{name: partial(int, number) for number, name in enumerate(names)}}
     assert [value(metrics, f"watchdog_{name}") for name in names] == list(range(len(names)))
     optional = ("slo_request_duration_seconds", "watchdog_spans")  # of classes, and of traces
     assert not [name for name, _ in samples(metrics) if name.startswith(optional)]
+
+
+def test_row_that_names_neither_a_field_nor_a_gauge_is_an_error():
+    metrics, _ = make()
+    with pytest.raises(AttributeError, match="no_such_field"):
+        Row("watchdog_no_such_field", GAUGE, "Nothing.").family(metrics)
 
 
 def test_one_bucket_edge_lies_exactly_on_the_slo_and_the_stock_ones_are_kept():
@@ -185,7 +191,8 @@ def test_scraper_that_asks_for_openmetrics_gets_it_whole_with_units():
     metrics, model = make(fast=Target(0.1, 0.999))
     model.observe(1, 0.05)
     metrics.request_finished(200, b"post", 0.05, "good", "fast")
-    metrics.gauges = {"worker_resident_bytes": lambda: {0: 4096}, "spans": lambda: {"exported": 3}}
+    own = {"worker_resident_bytes": lambda: {0: 4096}, "spans": lambda: {"exported": 3}}
+    metrics.gauges = {**UNCONNECTED, **own}
     text, content_type = Exposition(metrics).scrape(OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
     # A strict parser: it wants # EOF, _total, units that end names, and buckets written as numbers are.
