@@ -180,8 +180,7 @@ class Shell:
 
     def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
         """Learn that ``size`` examples took a worker ``seconds`` and ``cpu_seconds`` of CPU."""
-        self._cost.learn_any(size, seconds)
-        self._metrics.capacity.cost.observe(size, cpu_seconds)
+        self._cost.learn_any(size, seconds, cpu_seconds)
 
     def batch_done(
         self, worker: AnyWorker, replies: list[Reply], spent: Spent, *, ready: bool = True
@@ -193,10 +192,8 @@ class Shell:
         )
         if batch.trace is not None:
             self._end_batch(batch, now, cpu_seconds=spent.cpu_seconds)
-        ran = len(replies) - replies.count(DROPPED)
-        if ran:
+        if any(reply != DROPPED for reply in replies):
             self._metrics.service_seconds.observe(now - batch.dispatched)
-            self._metrics.capacity.cost.observe(ran, spent.cpu_seconds)
         if ready:
             self.worker_ready(worker)
         self._carry_out(answers)

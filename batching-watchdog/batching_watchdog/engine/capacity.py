@@ -13,8 +13,9 @@ equal mixes give equal rates.
 **The front end and the cores** (``CpuCost``) limit the workers of a small model. The utilization law (Denning
 and Buzen, 1978, "The Operational Analysis of Queueing Network Models") applies: a resource that spends D
 seconds on each request serves at most 1/D of them per second. CPU per request falls as load rises, since
-more requests share a batch: ``batch_cost`` converts the front end's cost to full batches. Readings count only
-while it is busy: in an idle one, health checks and scrapes would dominate.
+more requests share a batch. So the search adds up the CPU time of the batches that it plays, and
+``batch_cost`` converts the front end's cost to full batches. Readings count only while it is busy: in an idle
+one, health checks and scrapes would dominate.
 """
 
 from bisect import bisect_left, bisect_right
@@ -27,7 +28,6 @@ from math import inf, log, nan, sqrt
 from typing import Final, NamedTuple, Protocol
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import cut, first_on_time
 from batching_watchdog.engine.tuning import TUNING
 
@@ -45,10 +45,6 @@ BUSY: Final = 0.1
 """Minimum share of its core, or of less, that the front end must have used for a reading to count."""
 WEIGHT: Final = 0.5
 """Weight of the newest reading."""
-FIRST: Final = 256
-"""First batches whose CPU time is all learned, including those of ``example()``."""
-EVERY: Final = 8
-"""Afterwards one in this many batches is learned: CPU time varies little, and learning costs time."""
 
 
 class Curve(Protocol):
@@ -68,6 +64,9 @@ class Curve(Protocol):
     def predict_mean(self, size: int) -> float:
         """Return the mean seconds for ``size`` requests."""
 
+    def predict_cpu(self, size: int) -> float:
+        """Return the mean CPU seconds for ``size`` requests; 0 while unknown."""
+
 
 Mix = Sequence[tuple[float, Curve]]
 """Share of the requests and l(b) of each queue; the shares add up to 1."""
@@ -80,6 +79,8 @@ class Sustained(NamedTuple):
     """Requests per second; 0 if not even one request fits into the SLO."""
     size: float
     """Mean batch size at it."""
+    cpu_seconds: float = 0.0
+    """Mean CPU seconds of a worker per request at it; 0 while unknown."""
 
 
 NONE: Final = Sustained(0.0, 1.0)
@@ -136,6 +137,7 @@ class _Table:
     means: Sequence[float]
     """Seconds by size, from 0."""
     upper: Sequence[float]
+    cpu: Sequence[float]
     deviations: Sequence[float]
 
     @classmethod
@@ -143,8 +145,9 @@ class _Table:
         sizes = range(curve.best_size + 1)
         means = [TUNING.margin * curve.predict_mean(size) for size in sizes]
         upper = [TUNING.margin * curve.predict(size) for size in sizes]
+        cpu = [curve.predict_cpu(size) for size in sizes]
         # The next run exceeds the highest of n with odds of 1 / (n + 1).
-        return cls(means, upper, [*curve.deviations, 2.0 * curve.deviations[-1] - 1.0])
+        return cls(means, upper, cpu, [*curve.deviations, 2.0 * curve.deviations[-1] - 1.0])
 
     @property
     def best_size(self) -> int:
@@ -204,6 +207,7 @@ def _serve(
     queues = [_Queue(times, [*(slo + at / rate for at in arrivals), inf]) for times, arrivals in parts]
     free = [0.0] * workers
     batches = served = late = waits = 0
+    cpu = 0.0
     while (head := _head(queue := min(queues, key=_head))) < inf:
         if not batches % max(1, BATCHES // len(queues)):
             yield
@@ -235,10 +239,11 @@ def _serve(
             late += bisect_left(waiting, done, 0, size)
         batches += 1
         served += size
+        cpu += times.cpu[size]
         heapreplace(free, done)
     if late > allowed:
         return None
-    return Sustained(rate, max(1.0, served / max(1, batches)))
+    return Sustained(rate, max(1.0, served / max(1, batches)), cpu / max(1, served))
 
 
 def _head(queue: _Queue) -> float:
@@ -287,20 +292,11 @@ class Reading(NamedTuple):
 
 @dataclass(slots=True)
 class CpuCost:
-    """Learns the CPU cost of a request: the front end's from readings, the workers' from batches."""
+    """Learns the front end's CPU cost of a request from readings."""
 
-    worker: LatencyModel
-    """CPU seconds of a batch by its size. Not a share of its time: a quota stops some batches."""
     _last: Reading | None = None
     _front: float = 0.0
     """The front end's CPU seconds per request, without its share of a batch; 0 while unknown."""
-    _batches: int = 0
-
-    def observe(self, size: int, cpu_seconds: float) -> None:
-        """Learn that a batch of ``size`` requests took a worker ``cpu_seconds`` of CPU; 0: unknown."""
-        self._batches += 1
-        if self._batches <= FIRST or self._batches % EVERY == 0:
-            self.worker.observe(size, cpu_seconds)
 
     def read(self, reading: Reading, cpus: float) -> None:
         """Learn from the time since the last reading, if it is long and had load enough for ``cpus``."""
@@ -318,7 +314,7 @@ class CpuCost:
     def bound(self, sustained_rate: Sustained, cpus: float) -> float:
         """Return the requests per second of the workers, limited by front end and ``cpus`` cores."""
         front = self._front * (1.0 + TUNING.batch_cost / sustained_rate.size)
-        worker = self.worker.predict_mean(sustained_rate.size) / sustained_rate.size
+        worker = sustained_rate.cpu_seconds
         bounds = [sustained_rate.rate]
         if front:
             bounds.append(1.0 / front)
@@ -336,7 +332,7 @@ class Capacity:
     slo_latency: float
     objective: float
     cpus: float
-    cost: CpuCost = field(init=False)
+    cost: CpuCost = field(default_factory=CpuCost)
     cores: float = nan
     """The cores of ``requests_per_second``: those that the replica had when that was searched."""
     search_seconds: float = 0.0
@@ -344,9 +340,6 @@ class Capacity:
     _sustained: Sustained | None = None
     _searched: int = 0
     """Batches that ``times`` had learned from when the last search began."""
-
-    def __post_init__(self) -> None:
-        self.cost = CpuCost(LatencyModel(self.times.max_batch_size))
 
     def resize(self, workers: int, cpus: float) -> None:
         """Take the number of workers and the cores as these in the next search."""

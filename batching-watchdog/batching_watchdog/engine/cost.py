@@ -83,8 +83,8 @@ class Cost(Protocol):
     def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> CostClass | None:
         """Return the class to batch alone instead of the first ``size`` requests, or None."""
 
-    def learn(self, requests: Sequence[Request], seconds: float) -> None:
-        """Learn that a batch of these took a worker ``seconds``."""
+    def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float) -> None:
+        """Learn that a batch of these took a worker ``seconds`` and ``cpu_seconds`` of CPU; 0: unknown."""
 
 
 class Pool:
@@ -104,14 +104,15 @@ class Pool:
 
 
 class _Class:
-    """The pool of a class, its recent requests, and its last batches alone: size and seconds."""
+    """The pool of a class, its recent requests, and its last batches alone."""
 
     __slots__ = ("pool", "requests", "runs")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.requests = 0.0
-        self.runs: deque[tuple[int, float]] = deque(maxlen=KNOWN)
+        self.runs: deque[tuple[int, float, float]] = deque(maxlen=KNOWN)
+        """Size, seconds and CPU seconds."""
 
     def wants(self, size: int) -> bool:
         """Return whether a batch of ``size`` alone would show more."""
@@ -181,14 +182,14 @@ class CostModel:
             return None
         return min(wanting or many, key=lambda kind: len(self._of(kind).runs), default=None)
 
-    def learn_any(self, size: int, seconds: float) -> None:
-        """Learn that a batch of ``size`` representative requests took a worker ``seconds``."""
-        self.overall.observe(size, seconds)
+    def learn_any(self, size: int, seconds: float, cpu_seconds: float = 0.0) -> None:
+        """Learn what a batch of ``size`` representative requests took, as ``learn`` does."""
+        self.overall.observe(size, seconds, cpu_seconds)
 
-    def learn(self, requests: Sequence[Request], seconds: float) -> None:
-        """Learn that a batch of these took a worker ``seconds``."""
+    def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float = 0.0) -> None:
+        """Learn that a batch of these took a worker ``seconds`` and ``cpu_seconds`` of CPU; 0: unknown."""
         size = len(requests)
-        self.overall.observe(size, seconds)
+        self.overall.observe(size, seconds, cpu_seconds)
         kinds = {request.cost_class for request in requests}
         classes = [self._of(kind) for kind in kinds]
         pool = classes[0].pool
@@ -198,8 +199,8 @@ class CostModel:
         if len(self._keys) == len(pools) == len(pool.classes) == 1:
             return  # the only class so far: the overall curve is its own
         if len(kinds) == 1 and pool.times.knows(size):
-            classes[0].runs.append((size, seconds))
-        pool.model.observe(size, seconds)
+            classes[0].runs.append((size, seconds, cpu_seconds))
+        pool.model.observe(size, seconds, cpu_seconds)
         pool.batches += 1
         if pool.batches == KNOWN:
             pool.model.ceiling = pool.times.ceiling
@@ -254,8 +255,8 @@ class CostModel:
             if len(pools) == TUNING.max_lanes:
                 return
             model = LatencyModel(self.max_batch_size)
-            for size, seconds in of.runs:
-                model.observe(size, seconds)
+            for run in of.runs:
+                model.observe(*run)
             model.ceiling = old.times.ceiling
             best = Pool(model, model)
             best.batches = KNOWN
@@ -281,9 +282,11 @@ class CostModel:
         pools[1:] = [kept for kept in pools[1:] if kept.classes]
 
 
-def _off(runs: Iterable[tuple[int, float]], times: LatencyModel) -> float:
+def _off(runs: Iterable[tuple[int, float, float]], times: LatencyModel) -> float:
     """Return the factor between ``runs`` and ``times``, at least 1; infinite if ``times`` lacks the sizes."""
-    ratios = [seconds / max(LEAST, times.predict_mean(size)) for size, seconds in runs if times.knows(size)]
+    ratios = [
+        seconds / max(LEAST, times.predict_mean(size)) for size, seconds, _ in runs if times.knows(size)
+    ]
     ratio = median(ratios) if ratios else inf
     return max(ratio, 1 / ratio)
 

@@ -185,7 +185,7 @@ class Engine:
         if cpu_seconds and took > 0:
             self._prefetch.observe(cpu_seconds / took)
         if ran := _work_done(batch, replies):
-            self._cost.learn(ran, took)
+            self._cost.learn(ran, took, cpu_seconds)
             self._policy.observe(len(ran), took)
         if any(not reply.failed for reply in replies if reply != DROPPED):
             self._suspects.passed(worker)

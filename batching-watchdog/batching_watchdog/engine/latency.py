@@ -20,6 +20,10 @@ from batching_watchdog.engine.tuning import TUNING
 
 LEAST: Final = 1e-9
 """Minimum seconds of a batch, for clocks that measure 0."""
+CPU_FIRST: Final = 256
+"""First batches whose CPU time is all learned, including those of ``example()``."""
+CPU_EVERY: Final = 8
+"""Afterwards one in this many batches is learned: CPU time varies little, and learning costs time."""
 
 
 class Run(NamedTuple):
@@ -70,6 +74,8 @@ class LatencyModel:
         self._slope = 0.0
         self._above = 1.0
         """The upper quantile as a multiple of the mean."""
+        self._cpu: LatencyModel | None = None
+        """CPU seconds of a batch by its size. Not a share of its time: a quota stops some batches."""
 
     @property
     def learned(self) -> bool:
@@ -89,8 +95,11 @@ class LatencyModel:
         self.ceiling, self._full = max(1, min(self.ceiling, size // 2)), 0
         return self.ceiling
 
-    def observe(self, size: int, seconds: float) -> None:
-        """Learn from a batch of ``size`` requests that took a worker ``seconds``."""
+    def observe(self, size: int, seconds: float, cpu_seconds: float = 0.0) -> None:
+        """Learn from a batch of ``size`` requests that took a worker ``seconds``.
+
+        ``cpu_seconds``: its CPU time; 0: unknown.
+        """
         self._full += size >= self.ceiling
         if self._full >= self._probe_after and self.ceiling < self.max_batch_size:
             self.ceiling, self._full = min(2 * self.ceiling, self.max_batch_size), 0
@@ -110,6 +119,9 @@ class LatencyModel:
         # While the speed changes, the factor is measured against the curve before.
         if few or (self.runs % TUNING.refit_every == 0 and not changing):
             self._refit()
+        if cpu_seconds and (self.runs <= CPU_FIRST or self.runs % CPU_EVERY == 0):
+            self._cpu = self._cpu or LatencyModel(self.max_batch_size)
+            self._cpu.observe(size, cpu_seconds)
 
     def predict(self, size: int) -> float:
         """Return the upper quantile of the seconds for ``size`` requests; 0 before the first run."""
@@ -132,6 +144,10 @@ class LatencyModel:
         if index == len(sizes):
             return low + self._slope * (size - before)
         return low + (means[index] - low) * ((size - before) / (sizes[index] - before))
+
+    def predict_cpu(self, size: float) -> float:
+        """Return the mean CPU seconds for ``size`` requests; 0 while unknown."""
+        return self._cpu.predict_mean(size) if self._cpu else 0.0
 
     def largest_within(self, seconds: float) -> int:
         """Return the largest size whose upper quantile is at most ``seconds``; 0 if no request fits.

@@ -180,6 +180,9 @@ class _Known:
 
     predict_mean = predict
 
+    def predict_cpu(self, size: int) -> float:
+        return 0.0
+
 
 @lru_cache(maxsize=256)
 def _capacity(service: Service, workers: int, slo_latency: float, slo_objective: float) -> float:

@@ -24,16 +24,9 @@ FAST = 80_000.0
 """Requests per second: more than the front end of any test can do."""
 
 
-EACH = 100e-6
-"""Seconds of a worker for each request."""
-
-
-def read(*readings: Reading, worker: float = 0.0, cpus: float = 1.0) -> CpuCost:
-    """Return what these readings teach, and that workers compute for this share of the time of a batch."""
-    cost = CpuCost(LatencyModel(1024))
-    if worker:
-        for size in (1, 2, 4) * 8:
-            cost.observe(size, size * EACH * worker)
+def read(*readings: Reading, cpus: float = 1.0) -> CpuCost:
+    """Return what these readings teach."""
+    cost = CpuCost()
     cost.read(Reading(0.0, 0.0, 0, 0), cpus)
     for reading in readings:
         cost.read(reading, cpus)
@@ -41,33 +34,35 @@ def read(*readings: Reading, worker: float = 0.0, cpus: float = 1.0) -> CpuCost:
 
 
 @pytest.mark.parametrize(
-    ("cost", "rate", "size", "cpus", "bound"),
+    ("cost", "rate", "size", "worker", "cpus", "bound"),
     [
-        pytest.param(read(), 500.0, 8, 1.0, 500, id="no reading: the workers alone"),
-        pytest.param(read(BUSY), FAST, LARGE, 8.0, 50_000, id="the CPU time of one thread"),
-        pytest.param(read(BUSY), 30_000.0, LARGE, 8.0, 30_000, id="never more than the workers'"),
-        pytest.param(read(BUSY), FAST, LARGE, 0.5, TUNING.busiest * 0.5 / 20e-6, id="half a core"),
-        pytest.param(read(BUSY, worker=0.4), FAST, 1024, 2.0, TUNING.busiest * 2 / 60e-6, id="shared"),
-        pytest.param(read(worker=0.4), FAST, 1024, 1.0, TUNING.busiest / 40e-6, id="before any load"),
-        pytest.param(read(SMALL), FAST, 2, 8.0, 10_000, id="small batches"),
-        pytest.param(read(SMALL), FAST, 40, 8.0, 1 / 36.6667e-6, id="large ones after them"),
-        pytest.param(read(Reading(10.0, 0.05, 50, 0)), 3e3, LARGE, 2.0, 3e3, id="idle: scrapes would count"),
-        pytest.param(read(Reading(0.5, 0.4, 10, 0), BUSY), FAST, LARGE, 8.0, 50_000, id="close together"),
+        pytest.param(read(), 500.0, 8, 0.0, 1.0, 500, id="no reading: the workers alone"),
+        pytest.param(read(BUSY), FAST, LARGE, 0.0, 8.0, 50_000, id="the CPU time of one thread"),
+        pytest.param(read(BUSY), 30_000.0, LARGE, 0.0, 8.0, 30_000, id="never more than the workers'"),
+        pytest.param(read(BUSY), FAST, LARGE, 0.0, 0.5, TUNING.busiest * 0.5 / 20e-6, id="half a core"),
+        pytest.param(read(BUSY), FAST, 1024, 40e-6, 2.0, TUNING.busiest * 2 / 60e-6, id="shared"),
+        pytest.param(read(), FAST, 1024, 40e-6, 1.0, TUNING.busiest / 40e-6, id="before any load"),
+        pytest.param(read(SMALL), FAST, 2, 0.0, 8.0, 10_000, id="small batches"),
+        pytest.param(read(SMALL), FAST, 40, 0.0, 8.0, 1 / 36.6667e-6, id="large ones after them"),
         pytest.param(
-            read(BUSY, Reading(20.0, 6.0, 200_000, 0)), FAST, LARGE, 8.0, 1 / 30e-6, id="followed by half"
+            read(Reading(10.0, 0.05, 50, 0)), 3e3, LARGE, 0.0, 2.0, 3e3, id="idle: scrapes would count"
+        ),
+        pytest.param(
+            read(Reading(0.5, 0.4, 10, 0), BUSY), FAST, LARGE, 0.0, 8.0, 50_000, id="close together"
+        ),
+        pytest.param(
+            read(BUSY, Reading(20.0, 6.0, 200_000, 0)),
+            FAST,
+            LARGE,
+            0.0,
+            8.0,
+            1 / 30e-6,
+            id="followed by half",
         ),
     ],
 )
-def test_capacity_is_what_the_front_end_and_the_cores_leave(cost, rate, size, cpus, bound):
-    assert cost.bound(Sustained(rate, size), cpus) == pytest.approx(bound, rel=0.01)
-
-
-def test_cpu_cost_of_a_model_that_computes_for_twice_the_share_of_a_batch_is_followed():
-    cost = read()
-    for seconds, batches in ((0.008, 300), (0.016, 300)):
-        for _ in range(batches):
-            cost.observe(8, seconds)
-    assert cost.bound(Sustained(1e6, 8), 1.0) == pytest.approx(TUNING.busiest / 0.002, rel=0.01)
+def test_capacity_is_what_the_front_end_and_the_cores_leave(cost, rate, size, worker, cpus, bound):
+    assert cost.bound(Sustained(rate, size, worker), cpus) == pytest.approx(bound, rel=0.01)
 
 
 def test_a_front_end_with_a_quarter_of_a_core_is_busy_at_a_quarter_of_the_load():
@@ -78,11 +73,11 @@ def test_a_front_end_with_a_quarter_of_a_core_is_busy_at_a_quarter_of_the_load()
 
 
 def test_cores_bound_the_rate_by_cpu_time_where_the_times_of_batches_show_a_quota_instead():
-    cost = read()
-    for size in (1, 2, 4) * 8:
-        cost.observe(size, 0.017 * size)
-    fastest = Sustained(250.0, 64)  # single requests were stopped by the quota, pairs were not
-    assert cost.bound(fastest, 0.25) == pytest.approx(TUNING.busiest * 0.25 / 0.017, rel=0.01)
+    model = LatencyModel(64)
+    for size, seconds in ((1, 0.070), (2, 0.034), (4, 0.068)) * 8:  # a quota stopped single requests
+        model.observe(size, seconds, 0.017 * size)
+    fastest = sustained([(1.0, model)], 8, 1.0, 0.99)
+    assert read().bound(fastest, 0.25) == pytest.approx(TUNING.busiest * 0.25 / 0.017, rel=0.01)
 
 
 @given(
@@ -91,13 +86,10 @@ def test_cores_bound_the_rate_by_cpu_time_where_the_times_of_batches_show_a_quot
     cpus=st.floats(0.1, 64),
     front=st.floats(0, 10),
     served=st.integers(0, 10**6),
-    batches=st.lists(st.tuples(st.integers(1, 1024), st.floats(1e-9, 100)), max_size=20),
+    worker=st.just(0.0) | st.floats(1e-9, 100),
 )
-def test_bound_only_lowers_the_rate_and_stays_positive(rate, size, cpus, front, served, batches):
-    cost = read(Reading(10.0, front, served, 0))
-    for count, seconds in batches:
-        cost.observe(count, seconds)
-    bound = cost.bound(Sustained(rate, size), cpus)
+def test_bound_only_lowers_the_rate_and_stays_positive(rate, size, cpus, front, served, worker):
+    bound = read(Reading(10.0, front, served, 0)).bound(Sustained(rate, size, worker), cpus)
     assert 0.0 <= bound <= rate
     assert bound > 0.0 or rate == 0.0
 
@@ -114,6 +106,10 @@ class Known:
         """Return the seconds of the law."""
         return self.predict(int(size))
 
+    def predict_cpu(self, size: float) -> float:
+        """Return that it is unknown."""
+        return 0.0
+
 
 def line(constant: float, each: float, spread: float = 0.0, best_size: int = 256) -> Known:
     """l(b) = constant + each x b, evenly from 1 - spread of it to 1 + spread."""
@@ -129,7 +125,7 @@ LINES = st.builds(line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0
     st.lists(LINES, min_size=1, max_size=3), st.integers(1, 16), st.floats(0.5, 20.0), st.floats(0.5, 0.999)
 )
 def test_workers_sustain_no_more_than_their_throughput(models, workers, slo, objective):
-    rate, size = sustained([(1 / len(models), model) for model in models], workers, slo, objective)
+    rate, size, _ = sustained([(1 / len(models), model) for model in models], workers, slo, objective)
     least = sum(model.predict(model.best_size) / model.best_size for model in models) / len(models)
     assert 0 <= rate * least <= workers
     assert 1 <= size <= max(model.best_size for model in models)
@@ -196,3 +192,22 @@ def test_rate_of_short_and_long_requests_that_a_model_pads_meets_the_objective_a
     assert rate > 300 * workers
     assert simulation.run(rate, 6).attainment() >= 0.99
     assert simulation.run(2 * rate, 3).attainment() < 0.99
+
+
+@pytest.mark.parametrize(
+    ("told", "each"),
+    [
+        pytest.param((0.001, 0.1), 0.0505, id="cheap in large batches, dear in small ones"),
+        pytest.param((0.0, 0.1), 0.05, id="unknown of those in large batches"),
+        pytest.param((0.0, 0.0), 0.0, id="unknown"),
+    ],
+)
+def test_cpu_time_of_each_request_is_the_mean_over_pools_whatever_the_sizes_of_their_batches(told, each):
+    short, long = LatencyModel(32), LatencyModel(32)
+    for _ in range(8):
+        for size in (1, 8, 32):
+            short.observe(size, 0.010, told[0] * size)
+        for size in (1, 2):
+            long.observe(size, 0.1 * size, told[1] * size)
+    result = sustained([(0.5, short), (0.5, long)], 4, 0.5, 0.99)
+    assert result.cpu_seconds == pytest.approx(each, rel=0.02)

@@ -42,6 +42,16 @@ def mixed_then_alone(cost: CostModel, law: Callable[[list[CostClass]], float], t
             run(cost, kinds, law(kinds))
 
 
+def test_cpu_time_is_learned_of_each_pool():
+    cost = model()
+    for _ in range(2 * KNOWN):
+        for key, cpu_seconds in ((b"a", 0.01), (b"b", 0.1)):
+            one = request(0, key=key)
+            cost.pool(one.cost_class)
+            cost.learn([one], 0.2, cpu_seconds)
+    assert sorted(times.predict_cpu(1) for _, times in cost.mix) == pytest.approx([0.01, 0.1])
+
+
 def test_classes_without_runs_share_a_pool():
     cost = model()
     assert len({cost.pool((b"", b"POST /%d" % path, bits)) for path in range(4) for bits in range(10)}) == 1

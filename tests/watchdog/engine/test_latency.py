@@ -151,6 +151,15 @@ def test_double_that_was_slower_is_tried_ever_more_seldom_until_it_is_faster():
     assert model.best_size == 64
 
 
+def test_cpu_time_of_a_batch_that_doubles_is_followed_and_an_unknown_one_changes_nothing():
+    model = LatencyModel(64)
+    assert model.predict_cpu(8) == 0.0
+    for cpu_seconds in (0.008, 0.016, 0.0):
+        for _ in range(300):
+            model.observe(8, 0.1, cpu_seconds)
+    assert model.predict_cpu(8) == pytest.approx(0.016)
+
+
 def test_batch_out_of_memory_halves_the_ceiling_which_full_batches_probe_ever_more_seldom():
     model = learned(accelerator, POWERS, 64)
     assert model.out_of_memory(64) == model.ceiling == model.best_size == model.largest_within(9.0) == 32

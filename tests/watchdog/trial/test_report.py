@@ -97,11 +97,10 @@ def test_report_says_what_is_served_and_under_what_conditions(changed, words):
 
 
 def test_promise_is_what_the_watchdog_exports_and_no_more_than_its_cores_allow():
-    model, cost = LatencyModel(8), CpuCost(LatencyModel(8))
+    model, cost = LatencyModel(8), CpuCost()
     for size in (1, 2, 4, 8):
         for _ in range(5):
-            model.observe(size, 0.010)
-            cost.observe(size, 0.010)
+            model.observe(size, 0.010, 0.010)
     free = report.promise_within(0.1, [(1.0, model)], cost, workers=4, objective=0.99, cpus=64.0)
     bound = report.promise_within(0.1, [(1.0, model)], cost, workers=4, objective=0.99, cpus=1.0)
     assert 0.0 < bound.rate < free.rate
