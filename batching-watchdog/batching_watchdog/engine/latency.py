@@ -68,6 +68,8 @@ class LatencyModel:
         self._largest = 0
         self._full = 0
         """Batches as large as the ceiling since it was set."""
+        self._raised = False
+        """Whether the ceiling was raised and has not lasted yet."""
         self._probe_after = TUNING.probe_after
         self._sizes: list[float] = [1.0]
         self._means: list[float] = [0.0]
@@ -90,9 +92,12 @@ class LatencyModel:
     def out_of_memory(self, size: int) -> int:
         """Lower the ceiling, since a batch of ``size`` did not fit into memory; return it.
 
-        It is doubled after ``probe_after`` full batches, then after twice as many, and so on.
+        It is doubled after ``probe_after`` full batches. Each time that fails doubles that number, until
+        a raised ceiling has lasted for ``probe_after`` full batches.
         """
-        self.ceiling, self._full = max(1, min(self.ceiling, size // 2)), 0
+        if self._raised:
+            self._probe_after *= 2
+        self.ceiling, self._full, self._raised = max(1, min(self.ceiling, size // 2)), 0, False
         return self.ceiling
 
     def observe(self, size: int, seconds: float, cpu_seconds: float = 0.0) -> None:
@@ -101,9 +106,11 @@ class LatencyModel:
         ``cpu_seconds``: its CPU time; 0: unknown.
         """
         self._full += size >= self.ceiling
+        if self._raised and self._full >= TUNING.probe_after:
+            self._probe_after, self._raised = TUNING.probe_after, False
         if self._full >= self._probe_after and self.ceiling < self.max_batch_size:
             self.ceiling, self._full = min(2 * self.ceiling, self.max_batch_size), 0
-            self._probe_after *= 2
+            self._raised = True
         seconds = max(LEAST, seconds)
         self._recent.append(seconds / max(LEAST, self.predict_mean(size)) if self.knows(size) else 1.0)
         changing = _all_differ(list(self._recent)[-2:])

@@ -79,7 +79,7 @@ class Tuning:
     sick_after: int = 3
     """Batches in a row that fail whole before their worker is checked."""
     probe_after: int = 64
-    """Full batches without a memory error after which a ceiling is doubled; each time twice as many."""
+    """Full batches without a memory error after which a ceiling is doubled; each failure doubles them."""
 
     # The next batch of a busy worker: ``prefetch``
     lead: float = 0.003

@@ -172,6 +172,36 @@ def test_batch_out_of_memory_halves_the_ceiling_which_full_batches_probe_ever_mo
         assert model.out_of_memory(64) == 32
 
 
+def test_ceiling_recovers_as_fast_from_each_neighbor_that_took_the_memory():
+    model = learned(accelerator, [1, 2, 4, 8], 8)
+    recoveries = []
+    for _ in range(3):
+        for size in (8, 4, 2):
+            model.out_of_memory(size)
+        batches = 0
+        while model.ceiling < 8:
+            learn(model, accelerator, [model.ceiling])
+            batches += 1
+        recoveries.append(batches)
+        learn(model, accelerator, [8], times=TUNING.probe_after)
+    assert recoveries == [3 * TUNING.probe_after] * 3
+
+
+def test_ceiling_is_probed_early_again_once_a_raised_one_has_lasted():
+    model = learned(accelerator, POWERS, 64)
+    model.out_of_memory(64)
+    for patience in (TUNING.probe_after, 2 * TUNING.probe_after):
+        learn(model, accelerator, [32], times=patience)
+        model.out_of_memory(64)
+    learn(model, accelerator, [32], times=4 * TUNING.probe_after)
+    learn(model, accelerator, [64], times=TUNING.probe_after)
+    model.out_of_memory(64)
+    learn(model, accelerator, [32], times=TUNING.probe_after - 1)
+    assert model.ceiling == 32
+    learn(model, accelerator, [32])
+    assert model.ceiling == 64
+
+
 def test_ceiling_is_never_below_one_request():
     model = LatencyModel(8)
     assert [model.out_of_memory(size) for size in (8, 4, 2, 1)] == [4, 2, 1, 1]
