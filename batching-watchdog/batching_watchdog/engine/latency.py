@@ -66,7 +66,7 @@ class LatencyModel:
         self._trying = False
         """Whether ``_best`` is twice the best known size: one run at a time shows enough of it."""
         self._largest = 0
-        self._full = 0
+        self._full = 0.0
         """Batches as large as the ceiling since it was set."""
         self._raised = False
         """Whether the ceiling was raised and has not lasted yet."""
@@ -97,19 +97,19 @@ class LatencyModel:
         """
         if self._raised:
             self._probe_after *= 2
-        self.ceiling, self._full, self._raised = max(1, min(self.ceiling, size // 2)), 0, False
+        self.ceiling, self._full, self._raised = max(1, min(self.ceiling, size // 2)), 0.0, False
         return self.ceiling
 
-    def observe(self, size: int, seconds: float, cpu_seconds: float = 0.0) -> None:
+    def observe(self, size: int, seconds: float, cpu_seconds: float = 0.0, *, share: float = 1.0) -> None:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``.
 
-        ``cpu_seconds``: its CPU time; 0: unknown.
+        ``cpu_seconds``: its CPU time; 0: unknown. ``share``: of its requests that ended.
         """
-        self._full += size >= self.ceiling
+        self._full += share * (size >= self.ceiling)
         if self._raised and self._full >= TUNING.probe_after:
             self._probe_after, self._raised = TUNING.probe_after, False
         if self._full >= self._probe_after and self.ceiling < self.max_batch_size:
-            self.ceiling, self._full = min(2 * self.ceiling, self.max_batch_size), 0
+            self.ceiling, self._full = min(2 * self.ceiling, self.max_batch_size), 0.0
             self._raised = True
         seconds = max(LEAST, seconds)
         self._recent.append(seconds / max(LEAST, self.predict_mean(size)) if self.knows(size) else 1.0)

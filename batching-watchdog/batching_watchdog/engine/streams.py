@@ -280,7 +280,9 @@ class Streams:
         if iteration.started:
             self.start.observe(iteration.started, iteration.start_seconds)
         if iteration.stepped:
-            self.step.observe(iteration.stepped, iteration.step_seconds)
+            # Memory fills over the length of a stream: a step shows only that those that end in it fit.
+            ended = sum(output.done for output in iteration.outputs)
+            self.step.observe(iteration.stepped, iteration.step_seconds, share=ended / iteration.stepped)
         effects: list[Effect] = []
         if size > 1 and any(output.out_of_memory for output in iteration.outputs):
             effects += self._lower(size)

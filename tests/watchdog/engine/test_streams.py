@@ -154,7 +154,7 @@ def test_late_request_is_refused_if_asked_but_not_while_nothing_runs():
 
 
 def test_streams_that_do_not_fit_into_memory_are_started_again_and_fewer_run():
-    world = Streaming(start_law, step_law, lengths=lambda _: 5, memory=6, noise=0.0)
+    world = Streaming(start_law, step_law, lengths=lambda _: 30, memory=6, noise=0.0)
     for _ in range(12):
         world.at(0.0, world.arrive)
     world.to_the_end()
@@ -164,9 +164,9 @@ def test_streams_that_do_not_fit_into_memory_are_started_again_and_fewer_run():
 
 def test_ceiling_of_memory_rises_again_once_more_streams_fit():
     world = Streaming(start_law, step_law, lengths=lambda _: 10, memory=6, noise=0.0)
-    for memory in (6, inf):
+    for memory, number in ((6, 12), (inf, 400)):
         world.memory = memory
-        for _ in range(100):
+        for _ in range(number):
             world.at(world.now, world.arrive)
         world.to_the_end()
     assert world.most > 6
