@@ -5,10 +5,10 @@ serving replicas cannot carry is answered vertically first and horizontally afte
 (arXiv:2407.14843) and Sponge (arXiv:2404.00704) do. A boost never replaces a replica: the count is decided as
 if there were none.
 
-What a boosted replica measures says little of a nominal one: ``nominal`` holds its capacity meanwhile, and
-``Memory.boosts`` keeps its lateness out of the calibration. But twice the CPU at most doubles the
-goodput. So a capacity that was too low before, as of a replica that has just started, does not last as long
-as the boost that it causes.
+What a boosted replica measures says little of a nominal one: ``nominal`` holds its capacity and service
+time meanwhile, and ``Memory.boosts`` keeps its lateness out of the calibration. But twice the CPU at most
+doubles the goodput. So a capacity that was too low before, as of a replica that has just started, does not
+last as long as the boost that it causes.
 """
 
 from dataclasses import dataclass, replace
@@ -67,13 +67,13 @@ def nominal(at: Situation) -> Situation:
         boosts.append((at.now, at.boost))
     known = memory.nominal
     if not boosts and seen.capacity is not None:
-        known = seen.capacity, seen.concurrency
+        known = seen.capacity, seen.concurrency, seen.service_time_single
     if boosts or memory.boosts or known != memory.nominal:
         at = replace(at, memory=replace(memory, boosts=tuple(boosts), nominal=known))
     if not boosts:
         return at
-    capacity, concurrency = known
-    before = replace(seen, capacity=capacity, concurrency=concurrency)
+    capacity, concurrency, service_time = known
+    before = replace(seen, capacity=capacity, concurrency=concurrency, service_time_single=service_time)
     if capacity and seen.capacity and seen.slo_latency and seen.slo_objective:
         gain = observed(seen).goodput / (boosts[0][1] * observed(before).goodput)
         before = replace(before, capacity=capacity * max(1.0, gain))

@@ -102,8 +102,8 @@ class Memory:
     boosts: tuple[tuple[float, float], ...] = ()
     """(time, CPU of serving replicas as a multiple of the nominal one), each larger than all after it, until
     samples of that time have left the windows."""
-    nominal: tuple[float | None, float | None] = (None, None)
-    """Capacity and concurrency observed before that."""
+    nominal: tuple[float | None, float | None, float | None] = (None, None, None)
+    """Capacity, concurrency and service time of one request, observed before that."""
     history: History = field(default_factory=History)
     calibration: Calibration = field(default_factory=Calibration)
     budget: Budget = field(default_factory=Budget)

@@ -60,16 +60,20 @@ def test_boost_is_between_nominal_and_the_maximum(observation, scale, most, befo
 
 
 @fuzzed(60)
-@given(st.lists(st.tuples(observations, st.floats(0.5, 10), st.floats(0.1, 2.0)), max_size=12))
+@given(
+    st.lists(
+        st.tuples(observations, st.floats(0.5, 10), st.floats(0.1, 2.0), st.floats(0.001, 0.025)), max_size=12
+    )
+)
 def test_what_a_replica_gains_by_its_boost_teaches_nothing(story):
     scale = Scale(3, 3)
     _, memory = decide(Situation(HELD, seen(), scale, Memory.initial(scale, 0.0), 0.0))
     calibration, now, faster = memory.calibration, 0.0, memory
-    for observation, gap, speed in story:
+    for observation, gap, speed, service_time in story:
         now += gap
-        as_before = replace(observation, capacity=100.0, concurrency=None)
+        as_before = replace(observation, capacity=100.0, concurrency=None, service_time_single=0.025)
         decision, memory = decide(Situation(HELD, as_before, scale, memory, now, boost=2.0))
-        boosted = replace(as_before, capacity=speed * 100.0)
+        boosted = replace(as_before, capacity=speed * 100.0, service_time_single=service_time)
         same, faster = decide(Situation(HELD, boosted, scale, faster, now, boost=2.0))
         assert decision.replicas == same.replicas
         assert memory.calibration == calibration
@@ -88,6 +92,12 @@ def boosted(memory, by, now, **measured):
 
 def test_capacity_that_was_too_low_rises_during_a_boost_to_what_its_cpu_does_not_explain():
     assert 250.0 <= boosted(before(), 2.0, 5.0, capacity=600.0).seen.capacity <= 300.0
+
+
+def test_capacity_near_the_slo_rises_during_a_boost_by_the_service_time_from_before():
+    memory = before(capacity=0.25, service_time_single=0.07)
+    during = boosted(memory, 3.0, 5.0, capacity=21.0, service_time_single=0.023)
+    assert 0.7 <= during.seen.capacity <= 0.8
 
 
 def test_boost_that_has_fallen_explains_less_once_the_higher_one_has_left_the_windows():
