@@ -24,6 +24,7 @@ from kubernetes import client, config
 from kubernetes.utils.quantity import parse_quantity
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
+from urllib3.exceptions import HTTPError
 
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.load.records import BenchError
@@ -161,7 +162,17 @@ def play(plan: Plan, arm: Arm, seconds: float) -> Row:
 def row(
     arm: Arm, log: Sequence[str], samples: Sequence[Sample], *, begin: float, seconds: float, slo: float
 ) -> Row:
-    """Return the record of one arm: its totals, and its course in buckets."""
+    """Return the record of one arm: its totals, and its course in buckets.
+
+    Raises ``BenchError`` if the samples have a gap as long as a bucket.
+    """
+    times = [begin, *(each.at for each in samples), begin + seconds]
+    gap = max(after - one for one, after in pairwise(times))
+    if gap >= BUCKET:
+        raise BenchError(
+            f"{arm.name}: {gap:.0f} of {seconds:.0f} s have no sample of the cluster, must be less than"
+            f" {BUCKET} s: see whether its API server and kubelets answer, and play the arm again"
+        )
     latencies: dict[int, list[int]] = {}
     for line in log:
         second, each = json.loads(line)
@@ -171,7 +182,7 @@ def row(
         found = latencies.get(bucket, [])
         served = sorted(each / 1000 for each in found if each >= 0)
         since = begin + bucket * BUCKET
-        seen = [each for each in samples if since <= each.at < since + BUCKET] or samples[-1:]
+        seen = [each for each in samples if since <= each.at < since + BUCKET]
         course.append(
             {
                 "at": bucket * BUCKET,
@@ -240,7 +251,7 @@ def watching(plan: Plan, arm: Arm) -> Iterator[list[Sample]]:
 
     def look() -> None:
         while not over.wait(1.0):
-            with suppress(client.ApiException, OSError):
+            with suppress(client.ApiException, HTTPError, OSError):
                 samples.append(see(plan, arm, used))
 
     thread = threading.Thread(target=look, daemon=True)

@@ -1,13 +1,38 @@
-"""The day that ``bench node`` plays, and what it makes of a recording. The cluster itself is not here."""
+"""The day that ``bench node`` plays, what it makes of a recording, and how it asks the API server."""
 
 import json
+from contextlib import closing
 
 import pytest
+from kubernetes import client
 
+from support.doubles import Server, panic, status
+from support.waits import until
 from tailbound_lab.bench import node
 from tailbound_lab.load.records import BenchError
 
 ARM = node.Arm("ours", "model", "http://model", "true", "true")
+PLAN = node.Plan("shop", "python", 0.5, (ARM,))
+
+
+@pytest.fixture
+def api():
+    """An API server with documents by the end of their path; it hangs up on other paths."""
+    documents, asked = {}, []
+
+    def answer(handler):
+        asked.append(handler.path)
+        found = next((body for end, body in documents.items() if handler.path.endswith(end)), None)
+        fault = panic if found is None else status(200, json.dumps(found).encode(), Connection="close")
+        handler.close_connection = True
+        fault(handler)
+
+    with closing(Server(answer)) as server:
+        settings = client.Configuration()
+        settings.host = f"http://{server.address}"
+        client.Configuration.set_default(settings)
+        yield documents, asked
+    client.Configuration.set_default(None)
 
 
 def test_day_has_its_peak_its_jump_and_its_night_whatever_its_length():
@@ -26,6 +51,26 @@ def test_arm_counts_what_was_sent_in_the_day_and_integrates_its_replicas():
     assert (row["sent"], row["late"]) == (4, 0.5)
     assert (row["replica_seconds"], row["cpu_seconds"], row["changes"]) == (25, 20.0, 2)
     assert [(each["good"], each["late"], each["failed"]) for each in row["course"]] == [(1, 1, 1), (1, 0, 0)]
+
+
+def test_samples_go_on_after_an_api_server_that_hung_up(api):
+    documents, asked = api
+    with node.watching(PLAN, ARM) as samples:
+        until(lambda: len(asked) > 8, "a look after one that failed")
+        documents["/pods"] = {"items": []}
+        documents["/model"] = {
+            "spec": {"replicas": 2, "selector": {}, "template": {}},
+            "status": {"readyReplicas": 1},
+        }
+        until(lambda: samples, "a sample comes")
+    assert (samples[0].wanted, samples[0].ready) == (2, 1)
+
+
+@pytest.mark.parametrize("missing", [range(21), range(3, 14), range(11), range(10, 21)])
+def test_arm_whose_samples_have_a_gap_is_refused(missing):
+    samples = [node.Sample(1000.0 + at, 1, 1, 0.25, 2.0) for at in range(21) if at not in missing]
+    with pytest.raises(BenchError, match="ours"):
+        node.row(ARM, [], samples, begin=1000.0, seconds=20.0, slo=0.5)
 
 
 def test_arms_are_read_from_the_file_and_another_is_refused_by_its_name(tmp_path):
