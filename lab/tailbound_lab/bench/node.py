@@ -35,6 +35,8 @@ BUCKET: Final = 10
 """Seconds of one row of the record."""
 WARM_UP: Final = 120.0
 """Seconds at the first rate before the record begins: each scaler has seen the function."""
+PENDING: Final = 120.0
+"""Seconds within which the pod that sends the load must start."""
 DAY: Final = ((0.15, 8.0), (0.45, 30.0), (0.52, 14.0), (0.62, 34.0), (0.72, 12.0), (1.0, 2.0))
 """(share of the day at which it ends, requests/s): morning, peak, lull, jump, evening, night."""
 PEAK: Final = 1
@@ -145,8 +147,8 @@ def phases(seconds: float) -> list[tuple[float, float]]:
 
 def play(plan: Plan, arm: Arm, seconds: float) -> Row:
     """Return what one scaler did with the day."""
-    shell(arm.name, arm.begin)
     try:
+        shell(arm.name, arm.begin)
         ready(plan, arm)
         day = phases(seconds)
         words = ",".join(f"{rate:.3f}:{length:g}" for rate, length in day)
@@ -292,8 +294,11 @@ def cores(pod: Any) -> float:
 
 
 @contextmanager
-def sending(plan: Plan, arm: Arm, words: str) -> Iterator[Any]:
-    """Start the pod that sends the load; yield a function that waits for its end and returns its lines."""
+def sending(plan: Plan, arm: Arm, words: str, patience: float = PENDING) -> Iterator[Any]:
+    """Start the pod that sends the load; yield a function that waits for its end and returns its lines.
+
+    Raises ``BenchError`` if the pod is still pending after ``patience`` seconds.
+    """
     core, name = _core(), "bench-load"
     container = {
         "name": "load",
@@ -313,8 +318,19 @@ def sending(plan: Plan, arm: Arm, words: str) -> Iterator[Any]:
         },
     }
 
+    def status() -> Any:
+        return core.read_namespaced_pod(name, plan.namespace).status
+
     def phase() -> str:
-        return str(core.read_namespaced_pod(name, plan.namespace).status.phase)
+        return str(status().phase)
+
+    def obstacles() -> str:
+        now = status()
+        waiting = [each.state.waiting for each in now.container_statuses or () if each.state.waiting]
+        said = [each for each in (*waiting, *(now.conditions or ())) if each.reason]
+        return (
+            "; ".join(f"{each.reason} {each.message or ''}".strip() for each in said) or "no reason is known"
+        )
 
     def ended(seconds: float) -> list[str]:
         deadline = time.monotonic() + seconds + 60.0
@@ -326,7 +342,10 @@ def sending(plan: Plan, arm: Arm, words: str) -> Iterator[Any]:
 
     core.create_namespaced_pod(plan.namespace, pod)
     try:
+        deadline = time.monotonic() + patience
         while phase() == "Pending":
+            if time.monotonic() > deadline:
+                raise BenchError(f"{arm.name}: {name} is pending after {patience:g} s: {obstacles()}")
             time.sleep(0.2)
         yield ended
     finally:

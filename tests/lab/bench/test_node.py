@@ -21,7 +21,7 @@ def api():
     documents, asked = {}, []
 
     def answer(handler):
-        asked.append(handler.path)
+        asked.append(f"{handler.command} {handler.path}")
         found = next((body for end, body in documents.items() if handler.path.endswith(end)), None)
         fault = panic if found is None else status(200, json.dumps(found).encode(), Connection="close")
         handler.close_connection = True
@@ -79,6 +79,35 @@ def test_arms_are_read_from_the_file_and_another_is_refused_by_its_name(tmp_path
     wrong.write_text("arms: [{name: x}]")
     with pytest.raises(BenchError, match=r"arms\.yaml"):
         node.read(wrong)
+
+
+def test_arm_whose_begin_fails_halfway_is_taken_away(tmp_path):
+    made = tmp_path / "made"
+    arm = node.Arm("ours", "model", "http://model", f"touch {made}; exit 3", f"rm {made}")
+    with pytest.raises(BenchError, match="status 3"):
+        node.play(PLAN, arm, 20.0)
+    assert not made.exists()
+
+
+def test_load_whose_pod_stays_pending_is_given_up_with_the_reason_and_deleted(api):
+    documents, asked = api
+    waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
+    container = {
+        "name": "load",
+        "image": "python",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": waiting,
+    }
+    pod = {"status": {"phase": "Pending", "containerStatuses": [container]}}
+    documents |= {"/pods": pod, "/pods/bench-load": pod}
+    with (
+        pytest.raises(BenchError, match="ErrImagePull no such host"),
+        node.sending(PLAN, ARM, "", patience=0.0),
+    ):
+        pass
+    assert asked[-1] == "DELETE /api/v1/namespaces/shop/pods/bench-load"
 
 
 def test_command_of_an_arm_that_fails_is_told_with_what_it_said():
