@@ -2,7 +2,8 @@
 
 The file of ``--arms`` names the function's Deployment for each scaler, and the commands that put the scaler
 in charge and take it away. A pod of the cluster sends the load; the API server tells replicas and limits, the
-kubelet tells CPU. Nothing is simulated but what the file of arms names as a stand-in.
+kubelet tells CPU. Replica-seconds are those of ready replicas: one that starts does not count. Nothing is
+simulated but what the file of arms names as a stand-in.
 """
 
 import argparse
