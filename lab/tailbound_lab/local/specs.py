@@ -153,9 +153,11 @@ def parse_resize(body: object) -> float:
     """Return the CPU limit in a strategic merge patch of a pod's one container."""
     try:
         (container,) = body["spec"]["containers"]  # type: ignore[index] # else TypeError
-        return _cpus(container["resources"]["limits"]["cpu"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise InvalidRequestError("spec: must have one container with resources.limits.cpu") from None
+        return _cpus(TypeAdapter(_Cpu).validate_python(container["resources"]["limits"]["cpu"]))
+    except (KeyError, TypeError, ValueError):  # pydantic's is a ValueError
+        raise InvalidRequestError(
+            "spec: must have one container with resources.limits.cpu, a quantity like 500m or 0.5"
+        ) from None
 
 
 def parse_removal(body: object) -> tuple[str, str]:

@@ -3,15 +3,28 @@
 import pytest
 
 from tailbound_lab.local.errors import InvalidRequestError, StackError
-from tailbound_lab.local.specs import FunctionSpec, parse_deployment, parse_removal, parse_scale, parse_secret
+from tailbound_lab.local.specs import (
+    FunctionSpec,
+    parse_deployment,
+    parse_removal,
+    parse_resize,
+    parse_scale,
+    parse_secret,
+)
 from tailbound_lab.local.stack import parse_stack
 
 F = {"service": "f", "image": "i"}
 
 
-PARSERS = (parse_deployment, parse_scale, parse_removal, parse_secret)
+PARSERS = (parse_deployment, parse_scale, parse_removal, parse_resize, parse_secret)
+NO_CPUS = ("fast", "-1", "1Gi", "1.5m", "nan", "inf")
 NO_LABELS = ("Upper", "under_score", "-edge", "edge-", "a.b", "a" * 64, "../a", "ü")
 NO_SECRETS = ("../../etc/passwd", "a/b", ".hidden", "")
+
+
+def resize(cpu):
+    """Return the patch of a pod that asks for a CPU limit."""
+    return {"spec": {"containers": [{"name": "f", "resources": {"limits": {"cpu": cpu}}}]}}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +38,8 @@ NO_SECRETS = ("../../etc/passwd", "a/b", ".hidden", "")
         *((parse_deployment, body) for body in ({"service": "f"}, F | {"envVars": {"a": 1}})),
         *((parse_deployment, F | {key: name}) for key in ("service", "namespace") for name in NO_LABELS),
         *((parse_deployment, F | {"secrets": [name]}) for name in NO_SECRETS),
-        *((parse_deployment, F | {"limits": {"cpu": cpu}}) for cpu in ("fast", "-1", "1Gi", "1.5m")),
+        *((parse_deployment, F | {"limits": {"cpu": cpu}}) for cpu in NO_CPUS),
+        *((parse_resize, resize(cpu)) for cpu in NO_CPUS),
         *((parse_secret, {"name": name}) for name in NO_SECRETS),
         (parse_secret, {"name": "a", "namespace": "../a"}),
         *((parse_scale, {"serviceName": "f", "replicas": count}) for count in (-1, 1.5, "3", True, 10_001)),
