@@ -233,7 +233,8 @@ def _table(comparisons: Sequence[Comparison]) -> str:
 
 def _row(item: Comparison, system: str, track: Track) -> str:
     slo = f"{percent(item.objective)} within {item.slo * 1e3:g} ms"
-    kind, name = ("first", escape(item.function)) if system == TAILBOUND else ("", f"<small>{slo}</small>")
+    name = f"{escape(item.function)}<br/><small>{slo}</small>"
+    kind, name = ("first", name) if system == TAILBOUND else ("", "")
     styles = {True: "good", False: "bad", None: ""}
     columns = "".join(f'<td class="{styles[good]}">{text}</td>' for text, good in cells(item, track))
     return f'<tr class="{kind}"><th>{name}</th><td class="system">{system}</td>{columns}</tr>'

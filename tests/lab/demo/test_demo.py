@@ -116,6 +116,8 @@ def test_the_page_is_whole_in_itself_beside_its_results(tmp_path, shown, kind):
     assert "vision <b>" not in html
     assert all(url.startswith("#") for url in re.findall(r'(?:src|href)="([^"]+)"', html))
     assert "LoadAboveCapacity" in html
+    # The target of each function, with a baseline or without.
+    assert html.count("within 100 ms") == len(shown.comparisons)
     results = json.loads((tmp_path / "deep" / "folder" / "result.json").read_text())
     assert [item["met"] for item in results] == [item.met for item in shown.comparisons]
 
