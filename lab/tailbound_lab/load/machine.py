@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
-_CPU_TIMES = slice(11, 13)
-"""In /proc/PID/stat, after the name: user and system time of a process."""
+_CPU_TIMES, _WAITED_FOR = slice(11, 13), slice(13, 15)
+"""In /proc/PID/stat, after the name: user and system time of a process, and of its ended children."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Reading:
 
     machine: tuple[int, ...]
     """user, nice, system, idle and so on of all cores."""
-    own: dict[int, int]
-    """Of this process and each of its descendants, by process id."""
+    own: dict[int, tuple[int, int]]
+    """Of this process and each of its descendants, by process id: of itself, and of its ended children."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +50,33 @@ def describe() -> str:
 def read() -> Reading:
     """Return the counters of this moment."""
     ticks = tuple(int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
-    return Reading(ticks, {pid: _ticks(pid) for pid in _family(os.getpid())})
+    return Reading(ticks, dict(_times(os.getpid())))
 
 
 def usage(before: Reading, after: Reading) -> Usage:
-    """Return the shares between two readings; a process that ended meanwhile counts as another program."""
+    """Return the shares between two readings.
+
+    What a process used that ended meanwhile is in its parent's time of ended children, less what it had used
+    before. An orphan's is not, and counts as another program's.
+    """
     spent = [late - early for early, late in zip(before.machine, after.machine, strict=True)]
     total = max(1, sum(spent))
-    own = sum(ticks - before.own.get(pid, 0) for pid, ticks in after.own.items()) / total
+    grown = [
+        (itself - before.own.get(pid, (0, 0))[0], ended - before.own.get(pid, (0, 0))[1])
+        for pid, (itself, ended) in after.own.items()
+    ]
+    counted = sum(sum(before.own[pid]) for pid in before.own.keys() - after.own.keys())
+    own = (sum(each for each, _ in grown) + max(0, sum(each for _, each in grown) - counted)) / total
     stolen = spent[_STEAL] / total
     busy = 1.0 - (spent[_IDLE] + spent[_IOWAIT]) / total
     return Usage(own, others=max(0.0, busy - stolen - own), stolen=stolen)
 
 
-def _family(pid: int) -> Iterator[int]:
-    yield pid
+def _times(pid: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    with suppress(OSError):  # it has ended
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        yield pid, (sum(map(int, fields[_CPU_TIMES])), sum(map(int, fields[_WAITED_FOR])))
     for task in Path(f"/proc/{pid}/task").glob("*"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):
             for child in (task / "children").read_text().split():
-                yield from _family(int(child))
-
-
-def _ticks(pid: int) -> int:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0  # it has ended
-    return sum(map(int, stat.rpartition(")")[2].split()[_CPU_TIMES]))
+                yield from _times(int(child))
