@@ -74,7 +74,7 @@ typedef struct {
     size_t point_count, segment;
     double reached;   /* of the segment's requests, as expected by the rate */
     double due;       /* the next request, or infinite */
-    uint32_t idle;    /* the youngest idle connection */
+    uint32_t idle, oldest_idle; /* the youngest idle connection, and the oldest if there is one */
     uint32_t first, message_count; /* its messages */
     double weight;    /* of all of them */
 } Stream;
@@ -179,6 +179,8 @@ static void idle_push(uint32_t index) {
     c->next = *head;
     if (*head != NONE)
         connections[*head].previous = index;
+    else
+        streams[c->stream].oldest_idle = index;
     *head = index;
 }
 
@@ -190,6 +192,8 @@ static void idle_remove(uint32_t index) {
         streams[c->stream].idle = c->next;
     if (c->next != NONE)
         connections[c->next].previous = c->previous;
+    else
+        streams[c->stream].oldest_idle = c->previous;
 }
 
 static void release(uint32_t index, int reset) {
@@ -281,13 +285,21 @@ static void open_connection(size_t request) {
         give(index, request);
 }
 
+/* Returns whether one more connection may be opened. At the limit an idle one of another stream makes room. */
+static int has_room(void) {
+    for (size_t i = 0; open_now >= max_connections && i < stream_count; i++)
+        if (streams[i].idle != NONE)
+            release(streams[i].oldest_idle, 1);
+    return open_now < max_connections;
+}
+
 /* Requests get a connection in the order in which they were due. Beyond the most connections they wait for one until
  * their time is up. */
 static void start_waiting(void) {
     while (unstarted < request_count) {
         if (requests[unstarted].status == PENDING) {
             uint32_t idle = streams[requests[unstarted].stream].idle;
-            if (idle == NONE && open_now >= max_connections)
+            if (idle == NONE && !has_room())
                 return;
             if (idle == NONE) {
                 open_connection(unstarted);

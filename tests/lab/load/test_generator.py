@@ -5,6 +5,8 @@ import math
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -123,6 +125,30 @@ def test_streams_go_to_their_own_servers_and_equal_ones_have_equal_arrivals():
     assert times[0] == times[1] != times[2]
     assert (len(one.requests), len(other.requests)) == (len(first) + len(third), len(twin))
     assert {body for _, body in other.requests} == {b"small", large}
+
+
+LIMITED = """
+import asyncio, resource, sys
+from tailbound_lab.load.arrivals import steps
+from tailbound_lab.load.generator import Stream, endpoint
+from tailbound_lab.load.openloop import offer
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (68, 68))  # 64 of them are spare
+one, other = (endpoint(url, (b"x",)) for url in sys.argv[1:])
+streams = Stream(one, steps("100:0.5")), Stream(other, steps("0:1,100:0.2"))
+for records in asyncio.run(offer(streams, timeout_seconds=10.0))[0]:
+    print(*sorted({record.status for record in records}))
+"""
+
+
+def test_stream_gets_a_connection_at_the_limit_while_those_of_another_are_idle():
+    build()
+    with Server(lambda _: time.sleep(0.05) or OK) as one, Server(lambda _: OK) as other:
+        urls = [f"http://127.0.0.1:{port}/" for port in (one.port, other.port)]
+        done = subprocess.run(
+            [sys.executable, "-c", LIMITED, *urls], capture_output=True, text=True, check=False
+        )
+    assert done.stdout.split() == ["200", "200"], done.stderr
 
 
 def test_arrivals_follow_a_profile_of_steps_ramps_and_pauses():
