@@ -295,12 +295,16 @@ class Load:
             "Running",
         )
 
-    def ended(self) -> Counter[int]:
-        """Wait for its end and return how many requests had which status, as ``node_load`` has them."""
+    def lines(self) -> list[Any]:
+        """Wait for its end and return the JSON of its lines."""
         wait_for(f"the end of {self.name}", lambda: not self.running())
         log = kubectl("--namespace", self.namespace, "logs", self.name)
         kubectl("--namespace", self.namespace, "delete", "pod", self.name, "--wait=false")
-        found = (each for line in log.splitlines() for each in json.loads(line)[1])
+        return [json.loads(line) for line in log.splitlines()]
+
+    def ended(self) -> Counter[int]:
+        """Wait for its end and return how many requests had which status, as ``node_load`` has them."""
+        found = (each for _, latencies in self.lines() for each in latencies)
         return Counter(200 if each >= 0 else -each for each in found)
 
 

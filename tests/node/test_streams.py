@@ -64,7 +64,7 @@ def test_stream_on_knative_brings_each_piece_before_the_next_one_is_made(tmp_pat
         try:
             knative.deploy(follower, "gated", own_class=False)
             client = start("default", "client", knative.IMAGE, CLIENT, knative.url())
-            assert client.ended() == ["data: piece 1", "data: piece 2"]
+            assert client.lines() == [["data: piece 1", "data: piece 2"]]
         finally:
             kubectl("delete", "ksvc", "my-model", "--ignore-not-found")
 
@@ -81,6 +81,6 @@ def test_stream_on_openfaas_brings_each_piece_before_the_next_one_is_made(tmp_pa
             wait_for("the first replica", lambda: openfaas.counts() == (1, 1))
             image = image_of("openfaas-fn", "my-model")
             client = start("openfaas-fn", "client", image, CLIENT, openfaas.URL)
-            assert client.ended() == ["data: piece 1", "data: piece 2"]
+            assert client.lines() == [["data: piece 1", "data: piece 2"]]
         finally:
             follower.remove(*ours)
