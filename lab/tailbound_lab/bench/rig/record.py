@@ -5,6 +5,7 @@ the complete record is written to ``docs/benchmarks`` too; ``make reference`` th
 """
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -62,7 +63,7 @@ def begin(question: str, words: Sequence[str], folder: Path) -> Run:
     """
     folder.mkdir(parents=True, exist_ok=True)
     date = f"{datetime.now(UTC):%Y-%m-%d}"
-    command = " ".join(("bench", *("DIR" if "/" in word else word for word in words)))
+    command = shlex.join(("bench", *("DIR" if "/" in word else word for word in words)))
     return Run(Record(question, commit(), date, describe(), command, []), folder)
 
 
