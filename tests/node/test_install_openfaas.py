@@ -79,13 +79,12 @@ def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed
 def test_last_step_shows_what_the_function_exports(installed):
     said = installed.follow("5. See that it keeps its SLO")
     assert '"function_name":"my-model.openfaas-fn"' in said
-    assert '"outcome":"good"' in said
 
 
 def test_changed_configuration_rolls_the_autoscaler_and_nothing_else(installed):
     wait_for("the last pod's end", lambda: len(names("--namespace=openfaas-fn", "pods")) == counts()[0])
     before = {each: names("--namespace", each, "pods") for each in OURS}
-    installed.upgrade_autoscaler("openfaas", config={"defaults": {"max_replicas": 6}})
+    installed.upgrade_autoscaler(config={"defaults": {"max_replicas": 6}})
     ours = {each for each in before["openfaas"] if each.startswith("slo-autoscaler-")}
     wait_for("the old one's end", lambda: not names("--namespace=openfaas", "pods") & ours)
     assert before["openfaas"] - ours <= names("--namespace=openfaas", "pods")
