@@ -82,7 +82,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         autoscaler_config=options.autoscaler_config or AUTOSCALER_CONFIG,
         cpu_limits=options.cpu_limits,
         run_dir=options.run_dir,
-        basic_auth_dir=options.basic_auth_dir,
         hold_timeout=options.hold_timeout,
     )
 
@@ -108,10 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--autoscaler-config", type=Path, metavar="FILE", help=config_help)
     limits_help = "give each replica the CPU limit of its function by cgroups, as root on Linux [none]"
     add("--cpu-limits", action="store_true", help=limits_help)
-    run_help = "logs, secrets and Prometheus' data; kept [a temporary folder, removed at the end]"
+    run_help = "logs and Prometheus' data; kept [a temporary folder, removed at the end]"
     add("--run-dir", type=Path, metavar="DIR", help=run_help)
-    auth_help = "protect /system with the basic-auth-user and basic-auth-password files in DIR [off]"
-    add("--basic-auth-dir", type=Path, metavar="DIR", help=auth_help)
     hold_help = "time that a request waits for a first ready replica, also from zero [%(default)s]"
     add("--hold-timeout", type=float, default=30.0, metavar="SECONDS", help=hold_help)
     return parser

@@ -17,15 +17,9 @@ class InvalidRequestError(PlatformError):
 
 
 class NotFoundError(PlatformError):
-    """A function, secret or namespace does not exist."""
+    """A function or a pod does not exist."""
 
     status = 404
-
-
-class ConflictError(PlatformError):
-    """The object exists already, or is still in use."""
-
-    status = 409
 
 
 class StackError(PlatformError):

@@ -1,14 +1,12 @@
 """Manages the deployed functions: each by namespace and name, with its replicas.
 
-Owns the rules across functions (``Registry``), one function's desired count and generations (``Function``),
-the rollout (``plan``, a pure function), and a replacement of a container registry (``Images``). A change
-calls ``reconcile``, which executes the next step of ``plan`` without waiting. A count of 0 is valid;
-``proxy`` wakes such a function.
+Owns the rules across functions (``Registry``), one function's desired count (``Function``), and a replacement
+of a container registry (``Images``). A change calls ``reconcile``, which starts and stops replicas without
+waiting. A count of 0 is valid; ``proxy`` wakes such a function.
 """
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -20,49 +18,6 @@ from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec
 
 FAILED_STARTS: Final = 3
 """Failed starts after which requests no longer wait for a replica; it is still started again."""
-_SURGE: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaView:
-    """The state of a replica that is not stopping, for the plan."""
-
-    name: str
-    generation: int
-    ready: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The number of replicas of the newest generation to start, and the names of those to stop."""
-
-    start: int = 0
-    stop: tuple[str, ...] = ()
-
-
-def plan(replicas: Sequence[ReplicaView], *, generation: int, desired: int) -> Plan:
-    """Return the next step towards ``desired`` replicas of ``generation``; 0 stops them all. [P]
-
-    A new generation starts one replica ahead of the count, and an old replica stops only when enough others
-    are ready: Kubernetes' RollingUpdate with maxSurge 1 and maxUnavailable 0, which faas-netes sets.
-
-    ``replicas`` is in the order of their start. No ready replica stops while fewer than ``desired`` would
-    remain ready, unless the newest generation has too many. Applied after every change, this ends with
-    exactly ``desired`` replicas of ``generation``.
-    """
-    current = [replica for replica in replicas if replica.generation == generation]
-    old = [replica for replica in replicas if replica.generation != generation]
-    # The youngest stops first: it has learned least. Replicas that are not ready stop before ready ones.
-    current.sort(key=lambda replica: not replica.ready)
-    surplus = current[desired:]
-    ready = sum(replica.ready for replica in replicas) - sum(replica.ready for replica in surplus)
-    spare = max(0, ready - desired)
-    stop = surplus + [replica for replica in old if not replica.ready]
-    stop += [replica for replica in old if replica.ready][:spare]
-    left = len(replicas) - len(stop)
-    room = desired + (_SURGE if len(old) > 0 else 0) - left
-    start = max(0, min(desired - len(current), room))
-    return Plan(start, tuple(replica.name for replica in stop))
 
 
 class Function:
@@ -79,7 +34,6 @@ class Function:
         """Number of requests that wait for a first ready replica."""
         self._handler = handler
         self._settings = settings
-        self._generation = 1
         self._replicas: list[Replica] = []
         self._ready: list[Replica] = []
         self._turn = 0
@@ -103,7 +57,7 @@ class Function:
 
         A replica counts after ``FAILED_STARTS`` failures: a single failed start is retried within 0.1 s.
         """
-        active = [replica for replica in self._replicas if not replica.draining]
+        active = self._active()
         if not active or any(replica.failed_starts < FAILED_STARTS for replica in active):
             return None
         worst = max(active, key=lambda replica: replica.failed_starts)
@@ -119,10 +73,11 @@ class Function:
         self.reconcile()
 
     def update(self, spec: FunctionSpec, handler: Path) -> None:
-        """Roll to a new generation at the same count: new replicas start before old ones stop."""
+        """Replace all replicas at the same count; requests wait until a new one is ready."""
         self.spec = spec
         self._handler = handler
-        self._generation += 1
+        for replica in self._active():
+            self._stop(replica, STOP_GRACE)
         self.reconcile()
 
     def pick(self) -> Replica | None:
@@ -144,25 +99,20 @@ class Function:
         await self._changed.wait()
 
     async def settled(self) -> None:
-        """Return when exactly the desired replicas of the newest generation run, and all are ready."""
-        while not (
-            len(self._replicas) == len(self._ready) == self.desired
-            and all(replica.generation == self._generation for replica in self._replicas)
-        ):
+        """Return when exactly the desired replicas run, and all are ready."""
+        while not len(self._replicas) == len(self._ready) == self.desired:
             await self.changed()
 
     def reconcile(self) -> None:
-        """Take the next step towards the desired replicas; called on every change."""
+        """Start and stop towards the desired replicas; called on every change."""
         if not self.closed:
-            active = [replica for replica in self._replicas if not replica.draining]
-            views = [ReplicaView(replica.name, replica.generation, replica.ready) for replica in active]
-            todo = plan(views, generation=self._generation, desired=self.desired)
-            for replica in active:
-                if replica.name in todo.stop:
-                    self._stop(replica, STOP_GRACE)
-            for _ in range(todo.start):
+            # Replicas that are not ready stop first, then the youngest: it has learned least.
+            active = sorted(self._active(), key=lambda replica: not replica.ready)
+            for replica in active[self.desired :]:
+                self._stop(replica, STOP_GRACE)
+            for _ in range(self.desired - len(active)):
                 self._start()
-        self._ready = [replica for replica in self._replicas if replica.ready and not replica.draining]
+        self._ready = [replica for replica in self._active() if replica.ready]
         self._changed.set()
 
     async def close(self, grace: float) -> None:
@@ -171,15 +121,18 @@ class Function:
         self.desired = 0
         # Requests that wait for a replica need not wait for the drain.
         self._changed.set()
-        for replica in self._replicas:
-            if not replica.draining:
-                self._stop(replica, grace)
+        for replica in self._active():
+            self._stop(replica, grace)
         while self._stops:
             _, late = await asyncio.wait(set(self._stops), timeout=grace)
             if late:
                 # They began to drain with a longer grace period.
                 await asyncio.gather(*(replica.stop(0.0) for replica in self._replicas))
         self.log.close()
+
+    def _active(self) -> list[Replica]:
+        """Return the replicas that are not draining, in the order of their start."""
+        return [replica for replica in self._replicas if not replica.draining]
 
     def _start(self) -> None:
         taken = {replica.index for replica in self._replicas}
@@ -188,7 +141,6 @@ class Function:
         replica = Replica(
             self.spec,
             index=index,
-            generation=self._generation,
             handler=self._handler,
             settings=self._settings,
             on_line=self.log.write,
@@ -263,12 +215,12 @@ class Registry:
     def deploy(self, spec: FunctionSpec) -> Function:
         """Create the function, or update an existing one, as faasd does.
 
-        Returns at once: replicas start in the background. Raises ``InvalidRequestError`` for an unknown image
-        or secret.
+        Returns at once: replicas start in the background. Raises ``InvalidRequestError`` for an unknown
+        image.
         """
         if spec.full_name in self._functions:
             return self.update(spec)
-        handler = self._check(spec)
+        handler = self.images.folder(spec.image)
         function = Function(
             spec,
             handler=handler,
@@ -280,9 +232,9 @@ class Registry:
         return function
 
     def update(self, spec: FunctionSpec) -> Function:
-        """Roll the function to ``spec`` at its present count. Raises ``NotFoundError`` without one."""
+        """Change the function to ``spec`` at its present count. Raises ``NotFoundError`` without one."""
         function = self.get(spec.name, spec.namespace)
-        function.update(spec, self._check(spec))
+        function.update(spec, self.images.folder(spec.image))
         return function
 
     def scale(self, function: Function, replicas: int) -> None:
@@ -331,7 +283,3 @@ class Registry:
         """Stop every replica of every function; return when all have ended."""
         functions = (*self._functions.values(), *self._removed.values())
         await asyncio.gather(*(function.close(grace) for function in functions))
-
-    def _check(self, spec: FunctionSpec) -> Path:
-        self._settings.secrets.check(spec.secrets, spec.namespace)
-        return self.images.folder(spec.image)

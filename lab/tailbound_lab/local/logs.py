@@ -1,26 +1,15 @@
-"""Keeps the last lines of every function, in memory for ``/system/logs`` and in files.
+"""Writes the output of replicas and services into files.
 
-Owns both limits: the number of lines in memory, and the size of each replica's file, which is rotated when
-full (the previous one is ``.1``). ``provider`` answers ``/system/logs`` from it.
+Owns the limit of a file's size: a full one is rotated, and the previous one is ``.1``.
 """
 
 import logging
-from collections import deque
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-_KEPT_LINES: Final = 5_000
 _FILE_BYTES: Final = 8 * 2**20
-
-
-class LogLine(NamedTuple):
-    """One line of output; ``instance`` is the replica's name."""
-
-    instance: str
-    timestamp: datetime
-    text: str
 
 
 class LogFile:
@@ -40,27 +29,19 @@ class LogFile:
 
 
 class FunctionLog:
-    """The lines of one function's replicas, in order of arrival."""
+    """The files of one function's replicas."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lines: deque[LogLine] = deque(maxlen=_KEPT_LINES)
         self._files: dict[str, LogFile] = {}
 
     def write(self, instance: str, text: str) -> None:
-        """Keep a line and append it to its instance's file."""
-        line = LogLine(instance, datetime.now(UTC), text)
-        self._lines.append(line)
+        """Append a line, with the time, to the file of a replica."""
         if instance not in self._files:
             self._files[instance] = LogFile(self._folder / f"{instance}.log")
-        self._files[instance].write(f"{line.timestamp.isoformat(timespec='milliseconds')} {text}")
-
-    def lines(self, *, since: datetime | None = None, tail: int = 0) -> list[LogLine]:
-        """The kept lines, oldest first; ``tail`` counts from the end, and 0 or less means all."""
-        found = [line for line in self._lines if since is None or line.timestamp >= since]
-        return found[-tail:] if tail > 0 else found
+        self._files[instance].write(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}")
 
     def close(self) -> None:
-        """Close the files; the kept lines stay readable."""
+        """Close the files."""
         for file in self._files.values():
             file.close()

@@ -19,14 +19,13 @@ from typing import Final
 from tailbound_lab.local.cgroups import CpuGroups
 from tailbound_lab.local.errors import PlatformError, StackError, StartError
 from tailbound_lab.local.functions import Images, Registry
-from tailbound_lab.local.gateway import BasicAuth, Gateway
+from tailbound_lab.local.gateway import Gateway
 from tailbound_lab.local.metrics import GatewayMetrics
 from tailbound_lab.local.pods import Pods
 from tailbound_lab.local.ports import free_ports
 from tailbound_lab.local.provider import Provider
 from tailbound_lab.local.proxy import Proxy
 from tailbound_lab.local.replica import ReplicaSettings
-from tailbound_lab.local.secrets import Secrets
 from tailbound_lab.local.services import (
     AUTOSCALER_CONFIG,
     BASELINE_RULES,
@@ -64,8 +63,7 @@ class Settings:
     cpu_limits: bool = False
     """Whether replicas have the CPU limits of their functions, by cgroups."""
     run_dir: Path | None = None
-    """Folder of logs, secrets and Prometheus' data; None: a temporary one that a clean stop removes."""
-    basic_auth_dir: Path | None = None
+    """Folder of logs and Prometheus' data; None: a temporary one that a clean stop removes."""
     hold_timeout: float = 30.0
     """Seconds that a request waits for a first ready replica: enough to load a model."""
     stop_grace: float = 5.0
@@ -86,12 +84,11 @@ class Platform:
             raise StartError(f"{self.run_dir}: cannot be made a folder: {error.strerror}") from None
         _sweep_temporary()
         self._temporary = Path(tempfile.mkdtemp(prefix=f"lof-{os.getpid()}-"))
-        self._secrets = Secrets(self.run_dir / "secrets")
         self._groups = CpuGroups() if settings.cpu_limits else None
         self.images = Images()
         self.registry = Registry(
             self.images,
-            ReplicaSettings(tuple(settings.replica_command), self._temporary, self._secrets, self._groups),
+            ReplicaSettings(tuple(settings.replica_command), self._temporary, self._groups),
             self.log_dir,
         )
         self.metrics = GatewayMetrics(
@@ -124,12 +121,11 @@ class Platform:
         if settings.with_autoscaler and not settings.with_prometheus:
             raise StartError("the autoscaler needs Prometheus: switch both off, or neither")
         _raise_file_limit()
-        auth = BasicAuth(settings.basic_auth_dir) if settings.basic_auth_dir else None
         for image, folder in settings.images.items():
             self.images.add(image, folder)
-        provider = Provider(self.registry, self._secrets, self.metrics)
+        provider = Provider(self.registry, self.metrics)
         proxy = Proxy(self.registry, self.metrics, hold_timeout=settings.hold_timeout)
-        self._gateway = Gateway(provider, proxy, Pods(self.registry), auth)
+        self._gateway = Gateway(provider, proxy, Pods(self.registry))
         gateway = f"127.0.0.1:{await self._gateway.start(settings.port)}"
         self.gateway_url = f"http://{gateway}"
         if settings.stack is not None:
@@ -194,7 +190,6 @@ class Platform:
                 self.run_dir,
                 gateway_url=self.gateway_url,
                 prometheus_url=self.prometheus_url,
-                auth_dir=settings.basic_auth_dir,
                 boosts=self.boosts,
             )
             await self.autoscaler.start(_AUTOSCALER_START)
@@ -213,7 +208,7 @@ async def open_platform(settings: Settings) -> AsyncIterator[Platform]:
 
 
 def _sweep_temporary() -> None:
-    """Remove folders of killed platforms' replicas, which hold secrets."""
+    """Remove folders of killed platforms' replicas."""
     for folder in Path(tempfile.gettempdir()).glob("lof-*-*"):
         pid = folder.name.split("-")[1]
         if not Path(f"/proc/{pid}").exists():

@@ -1,13 +1,11 @@
 """The provider's REST contract under ``/system``, ``/healthz``, ``/metrics`` and ``/sd/replicas``.
 
 Owns the meaning of statuses: as in faas-netes and faasd; where these differ, as faas-cli and the gateway both
-accept. Reads a request, calls ``registry`` or ``secrets``, writes the answer; ``gateway`` converts raised
-errors to statuses.
+accept. Reads a request, calls ``registry``, writes the answer; ``gateway`` converts raised errors to
+statuses.
 """
 
 import json
-from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final
 
 from aiohttp import web
@@ -17,21 +15,19 @@ from tailbound_lab.local import specs
 from tailbound_lab.local.errors import InvalidRequestError
 from tailbound_lab.local.functions import Function, Registry
 from tailbound_lab.local.metrics import CONTENT_TYPE, GatewayMetrics
-from tailbound_lab.local.secrets import Secrets
 
 _VERSION: Final = {"release": __version__, "sha": "local"}
 
 
 class Provider:
-    """The routes, over a registry, its secrets and its metrics."""
+    """The routes, over a registry and its metrics."""
 
-    def __init__(self, registry: Registry, secrets: Secrets, metrics: GatewayMetrics) -> None:
+    def __init__(self, registry: Registry, metrics: GatewayMetrics) -> None:
         self._registry = registry
-        self._secrets = secrets
         self._metrics = metrics
 
     def routes(self) -> list[web.RouteDef]:
-        """Return every route; those below /system are protected, as in the gateway."""
+        """Return every route."""
         return [
             web.get("/system/functions", self.list_functions),
             web.post("/system/functions", self.deploy),
@@ -40,11 +36,6 @@ class Provider:
             web.get("/system/function/{name}", self.read_function),
             web.post("/system/scale-function/{name}", self.scale),
             web.get("/system/info", self.info),
-            web.get("/system/secrets", self.list_secrets),
-            web.post("/system/secrets", self.create_secret),
-            web.put("/system/secrets", self.update_secret),
-            web.delete("/system/secrets", self.delete_secret),
-            web.get("/system/logs", self.logs),
             web.get("/healthz", self.healthz),
             web.get("/metrics", self.metrics),
             web.get("/sd/replicas", self.replicas),
@@ -128,57 +119,9 @@ class Provider:
             ]
         )
 
-    async def list_secrets(self, request: web.Request) -> web.Response:
-        """Return the names of secrets; values never leave the platform."""
-        namespace = _namespace(request) or specs.DEFAULT_NAMESPACE
-        return web.json_response(
-            [{"name": name, "namespace": namespace} for name in self._secrets.names(namespace)]
-        )
-
-    async def create_secret(self, request: web.Request) -> web.Response:
-        """Create a secret; 409 if it exists, which faas-cli reports."""
-        self._secrets.create(*await _secret(request))
-        return web.Response(status=202)
-
-    async def update_secret(self, request: web.Request) -> web.Response:
-        """Replace a secret's value; running replicas keep the old one until their next start."""
-        self._secrets.update(*await _secret(request))
-        return web.Response(status=202)
-
-    async def delete_secret(self, request: web.Request) -> web.Response:
-        """Remove."""
-        name, namespace, _ = await _secret(request)
-        self._secrets.delete(name, namespace)
-        return web.Response(status=202)
-
-    async def logs(self, request: web.Request) -> web.Response:
-        """Return the last lines as NDJSON, oldest first; ``follow`` is ignored."""
-        query = request.query
-        try:
-            since = datetime.fromisoformat(query["since"]) if query.get("since") else None
-            tail = int(query.get("tail") or 0)
-        except ValueError as error:
-            raise InvalidRequestError(f"since must be an RFC 3339 time, tail a number: {error}") from None
-        if since is not None and since.tzinfo is None:
-            raise InvalidRequestError(f"since: {query['since']!r} must have a time zone")
-        if not query.get("name"):
-            raise InvalidRequestError("name: required: the function whose logs to read")
-        function = self._registry.get(query["name"], _namespace(request))
-        names = {"name": function.spec.name, "namespace": function.spec.namespace}
-        documents = (
-            {**names, "instance": line.instance, "timestamp": line.timestamp.isoformat(), "text": line.text}
-            for line in function.log.lines(since=since, tail=tail)
-        )
-        text = "".join(f"{json.dumps(document)}\n" for document in documents)
-        return web.Response(body=text.encode(), content_type="application/x-ndjson")
-
 
 def _namespace(request: web.Request) -> str:
     return request.query.get("namespace", "")
-
-
-async def _secret(request: web.Request) -> tuple[str, str, Mapping[str, Any]]:
-    return specs.parse_secret(await _json(request), _namespace(request))
 
 
 async def _json(request: web.Request) -> object:

@@ -20,7 +20,6 @@ import aiohttp
 from tailbound_lab.local.cgroups import CpuGroups, Group
 from tailbound_lab.local.errors import InvalidRequestError
 from tailbound_lab.local.ports import free_ports
-from tailbound_lab.local.secrets import Secrets
 from tailbound_lab.local.specs import FunctionSpec
 from tailbound_lab.local.supervisor import Launch, Supervisor
 
@@ -49,19 +48,17 @@ class ReplicaSettings:
     command: Sequence[str]
     temporary: Path
     """A short path: the watchdog puts Unix sockets below it, whose paths are limited to 107 characters."""
-    secrets: Secrets
     groups: CpuGroups | None
 
 
 class Replica:
-    """One replica of one generation; ``on_change`` is called when ``ready`` or the process has changed."""
+    """One replica; ``on_change`` is called when ``ready`` or the process has changed."""
 
     def __init__(
         self,
         spec: FunctionSpec,
         *,
         index: int,
-        generation: int,
         handler: Path,
         settings: ReplicaSettings,
         on_line: Callable[[str, str], None],
@@ -69,7 +66,6 @@ class Replica:
     ) -> None:
         self.spec = spec
         self.index = index
-        self.generation = generation
         self.name = f"{spec.name}-{index}"
         self.ready = False
         self.draining = False
@@ -152,7 +148,6 @@ class Replica:
             **self.spec.env_vars,
             "HOSTNAME": self.name,
             "TMPDIR": str(self._folder / "tmp"),
-            "secret_mount_path": str(self._folder / "secrets"),
             "function_path": str(self._handler),
             "port": str(self.port),
             "metrics_port": str(self.metrics_port),
@@ -164,7 +159,6 @@ class Replica:
         self.port, self.metrics_port = free_ports(2)
         shutil.rmtree(self._folder, ignore_errors=True)
         (self._folder / "tmp").mkdir(parents=True)
-        self._settings.secrets.mount(self.spec.secrets, self.spec.namespace, self._folder / "secrets")
         cgroup = None
         if self._group is not None:
             self._group.weigh(_STARTING_WEIGHT)

@@ -23,7 +23,6 @@ import yaml
 from slo_autoscaler.config import read_web
 from slo_autoscaler.errors import ConfigError
 from tailbound_lab.local.errors import StartError
-from tailbound_lab.local.gateway import PASSWORD_FILE, USER_FILE
 from tailbound_lab.local.logs import LogFile
 from tailbound_lab.local.ports import free_ports, is_taken
 from tailbound_lab.local.supervisor import Launch, Supervisor
@@ -175,28 +174,18 @@ def autoscaler_service(
     *,
     gateway_url: str,
     prometheus_url: str,
-    auth_dir: Path | None,
     boosts: bool,
 ) -> Service:
     """Return the supervised program; ``logs/autoscaler.log`` has its decisions, one JSON object per line.
 
-    It reads credentials only from files, which do not appear on a command line: with ``auth_dir`` it gets a
-    copy of the configuration that names this platform's. With ``boosts`` it resizes replicas as pods of the
-    Kubernetes API that the gateway's port serves.
+    With ``boosts`` it resizes replicas as pods of the Kubernetes API that the gateway's port serves.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    document = yaml.safe_load(path.read_text())
     if boosts:
+        document = yaml.safe_load(path.read_text())
         environment["KUBECONFIG"] = str(run_dir / "kubeconfig")
         (run_dir / "kubeconfig").write_text(json.dumps(_kubeconfig(gateway_url)))
         document["defaults"] = {"boost": {"max_factor": MAX_BOOST}, **document.get("defaults", {})}
-    if auth_dir is not None:
-        credentials = {
-            "user_file": str((auth_dir / USER_FILE).resolve()),
-            "password_file": str((auth_dir / PASSWORD_FILE).resolve()),
-        }
-        document["platform"] = {**document.get("platform", {}), "basic_auth": credentials}
-    if boosts or auth_dir is not None:
         path = run_dir / "autoscaler.yaml"
         path.write_text(yaml.safe_dump(document))
     command = (

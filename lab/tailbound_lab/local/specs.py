@@ -20,14 +20,13 @@ MIN_LABEL: Final = "com.openfaas.scale.min"
 
 _Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 """A DNS label, as Kubernetes requires of names of functions and namespaces."""
-_SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$")]
 _MAX_REPLICAS: Final = 10_000
 """Maximum replicas in a request or a label: a typing error must not exhaust the machine's processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """The parts of a deployment that have an effect here, without constraints.
+    """The parts of a deployment that have an effect here: neither constraints nor secrets.
 
     Of ``limits`` only ``cpu`` has one. ``labels`` and ``annotations`` return to clients unchanged.
     """
@@ -39,7 +38,6 @@ class FunctionSpec:
     env_vars: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    secrets: tuple[str, ...] = ()
     limits: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -74,7 +72,6 @@ class FunctionSpec:
         optional = {
             "envProcess": self.env_process,
             "envVars": dict(self.env_vars),
-            "secrets": list(self.secrets),
             "limits": dict(self.limits),
         }
         return status | {key: value for key, value in optional.items() if value}
@@ -96,7 +93,6 @@ class _Deployment(TypedDict):
     envVars: NotRequired[dict[str, str]]
     labels: NotRequired[dict[str, str]]
     annotations: NotRequired[dict[str, str]]
-    secrets: NotRequired[list[_SecretName]]
     limits: NotRequired[_Limits]
 
 
@@ -110,32 +106,24 @@ class _Removal(TypedDict):
     namespace: NotRequired[str]
 
 
-class _Secret(TypedDict):
-    name: _SecretName
-    namespace: NotRequired[_Label]
-    value: NotRequired[str]
-    rawValue: NotRequired[str]
-
-
 def parse_deployment(body: object, query_namespace: str = "") -> FunctionSpec:
     """Return a FunctionDeployment body as a spec; the query's namespace takes precedence over the body's.
 
     Raises ``InvalidRequestError`` that names key, value and rule.
     """
-    found = _read(_Deployment, body, query_namespace)
-    least = found.get("labels", {}).get(MIN_LABEL, "")
+    deployment = _read(_Deployment, body, query_namespace)
+    least = deployment.get("labels", {}).get(MIN_LABEL, "")
     if least.isascii() and least.isdigit() and Decimal(least) > _MAX_REPLICAS:
         raise InvalidRequestError(f"labels.{MIN_LABEL}: {least!r} must be at most {_MAX_REPLICAS}")
     return FunctionSpec(
-        name=found["service"],
-        image=found["image"],
-        namespace=found.get("namespace", DEFAULT_NAMESPACE),
-        env_process=found.get("envProcess", ""),
-        env_vars=found.get("envVars", {}),
-        labels=found.get("labels", {}),
-        annotations=found.get("annotations", {}),
-        secrets=tuple(found.get("secrets", ())),
-        limits=cast("dict[str, str]", found.get("limits", {})),
+        name=deployment["service"],
+        image=deployment["image"],
+        namespace=deployment.get("namespace", DEFAULT_NAMESPACE),
+        env_process=deployment.get("envProcess", ""),
+        env_vars=deployment.get("envVars", {}),
+        labels=deployment.get("labels", {}),
+        annotations=deployment.get("annotations", {}),
+        limits=cast("dict[str, str]", deployment.get("limits", {})),
     )
 
 
@@ -145,8 +133,8 @@ def parse_scale(body: object) -> tuple[int, str]:
     Zero is valid, as in OpenFaaS Pro: a request wakes the function again. A body without ``replicas`` is
     refused, so that a mistake does not stop a function.
     """
-    found = _read(_Scale, body)
-    return found["replicas"], found.get("namespace", "")
+    scale = _read(_Scale, body)
+    return scale["replicas"], scale.get("namespace", "")
 
 
 def parse_resize(body: object) -> float:
@@ -162,14 +150,8 @@ def parse_resize(body: object) -> float:
 
 def parse_removal(body: object) -> tuple[str, str]:
     """Return (name, namespace) of a delete request."""
-    found = _read(_Removal, body)
-    return found["functionName"], found.get("namespace", "")
-
-
-def parse_secret(body: object, query_namespace: str = "") -> tuple[str, str, Mapping[str, Any]]:
-    """Return (name, namespace, the complete document) of a secret request."""
-    found = _read(_Secret, body, query_namespace)
-    return found["name"], found.get("namespace", DEFAULT_NAMESPACE), found
+    removal = _read(_Removal, body)
+    return removal["functionName"], removal.get("namespace", "")
 
 
 def _cpus(quantity: str) -> float:

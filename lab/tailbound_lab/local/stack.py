@@ -94,7 +94,6 @@ def _function(
         "envVars": environment,
         "labels": _text_map(entry, "labels", where),
         "annotations": _text_map(entry, "annotations", where),
-        "secrets": entry.get("secrets") or [],
         "limits": entry.get("limits") or {},
     }
     try:

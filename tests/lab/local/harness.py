@@ -8,10 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from tailbound_lab.local.platform import Platform, Settings, open_platform
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin.py")))
 UP = (sys.executable, "-m", "tailbound_lab.local", "up", "--port", "0")
 TWO = {"com.openfaas.scale.min": "2"}
-USER, PASSWORD = "admin", "pass:word"
-BASIC = {"Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
 
 
 @dataclass
@@ -51,7 +48,6 @@ class Client:
     platform: Platform
     session: aiohttp.ClientSession
     folder: Path
-    defaults: dict[str, Any] = field(default_factory=dict)
 
     @property
     def function(self) -> Function:
@@ -61,8 +57,7 @@ class Client:
 
     async def call(self, method: str, path: str, **options: Any) -> Answer:
         url = self.platform.gateway_url + path
-        options = {"allow_redirects": False, **self.defaults, **options}
-        async with self.session.request(method, url, **options) as answer:
+        async with self.session.request(method, url, allow_redirects=False, **options) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 
     async def status(self, method: str, path: str, body: object = None) -> int:
@@ -80,8 +75,8 @@ class Client:
 
     async def read(self) -> tuple[int, int]:
         """(replicas, available) as a client is told."""
-        found = (await self.call("GET", "/system/function/echo")).json()
-        return found["replicas"], found["availableReplicas"]
+        status = (await self.call("GET", "/system/function/echo")).json()
+        return status["replicas"], status["availableReplicas"]
 
     def start(self, path: str) -> "asyncio.Task[Answer]":
         """A request that takes its time."""
@@ -139,14 +134,6 @@ def process(pid: int) -> tuple[str, int]:
 def alive(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     return process(pid)[0] != "Z"
-
-
-def credentials(folder: Path) -> Path:
-    """A folder with the two files of basic authentication."""
-    folder.mkdir(exist_ok=True)
-    (folder / "basic-auth-user").write_text(f"{USER}\n")
-    (folder / "basic-auth-password").write_text(f"{PASSWORD}\n")
-    return folder
 
 
 @contextmanager

@@ -11,18 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab.local.harness import (
-    BASIC,
-    TWO,
-    alive,
-    credentials,
-    missing,
-    on_platform,
-    platform_client,
-    process,
-    until,
-    up,
-)
+from lab.local.harness import TWO, alive, missing, on_platform, platform_client, process, until, up
 from tailbound_lab.local.cgroups import ROOT
 from tailbound_lab.local.errors import PlatformError
 from tailbound_lab.local.platform import WATCHDOG
@@ -90,7 +79,7 @@ async def test_a_replica_has_its_own_folder_ports_and_a_clean_environment(client
     finally:
         del os.environ["workers"]
     one, other = [(await client.call("GET", "/function/echo")).json()["environ"] for _ in range(2)]
-    for key in ("TMPDIR", "port", "metrics_port", "HOSTNAME", "secret_mount_path"):
+    for key in ("TMPDIR", "port", "metrics_port", "HOSTNAME"):
         assert one[key] != other[key]
     assert "workers" not in one
     assert (one["fprocess"], one["function_path"]) == ("python index.py", str(client.folder / "handler"))
@@ -104,7 +93,8 @@ async def test_a_replica_loses_its_readiness_after_three_failed_probes_and_gets_
     await client.deploy(envVars={"ready_file": str(gate)})
     gate.unlink()
     await until(lambda: client.function.available == 0)
-    assert [line.text for line in client.function.log.lines()].count("not ready") >= 3
+    log = client.platform.log_dir / "echo.openfaas-fn" / "echo-1.log"
+    assert log.read_text().count(" not ready\n") >= 3
     gate.touch()
     await client.platform.settled()
     assert client.function.replicas[0].starts == 1  # it is never killed for it
@@ -159,7 +149,7 @@ async def test_the_watchdog_drains_on_the_way_to_zero_and_another_serves_meanwhi
 
 @pytest.mark.e2e
 @missing("prometheus")
-def test_an_idle_function_goes_to_zero_by_an_autoscaler_that_has_the_credentials(tmp_path):
+def test_an_idle_function_goes_to_zero_by_the_autoscaler(tmp_path):
     document = yaml.safe_load(AUTOSCALER_CONFIG.read_text())
     document["defaults"] |= {"scale_to_zero_after": "1s", "scale_down": {"stabilization_window": "1s"}}
     document["web"]["page_port"] = 0
@@ -169,7 +159,6 @@ def test_an_idle_function_goes_to_zero_by_an_autoscaler_that_has_the_credentials
     @on_platform(
         replica_command=WATCHDOG,
         autoscaler_config=config,
-        basic_auth_dir=credentials(tmp_path),
         with_prometheus=True,
         prometheus_port=0,
         with_autoscaler=True,
@@ -181,7 +170,6 @@ def test_an_idle_function_goes_to_zero_by_an_autoscaler_that_has_the_credentials
 
         async with client.session.get(client.platform.page_url) as page:
             assert page.status == 200
-        client.defaults = {"headers": BASIC}
         await client.deploy(envVars={"slo_latency": "1s", "workers": "1"})
         assert await client.status("POST", "/function/echo") == 200
         await until(lambda: client.function.desired == 0)

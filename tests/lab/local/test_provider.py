@@ -1,18 +1,14 @@
 """The provider contract, route by route, over real sockets."""
 
-import base64
-import json
-import stat
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from lab.local.harness import BASIC, TWO, credentials, on_platform, until
+from lab.local.harness import TWO, on_platform, until
 
 ECHO = {"service": "echo", "image": "echo:latest"}
 GONE = {"functionName": "echo", "namespace": ""}
-FUNCTIONS, SECRETS = "/system/functions", "/system/secrets"
+FUNCTIONS = "/system/functions"
 NAME = ("function_name", "echo.openfaas-fn")
 
 
@@ -27,8 +23,6 @@ def samples(exposition):
 
 @on_platform()
 async def test_a_function_is_created_read_updated_and_removed_with_the_statuses_that_faas_cli_wants(client):
-    # Not logged in, faas-cli sends a token all the same.
-    client.defaults = {"headers": {"Authorization": "Bearer "}}
     assert (await client.call("GET", FUNCTIONS)).json() == []  # not null
     for headers, key in (({}, "provider"), ({"X-Forwarded-Host": "gateway:8080"}, "orchestration")):
         assert key in (await client.call("GET", "/system/info", headers=headers)).json()
@@ -83,54 +77,6 @@ async def test_scaling_is_reported_as_it_happens(client):
     await until(lambda: len(client.function.replicas) == 1)
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
-@on_platform()
-async def test_secrets_are_kept_privately_listed_without_values_and_given_to_functions(client):
-    async def change(method, **body):
-        return await client.status(method, SECRETS, body)
-
-    assert await change("POST", name="token", value="abc") == 202
-    assert await change("POST", name="token", value="abc") == 409
-    assert await change("POST", name="key", rawValue=base64.b64encode(b"\x00\xff").decode()) == 202
-    listed = (await client.call("GET", f"{SECRETS}?namespace=openfaas-fn")).json()
-    assert listed == [{"name": name, "namespace": "openfaas-fn"} for name in ("key", "token")]
-    kept = client.folder / "run" / "secrets" / "openfaas-fn" / "token"
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    await client.deploy(secrets=["key"])
-    environ = (await client.call("GET", "/function/echo")).json()["environ"]
-    assert contents(environ["secret_mount_path"]) == {"key": b"\x00\xff"}
-    assert await change("PUT", name="token", value="new") == 202
-    assert kept.read_text() == "new"
-    assert await change("DELETE", name="token") == 202
-    assert await change("PUT", name="token", value="x") == 404
-    assert await change("DELETE", name="token") == 404
-
-
-@on_platform()
-async def test_logs_are_ndjson_with_tail_and_since(client):
-    await client.deploy(envVars={"crash_on_start": "true"}, ready=False)
-    await until(lambda: len(client.function.log.lines()) >= 2)
-
-    async def logs(query):
-        answer = await client.call("GET", f"/system/logs?name=echo&{query}")
-        assert answer.headers["Content-Type"] == "application/x-ndjson"
-        return [json.loads(line) for line in answer.text.splitlines()]
-
-    first, second, *_ = await logs("follow=true&namespace=&since=&tail=-1")
-    assert first["text"] == "cannot start: told to crash"
-    assert (first["name"], first["namespace"], first["instance"]) == ("echo", "openfaas-fn", "echo-1")
-    assert datetime.fromisoformat(first["timestamp"]) <= datetime.fromisoformat(second["timestamp"])
-    assert len(await logs("tail=1")) == 1
-    later = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert await logs(f"since={later}") == []
-    for query in ("", "name=echo&tail=many", "name=echo&since=yesterday", "name=echo&since=2026-01-01"):
-        assert 400 <= await client.status("GET", f"/system/logs?{query}") < 500
-    assert await client.status("GET", "/system/logs?name=nope") == 404
-
-
 @on_platform()
 async def test_the_metrics_have_the_gateways_names_and_labels(client):
     await client.deploy(labels=TWO)
@@ -148,20 +94,3 @@ async def test_the_metrics_have_the_gateways_names_and_labels(client):
     assert values["gateway_function_invocation_total", ("code", "503"), NAME] == 1
     assert values["gateway_function_invocation_started", NAME] == 2
     assert values["gateway_service_count", NAME] == 2
-
-
-def test_basic_auth_guards_the_system_routes_and_nothing_else(tmp_path):
-    @on_platform(basic_auth_dir=credentials(tmp_path))
-    async def scenario(client):
-        for bad in ("", "Bearer ", "Basic " + base64.b64encode(b"admin:wrong").decode(), "Basic ???"):
-            for path in (FUNCTIONS, SECRETS, "/system/function/echo", "/system/info", "/system/logs"):
-                answer = await client.call("GET", path, headers={"Authorization": bad})
-                assert (answer.status, "WWW-Authenticate" in answer.headers) == (401, True)
-        for path in ("/healthz", "/metrics", "/sd/replicas"):
-            assert await client.status("GET", path) == 200
-        client.defaults = {"headers": BASIC}
-        await client.deploy()
-        client.defaults = {}
-        assert await client.status("GET", "/function/echo") == 200
-
-    scenario()

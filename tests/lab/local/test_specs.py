@@ -9,17 +9,15 @@ from tailbound_lab.local.specs import (
     parse_removal,
     parse_resize,
     parse_scale,
-    parse_secret,
 )
 from tailbound_lab.local.stack import parse_stack
 
 F = {"service": "f", "image": "i"}
 
 
-PARSERS = (parse_deployment, parse_scale, parse_removal, parse_resize, parse_secret)
+PARSERS = (parse_deployment, parse_scale, parse_removal, parse_resize)
 NO_CPUS = ("fast", "-1", "1Gi", "1.5m", "nan", "inf")
 NO_LABELS = ("Upper", "under_score", "-edge", "edge-", "a.b", "a" * 64, "../a", "ü")
-NO_SECRETS = ("../../etc/passwd", "a/b", ".hidden", "")
 
 
 def resize(cpu):
@@ -37,11 +35,8 @@ def resize(cpu):
         ),
         *((parse_deployment, body) for body in ({"service": "f"}, F | {"envVars": {"a": 1}})),
         *((parse_deployment, F | {key: name}) for key in ("service", "namespace") for name in NO_LABELS),
-        *((parse_deployment, F | {"secrets": [name]}) for name in NO_SECRETS),
         *((parse_deployment, F | {"limits": {"cpu": cpu}}) for cpu in NO_CPUS),
         *((parse_resize, resize(cpu)) for cpu in NO_CPUS),
-        *((parse_secret, {"name": name}) for name in NO_SECRETS),
-        (parse_secret, {"name": "a", "namespace": "../a"}),
         *((parse_scale, {"serviceName": "f", "replicas": count}) for count in (-1, 1.5, "3", True, 10_001)),
     ],
 )
@@ -86,7 +81,6 @@ functions:
     environment:
       <<: *common
       workers: 1
-    secrets: [token]
     annotations: {topic: a}
     limits: {cpu: 2, memory: 1Gi}
 """
@@ -112,7 +106,6 @@ def test_values_of_a_stack_stay_the_text_that_they_were():
         "staging",
         env_vars=common | {"verbose": "true", "workers": "1"},
         annotations={"topic": "a"},
-        secrets=("token",),
         limits={"cpu": "2", "memory": "1Gi"},
     )
 
@@ -124,7 +117,7 @@ def test_values_of_a_stack_stay_the_text_that_they_were():
         ("functions: {}", "functions"),
         ("functions: {f: {image: i}}", "f: handler"),
         ("functions: {Bad_Name: {handler: h}}", "Bad_Name"),
-        ("functions: {f: {handler: h, secrets: {a: b}}}", "f: secrets"),
+        ("functions: {f: {handler: h, limits: {cpu: fast}}}", "f: limits.cpu"),
         ("functions: {f: {handler: ${A^^}}}", "${A^^}"),
         ("functions: {f: {handler: h, environment_file: [missing.yml]}}", "environment_file: missing.yml"),
         ("functions: {f: {handler: h}, f: {handler: i}}", "f: is given twice"),
