@@ -1,8 +1,7 @@
 """Measures the watchdog beside its peers, and the autoscaler beside other scalers.
 
-One module for each question: ``peers``, ``streams``, ``capacity``, ``soak`` and ``stream_soak`` about one
-replica, ``scaling``, ``faro`` and ``reconcile`` about many. Each has its options, its measurement, and the
-table of its rows.
+``peers``, ``streams``, ``capacity`` and ``soak`` are about one replica, ``scaling``, ``faro``, ``llmd``,
+``node`` and ``reconcile`` about many. Each has its options, its measurement, and the table of its rows.
 
 - ``rig``: what they share. ``servers``: a small program for each peer. ``workloads``: the models.
 

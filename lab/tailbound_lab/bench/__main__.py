@@ -11,25 +11,14 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from tailbound_lab.bench import (
-    capacity,
-    faro,
-    llmd,
-    node,
-    peers,
-    reconcile,
-    scaling,
-    soak,
-    stream_soak,
-    streams,
-)
+from tailbound_lab.bench import capacity, faro, llmd, node, peers, reconcile, scaling, soak, streams
 from tailbound_lab.bench.rig import record
 from tailbound_lab.bench.rig.record import Record, Run
 from tailbound_lab.load.records import BenchError
 
 
 class Question(Protocol):
-    """A module that answers one question."""
+    """What answers one question, such as a module."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the question's options."""
@@ -48,8 +37,8 @@ COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
     "faro": (faro, "a full cluster split among jobs, beside Faro's published results, simulated"),
     "llmd": (llmd, "streams scaled beside llm-d's published loop, simulated"),
     "capacity": (capacity, "whether the exported capacity is kept, simulated"),
-    "soak": (soak, "unanswered requests and memory in half an hour while workers are killed"),
-    "stream-soak": (stream_soak, "streams that end twice or never while workers are killed, and memory"),
+    "soak": (soak.REQUESTS, "unanswered requests and memory in half an hour while workers are killed"),
+    "stream-soak": (soak.STREAMS, "streams that end twice or never while workers are killed, and memory"),
     "node": (node, "a day of traffic in minutes on KUBECONFIG's cluster, beside other autoscalers"),
     "reconcile": (reconcile, "CPU of one reconcile of many functions, on a real Prometheus"),
 }
@@ -71,10 +60,10 @@ def main(arguments: Sequence[str]) -> int:
         status = question.main(options, run)
         file = run.folder / f"{options.question}.json"
         if not getattr(options, "json", False):
-            found = record.read(file)
-            sys.stdout.write(f"{found.origin}\n\n{question.table(found)}\n")
+            kept = record.read(file)
+            sys.stdout.write(f"{kept.origin}\n\n{question.table(kept)}\n")
             if options.publish:
-                record.write(found, record.PUBLISHED)
+                record.write(kept, record.PUBLISHED)
     except BenchError as error:
         sys.stderr.write(f"bench: {error}\n")
         return 2
