@@ -20,7 +20,8 @@ SECTIONS: Final[Mapping[str, tuple[str, Callable[[Record], str]]]] = {
     "overload": ("peers", peers.overload),
 }
 """Name of the marks -> the question whose record they show, and the table that is made of it."""
-PICTURES: Final = {"peers": peers.pictures, "node": node.pictures}
+PICTURES: Final = {"node": node.picture}
+"""By question."""
 
 
 def records() -> dict[str, Record]:
@@ -28,31 +29,24 @@ def records() -> dict[str, Record]:
     return {name: read(file) for name in COMMANDS if (file := PUBLISHED / f"{name}.json").exists()}
 
 
-def page(text: str, found: Mapping[str, Record]) -> str:
+def page(text: str, records: Mapping[str, Record]) -> str:
     """Return the page with each section written anew. Raises ``KeyError`` for an unknown section."""
 
     def section(marks: re.Match[str]) -> str:
         begin, name, end = marks.groups()
         question, table = SECTIONS[name]
-        if question not in found:
+        if question not in records:
             return f"{begin}\nNot measured with this version.\n{end}"
-        pictures = f"\n\n{_pictures(found[name])}" if name in PICTURES else ""
-        return f"{begin}\n{found[question].origin}\n\n{table(found[question])}{pictures}\n{end}"
+        picture = f"\n\n![{name}]({PUBLISHED.name}/{name}.png)" if name in PICTURES else ""
+        return f"{begin}\n{records[question].origin}\n\n{table(records[question])}{picture}\n{end}"
 
     return SECTION.sub(section, text)
 
 
-def _pictures(record: Record) -> str:
-    return " ".join(f"![{name}]({PUBLISHED.name}/{name}.png)" for name in PICTURES[record.question](record))
-
-
 if __name__ == "__main__":
     published = records()
-    for each in PAGES:
-        each.write_text(page(each.read_text(), published))
-    for old in PUBLISHED.glob("*.png"):
-        old.unlink()
-    for question, pictures in PICTURES.items():
-        if question in published:
-            for name, drawn in pictures(published[question]).items():
-                drawn.savefig(PUBLISHED / f"{name}.png", dpi=110, metadata={"Software": None})
+    for file in PAGES:
+        file.write_text(page(file.read_text(), published))
+    for name, picture in PICTURES.items():
+        if name in published:
+            picture(published[name]).savefig(PUBLISHED / f"{name}.png", dpi=110, metadata={"Software": None})

@@ -94,14 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench llmd``."""
     add = parser.add_argument
     add("--only", metavar="NAME;...", help=f"of {'; '.join(SYSTEMS)} [all]")
-    add("--draws", type=int, default=len(DRAWS), help=f"draws of arrivals, at most {len(DRAWS)} [all]")
     add("--processes", type=int, default=os.cpu_count(), help="simulations at a time [one for each core]")
 
 
 def main(options: argparse.Namespace, run: Run) -> int:
     """Play; 1 if llm-d's loop or the static pool differs from its published figures."""
     chosen = options.only.split(";") if options.only else list(SYSTEMS)
-    plays = [partial(play, system, seed) for system in chosen for seed in DRAWS[: options.draws]]
+    plays = [partial(play, system, seed) for system in chosen for seed in DRAWS]
     return int(not all(near(row) for row in means(run.keep(play_all(plays, options.processes)).rows)))
 
 
@@ -146,8 +145,8 @@ def near(row: Row) -> bool:
     published = PUBLISHED.get(row["system"])
     if published is None:
         return True
-    found = row["attainment"], row["replicas"]
-    return all(abs(a - b) <= most for a, b, most in zip(found, published, NEAR, strict=True))
+    played = row["attainment"], row["replicas"]
+    return all(abs(a - b) <= most for a, b, most in zip(played, published, NEAR, strict=True))
 
 
 def table(record: Record) -> str:

@@ -370,7 +370,7 @@ def table(record: Record) -> str:
     return markdown(columns, lines)
 
 
-def pictures(record: Record) -> dict[str, Figure]:
+def picture(record: Record) -> Figure:
     """Return load by its end, p99 and replicas over the day, one column for each scaler."""
     made = Figure(layout="constrained", figsize=(3.2 * len(record.rows), 6.4))
     panels = made.subplots(3, len(record.rows), sharex=True, sharey="row", squeeze=False)
@@ -409,4 +409,4 @@ def pictures(record: Record) -> dict[str, Figure]:
     made.legend(
         *zip(*drawn, strict=True), loc="outside upper center", ncols=len(drawn), fontsize=9, frameon=False
     )
-    return {"node": made}
+    return made

@@ -2,13 +2,6 @@
 
 A machine's speed changes by a third within minutes, more than the servers differ. So all servers run at the
 same time and take turns, one trial each: a slow minute affects every one. Each round has fresh servers.
-
-Besides the workloads there are three kinds of mixed traffic for our own server:
-
-- ``paths``: the same handler on 1, 4 and 16 paths. How much do cost classes cost?
-- ``lengths``: ten short texts for one long one; a batch costs as much as its longest text. How close are the
-  classes that the engine finds to keys by hand, and how far from one class for all?
-- ``classes``: three SLO classes with budgets 1 : 3 : 10.
 """
 
 import argparse
@@ -18,16 +11,14 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Final
 
-from matplotlib.figure import Figure
-
 from tailbound_lab.bench.rig.measure import Bench, Counted, Generator
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.bench.rig.search import Found, Plan
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import Entry, listed, parse_entry
-from tailbound_lab.bench.workloads import CLASSES, FOLDER, WORKLOADS, Workload, slo_classes
+from tailbound_lab.bench.workloads import WORKLOADS, Workload
 from tailbound_lab.load.generator import Endpoint, Part, build
-from tailbound_lab.load.records import BenchError, percent
+from tailbound_lab.load.records import BenchError
 
 FACTORS: Final = ("0.5", "1", "1.5", "2.5")
 """Multiples of a server's own highest rate."""
@@ -40,11 +31,6 @@ SYSTEMS: Final = {
 """By workload; mosec has the best size and wait that a search of many has found for it."""
 QUICK_SYSTEMS: Final = "slo,mosec:64:1,gunicorn"
 QUICK_WORKLOADS: Final = "tabular,accelerator"
-PADDED: Final = Workload("padded", FOLDER / "padded", 0.1, 40.0)
-BODY: Final = b"x" * 200
-LONGEST: Final = 512
-"""Characters of the longest text."""
-
 
 FULL: Final = Plan(1.0, ramp_seconds=1.5, confirm_seconds=6.0, tolerance=0.04, max_confirms=8)
 QUICK = Plan(1.0, ramp_seconds=1.0, confirm_seconds=3.0, tolerance=0.1, max_confirms=4)
@@ -71,54 +57,11 @@ class Case:
     contenders: tuple[Contender, ...]
 
 
-def mixed() -> dict[str, Case]:
-    """Return the cases of mixed traffic by name."""
-    own, accelerator = parse_entry("slo"), WORKLOADS["accelerator"]
-    paths = (
-        Contender(
-            f"slo, {count} path{'s' * (count > 1)}", own, tuple(Part(BODY, f"/{n}") for n in range(count))
-        )
-        for count in (1, 4, 16)
-    )
-    lengths = (
-        Contender("slo, nothing set", own, _of_lengths()),
-        Contender("slo, X-Batch-Key by hand", own, _of_lengths(keys=True)),
-        Contender("slo, one class for all", own, _of_lengths(hidden=True)),
-    )
-    parts = tuple(
-        Part(BODY, "/", (("X-SLO-Class", name),), share, name, factor * accelerator.slo)
-        for name, (factor, share) in CLASSES.items()
-    )
-    classes = Contender("slo, three SLO classes", own, parts, {"slo_classes": slo_classes(accelerator)})
-    cases = (
-        Case("paths", accelerator, tuple(paths)),
-        Case("lengths", PADDED, lengths),
-        Case("classes", accelerator, (classes,)),
-    )
-    return {case.name: case for case in cases}
-
-
-def _of_lengths(*, keys: bool = False, hidden: bool = False) -> tuple[Part, ...]:
-    """Return ten short texts for one long one, with a key by hand or with their lengths hidden."""
-    short, long = range(8, 68, 6), (320, 384, 448, LONGEST)
-    lengths = [("short", length, 10 / len(short)) for length in short]
-    lengths += [("long", length, 1 / len(long)) for length in long]
-    return tuple(
-        Part(
-            (b"x" * length).ljust(LONGEST if hidden else 0),
-            headers=(("X-Batch-Key", name),) if keys else (),
-            weight=weight,
-            name=name,
-        )
-        for name, length, weight in lengths
-    )
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bench peers``."""
     add = parser.add_argument
     add("--quick", action="store_true", help="two workloads, two peers, one short round: minutes")
-    add("--workloads", help=f"comma-separated, of {', '.join((*WORKLOADS, *mixed()))} [all]")
+    add("--workloads", help=f"comma-separated, of {', '.join(WORKLOADS)} [all]")
     add("--systems", help="comma-separated NAME[:SIZE:WAIT_MS][+malloc]; ratios are to the first [all]")
     add("--rounds", type=int, help="number of rounds, each with fresh servers [3; 1 with --quick]")
     add("--workers", type=int, default=2, help="model processes of each server [2]")
@@ -147,7 +90,7 @@ def play(
     made, rows = generator(), list[Row]()
     for number in range(1, options.rounds + 1):
         for case in cases:
-            servers = ", ".join(each.label for each in case.contenders)
+            servers = ", ".join(contender.label for contender in case.contenders)
             say(f"round {number} of {options.rounds}: {case.name}: {servers}")
             measured = measure(case, made, options.workers, plan, factors)
             rows += [{"workload": case.name, "round": number, **row} for row in measured]
@@ -157,26 +100,20 @@ def play(
 
 def cases(options: argparse.Namespace) -> list[Case]:
     """Return what the options name. Raises ``BenchError`` for an unknown workload or system."""
-    known = mixed()
-    every = ",".join((*WORKLOADS, *known))
-    names = listed(options.workloads or (QUICK_WORKLOADS if options.quick else every))
-    found = []
-    for name in names:
-        if name in known:
-            found.append(known[name])
-        elif name in WORKLOADS:
-            systems = listed(options.systems or (QUICK_SYSTEMS if options.quick else SYSTEMS[name]))
-            if len(set(systems)) != len(systems) or not systems:
-                raise BenchError(f"--systems {options.systems}: must name each system once")
-            contenders = tuple(Contender(text, parse_entry(text)) for text in systems)
-            found.append(Case(name, WORKLOADS[name], contenders))
-        else:
-            raise BenchError(f"--workloads {name}: must be one of {every}")
-    return found
+    cases = []
+    for name in listed(options.workloads or (QUICK_WORKLOADS if options.quick else ",".join(WORKLOADS))):
+        if name not in WORKLOADS:
+            raise BenchError(f"--workloads {name}: must be one of {','.join(WORKLOADS)}")
+        systems = listed(options.systems or (QUICK_SYSTEMS if options.quick else SYSTEMS[name]))
+        if len(set(systems)) != len(systems) or not systems:
+            raise BenchError(f"--systems {options.systems}: must name each system once")
+        contenders = tuple(Contender(text, parse_entry(text)) for text in systems)
+        cases.append(Case(name, WORKLOADS[name], contenders))
+    return cases
 
 
 class _Entrant:
-    """A server in a round, and what was found of it. After a failure it takes no more turns."""
+    """A server in a round, and its results. After a failure it takes no more turns."""
 
     def __init__(self, contender: Contender, title: str) -> None:
         self.contender, self.title, self.reason = contender, title, ""
@@ -211,11 +148,10 @@ class _Entrant:
                 self._goodput[factor] = counted
 
     def row(self) -> Row:
-        """Return what was found. Rates are requests per second; a latency that is infinite is None."""
+        """Return the results. Rates are requests per second; a latency that is infinite is None."""
         if self.reason or self.bench is None or self._answer is None:
             return {"system": self.contender.label, "reason": self.reason}
         top = self.bench.highest
-        parts = self._goodput["1.5"].run.parts if "1.5" in self._goodput else {}
         return {
             "system": self.contender.label,
             "highest": self._answer.rate,
@@ -224,7 +160,6 @@ class _Entrant:
             "cpu_us": None if top is None else round(top.cpu_us, 1),
             "memory_mb": None if top is None else round(top.memory_mb, 1),
             "goodput": {factor: counted.run.goodput for factor, counted in self._goodput.items()},
-            "within_at_1.5": {name: tally.attainment for name, tally in parts.items() if name},
         }
 
 
@@ -233,7 +168,7 @@ def measure(
 ) -> list[Row]:
     """Start all servers of a case, let them take turns, and return a row for each."""
     body, plan = example(case.workload), replace(plan, first_rate=case.workload.first_rate)
-    entrants = [_Entrant(each, f"{case.name}, {each.label}") for each in case.contenders]
+    entrants = [_Entrant(contender, f"{case.name}, {contender.label}") for contender in case.contenders]
     with contextlib.ExitStack() as stack:
         for entrant in entrants:
             with entrant.turn():
@@ -267,14 +202,11 @@ def table(record: Record, factors: Sequence[str] = FACTORS) -> str:
         rows = [row for row in record.rows if row["workload"] == name]
         systems = dict.fromkeys(row["system"] for row in rows)
         lines += [[name, *_cells(system, rows, factors)] for system in systems]
-    notes = []
-    for row in record.rows:
-        beginning = f"- `{row['workload']}`, {row['system']}, round {row['round']}"
-        if "reason" in row:
-            notes.append(f"{beginning}: {row['reason']}")
-        elif row["within_at_1.5"] and row["round"] == 1:
-            within = ", ".join(f"{part} {percent(share)}" for part, share in row["within_at_1.5"].items())
-            notes.append(f"{beginning}, within SLO at 1.5 times: {within}")
+    notes = [
+        f"- `{row['workload']}`, {row['system']}, round {row['round']}: {row['reason']}"
+        for row in record.rows
+        if "reason" in row
+    ]
     return "\n\n".join(filter(None, (markdown(columns, lines), "\n".join(notes))))
 
 
@@ -285,7 +217,7 @@ def overload(record: Record) -> str:
     """
     cells: dict[str, dict[str, list[Row]]] = {}
     for row in record.rows:
-        if row["workload"] in WORKLOADS and row.get("highest"):
+        if row.get("highest"):
             name = row["system"].partition(":")[0]
             server = cells.setdefault("Tailbound" if name == "slo" else name, {})
             server.setdefault(row["workload"], []).append(row)
@@ -330,23 +262,3 @@ def _spread(values: Sequence[float], form: str) -> str:
     """Return the median, and the range where there are several."""
     text = _middle(values, form)
     return text if len(values) < 2 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"
-
-
-def pictures(record: Record) -> dict[str, Figure]:
-    """Return goodput against offered rate for each workload with several servers, by the picture's name."""
-    drawn = {}
-    for name in dict.fromkeys(row["workload"] for row in record.rows if row["workload"] in WORKLOADS):
-        made = Figure(layout="constrained", figsize=(8, 5))
-        axes = made.subplots()
-        for row in record.rows:
-            if row["workload"] == name and row["round"] == 1 and row.get("goodput"):
-                points = [(float(factor) * row["highest"], rate) for factor, rate in row["goodput"].items()]
-                axes.plot(*zip(*points, strict=True), marker="o", ms=3, label=row["system"])
-        top = axes.get_xlim()[1]
-        axes.plot([0, top], [0, top], color="0.8", lw=1, zorder=0)
-        axes.set(xlabel="offered, requests/s", ylabel="answered within the SLO, requests/s")
-        axes.set_title(f"Goodput against offered rate: {name}")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        drawn[f"goodput-{name}"] = made
-    return drawn

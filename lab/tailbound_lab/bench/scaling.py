@@ -43,12 +43,7 @@ QUICK_SECONDS = 900
 DRAWS: Final = (20, 21)
 """Seeds of arrivals and routing."""
 OURS: Final = "slo"
-BOOSTS: Final = {
-    "slo, boost 3": (3.0, RUN.boost_delay),
-    "slo, boost 2": (2.0, RUN.boost_delay),
-    "slo, boost 3 after 3 s": (3.0, 3.0),
-}
-"""Ours with boosts: the largest factor, and the seconds until it is in force."""
+BOOSTED: Final = "slo, boost 3"
 ORACLE: Final = "oracle"
 UTILIZATIONS: Final = (1.1, 0.9, 0.7)
 """Targets of the oracle: the first that meets the objective counts, or the one with the fewest misses."""
@@ -92,19 +87,19 @@ def main(options: argparse.Namespace, run: Run) -> int:
         every = list(cases(options.traces, QUICK_SECONDS if options.quick else SECONDS))
     except SimulationError as error:
         raise BenchError(str(error)) from None
-    found = [case for case in every if options.only in case.name]
-    if not found:
+    asked = [case for case in every if options.only in case.name]
+    if not asked:
         raise BenchError(f"--only {options.only}: must be in the name of a case")
     names = options.scalers.split(";") if options.scalers else [*SCALERS, ORACLE]
     chosen = list(dict.fromkeys((OURS, *(name.strip() for name in names))))
     if unknown := set(chosen) - {*SCALERS, ORACLE}:
         raise BenchError(f"--scalers {min(unknown)}: must be of {'; '.join(SCALERS)}; {ORACLE}")
-    say(f"{len(found)} cases, each with {len(DRAWS)} draws, {', '.join(chosen)}")
-    plays = [partial(play, case, system) for case in found for system in chosen]
+    say(f"{len(asked)} cases, each with {len(DRAWS)} draws, {', '.join(chosen)}")
+    plays = [partial(play, case, system) for case in asked for system in chosen]
     rows = play_all(plays, options.processes)
     run.keep(rows)
     own = _total(rows, OURS)
-    others = [_total(rows, system) for system in chosen if system not in (OURS, *BOOSTS, ORACLE)]
+    others = [_total(rows, system) for system in chosen if system not in (OURS, BOOSTED, ORACLE)]
     return int(any(met >= own[0] and cost < own[1] for met, cost in others))
 
 
@@ -204,13 +199,9 @@ Make = Callable[[Trace, Function], Scaler]
 """Makes a scaler for a trace and its function."""
 
 
-def _boosted(factor: float, *_: object) -> Scaler:
-    return ours(max_replicas=BOUNDS.highest, boost={"max_factor": factor})
-
-
 SCALERS: Final[Mapping[str, Make]] = {
     OURS: lambda *_: ours(max_replicas=BOUNDS.highest),
-    **{name: partial(_boosted, factor) for name, (factor, _) in BOOSTS.items()},
+    BOOSTED: lambda *_: ours(max_replicas=BOUNDS.highest, boost={"max_factor": 3.0}),
     "HPA on CPU, 70%": lambda *_: baselines.hpa_cpu(BOUNDS, HpaSettings(0.7)),
     "KEDA on p99 latency": lambda _, function: baselines.keda_value(
         BOUNDS, HpaSettings(function.slo_latency)
@@ -229,8 +220,7 @@ def _oracle(utilization: float) -> Make:
 
 def play(case: Case, system: str) -> Row:
     """Return what a scaler did in a case: means over the draws."""
-    makes = [SCALERS[system]] if system != ORACLE else [_oracle(each) for each in UTILIZATIONS]
-    _, boost_delay = BOOSTS.get(system, (1.0, case.world.boost_delay))
+    makes = [SCALERS[system]] if system != ORACLE else list(map(_oracle, UTILIZATIONS))
     best: Row = {}
     for make in makes:
         outcomes = [
@@ -238,7 +228,7 @@ def play(case: Case, system: str) -> Row:
                 trace,
                 case.function,
                 make(trace, case.function),
-                replace(case.world, seed=seed, boost_delay=boost_delay),
+                replace(case.world, seed=seed),
             )
             for seed, trace in zip(DRAWS, case.draws, strict=True)
         ]
@@ -246,10 +236,10 @@ def play(case: Case, system: str) -> Row:
             "case": case.name,
             "objective": case.function.slo_objective,
             "system": system,
-            "attainment": fsum(each.attainment for each in outcomes) / len(DRAWS),
-            "replica_seconds": fsum(each.replica_seconds for each in outcomes) / len(DRAWS),
-            "cpu_seconds": fsum(each.cpu_seconds for each in outcomes) / len(DRAWS),
-            "changes": fsum(each.changes for each in outcomes) / len(DRAWS),
+            **{
+                name: fsum(getattr(outcome, name) for outcome in outcomes) / len(DRAWS)
+                for name in ("attainment", "replica_seconds", "cpu_seconds", "changes")
+            },
         }
         if not best or row["attainment"] > best["attainment"]:
             best = row
@@ -299,5 +289,5 @@ def _beside(cases: Iterable[Mapping[str, Row]], system: str) -> str:
     both = [of for of in cases if met(of[OURS]) and met(of[system])]
     if system == OURS or not both:
         return ""
-    own, theirs = (fsum(of[each]["replica_seconds"] for of in both) for each in (OURS, system))
+    own, theirs = (fsum(of[name]["replica_seconds"] for of in both) for name in (OURS, system))
     return f"{own / theirs - 1.0:+.1%} in {len(both)}"

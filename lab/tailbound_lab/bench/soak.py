@@ -33,7 +33,7 @@ from tailbound_lab.bench.rig.record import Run as Asked
 from tailbound_lab.bench.rig.server import Server, example
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.streams import INTERVAL, contender
-from tailbound_lab.bench.workloads import CLASSES, FOLDER, STREAM, WORKLOADS, slo_classes
+from tailbound_lab.bench.workloads import FOLDER, STREAM, WORKLOADS
 from tailbound_lab.load.generator import Endpoint, Part, build
 from tailbound_lab.load.records import Lagged, Load, Run, percent
 from tailbound_lab.load.streams import StreamGenerator
@@ -41,6 +41,8 @@ from tailbound_lab.load.streams import StreamGenerator
 WORKERS: Final = 2
 SLICE_SECONDS: Final = 60.0
 SAMPLE_SECONDS: Final = 5.0
+CLASSES: Final = {"interactive": (1.0, 5.0), "standard": (3.0, 3.0), "bulk": (10.0, 2.0)}
+"""SLO classes: the budget as a multiple of the workload's SLO, and the share of the load."""
 UNANSWERED: Final = ("timeout", "broken", "no_connection", "unfinished")
 GROWTH_ALLOWED: Final = 0.05
 LIES: Final = ("0", "9" * 19, "1" * 310, "-1", "soon")
@@ -143,7 +145,8 @@ class Requests:
 
     def __init__(self, run: Asked) -> None:
         workload = WORKLOADS["accelerator"]
-        settings = {"slo_classes": slo_classes(workload), "read_timeout": f"{READ_TIMEOUT:g}s"}
+        budgets = (f"{name}={factor * workload.slo * 1e3:g}ms" for name, (factor, _) in CLASSES.items())
+        settings = {"slo_classes": ", ".join(budgets), "read_timeout": f"{READ_TIMEOUT:g}s"}
         self.generator: Generator = build(run.folder)
         self.server = Server(parse_entry("slo"), workload, WORKERS, example(workload), settings)
         self._held: list[tuple[float, socket.socket]] = []

@@ -26,7 +26,7 @@ def recorded(question, *rows):
 def held(system, number, highest, goodput=None):
     latency = {"p50": 1.0, "p99": None}
     row = {"workload": "text", "round": number, "system": system, "highest": highest, "latency_ms": latency}
-    row |= {"cpu_us": 100.0, "memory_mb": 300.0, "within_at_1.5": {}}
+    row |= {"cpu_us": 100.0, "memory_mb": 300.0}
     return row | {"goodput": {"1.5": goodput or highest}}
 
 
@@ -134,11 +134,11 @@ def test_impossible_measurement_is_refused_before_any_start(tmp_path, capsys, wo
 def test_peers_in_small_are_measured_side_by_side_and_published(tmp_path, monkeypatch, capsys):
     small = replace(peers.QUICK, ramp_seconds=0.5, confirm_seconds=1.0, tolerance=0.5, max_confirms=1)
     monkeypatch.setattr(peers, "QUICK", small)
-    words = ["peers", "--quick", "--workloads", "accelerator,classes", "--systems", "slo,fixed:4:0"]
+    words = ["peers", "--quick", "--workloads", "accelerator", "--systems", "slo,fixed:4:0"]
     assert bench.main([*words, "--publish"]) == 0
     text = (tmp_path / "peers.json").read_text()
     rows = json.loads(text)["rows"]
-    assert [row["system"] for row in rows] == ["slo", "fixed:4:0", "slo, three SLO classes"]
+    assert [row["system"] for row in rows] == ["slo", "fixed:4:0"]
     assert all(set(row["goodput"]) <= set(peers.FACTORS) for row in rows)
     assert (tmp_path / "docs" / "peers.json").read_text() == text
     assert "| accelerator |" in capsys.readouterr().out

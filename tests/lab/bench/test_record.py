@@ -44,7 +44,6 @@ def test_overload_table_has_one_row_for_each_server_and_one_column_for_each_work
             ("text", "mosec:16:5", 50.0),
             ("vision", "slo", 80.0),
             ("vision", "mosec:8:5+malloc", 40.0),
-            ("paths", "slo, 4 paths", 70.0),
         )
     ]
     found = record.Record("peers", "abc123", "2026-01-02", "2 cores", "bench peers", rows)
@@ -52,7 +51,6 @@ def test_overload_table_has_one_row_for_each_server_and_one_column_for_each_work
     assert "| server | text | vision |" in made
     assert "| Tailbound | 100, 90% | 100, 80% |" in made
     assert "| mosec | 100, 50% | 100, 40% |" in made
-    assert "4 paths" not in made
 
 
 def test_section_of_a_record_names_its_commit_and_another_says_that_nothing_was_measured():

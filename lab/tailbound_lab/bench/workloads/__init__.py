@@ -49,17 +49,6 @@ WORKLOADS: Final[Mapping[str, Workload]] = MappingProxyType(
 STREAM: Final = Workload("stream", FOLDER / "stream", 0.500, 3.0)
 """Its target is that of the first piece."""
 
-CLASSES: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
-    {"interactive": (1.0, 5.0), "standard": (3.0, 3.0), "bulk": (10.0, 2.0)}
-)
-"""SLO classes of mixed traffic: the budget as a multiple of the workload's SLO, and the share of the load."""
-
-
-def slo_classes(workload: Workload) -> str:
-    """Return the watchdog's setting ``slo_classes`` for ``CLASSES``."""
-    return ", ".join(f"{name}={factor * workload.slo * 1e3:g}ms" for name, (factor, _) in CLASSES.items())
-
-
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 
 
