@@ -4,7 +4,7 @@
 - ``local``     an OpenFaaS provider that runs replicas as processes
 - ``simulate``  the scaling policies in virtual time
 - ``demo``      the main job in one command
-- ``bench``     one folder per question: ``replica``, ``fleet``
+- ``bench``     one module per question
 
 The only place that may import both distributions. Start reading at the folder you need.
 """

@@ -117,8 +117,8 @@ def main(options: argparse.Namespace, run: Run) -> int:
     ours, *others = rows
     return int(
         any(
-            each["late"] <= ours["late"] and each["replica_seconds"] < ours["replica_seconds"]
-            for each in others
+            other["late"] <= ours["late"] and other["replica_seconds"] < ours["replica_seconds"]
+            for other in others
         )
     )
 
@@ -126,15 +126,15 @@ def main(options: argparse.Namespace, run: Run) -> int:
 def read(file: Path) -> Plan:
     """Return the plan of a file. Raises ``BenchError`` if it is none."""
     try:
-        found = yaml.safe_load(file.read_text())
-        return Plan(**(found | {"arms": tuple(Arm(**each) for each in found["arms"])}))
+        plan = yaml.safe_load(file.read_text())
+        return Plan(**(plan | {"arms": tuple(Arm(**arm) for arm in plan["arms"])}))
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise BenchError(f"--arms {file}: {error}") from None
 
 
 def phases(seconds: float) -> list[tuple[float, float]]:
     """Return (requests/s, seconds) of a day of ``seconds``, in steps of a bucket."""
-    found = [(DAY[0][1], WARM_UP)]
+    steps = [(DAY[0][1], WARM_UP)]
     for at in range(0, int(seconds), BUCKET):
         share = at / seconds
         part = next(index for index, (end, _) in enumerate(DAY) if share < end)
@@ -142,8 +142,8 @@ def phases(seconds: float) -> list[tuple[float, float]]:
         if part == PEAK:
             begin, low = DAY[PEAK - 1]
             rate = low + (rate - low) * (1.0 - cos(2.0 * pi * (share - begin) / (DAY[PEAK][0] - begin))) / 2.0
-        found.append((rate, float(BUCKET)))
-    return found
+        steps.append((rate, float(BUCKET)))
+    return steps
 
 
 def play(plan: Plan, arm: Arm, seconds: float) -> Row:
@@ -158,7 +158,7 @@ def play(plan: Plan, arm: Arm, seconds: float) -> Row:
             log = load(WARM_UP + seconds)
     finally:
         shell(arm.name, arm.end)
-    inside = [each for each in samples if begin <= each.at < begin + seconds]
+    inside = [sample for sample in samples if begin <= sample.at < begin + seconds]
     return row(arm, log, inside, begin=begin, seconds=seconds, slo=plan.slo_latency)
 
 
@@ -169,7 +169,7 @@ def row(
 
     Raises ``BenchError`` if the samples have a gap as long as a bucket.
     """
-    times = [begin, *(each.at for each in samples), begin + seconds]
+    times = [begin, *(sample.at for sample in samples), begin + seconds]
     gap = max(after - one for one, after in pairwise(times))
     if gap >= BUCKET:
         raise BenchError(
@@ -178,33 +178,33 @@ def row(
         )
     latencies: dict[int, list[int]] = {}
     for line in log:
-        second, each = json.loads(line)
-        latencies.setdefault(int((second - WARM_UP) // BUCKET), []).extend(each)
+        second, ended = json.loads(line)
+        latencies.setdefault(int((second - WARM_UP) // BUCKET), []).extend(ended)
     course: list[Row] = []
     for bucket in range(int(seconds) // BUCKET):
-        found = latencies.get(bucket, [])
-        served = sorted(each / 1000 for each in found if each >= 0)
+        ended = latencies.get(bucket, [])
+        served = sorted(latency / 1000 for latency in ended if latency >= 0)
         since = begin + bucket * BUCKET
-        seen = [each for each in samples if since <= each.at < since + BUCKET]
+        seen = [sample for sample in samples if since <= sample.at < since + BUCKET]
         course.append(
             {
                 "at": bucket * BUCKET,
-                "good": sum(each <= slo for each in served),
-                "late": sum(each > slo for each in served),
-                "failed": len(found) - len(served),
+                "good": sum(latency <= slo for latency in served),
+                "late": sum(latency > slo for latency in served),
+                "failed": len(ended) - len(served),
                 "p99": served[int(0.99 * len(served))] if served else None,
-                "wanted": round(fsum(each.wanted for each in seen) / len(seen), 2),
-                "ready": round(fsum(each.ready for each in seen) / len(seen), 2),
-                "cores": round(fsum(each.cores for each in seen) / len(seen), 3),
+                "wanted": round(fsum(sample.wanted for sample in seen) / len(seen), 2),
+                "ready": round(fsum(sample.ready for sample in seen) / len(seen), 2),
+                "cores": round(fsum(sample.cores for sample in seen) / len(seen), 3),
             }
         )
-    sent = sum(each["good"] + each["late"] + each["failed"] for each in course)
+    sent = sum(step["good"] + step["late"] + step["failed"] for step in course)
     return {
         "system": arm.name,
         "note": arm.note,
         "slo_latency": slo,
         "sent": sent,
-        "late": 1.0 - sum(each["good"] for each in course) / max(1, sent),
+        "late": 1.0 - sum(step["good"] for step in course) / max(1, sent),
         "replica_seconds": round(fsum(one.ready * (after.at - one.at) for one, after in pairwise(samples))),
         "cpu_seconds": round(samples[-1].cpu_seconds - samples[0].cpu_seconds, 1),
         "changes": sum(one.wanted != after.wanted for one, after in pairwise(samples)),
@@ -233,8 +233,8 @@ def ready(plan: Plan, arm: Arm) -> None:
 
 def counts(plan: Plan, arm: Arm) -> tuple[int, int]:
     """Return how many replicas are wanted and ready."""
-    found = _apps().read_namespaced_deployment(arm.deployment, plan.namespace)
-    return found.spec.replicas, found.status.ready_replicas or 0
+    deployment = _apps().read_namespaced_deployment(arm.deployment, plan.namespace)
+    return deployment.spec.replicas, deployment.status.ready_replicas or 0
 
 
 def _apps() -> Any:
@@ -270,22 +270,20 @@ def see(plan: Plan, arm: Arm, used: dict[str, float]) -> Sample:
     """Return what the cluster says now; ``used`` keeps the CPU-seconds of pods that are gone."""
     core, prefix = _core(), f"{arm.deployment}-"
     pods = [
-        each
-        for each in core.list_namespaced_pod(plan.namespace).items
-        if each.metadata.name.startswith(prefix)
+        pod for pod in core.list_namespaced_pod(plan.namespace).items if pod.metadata.name.startswith(prefix)
     ]
-    for node in {each.spec.node_name for each in pods if each.spec.node_name}:
+    for node in {pod.spec.node_name for pod in pods if pod.spec.node_name}:
         text = core.connect_get_node_proxy_with_path(node, "metrics/resource")
-        for namespace, pod, seconds in _CPU.findall(text):
-            if namespace == plan.namespace and pod.startswith(prefix):
-                used[pod] = float(seconds)
+        for namespace, name, seconds in _CPU.findall(text):
+            if namespace == plan.namespace and name.startswith(prefix):
+                used[name] = float(seconds)
     wanted, serving = counts(plan, arm)
     return Sample(time.time(), wanted, serving, fsum(map(cores, pods)), fsum(used.values()))
 
 
 def cores(pod: Any) -> float:
     """Return the limit in force of a ready pod's first limited container, 0 if it is not ready."""
-    if not any(each.type == "Ready" and each.status == "True" for each in pod.status.conditions or ()):
+    if not any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or ()):
         return 0.0
     for status in pod.status.container_statuses or ():
         limits: Mapping[str, str] = (status.resources and status.resources.limits) or {}
@@ -327,10 +325,10 @@ def sending(plan: Plan, arm: Arm, words: str, patience: float = PENDING) -> Iter
 
     def obstacles() -> str:
         now = status()
-        waiting = [each.state.waiting for each in now.container_statuses or () if each.state.waiting]
-        said = [each for each in (*waiting, *(now.conditions or ())) if each.reason]
+        waiting = [item.state.waiting for item in now.container_statuses or () if item.state.waiting]
+        said = [item for item in (*waiting, *(now.conditions or ())) if item.reason]
         return (
-            "; ".join(f"{each.reason} {each.message or ''}".strip() for each in said) or "no reason is known"
+            "; ".join(f"{item.reason} {item.message or ''}".strip() for item in said) or "no reason is known"
         )
 
     def ended(seconds: float) -> list[str]:
@@ -358,14 +356,14 @@ def table(record: Record) -> str:
     columns = ("scaler", "late or failed", "replica-seconds", "CPU-seconds", "changes", "")
     lines = [
         (
-            each["system"],
-            f"{each['late']:.2%}",
-            f"{each['replica_seconds']:,}",
-            f"{each['cpu_seconds']:,.0f}",
-            f"{each['changes']}",
-            each["note"],
+            row["system"],
+            f"{row['late']:.2%}",
+            f"{row['replica_seconds']:,}",
+            f"{row['cpu_seconds']:,.0f}",
+            f"{row['changes']}",
+            row["note"],
         )
-        for each in record.rows
+        for row in record.rows
     ]
     return markdown(columns, lines)
 
@@ -376,23 +374,23 @@ def picture(record: Record) -> Figure:
     panels = made.subplots(3, len(record.rows), sharex=True, sharey="row", squeeze=False)
     for (load, latency, count), row in zip(panels.T, record.rows, strict=True):
         course = row["course"]
-        minutes = [each["at"] / 60 for each in course]
-        ends = [[each[end] / BUCKET for each in course] for end in ("good", "late", "failed")]
+        minutes = [step["at"] / 60 for step in course]
+        ends = [[step[end] / BUCKET for step in course] for end in ("good", "late", "failed")]
         colors, labels = ("#1769aa", "#d9822b", "#b3261e"), ("within the SLO", "late", "failed")
         load.stackplot(minutes, ends, colors=colors, labels=labels)
         load.set_title(f"{row['system']}\n{row['late']:.1%} late or failed", fontsize=10)
-        latency.semilogy(minutes, [each["p99"] for each in course], color="#1769aa")
+        latency.semilogy(minutes, [step["p99"] for step in course], color="#1769aa")
         latency.axhline(row["slo_latency"], color="#b3261e", lw=1)
         nominal = course[0]["cores"] / max(1.0, course[0]["ready"])
         count.step(
             minutes,
-            [each["cores"] / nominal for each in course],
+            [step["cores"] / nominal for step in course],
             where="post",
             color="#d9822b",
             lw=1,
             label="CPU they may use",
         )
-        count.step(minutes, [each["ready"] for each in course], where="post", color="#1769aa", label="ready")
+        count.step(minutes, [step["ready"] for step in course], where="post", color="#1769aa", label="ready")
         cost = f"{row['replica_seconds']:,} replica-s, {row['cpu_seconds']:,.0f} CPU-s"
         count.set_xlabel(f"minutes\n{cost}", fontsize=9)
     panels[0][0].set_ylabel("requests/s")

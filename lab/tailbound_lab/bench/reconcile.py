@@ -240,7 +240,7 @@ def _write_one(out: TextIO, name: str, rate: float, now: int, asked: str) -> int
         share = min(1.0, (index + 1) / 8)
         labels = f'{replica},code="200",method="post",le="{edge}"'
         series.append(("http_request_duration_seconds_bucket", labels, 0, rate * share))
-    written = [each for each in series if each[0] in asked]
+    written = [row for row in series if row[0] in asked]
     for metric, labels, value, change in written:
         start = f"{metric}{{{labels}}} "
         out.writelines(
@@ -313,10 +313,10 @@ def _until_ready(process: subprocess.Popen[bytes], url: str, seconds: float = 12
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    program = shutil.which(name)
+    if program is None:
         raise NotAvailable(f"{name} must be installed: make install does so")
-    return found
+    return program
 
 
 def _status(number: int) -> dict[str, Any]:

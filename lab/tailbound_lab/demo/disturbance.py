@@ -24,10 +24,10 @@ def disturbance(seconds: Sequence[Usage], lag: Lag, slo: float) -> str:
     ``seconds`` has the usage of each second of the run, ``slo`` is the tightest one, in seconds.
     """
     sentences = []
-    short = [each for each in seconds if each.others > MOST_OTHERS or each.stolen > MOST_STOLEN]
+    short = [usage for usage in seconds if usage.others > MOST_OTHERS or usage.stolen > MOST_STOLEN]
     if short:
         others, stolen = (
-            sum(getattr(each, by) for each in short) / len(short) for by in ("others", "stolen")
+            sum(getattr(usage, by) for usage in short) / len(short) for by in ("others", "stolen")
         )
         sentences.append(
             f"In {len(short)} of {len(seconds)} s other programs used {others:.0%} of the CPU, "

@@ -227,7 +227,7 @@ def _scaling(function: str, decisions: Sequence[Decision]) -> str:
 
 def _table(comparisons: Sequence[Comparison]) -> str:
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("function", "served by", *COLUMNS))
-    rows = "".join(_row(item, *each) for item in comparisons for each in tracks(item))
+    rows = "".join(_row(item, system, track) for item in comparisons for system, track in tracks(item))
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
@@ -247,7 +247,7 @@ def _conditions(outcome: Outcome) -> list[tuple[str, str]]:
     judgment = "Within" if lag.p999 <= limit else "Tails look worse than they were: above"
     count = max(1, len(outcome.usage))
     own, others, stolen = (
-        sum(getattr(each, name) for each in outcome.usage) / count for name in ("own", "others", "stolen")
+        sum(getattr(second, name) for second in outcome.usage) / count for name in ("own", "others", "stolen")
     )
     used = f"the demo {own:.0%}, other programs {others:.0%}, taken by the host {stolen:.1%}"
     return [

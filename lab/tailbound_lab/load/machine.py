@@ -66,7 +66,8 @@ def usage(before: Reading, after: Reading) -> Usage:
         for pid, (itself, ended) in after.own.items()
     ]
     counted = sum(sum(before.own[pid]) for pid in before.own.keys() - after.own.keys())
-    own = (sum(each for each, _ in grown) + max(0, sum(each for _, each in grown) - counted)) / total
+    used, waited_for = map(sum, zip(*grown, strict=True))
+    own = (used + max(0, waited_for - counted)) / total
     stolen = spent[_STEAL] / total
     busy = 1.0 - (spent[_IDLE] + spent[_IOWAIT]) / total
     return Usage(own, others=max(0.0, busy - stolen - own), stolen=stolen)

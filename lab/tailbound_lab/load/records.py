@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -154,9 +154,9 @@ class Ledger:
     def add(self, record: Record) -> None:
         """Keep one record."""
         self.records.append(record)
-        found = outcome(record, self.slo)
-        self.good += found == "good"
-        self.lost += found == "lost"
+        kind = outcome(record, self.slo)
+        self.good += kind == "good"
+        self.lost += kind == "lost"
 
     @property
     def attainment(self) -> float | None:
@@ -175,9 +175,9 @@ def summarize(records: Iterable[Record], slo: float) -> Summary:
     """Count outcomes against an SLO (seconds) and take percentiles over all requests, misses as infinite."""
     counts, latencies = Counter[str](), []
     for record in records:
-        found = outcome(record, slo)
-        counts[found] += 1
-        latencies.append(record.latency if found in ("good", "slow") else math.inf)
+        kind = outcome(record, slo)
+        counts[kind] += 1
+        latencies.append(record.latency if kind in ("good", "slow") else math.inf)
     latencies.sort()
     p50, p95, p99 = (percentile(latencies, share) for share in (0.50, 0.95, 0.99))
     return Summary(len(latencies), p50=p50, p95=p95, p99=p99, **counts)
@@ -192,13 +192,8 @@ def per_second(records: Iterable[Record], slo: float, duration: float) -> tuple[
 
 
 def recent(records: Sequence[Record], since: float) -> list[Record]:
-    """Return the records that ended since a moment, from records in order of their end."""
-    found: list[Record] = []
-    for record in reversed(records):
-        if record.scheduled + record.latency < since:
-            break
-        found.append(record)
-    return found
+    """Return the records that ended since a moment, the newest first, from records in order of their end."""
+    return list(takewhile(lambda record: record.scheduled + record.latency >= since, reversed(records)))
 
 
 def replica_seconds(counts: Sequence[tuple[float, float]], duration: float) -> float | None:
@@ -325,19 +320,19 @@ class Run:
 
 def evaluate(output: bytes, load: Load, parts: Sequence[tuple[str, float]], *, stopped_early: bool) -> Run:
     """Evaluate the output of a run of one stream; ``parts`` are names and SLOs (seconds) of its messages."""
-    found = np.frombuffer(output[_START_BYTES:], _FIELDS)
-    ok = (found["status"] >= 200) & (found["status"] < 300)
-    good = ok & (found["latency"] <= np.array([slo for _, slo in parts])[found["message"]])
+    requests = np.frombuffer(output[_START_BYTES:], _FIELDS)
+    ok = (requests["status"] >= 200) & (requests["status"] < 300)
+    good = ok & (requests["latency"] <= np.array([slo for _, slo in parts])[requests["message"]])
     tallies: dict[str, Tally] = {}
     for index, (name, _) in enumerate(parts):
-        own = found["message"] == index
+        own = requests["message"] == index
         sent, met = tallies.get(name, (0, 0))
         tallies[name] = Tally(sent + int(own.sum()), met + int(good[own].sum()))
-    statuses, counts = np.unique(found["status"], return_counts=True)
-    latencies = np.sort(np.where(ok, found["latency"], math.inf))
+    statuses, counts = np.unique(requests["status"], return_counts=True)
+    latencies = np.sort(np.where(ok, requests["latency"], math.inf))
     return Run(
         load,
-        sent=len(found),
+        sent=len(requests),
         ok=int(ok.sum()),
         good=int(good.sum()),
         stopped_early=stopped_early,
@@ -346,7 +341,7 @@ def evaluate(output: bytes, load: Load, parts: Sequence[tuple[str, float]], *, s
             for status, count in zip(statuses.tolist(), counts.tolist(), strict=True)
         },
         latency_ms=quantiles(latencies),
-        lag_ms=quantiles(np.sort(found["lag"].astype(float))),
+        lag_ms=quantiles(np.sort(requests["lag"].astype(float))),
         parts=tallies,
     )
 
@@ -354,7 +349,7 @@ def evaluate(output: bytes, load: Load, parts: Sequence[tuple[str, float]], *, s
 def quantiles(ascending: NDArray[np.float64]) -> dict[str, float | None]:
     """Return p50 and p99 in milliseconds; None if infinite."""
     values = ascending.tolist()
-    found = {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99)}
+    shares = {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99)}
     return {
-        name: None if value is None or math.isinf(value) else value * 1e3 for name, value in found.items()
+        name: None if value is None or math.isinf(value) else value * 1e3 for name, value in shares.items()
     }

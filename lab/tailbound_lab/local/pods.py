@@ -80,14 +80,13 @@ class Pods:
                 await asyncio.sleep(_POLL)
             return response
         version = self._changed()
-        found = {
-            document["metadata"]["name"]: document
-            for each in self._replicas(request.match_info["namespace"])
-            for document in (show(*each, version),)
-        }
-        return web.json_response(
-            {"metadata": {"resourceVersion": str(version)}, "items": list(found.values())}
-        )
+        documents = [
+            show(function, replica, version)
+            for function, replica in self._replicas(request.match_info["namespace"])
+        ]
+        # Replicas of one function show the same ReplicaSet.
+        items = list({document["metadata"]["name"]: document for document in documents}.values())
+        return web.json_response({"metadata": {"resourceVersion": str(version)}, "items": items})
 
     def _replicas(self, namespace: str | None = None) -> Iterator[tuple[Function, Replica]]:
         for function in self._registry:
@@ -98,9 +97,9 @@ class Pods:
 
     def _changed(self) -> int:
         """Return the version of all documents, a new one if any has changed."""
-        found = [_pod(function, replica, 0) for function, replica in self._replicas()]
-        if found != self._last:
-            self._version, self._last = self._version + 1, found
+        pods = [_pod(function, replica, 0) for function, replica in self._replicas()]
+        if pods != self._last:
+            self._version, self._last = self._version + 1, pods
         return self._version
 
 

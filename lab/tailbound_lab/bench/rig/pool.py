@@ -34,7 +34,7 @@ def play_all(plays: Sequence[Callable[[], _Result]], processes: int) -> list[_Re
                 told = now
                 left = (now - began) / number * (len(plays) - number) / 60
                 say(f"{number:,} of {len(plays):,} plays, about {left:.0f} min left")
-        return [each.result() for each in running]
+        return [play.result() for play in running]
 
 
 def _play(index: int) -> Any:

@@ -30,27 +30,27 @@ class Usage:
 def marked(mark: str) -> list[int]:
     """Return the ids of processes with ``mark`` in their environment."""
     needle = f"{MARK}={mark}".encode()
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):  # it has ended, or is not ours to read
                 if needle in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return sorted(found)
+                    pids.append(int(entry.name))
+    return sorted(pids)
 
 
 def usage(mark: str) -> dict[int, Usage]:
     """Return the resources of every process with ``mark``; one that ends meanwhile is left out."""
-    found = {}
+    used = {}
     for pid in marked(mark):
         with contextlib.suppress(OSError):
             folder = Path("/proc") / str(pid)
-            found[pid] = Usage(
+            used[pid] = Usage(
                 name_of((folder / "cmdline").read_bytes()),
                 cpu_of((folder / "stat").read_text()),
                 pss_of((folder / "smaps_rollup").read_text()),
             )
-    return found
+    return used
 
 
 def cpu_between(before: Mapping[int, Usage], after: Mapping[int, Usage]) -> float:
@@ -61,12 +61,12 @@ def cpu_between(before: Mapping[int, Usage], after: Mapping[int, Usage]) -> floa
 def children_named(name: str, used: Mapping[int, Usage]) -> list[int]:
     """Return the processes of ``used`` named ``name`` whose parent is too: forked, not started."""
     named = [pid for pid, usage in used.items() if usage.name.endswith(f" {name}")]
-    found = []
+    children = []
     for pid in named:
         with contextlib.suppress(OSError):
             if parent_of((Path("/proc") / str(pid) / "stat").read_text()) in named:
-                found.append(pid)
-    return found
+                children.append(pid)
+    return children
 
 
 def parent_of(stat: str) -> int:
