@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 # Seconds after the begin of a peak at which its corners lie, as shares of the whole run.
 _HOLD_STARTS, _HOLD_ENDS, _RAMP_ENDS = 0.17, 0.40, 0.45
 
@@ -45,14 +47,8 @@ class Profile:
 
     def rate(self, seconds: float) -> float:
         """Return the offered rate at a moment; 0 outside the profile."""
-        if not 0 <= seconds <= self.duration:
-            return 0.0
-        found = self.points[-1][1]
-        for (t0, r0), (t1, r1) in pairwise(self.points):
-            if t0 <= seconds < t1:
-                found = r0 + (r1 - r0) * ((seconds - t0) / (t1 - t0))
-                break
-        return found
+        times, rates = zip(*self.points, strict=True)
+        return float(np.interp(seconds, times, rates, left=0.0, right=0.0))
 
 
 def peak(base: float, top: float, duration: float, begin: float) -> Profile:

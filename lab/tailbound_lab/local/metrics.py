@@ -6,37 +6,44 @@ and ``gateway_service_count``. ``proxy`` feeds it.
 """
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _EDGES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class GatewayMetrics(Collector):
+disable_created_metrics()  # type: ignore[no-untyped-call] # the gateway exports no times of creation
+
+
+class GatewayMetrics:
     """Counts invocations; ``services`` returns (function_name, desired replicas) at a scrape."""
 
     def __init__(self, services: Callable[[], Iterable[tuple[str, int]]]) -> None:
         self._services = services
         self._invocations = Counts[str]()
+        self._registry = registry = CollectorRegistry()
         labels = ("function_name", "code")
         self._seconds = Histogram(
-            "gateway_functions_seconds", "Function time taken", labels, buckets=_EDGES, registry=None
+            "gateway_functions_seconds", "Function time taken", labels, buckets=_EDGES, registry=registry
         )
-        self._total = Counter("gateway_function_invocation", "Function metrics", labels, registry=None)
-        # Gauges, as the client adds _total to a counter's name and the gateway does not.
+        self._total = Counter("gateway_function_invocation", "Function metrics", labels, registry=registry)
+        # A gauge, as the client adds _total to a counter's name and the gateway does not.
         self._started = Gauge(
-            "gateway_function_invocation_started", "Invocations started", labels[:1], registry=None
+            "gateway_function_invocation_started", "Invocations started", labels[:1], registry=registry
         )
         self._replicas = Gauge(
-            "gateway_service_count", "Current count of replicas for function", labels[:1], registry=None
+            "gateway_service_count", "Current count of replicas for function", labels[:1], registry=registry
         )
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
     def started(self, function_name: str) -> None:
         """Count an arrival; the request may be held before a replica gets it."""
@@ -54,14 +61,7 @@ class GatewayMetrics(Collector):
 
     def exposition(self) -> bytes:
         """Return the text that Prometheus scrapes."""
-        return generate_latest(self._registry)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the families, without the client's times of creation, which the gateway does not export."""
         self._replicas.clear()
         for function_name, desired in self._services():
             self._replicas.labels(function_name).set(desired)
-        for metric in (self._seconds, self._total, self._started, self._replicas):
-            for family in metric.collect():
-                family.samples = [item for item in family.samples if not item.name.endswith("_created")]
-                yield family
+        return generate_latest(self._registry)
