@@ -58,7 +58,6 @@ PUBLISHED: Final[Mapping[tuple[int, int], Published]] = {
         "AIAD": (0.070, None, 31.4),
         "Oneshot": (0.067, None, 71.1),
     },
-    (100, 320): {"Faro, in groups": (0.032, None, None), "AIAD": (0.094, None, None)},
 }
 """By jobs and cap, from Faro's result files."""
 
@@ -100,11 +99,8 @@ class Play:
         )
 
 
-def read(folder: Path, jobs: int | None) -> list[list[int]]:
-    """Return the requests of each minute of each job, repeated for more ``jobs`` than the trace has.
-
-    Raises ``BenchError`` without such a trace, or if ``jobs`` is no multiple of its jobs.
-    """
+def read(folder: Path) -> list[list[int]]:
+    """Return the requests of each minute of each job. Raises ``BenchError`` without such a trace."""
     file = next((path for path in (folder / TRACE, folder / TRACE.name) if path.is_file()), None)
     if file is None:
         raise BenchError(f"--traces {folder}: must have {TRACE}, the input of Faro's artifact")
@@ -112,8 +108,8 @@ def read(folder: Path, jobs: int | None) -> list[list[int]]:
     for number, line in enumerate(file.read_text().splitlines(), 1):
         try:
             named = {
-                name: sum(int(count) for count in each.values())
-                for name, each in json.loads(line)["counts"].items()
+                name: sum(map(int, requests.values()))
+                for name, requests in json.loads(line)["counts"].items()
             }
             if not named or min(named.values()) < 0 or (minutes and named.keys() != minutes[0].keys()):
                 raise ValueError
@@ -124,11 +120,7 @@ def read(folder: Path, jobs: int | None) -> list[list[int]]:
         minutes.append(named)
     if not minutes:
         raise BenchError(f"{file}: must have a line for each minute")
-    counts = [[minute[name] for minute in minutes] for name in minutes[0]]
-    copies, rest = divmod(jobs or len(counts), len(counts))
-    if rest or not copies:
-        raise BenchError(f"--jobs {jobs}: must be a multiple of the trace's {len(counts)} jobs")
-    return counts * copies
+    return [[minute[name] for minute in minutes] for name in minutes[0]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +128,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--traces", type=Path, required=True, metavar="DIR", help=f"the folder that has {TRACE}")
     add("--cap", type=int, nargs="+", default=[32], help="CPUs that all jobs share, one a replica [32]")
-    add("--jobs", type=int, help="number of jobs: a multiple of the trace's, with other draws [once each]")
     add(
         "--json",
         action="store_true",
@@ -147,7 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, run: Run) -> int:
     """Play every cap; return 1 if a replayed policy differs from its published violations."""
-    counts = read(options.traces, options.jobs)
+    counts = read(options.traces)
     if min(options.cap) < len(counts):
         raise BenchError(
             f"--cap {min(options.cap)}: must be at least one CPU for each of the {len(counts)} jobs"
@@ -158,7 +149,9 @@ def main(options: argparse.Namespace, run: Run) -> int:
             del line["requests"]
             sys.stdout.write(f"{json.dumps(line)}\n")
         return 0
-    plays = [Play(*each, counts, cap) for cap in options.cap for each in product(ARRIVALS, LAWS)]
+    plays = [
+        Play(arrivals, law, counts, cap) for cap in options.cap for arrivals, law in product(ARRIVALS, LAWS)
+    ]
     outcomes = play_all([play.played for play in plays], options.processes)
     rows = [
         {"jobs": len(counts), "cap": play.cap, "arrivals": play.arrivals, "law": play.law, **asdict(outcome)}

@@ -2,9 +2,6 @@
 
 The constants of our law are set on ``bursty``, ``diurnal``, ``step`` and ``spike``. This module plays other
 traces, start-ups and objectives, and faults. Each case has two draws of arrivals and routing.
-
-The oracle knows the trace, the true capacity and the start-up. If it would miss the objective, it keeps more
-reserve; no scaler can meet a case that it still misses.
 """
 
 import argparse
@@ -25,7 +22,6 @@ from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate import SimulationError, baselines, traces
 from tailbound_lab.simulate.baselines import Bounds, HpaSettings
 from tailbound_lab.simulate.function import Function, Scaler, Service
-from tailbound_lab.simulate.oracle import Oracle
 from tailbound_lab.simulate.traces import Floats, Trace
 from tailbound_lab.simulate.world import Settings
 from tailbound_lab.simulate.world import run as simulate
@@ -44,9 +40,6 @@ DRAWS: Final = (20, 21)
 """Seeds of arrivals and routing."""
 OURS: Final = "slo"
 BOOSTED: Final = "slo, boost 3"
-ORACLE: Final = "oracle"
-UTILIZATIONS: Final = (1.1, 0.9, 0.7)
-"""Targets of the oracle: the first that meets the objective counts, or the one with the fewest misses."""
 
 JITTER: Final = 0.2
 """Largest deviation of a jittered gap from its mean, as a share: even draws deviate by 12% as a rule."""
@@ -75,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--traces", type=Path, metavar="DIR", help="recorded traces too [the generated ones alone]")
     add("--only", metavar="TEXT", default="", help="only cases with this in their name [all]")
-    names = "; ".join((*SCALERS, ORACLE)).replace("%", "%%")
+    names = "; ".join(SCALERS).replace("%", "%%")
     add("--scalers", metavar="NAME;...", help=f"to compare {OURS} with, of {names} [all]")
     add("--quick", action="store_true", help="the first 15 minutes of every trace")
     add("--processes", type=int, default=os.cpu_count(), help="simulations at a time [one for each core]")
@@ -90,16 +83,16 @@ def main(options: argparse.Namespace, run: Run) -> int:
     asked = [case for case in every if options.only in case.name]
     if not asked:
         raise BenchError(f"--only {options.only}: must be in the name of a case")
-    names = options.scalers.split(";") if options.scalers else [*SCALERS, ORACLE]
+    names = options.scalers.split(";") if options.scalers else SCALERS
     chosen = list(dict.fromkeys((OURS, *(name.strip() for name in names))))
-    if unknown := set(chosen) - {*SCALERS, ORACLE}:
-        raise BenchError(f"--scalers {min(unknown)}: must be of {'; '.join(SCALERS)}; {ORACLE}")
+    if unknown := set(chosen) - SCALERS.keys():
+        raise BenchError(f"--scalers {min(unknown)}: must be of {'; '.join(SCALERS)}")
     say(f"{len(asked)} cases, each with {len(DRAWS)} draws, {', '.join(chosen)}")
     plays = [partial(play, case, system) for case in asked for system in chosen]
     rows = play_all(plays, options.processes)
     run.keep(rows)
     own = _total(rows, OURS)
-    others = [_total(rows, system) for system in chosen if system not in (OURS, BOOSTED, ORACLE)]
+    others = [_total(rows, system) for system in chosen if system not in (OURS, BOOSTED)]
     return int(any(met >= own[0] and cost < own[1] for met, cost in others))
 
 
@@ -195,57 +188,28 @@ def recorded(folder: Path | None) -> list[Path]:
     return sorted(folder.glob("*.txt")) + sorted(folder.glob("Azure*.csv"))
 
 
-Make = Callable[[Trace, Function], Scaler]
-"""Makes a scaler for a trace and its function."""
-
-
-SCALERS: Final[Mapping[str, Make]] = {
-    OURS: lambda *_: ours(max_replicas=BOUNDS.highest),
-    BOOSTED: lambda *_: ours(max_replicas=BOUNDS.highest, boost={"max_factor": 3.0}),
-    "HPA on CPU, 70%": lambda *_: baselines.hpa_cpu(BOUNDS, HpaSettings(0.7)),
-    "KEDA on p99 latency": lambda _, function: baselines.keda_value(
-        BOUNDS, HpaSettings(function.slo_latency)
-    ),
-    "Knative KPA": lambda *_: baselines.Kpa(BOUNDS, baselines.KpaSettings()),
-    "OpenFaaS CE": lambda *_: baselines.OpenFaas(BOUNDS, baselines.OpenFaasRule()),
+SCALERS: Final[Mapping[str, Callable[[Function], Scaler]]] = {
+    OURS: lambda _: ours(max_replicas=BOUNDS.highest),
+    BOOSTED: lambda _: ours(max_replicas=BOUNDS.highest, boost={"max_factor": 3.0}),
+    "HPA on CPU, 70%": lambda _: baselines.hpa_cpu(BOUNDS, HpaSettings(0.7)),
+    "KEDA on p99 latency": lambda function: baselines.keda_value(BOUNDS, HpaSettings(function.slo_latency)),
+    "Knative KPA": lambda _: baselines.Kpa(BOUNDS, baselines.KpaSettings()),
+    "OpenFaaS CE": lambda _: baselines.OpenFaas(BOUNDS, baselines.OpenFaasRule()),
 }
-"""Scalers that know nothing of a trace, by the name that the table has."""
-
-
-def _oracle(utilization: float) -> Make:
-    return lambda trace, function: Oracle(
-        trace, replace(function, learned_capacity=None), utilization, BOUNDS
-    )
+"""By the name that the table has."""
 
 
 def play(case: Case, system: str) -> Row:
     """Return what a scaler did in a case: means over the draws."""
-    makes = [SCALERS[system]] if system != ORACLE else list(map(_oracle, UTILIZATIONS))
-    best: Row = {}
-    for make in makes:
-        outcomes = [
-            simulate(
-                trace,
-                case.function,
-                make(trace, case.function),
-                replace(case.world, seed=seed),
-            )
-            for seed, trace in zip(DRAWS, case.draws, strict=True)
-        ]
-        row = {
-            "case": case.name,
-            "objective": case.function.slo_objective,
-            "system": system,
-            **{
-                name: fsum(getattr(outcome, name) for outcome in outcomes) / len(DRAWS)
-                for name in ("attainment", "replica_seconds", "cpu_seconds", "changes")
-            },
-        }
-        if not best or row["attainment"] > best["attainment"]:
-            best = row
-        if met(best):
-            break
-    return best
+    outcomes = [
+        simulate(trace, case.function, SCALERS[system](case.function), replace(case.world, seed=seed))
+        for seed, trace in zip(DRAWS, case.draws, strict=True)
+    ]
+    means = {
+        name: fsum(getattr(outcome, name) for outcome in outcomes) / len(DRAWS)
+        for name in ("attainment", "replica_seconds", "cpu_seconds", "changes")
+    }
+    return {"case": case.name, "objective": case.function.slo_objective, "system": system, **means}
 
 
 def met(row: Row) -> bool:

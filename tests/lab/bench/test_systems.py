@@ -17,7 +17,7 @@ from tailbound_lab.load.records import BenchError, NotAvailable
 
 @pytest.mark.parametrize(
     ("text", "settings"),
-    [("mosec", SYSTEMS["mosec"].settings), ("fixed:32:5+malloc", Settings(32, 5, malloc=True))],
+    [("mosec", SYSTEMS["mosec"].settings), ("litserve:16:2+malloc", Settings(16, 2, malloc=True))],
 )
 def test_entry_has_the_named_settings_or_the_systems_own(text, settings):
     assert parse_entry(text).settings == settings

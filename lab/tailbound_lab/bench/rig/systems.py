@@ -1,4 +1,4 @@
-"""Defines the measured systems: our own server under each policy, and the peers.
+"""Defines the measured systems: our own server, and the peers.
 
 A system is data: its start on a port with a number of workers, its packages for pip, and the wrapping of a
 body. To add a peer, add a program to ``servers`` and an entry to ``SYSTEMS``. Next step:
@@ -108,27 +108,19 @@ def parse_entry(text: str) -> Entry:
     return Entry(text, system, Settings(size, wait, bool(plus)))
 
 
-def _ours(policy: str) -> Callable[[Launch], Command]:
-    def launch(start: Launch) -> Command:
-        # The target is all that is set; workers and threads are what every system gets. The rest is the
-        # bench's business: where to listen, and not to sleep on SIGTERM.
-        environment = {
-            "function_path": str(start.workload.folder),
-            "port": str(start.port),
-            "metrics_port": str(start.metrics_port),
-            "slo_latency": f"{start.workload.slo * 1e3:g}ms",
-            "workers": str(start.workers),
-            "worker_threads": "1",
-            "batch_policy": policy,
-            "healthcheck_interval": "0s",
-        }
-        if start.settings.size is not None:
-            environment["max_batch_size"] = str(start.settings.size)
-        if start.settings.wait_ms is not None:
-            environment["max_batch_delay"] = f"{start.settings.wait_ms}ms"
-        return Command((start.python, "-m", "batching_watchdog"), environment)
-
-    return launch
+def _ours(start: Launch) -> Command:
+    # The target is all that is set; workers and threads are what every system gets. The rest is the bench's
+    # business: where to listen, and not to sleep on SIGTERM.
+    environment = {
+        "function_path": str(start.workload.folder),
+        "port": str(start.port),
+        "metrics_port": str(start.metrics_port),
+        "slo_latency": f"{start.workload.slo * 1e3:g}ms",
+        "workers": str(start.workers),
+        "worker_threads": "1",
+        "healthcheck_interval": "0s",
+    }
+    return Command((start.python, "-m", "batching_watchdog"), environment)
 
 
 def _gunicorn(application: str) -> Callable[[Launch], Command]:
@@ -181,10 +173,7 @@ SYSTEMS: Final[Mapping[str, System]] = MappingProxyType(
     {
         system.name: system
         for system in (
-            System("slo", _ours("slo")),
-            System("fixed", _ours("fixed")),
-            System("aimd", _ours("aimd")),
-            System("unbatched", _ours("unbatched")),
+            System("slo", _ours),
             # Sync workers and Flask, no batches.
             System("gunicorn", _gunicorn("batching_watchdog.worker.wsgi")),
             System(
