@@ -14,7 +14,7 @@ from typing import Final
 from tailbound_lab.bench.rig.measure import Bench, Counted, Generator
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.bench.rig.search import Found, Plan
-from tailbound_lab.bench.rig.server import Server, example
+from tailbound_lab.bench.rig.server import RunningSystem, example
 from tailbound_lab.bench.rig.systems import Entry, listed, parse_entry
 from tailbound_lab.bench.workloads import WORKLOADS, Workload
 from tailbound_lab.load.generator import Endpoint, Part, build
@@ -174,7 +174,7 @@ def measure(
             with entrant.turn():
                 say(f"{entrant.title}: starting")
                 contender = entrant.contender
-                made = Server(contender.entry, case.workload, workers, body, contender.settings)
+                made = RunningSystem(contender.entry, case.workload, workers, body, contender.settings)
                 server = stack.enter_context(made)
                 endpoint = Endpoint(server.port, contender.parts) if contender.parts else server.endpoint
                 entrant.bench = Bench(server, generator, endpoint, entrant.title)

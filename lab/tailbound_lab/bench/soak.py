@@ -30,7 +30,7 @@ from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.measure import OBJECTIVE, Generator
 from tailbound_lab.bench.rig.record import Record, Row, say
 from tailbound_lab.bench.rig.record import Run as Asked
-from tailbound_lab.bench.rig.server import Server, example
+from tailbound_lab.bench.rig.server import RunningSystem, example
 from tailbound_lab.bench.rig.systems import parse_entry
 from tailbound_lab.bench.streams import INTERVAL, contender
 from tailbound_lab.bench.workloads import FOLDER, STREAM, WORKLOADS
@@ -65,7 +65,7 @@ class Traffic(Protocol):
     """One kind of load, its bad clients, and what is required of it."""
 
     generator: Generator
-    server: Server
+    server: RunningSystem
 
     def endpoint(self) -> Endpoint:
         """Return the load for the running server."""
@@ -148,7 +148,7 @@ class Requests:
         budgets = (f"{name}={factor * workload.slo * 1e3:g}ms" for name, (factor, _) in CLASSES.items())
         settings = {"slo_classes": ", ".join(budgets), "read_timeout": f"{READ_TIMEOUT:g}s"}
         self.generator: Generator = build(run.folder)
-        self.server = Server(parse_entry("slo"), workload, WORKERS, example(workload), settings)
+        self.server = RunningSystem(parse_entry("slo"), workload, WORKERS, example(workload), settings)
         self._held: list[tuple[float, socket.socket]] = []
         self._bad = self._unanswered = 0
 
@@ -241,7 +241,7 @@ class Streams:
         self._contender = contender("slo")
         settings = {**self._contender.settings, "function_path": str(FOLDER / "stream_counted")}
         self.generator: Generator = StreamGenerator(INTERVAL, STREAM_PATIENCE)
-        self.server = Server(self._contender.entry, STREAM, WORKERS, example(STREAM), settings)
+        self.server = RunningSystem(self._contender.entry, STREAM, WORKERS, example(STREAM), settings)
         self._before: Counter[str] = Counter()
         self._stalled: list[tuple[float, socket.socket]] = []
         self._bad = 0
@@ -361,7 +361,9 @@ def growth(samples: Sequence[float]) -> float | None:
     return median(samples[-fifth:]) / median(samples[fifth : 2 * fifth]) - 1 if fifth else None
 
 
-def offer(options: argparse.Namespace, generator: Generator, server: Server, endpoint: Endpoint) -> list[Run]:
+def offer(
+    options: argparse.Namespace, generator: Generator, server: RunningSystem, endpoint: Endpoint
+) -> list[Run]:
     """Offer the rate for the minutes of the options, in slices, while the server lives."""
     slices: list[Run] = []
     left, slo = options.minutes * 60, server.workload.slo
@@ -400,7 +402,7 @@ def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
 class Watch:
     """Samples of memory in megabytes, of the watchdog's processes and of all; and the kills of workers."""
 
-    def __init__(self, server: Server, kill_every: float) -> None:
+    def __init__(self, server: RunningSystem, kill_every: float) -> None:
         self._server, self._kill_every = server, kill_every
         self._next_kill = time.monotonic() + kill_every
         self._random = random.Random(1)

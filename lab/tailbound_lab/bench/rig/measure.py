@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from tailbound_lab.bench.rig import processes
 from tailbound_lab.bench.rig.record import say
 from tailbound_lab.bench.rig.search import Found, Plan, Trial, next_step
-from tailbound_lab.bench.rig.server import Server
+from tailbound_lab.bench.rig.server import RunningSystem
 from tailbound_lab.load.generator import Endpoint
 from tailbound_lab.load.records import BenchError, Lagged, Load, Run
 
@@ -43,7 +43,7 @@ class Counted:
 class Bench:
     """Runs against one live server, and the trials of its search."""
 
-    def __init__(self, server: Server, generator: Generator, endpoint: Endpoint, title: str) -> None:
+    def __init__(self, server: RunningSystem, generator: Generator, endpoint: Endpoint, title: str) -> None:
         """``title`` names the server in messages."""
         self._server, self._generator, self._endpoint, self._title = server, generator, endpoint, title
         self._seed = 0

@@ -42,7 +42,7 @@ def example(workload: Workload) -> bytes:
     return done.stdout
 
 
-class Server:
+class RunningSystem:
     """A running system; a context manager that leaves no process behind.
 
     Entering it raises ``NotAvailable`` if the peer cannot be installed, ``BenchError`` if it does not start.
