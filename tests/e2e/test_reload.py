@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.ports import free_ports
-from support.processes import processes_of
+from support.processes import bare_environment, processes_of
 from support.waits import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -46,7 +46,7 @@ class Served:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "batching_watchdog", "serve", str(folder), "--reload"],
                 env={
-                    "PATH": os.environ["PATH"],
+                    **bare_environment(),
                     "TMPDIR": str(folder.parent),
                     "port": str(self.port),
                     "metrics_port": str(self.metrics_port),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from support.otlp import Received, Receiver, a_receiver
-from support.processes import ECHO, watchdog
+from support.processes import ECHO, import_path, watchdog
 from support.waits import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -102,7 +102,7 @@ def test_collector_that_is_away_costs_no_request_and_its_spans_are_counted():
 def without(module: str, folder: Path) -> dict[str, str]:
     """An environment in which importing the module fails, as where it is not installed."""
     (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
-    return {"PYTHONPATH": str(folder)}
+    return {"PYTHONPATH": import_path(folder)}
 
 
 def test_watchdog_without_the_extra_serves_and_says_once_that_it_sends_no_spans(tmp_path):

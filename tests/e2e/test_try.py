@@ -1,7 +1,6 @@
 """``batching-watchdog try`` on handlers of all kinds, with real worker processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.pages import ROOT, blocks
-from support.processes import processes_of
+from support.processes import bare_environment, processes_of
 from support.waits import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -38,7 +37,7 @@ def tried(folder: Path, handler: str, *options: str, **environment: str) -> subp
     (folder / "handler.py").write_text(handler)
     done = subprocess.run(
         [sys.executable, "-m", "batching_watchdog", "try", str(folder), *options],
-        env={"PATH": os.environ["PATH"], "TMPDIR": str(folder), "worker_priority": "normal", **environment},
+        env={**bare_environment(), "TMPDIR": str(folder), "worker_priority": "normal", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -216,7 +215,7 @@ def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tm
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = subprocess.Popen(
         [sys.executable, "-m", "batching_watchdog", "try", str(tmp_path)],
-        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
+        env={**bare_environment(), "TMPDIR": str(tmp_path)},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -244,7 +243,7 @@ def test_command_that_is_not_understood_has_exit_status_2(tmp_path, arguments):
     done = subprocess.run(
         [sys.executable, "-m", "batching_watchdog", "try", *arguments],
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"]},
+        env=bare_environment(),
         capture_output=True,
         text=True,
         check=False,

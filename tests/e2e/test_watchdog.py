@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from batching_watchdog.speedups import compiled
-from support.processes import ECHO, GATED, read_all, starting_watchdog, watchdog
+from support.processes import ECHO, GATED, import_path, read_all, starting_watchdog, watchdog
 from support.waits import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -36,7 +36,7 @@ def test_requests_that_come_together_are_served_in_batches_and_answered_in_order
         (tmp_path / "sitecustomize.py").write_text(
             "import sys\nsys.modules['batching_watchdog._speedups'] = None\n"  # importing it fails
         )
-        environment["PYTHONPATH"] = str(tmp_path)
+        environment["PYTHONPATH"] = import_path(tmp_path)
     with watchdog(BATCHES, **environment) as dog:
         bodies = [b"%d" % number for number in range(24)] + [os.urandom(3_000_000)]
         answers = dog.call_all(bodies)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.processes import GATED, starting_watchdog, watchdog
+from support.processes import GATED, import_path, starting_watchdog, watchdog
 from support.waits import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -451,7 +451,7 @@ def test_first_process_of_a_container_reaps_orphans_and_still_sees_how_gunicorn_
     def handle(event, context):
         return subprocess.check_output(["sh", "-c", "sleep 0.2 >/dev/null & echo $!"])
     """
-    with watchdog(handler, PYTHONPATH=str(tmp_path)) as dog:
+    with watchdog(handler, PYTHONPATH=import_path(tmp_path)) as dog:
         for deaths in (1, 2):
             orphans = [Path("/proc", dog.call().body.decode().strip()) for _ in range(3)]
             for orphan in orphans:

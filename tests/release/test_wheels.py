@@ -4,6 +4,7 @@ Left out of ``make check``, as it asks an index for packages: ``make release-tes
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,11 @@ NAMES = {"batching-watchdog": "batching-watchdog", "autoscaler": "slo-autoscaler
 
 
 def run(*command: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd="/")
+    """Run it as where nothing of the checkout can be imported."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, check=False, cwd="/", env=environment
+    )
 
 
 def built(pattern: str) -> Path:
@@ -80,7 +85,7 @@ def test_environment_has_no_package_of_the_checkout(environment):
 
 
 def test_watchdog_of_a_wheel_answers_a_request(watchdog):
-    function = Watchdog(ECHO, {}, command=[str(watchdog)])
+    function = Watchdog(ECHO, {"PYTHONPATH": ""}, command=[str(watchdog)])
     try:
         function.wait_ready()
         answer = function.call(body=b"from a wheel")

@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import batching_watchdog
+import slo_autoscaler
+import tailbound_lab
 from support.ports import free_ports
 from support.waits import PATIENCE, until
 
@@ -35,6 +38,22 @@ def handle(event, context):
     return event.body
 """
 """Answers once the test has called ``open_gate``."""
+
+_PACKAGES = (batching_watchdog, slo_autoscaler, tailbound_lab)
+
+
+def import_path(*first: str | Path) -> str:
+    """Return a PYTHONPATH for which a process imports the very packages that the tests import.
+
+    Its interpreter may have other copies installed. Folders in ``first`` come before the packages.
+    """
+    folders = dict.fromkeys(str(Path(package.__path__[0]).parent) for package in _PACKAGES)
+    return os.pathsep.join((*map(str, first), *folders))
+
+
+def bare_environment() -> dict[str, str]:
+    """Return the least environment in which a program of ours runs."""
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": import_path()}
 
 
 @dataclass(frozen=True)
@@ -81,7 +100,7 @@ class Watchdog:
             self.process = subprocess.Popen(
                 command,
                 env={
-                    "PATH": os.environ["PATH"],
+                    **bare_environment(),
                     "TMPDIR": str(self.folder),
                     "function_path": str(self.folder),
                     "port": str(self.port),

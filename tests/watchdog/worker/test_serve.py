@@ -1,7 +1,6 @@
 """A real worker under a real arbiter; the test is the watchdog."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.supervisor import gunicorn_command
 from support.heard import Heard, batch
 from support.loops import within
+from support.processes import bare_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -58,7 +58,7 @@ async def a_worker(handler: str = HANDLER) -> AsyncIterator[tuple[Heard, Connect
     with TemporaryDirectory(prefix="serve-") as name:
         folder = Path(name)
         (folder / "handler.py").write_text(handler)
-        environ = {"PATH": os.environ["PATH"], "function_path": name}
+        environ = {**bare_environment(), "function_path": name}
         config = Config.from_env({**environ, "workers": "1", "exec_timeout": "100s"}, cpus=1.0)
         command = gunicorn_command(config, folder / "s", folder)
         arbiter = await asyncio.create_subprocess_exec(*command, env=worker_environment(config, environ))
