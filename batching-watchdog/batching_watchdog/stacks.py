@@ -5,7 +5,6 @@
 
 import os
 import re
-import tempfile
 import traceback
 from pathlib import Path
 from typing import Final
@@ -16,7 +15,7 @@ _OURS: Final = f"{Path(__file__).parent}/"
 
 def stack_folder() -> Path:
     """Return the folder in which processes that hang or crash leave their stacks."""
-    return Path(os.environ.get("load_stacks") or tempfile.gettempdir())
+    return Path(os.environ["load_stacks"])
 
 
 def stack_file(folder: Path, pid: int) -> Path:

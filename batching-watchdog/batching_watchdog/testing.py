@@ -150,7 +150,7 @@ class _Worker:
         path = folder / "workers.sock"
         process = subprocess.Popen(  # noqa: S603 - our own command
             gunicorn_command(config, path, folder),
-            env={**worker_environment(config, environ), "load_stacks": str(folder)},
+            env=worker_environment(config, environ),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -106,7 +106,6 @@ class WorkerPool:
         self._directory = new_folder()
         command = gunicorn_command(config, self._socket, self._directory)
         self._gunicorn = Child("gunicorn", command, config, environ, self._tasks)
-        self._gunicorn.environment["load_stacks"] = str(self._directory)
 
     @property
     def not_ready(self) -> str:

@@ -321,6 +321,7 @@ def main() -> None:
     """Run gunicorn with this process's arguments, after the parent's process id and the file of the count."""
     parent, count_file, *arguments = sys.argv[1:]
     die_with_parent(signal.SIGTERM, int(parent))
+    os.environ["load_stacks"] = str(Path(count_file).parent)
     sys.argv = ["gunicorn", *arguments]
     FunctionApplication(Path(count_file)).run()
 

@@ -157,10 +157,13 @@ def build(folder: Path = BUILD, compilers: Sequence[str] = COMPILERS) -> Generat
                 "install one, on Debian with apt-get install gcc libc6-dev"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f"openload.{os.getpid()}"
-        command = [compiler, "-O2", "-std=c11", "-o", str(fresh), str(SOURCE), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BenchError(f"{compiler} cannot compile {SOURCE}:\n{done.stderr.strip()}")
-        fresh.replace(binary)
+        # A compiler that is interrupted leaves its temporary files.
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            fresh = Path(temporary) / "openload"
+            command = [compiler, "-O2", "-std=c11", "-o", str(fresh), str(SOURCE), "-lm"]
+            environment = os.environ | {"TMPDIR": temporary}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            if done.returncode:
+                raise BenchError(f"{compiler} cannot compile {SOURCE}:\n{done.stderr.strip()}")
+            fresh.replace(binary)
     return Generator(binary)

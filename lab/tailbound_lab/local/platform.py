@@ -76,14 +76,14 @@ class Platform:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._owns_run_dir = settings.run_dir is None
-        self.run_dir = settings.run_dir or Path(tempfile.mkdtemp(prefix="local-openfaas-"))
+        _sweep_temporary()
+        self._temporary = Path(tempfile.mkdtemp(prefix=f"lof-{os.getpid()}-"))
+        self.run_dir = settings.run_dir or self._temporary / "run"
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            shutil.rmtree(self._temporary)
             raise StartError(f"{self.run_dir}: cannot be made a folder: {error.strerror}") from None
-        _sweep_temporary()
-        self._temporary = Path(tempfile.mkdtemp(prefix=f"lof-{os.getpid()}-"))
         self._groups = CpuGroups() if settings.cpu_limits else None
         self.images = Images()
         self.registry = Registry(
@@ -143,8 +143,6 @@ class Platform:
         if self._groups is not None:
             self._groups.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
-        if self._owns_run_dir:
-            shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def _deploy_stack(self, path: Path) -> None:
         """Deploy the functions of a stack file; returns at once. Raises ``StackError``."""
@@ -208,7 +206,7 @@ async def open_platform(settings: Settings) -> AsyncIterator[Platform]:
 
 
 def _sweep_temporary() -> None:
-    """Remove folders of killed platforms' replicas."""
+    """Remove the folders of killed platforms."""
     for folder in Path(tempfile.gettempdir()).glob("lof-*-*"):
         pid = folder.name.split("-")[1]
         if not Path(f"/proc/{pid}").exists():
