@@ -1,12 +1,44 @@
-"""The workflows of GitHub, which run nowhere but there."""
+"""The workflows of GitHub, which run nowhere but there, and what they run here."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from slo_autoscaler import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = {
+    file.name: yaml.safe_load(file.read_text()) for file in (ROOT / ".github/workflows").glob("*.yml")
+}
+JOBS: dict[str, Any] = {
+    f"{name}:{job}": content
+    for name, workflow in WORKFLOWS.items()
+    for job, content in workflow["jobs"].items()
+}
+SIGNED_IN = re.compile(r"pypa/gh-action-pypi-publish@|cosign (sign|attest) ")
+"""What takes the workflow's identity in place of a key."""
+
+
+def actions(job: dict[str, Any]) -> list[str]:
+    """The actions and workflows that a job uses."""
+    return [entry["uses"] for entry in (job, *job.get("steps", ())) if "uses" in entry]
+
+
+def writes(job: dict[str, Any]) -> set[str]:
+    """What a job may write to."""
+    return {name for name, right in job.get("permissions", {}).items() if right == "write"}
+
+
+def needs(job: str) -> set[str]:
+    """All jobs of the release that end before ``job`` begins."""
+    direct = JOBS[f"release.yml:{job}"].get("needs", [])
+    direct = {direct} if isinstance(direct, str) else set(direct)
+    return direct.union(*map(needs, direct))
 
 
 @pytest.mark.skipif(shutil.which("actionlint") is None, reason="actionlint is not on PATH")
@@ -15,3 +47,34 @@ def test_workflows_have_no_fault_that_actionlint_knows():
     assert workflows
     done = subprocess.run(["actionlint", *workflows], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_action_of_others_is_pinned_by_its_commit(job):
+    others = [action for action in actions(JOBS[job]) if not action.startswith("./")]
+    assert [action for action in others if not re.search(r"@[0-9a-f]{40}$", action)] == []
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_job_has_the_workflows_identity_only_where_it_signs_in_with_it(job):
+    does = str(JOBS[job].get("steps", ()))
+    assert ("id-token" in writes(JOBS[job])) == bool(SIGNED_IN.search(does))
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_workflow_writes_nothing_but_in_jobs(workflow):
+    assert writes(WORKFLOWS[workflow]) == set()
+
+
+def test_job_that_publishes_waits_for_the_comparison_of_tag_and_versions():
+    publishing = [job for job, content in WORKFLOWS["release.yml"]["jobs"].items() if writes(content)]
+    assert publishing
+    assert [job for job in publishing if "tag" not in needs(job)] == []
+
+
+@pytest.mark.parametrize(("tag", "differing"), [(f"v{__version__}", 0), (__version__, 5), ("v0.0.1", 5)])
+def test_tag_that_is_not_the_version_is_refused_with_every_place_that_differs(tag, differing):
+    done = subprocess.run(
+        ["sh", ROOT / "release/tag.sh", tag], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (int(differing > 0), differing), done.stderr
