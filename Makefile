@@ -19,7 +19,7 @@ MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyprojec
 # The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test fuzz check lint format images page-test node-test gpu-test pictures manifests bench clean
+.PHONY: help install demo test fast fuzz check lint format images page-test node-test gpu-test pictures manifests bench clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,8 +43,11 @@ prometheus:
 demo: $(or $(wildcard $(INSTALLED)),$(DEMO_INSTALLED)) prometheus ## The main job on one machine (DEMO_ARGS=--quick: within 90 s; --help for the rest)
 	$(BIN)/python -m tailbound_lab.demo $(DEMO_ARGS)
 
-test: install ## All tests (TEST_ARGS='-k name' for some, TEST_ARGS='-m "not e2e"' for the fast ones)
+test: install ## All tests (TEST_ARGS='-k name' for some, make fast for those without processes)
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
+
+fast: install ## Tests without processes, containers, browser and cluster
+	$(BIN)/pytest -n auto -m 'not (e2e or container or browser or release or node or gpu)' $(TEST_ARGS)
 
 FUZZERS := $(addprefix tests/watchdog/,test_wire.py pool/test_connection.py front/test_conformance.py front/test_connections.py \
   engine/test_engine.py)
@@ -82,7 +85,7 @@ gpu-test: $(INSTALLED) ## The watchdog on a real CUDA device, with torch's build
 pictures: $(INSTALLED) prometheus ## Take the documentation's picture of the status page from a demo; needs Chromium
 	$(BIN)/python -m docs.figures.page
 
-manifests: $(INSTALLED) ## Write the chart's schema, the its copies of rules and dashboards, and the manifests made of it
+manifests: $(INSTALLED) ## Write the chart's schema, its copies of rules and dashboards, and the manifests made of it
 	$(BIN)/python deploy/helm/manifests.py
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)

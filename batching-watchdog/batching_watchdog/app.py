@@ -294,7 +294,7 @@ def start_telemetry(config: Config, environ: Mapping[str, str], clock: Callable[
         )
         return None
     try:
-        from batching_watchdog.otel import OpenTelemetry  # noqa: PLC0415 - an extra, and only where it is used
+        from batching_watchdog.otel import OpenTelemetry  # noqa: PLC0415 - an extra, where it is used
 
         return OpenTelemetry(clock, environ)
     except ImportError as error:

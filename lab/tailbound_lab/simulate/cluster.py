@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import inf
 from random import Random
 from time import process_time
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,9 @@ class Setting:
     one_change: bool = True
     """Whether a job takes no new count before the last change is made, as with Ray Serve in Faro's simulator.
     Kubernetes takes one at any time."""
+
+
+FARO: Final = Setting()
 
 
 MINUTE = 60.0
@@ -300,7 +303,7 @@ def run(
     cap: int,
     law: Law,
     seed: int = 42,
-    setting: Setting = Setting(),
+    setting: Setting = FARO,
     told: Callable[[float], None] = lambda _: None,
 ) -> Outcome:
     """Play the counts of each job's minutes under a law; ``told`` gets the share done, once a simulated hour.
