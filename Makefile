@@ -85,7 +85,8 @@ gpu-test: $(INSTALLED) ## The watchdog on a real CUDA device, with torch's build
 pictures: $(INSTALLED) prometheus ## Take the documentation's picture of the status page from a demo; needs Chromium
 	$(BIN)/python -m docs.figures.page
 
-manifests: $(INSTALLED) ## Write the chart's schema, its copies of rules and dashboards, and the manifests made of it
+manifests: $(INSTALLED) ## Write the dashboards, the chart's schema and its copies, and the manifests made of it
+	$(BIN)/python deploy/grafana/generate.py
 	$(BIN)/python deploy/helm/manifests.py
 
 bench: install ## Measure the data plane (BENCH_ARGS=--quick: beside two peers; --help for what there is)

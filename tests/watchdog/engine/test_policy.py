@@ -70,26 +70,26 @@ def model_of(runs: list[tuple[int, float]]) -> LatencyModel:
     now=TIMES,
     overloaded=st.booleans(),
 )
-def test_policy_with_any_lanes_takes_what_waits_and_only_fixed_waits(name, lanes, now, overloaded):
+def test_policy_with_any_lanes_takes_what_waits_and_by_deadline_never_waits(name, lanes, now, overloaded):
     chosen = policy(name)
     made = [lane_of(model_of(runs), waiting, by_deadline=chosen.by_deadline) for waiting, runs in lanes]
     before = [list(lane.on_time) for lane in made]
     answer = chosen.choose(made, at(now, overloaded=overloaded))
     assert before == [lane.on_time for lane in made]
     if isinstance(answer, Wait):
-        assert name == "fixed"
+        assert not chosen.by_deadline
         assert answer.until > now
         return
     keys, times = answer.lane.keys, answer.lane.times
     if isinstance(answer, Late):
-        assert name == "slo"
+        assert chosen.by_deadline
         # Late now, or alone after the longest batch that may go before it.
         longest = max(TUNING.reserve * SLO_LATENCY, times.predict(min(len(keys), MAX_BATCH_SIZE)))
         assert keys[answer.number - 1] <= now + longest + times.predict(1)
         return
     assert 1 <= answer.size <= min(MAX_BATCH_SIZE, times.ceiling)
     assert answer.start + answer.size <= len(keys)
-    if name == "slo":
+    if chosen.by_deadline:
         taken = keys[answer.start : answer.start + answer.size]
         tries = overloaded and times.untried(answer.size)
         assert tries or all(now + times.predict(answer.size) <= key for key in taken)
