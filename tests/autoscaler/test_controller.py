@@ -268,6 +268,15 @@ def test_glance_adds_nothing_that_a_reconcile_may_not(gateway, settings):
         assert gateway.posted == posted
 
 
+def test_glance_adds_nothing_to_a_function_that_backs_off(gateway):
+    gateway.faults["POST /system/scale-function/b"] = doubles.status(500)
+    with Bench(gateway, *[{B: BUSY}] * 2) as bench:
+        bench.times(2)
+        bench.direct.load = {B: 900.0}
+        bench.scale_up_between()
+        assert gateway.requests.count("POST /system/scale-function/b") == 2
+
+
 def test_glance_function_that_cannot_be_read_or_has_changed_is_left_to_the_next_reconcile(gateway):
     with Bench(gateway, {A: CALM, B: CALM}, {A: CALM, B: CALM}) as bench:
         bench.reconcile()
@@ -375,6 +384,18 @@ def test_boost_is_decided_on_the_factor_in_force(gateway):
             assert booster.boosts[A].factor == factor
 
 
+def test_reconcile_after_a_boost_does_not_believe_the_capacity_of_boosted_replicas(gateway):
+    boosted = replace(CALM, capacity=300.0, service_time_single=0.025 / 3)
+    with Bench(gateway, {A: CALM}, {A: boosted}, boost={"booster": Boosted()}, **TRIPLE) as bench:
+        bench.reconcile()
+        for load in (900.0, *[0.0] * 8):
+            bench.direct.load = {A: load}
+            bench.controller.boost()
+        assert boost_of(bench)[0] == 1.0
+        bench.reconcile()
+        assert bench.controller.decisions(A, 1)["decisions"][-1]["inputs"]["capacity"] == 100.0
+
+
 def test_boost_ends_when_the_function_was_not_observed_for_long(gateway):
     booster = Boosted()
     with Bench(gateway, {A: CALM}, boost={"booster": booster}, **TRIPLE) as bench:
@@ -460,6 +481,19 @@ def test_reconcile_functions_share_the_replicas_of_the_fleet(gateway, settings, 
         assert "FleetFull" in {line["reason"] for line in bench.lines}
 
 
+@pytest.mark.parametrize("replicas", [2, -3], ids=["read", "unreadable"])
+def test_reconcile_function_in_mode_shadow_takes_no_replicas_of_the_fleet(gateway, replicas):
+    busy = {A: BUSY, B: BUSY}
+    with Bench(gateway, busy, busy, **{"fleet.replicas": 4, **SHADOW}) as bench:
+        gateway.functions["b"].labels = {MODE: "recommend"}
+        bench.reconcile()
+        gateway.functions["a"].replicas = replicas
+        gateway.functions["b"].labels = {}
+        bench.reconcile()
+        assert gateway.functions["b"].replicas == 4
+        assert bench.about(A)[-1]["inputs"]["share"] is None
+
+
 @pytest.mark.parametrize(
     ("labels", "faults"),
     [({MODE: "of"}, {}), ({}, {"POST /system/scale-function/b": doubles.status(500)})],
@@ -490,6 +524,17 @@ def test_reconcile_failed_list_reads_known_functions_alone(gateway):
         assert bench.reconcile() is False
         assert gateway.functions["a"].replicas == 4
         assert (bench.errors("discover"), bench.errors("read")) == (1, 1)
+
+
+def test_reconcile_after_an_outage_of_the_platform_reads_every_function_at_once(gateway):
+    with Bench(gateway, *[{A: BUSY}] * 6) as bench:
+        gateway.faults["POST"] = doubles.panic
+        bench.reconcile()
+        gateway.faults = {"GET": doubles.panic}
+        bench.times(4)
+        gateway.faults = {"GET /system/functions": doubles.panic}
+        bench.reconcile()
+        assert gateway.functions["a"].replicas == 4
 
 
 def test_reconcile_without_list_and_observations_reads_nothing_and_holds(gateway):
