@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.controller import KNOWN_FOR, Clocks, Controller
+from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import Journal
 from slo_autoscaler.law.restart import Recorded
@@ -21,6 +21,7 @@ from slo_autoscaler.platforms import CpuBoost, Range
 from slo_autoscaler.platforms.openfaas import OpenFaas
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Load
+from slo_autoscaler.targets import KNOWN_FOR
 from support import doubles
 from support.builders import MINIMAL, seen
 from support.doubles import Function, a_gateway
