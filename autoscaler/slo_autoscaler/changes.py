@@ -1,7 +1,7 @@
 """Logs a state once when it begins or changes, and its end once."""
 
 import logging
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Set
 
 
 class Changes:
@@ -15,6 +15,10 @@ class Changes:
     def __contains__(self, key: Hashable) -> bool:
         """Return whether ``key`` has a state."""
         return key in self._states
+
+    def keys(self) -> Set[Hashable]:
+        """Return the keys that have a state."""
+        return self._states.keys()
 
     def say(
         self, key: Hashable, text: str, *, state: str | None = None, level: int = logging.WARNING
