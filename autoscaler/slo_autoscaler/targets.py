@@ -132,7 +132,7 @@ class Target:
             self.shadow = shadow.passed(seen, scale, self._start_up(), spec.timing.longest_gap, now)
             real, scale = scale, self.shadow.scale(scale, now)
             seen = None if seen is None else imagined(seen, real, scale)
-        memory = learn(spec, self.memory or Memory.initial(scale, now))
+        self.memory = memory = learn(spec, self.memory or Memory.initial(scale, now))
         boosted, self.boosted = self.boosted, 1.0
         wish = recommended(self._situation(spec, seen or Observation(), scale, memory, now, wall, boosted))
         self.memory = wish.at.memory
