@@ -96,3 +96,12 @@ def test_reconcile_without_prometheus_after_a_restart_takes_up_the_history_later
         bench.source.left = iter([{A: seen(rate=100.0)}])
         bench.reconcile()
         assert bench.about()[-1]["inputs"]["correction"] == pytest.approx(0.5, rel=0.05)
+
+
+def test_reconcile_unreadable_function_is_decided_on_as_soon_as_it_can_be_read(gateway):
+    gateway.functions["a"].labels = {MODE: "of"}
+    with Bench(gateway, *[{A: BUSY}] * 5) as bench:
+        bench.times(4)
+        gateway.functions["a"].labels = {}
+        bench.reconcile()
+        assert gateway.functions["a"].replicas == 4
