@@ -35,19 +35,12 @@ class Calls:
         """
         wait(asked.values(), self._timeout)
         for name, future in asked.items():
-            result = self._result(name, future)
+            result = self.result(name, future, 0.0)
             yield name, result
 
-    def result(self, name: str, future: Future[T]) -> T | PlatformError:
-        """Return the result of one request, within ``timeout``."""
-        wait([future], self._timeout)
-        return self._result(name, future)
-
-    def close(self) -> None:
-        """Stop the threads without waiting for requests under way."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _result(self, name: str, future: Future[T]) -> T | PlatformError:
+    def result(self, name: str, future: Future[T], patience: float | None = None) -> T | PlatformError:
+        """Return the result of one request, within ``patience`` (``timeout``) seconds."""
+        wait([future], self._timeout if patience is None else patience)
         if future.cancel():
             return DeferredError(f"not sent within {self._timeout:g} s")
         if not future.done():
@@ -59,3 +52,7 @@ class Calls:
         except Exception as error:
             logger.exception("%s: unexpected error of the platform", name)
             return PlatformError(f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Stop the threads without waiting for requests under way."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

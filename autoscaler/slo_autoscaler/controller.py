@@ -136,7 +136,8 @@ class Controller:
     def functions(self) -> list[str]:
         """Return the functions with recorded decisions or a problem; from any thread."""
         targets = list(self._fleet.targets.items())
-        return sorted({*self._journal.functions(), *(name for name, each in targets if each.trouble.problem)})
+        troubled = [name for name, target in targets if target.trouble.problem]
+        return sorted({*self._journal.functions(), *troubled})
 
     def removed(self) -> list[str]:
         """Return functions that are gone, and whose decisions are still known; from any thread."""
