@@ -8,7 +8,11 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``fields`` [P]       the kinds of values that settings hold
 - ``spec`` [P]         ``Spec``: how one function is scaled
 - ``windows`` [P]      schedules and holds, as the configuration and annotations write them
-- ``controller``       the loop: observe, decide, act, record; each function's memory and back-off
+- ``controller``       the loop: observe, decide, act
+- ``observer``         reads the source and the platform, and answers their outages
+- ``targets``          each function's state between reconciles, and its decisions by ``law``
+- ``actor``            records and announces decisions, requests counts; backoff, and the leader's fence
+- ``calls``            requests to the platform, side by side and with a time limit
 - ``leader``           which of several autoscalers acts, by a lock on a file; by a Lease: ``kube.lease``
 - ``session``          credentials, certificates and proxies of HTTP requests
 - ``sources``          where observations come from: Prometheus, and the replicas' own pages
@@ -25,6 +29,7 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``web``              /metrics, /healthz and /decisions; the status page
 - ``cli``              the commands beside ``run``
 - ``errors`` [P]       the kinds of failure, and their messages
+- ``changes``          logs a state once, and its end
 - ``logs``             the log on stderr
 """
 

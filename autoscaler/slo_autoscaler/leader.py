@@ -11,6 +11,7 @@ import threading
 from contextlib import suppress
 from typing import Protocol
 
+from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class FileLock:
         self._path = path
         self._file: int | None = None
         self._leads = False
-        self._waits = False
+        self._said = Changes(logger)
         self._lock = threading.Lock()
         try:
             self._file = self._open()
@@ -75,13 +76,13 @@ class FileLock:
             if not self._leads:
                 self._leads = self._take()
                 if self._leads:
+                    self._said.over("standby")
                     logger.info("is leader, by the lock on %s", self._path)
-                elif not self._waits:
-                    logger.info(
-                        "another autoscaler holds the lock on %s: standing by; not applying decisions",
-                        self._path,
+                else:
+                    text = f"another autoscaler holds the lock on {self._path}"
+                    self._said.say(
+                        "standby", f"{text}: standing by; not applying decisions", level=logging.INFO
                     )
-                self._waits = not self._leads
             return self._leads
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from slo_autoscaler.kube.client import KubeApi
 from support.cluster import Access, a_namespace, access, real
+from support.doubles import Function, Gateway, a_gateway
 from support.kube_server import KubeServer, a_kube_server
 
 
@@ -25,6 +26,13 @@ def keep() -> Iterator[Callable[[T], T]]:
     """Return what the test opens, and close it at the end."""
     with ExitStack() as opened:
         yield lambda one: opened.enter_context(closing(one))
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    """A gateway with function ``a`` at two replicas and ``b`` at one."""
+    with a_gateway(a=Function(2), b=Function(1)) as double:
+        yield double
 
 
 @pytest.fixture(params=["double", pytest.param("real", marks=real)])

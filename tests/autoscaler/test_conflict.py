@@ -56,6 +56,13 @@ def test_own_requests_are_never_a_conflict_whatever_is_granted(asks):
     assert not conflict.foreign
 
 
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
+def test_an_own_request_that_was_reported_excuses_no_later_change(before, requested, after):
+    conflict = ScalerConflict().read(Scale(before, before), 0.0).requested(requested)
+    conflict = conflict.read(Scale(requested, before), 5.0).read(Scale(after, before), 10.0)
+    assert bool(conflict.foreign) == (after != requested)
+
+
 @pytest.mark.parametrize(
     ("counts", "text"),
     [

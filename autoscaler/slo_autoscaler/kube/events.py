@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import NotFoundError, PlatformError
 from slo_autoscaler.kube.client import KubeApi, Resource
 
@@ -75,7 +76,7 @@ class Events:
         self._instance = f"{COMPONENT}-{uuid.uuid4().hex[:8]}"
         self._waiting: queue.Queue[_Event | None] = queue.Queue(WAITING)
         self._written: OrderedDict[_Event, _Written] = OrderedDict()
-        self._logged = False
+        self._said = Changes(logger)
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
 
@@ -84,7 +85,7 @@ class Events:
         try:
             self._waiting.put_nowait(_Event(about, reason, message[:MOST_TEXT], kind, datetime.now(UTC)))
         except queue.Full:
-            self._log_once("too many events are waiting")
+            self._lost("too many events are waiting")
 
     def close(self) -> None:
         """Write waiting events for at most a second."""
@@ -98,16 +99,14 @@ class Events:
         while (event := self._waiting.get()) is not None:
             try:
                 self._write(event)
-                self._logged = False
+                self._said.over("lost")
             except PlatformError as error:
-                self._log_once(str(error))
+                self._lost(str(error))
             except Exception:
                 logger.exception("event")
 
-    def _log_once(self, why: str) -> None:
-        if not self._logged:
-            logger.warning("events are lost: %s; scaling goes on", why)
-        self._logged = True
+    def _lost(self, why: str) -> None:
+        self._said.say("lost", f"events are lost: {why}; scaling goes on", state="lost")
 
     def _write(self, event: _Event) -> None:
         before = self._written.pop(event, None)

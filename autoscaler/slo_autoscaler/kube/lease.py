@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import ConfigError, ConflictError, NotFoundError, PlatformError
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.lease_rules import (
@@ -107,8 +108,7 @@ class LeaseLeader:
         self._acts_until = float("-inf")
         self._paused = False
         self._led = False
-        self._logged = ""
-        self._holder = ""
+        self._said = Changes(logger)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._poll()
@@ -163,7 +163,7 @@ class LeaseLeader:
     def _pause(self) -> float:
         """Return the seconds until the next poll."""
         interval = self._settings.renew_interval * random.uniform(0.8, 1.0)  # noqa: S311 - a spread, nothing secret
-        if self._logged:
+        if "error" in self._said:
             return interval
         return pause(self._sighting, self.identity, self._settings.duration, interval, _now())
 
@@ -175,17 +175,13 @@ class LeaseLeader:
             # Another candidate wrote meanwhile; the next poll shows which one.
             return
         except PlatformError as error:
-            if str(error) != self._logged:
-                logger.warning("lease: %s", error)
-            self._logged = str(error)
+            self._said.say("error", f"lease: {error}")
             return
         except Exception:
             # Without its thread this candidate would stand by forever, without a message.
             logger.exception("lease")
             return
-        if self._logged:
-            logger.info("lease: recovered")
-        self._logged = ""
+        self._said.over("error", "lease: recovered")
 
     def _try(self) -> None:
         config = self._settings
@@ -199,10 +195,9 @@ class LeaseLeader:
         lease = None if self._sighting is None else self._sighting.lease
         step = next_step(self._sighting, self.identity, config.duration, _now())
         if step is Step.WAIT and lease is not None:
-            if lease.holder != self._holder:
-                where = f"the lease {self._namespace}/{self._settings.name}"
-                logger.info("%s holds %s: standing by; not applying decisions", lease.holder, where)
-            self._holder = lease.holder
+            where = f"the lease {self._namespace}/{self._settings.name}"
+            text = f"{lease.holder} holds {where}: standing by; not applying decisions"
+            self._said.say("standby", text, level=logging.INFO)
             return
         sent = _now()
         spec = held(step, lease, self.identity, config.duration, datetime.now(UTC))
@@ -213,6 +208,6 @@ class LeaseLeader:
         else:
             written = self._api.replace(self._path, {**document, "spec": spec}, patient=False)
         self._sighting = Sighting(Lease.of(written), _now())
-        self._holder = ""
+        self._said.over("standby")
         with self._lock:
             self._acts_until = acts_until(sent, config.duration)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
+from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import (
     ApiError,
     ConflictError,
@@ -39,7 +40,7 @@ class Loop:
         self._step = step
         self._awake = threading.Event()
         self._stop = threading.Event()
-        self._logged = ""
+        self._said = Changes(logger)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -69,14 +70,12 @@ class Loop:
             try:
                 wait = self._step()
             except PlatformError as error:
-                if str(error) != self._logged:
-                    logger.warning("%s", error)
-                self._logged = str(error)
+                self._said.say("", str(error))
             except Exception:
                 # A bug must not end the loop: the next pass starts from the cluster's state.
                 logger.exception("%s failed", self._thread.name)
             else:
-                self._logged = ""
+                self._said.over("")
             took = time.thread_time() - began
 
 
@@ -105,19 +104,20 @@ class Writes:
         self._all = _Wait()
         self._last: dict[Key, float] = {}
         """Time of each object's last try."""
-        self._errors: dict[Key, str] = {}
+        self._said = Changes(logger)
 
     def order(self, keys: Iterable[Key]) -> list[Key]:
         """Return the keys, least recently tried first; forget all others."""
         wanted = set(keys)
-        for kept in (self._waits, self._last, self._errors):
+        self._said.keep(wanted)
+        for kept in (self._waits, self._last):
             for key in kept.keys() - wanted:
                 del kept[key]
         return sorted(wanted, key=lambda key: (self._last.get(key, 0.0), key))
 
     def failed(self, key: Key) -> bool:
         """Return whether the last write for this object failed."""
-        return key in self._errors
+        return key in self._said
 
     def backing_off(self) -> bool:
         """Return whether all writes back off."""
@@ -142,9 +142,7 @@ class Writes:
             # The cached state was old; the watch reports the new one.
             return True
         except PlatformError as error:
-            if self._errors.get(key) != str(error):
-                logger.warning("%s of %s/%s: %s", self._what, *key, error)
-            self._errors[key] = str(error)
+            self._said.say(key, f"{self._what} of {'/'.join(key)}: {error}")
             if isinstance(error, UnreachableError) or (isinstance(error, ApiError) and error.status >= 500):
                 self._all = self._all.longer()
                 return False
@@ -152,6 +150,5 @@ class Writes:
             return True
         self._all = _Wait()
         self._waits.pop(key, None)
-        if self._errors.pop(key, None) is not None:
-            logger.info("%s of %s/%s: recovered", self._what, *key)
+        self._said.over(key, f"{self._what} of {'/'.join(key)}: recovered")
         return True

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from kubernetes.utils.quantity import parse_quantity
 
+from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import (
     ApiError,
     ConflictError,
@@ -88,17 +89,14 @@ class Resizer:
         self._leads = leads
         self._wanted = wanted
         self._checked_at = float("-inf")
-        self._missing = ""
         self._watched: tuple[Informer[Pod], Informer[Template]] | None = None
         self._boosts: dict[str, CpuBoost] | None = None
         """None: this process has not decided as the leader, so no pod is written."""
         self._closed = False
         self._ranges: Mapping[str, Range] = {}
         self._refused: dict[Key, _Refusal] = {}
-        self._logged: set[str] = set()
-        """Functions whose refusal was logged."""
-        self._obstacles: dict[str, str] = {}
-        """Function -> why it cannot be boosted, as logged."""
+        self._rights, self._refusals, self._obstacles = Changes(logger), Changes(logger), Changes(logger)
+        """The last two by function."""
         self._writing = threading.Lock()
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="resize")
         self._loop = Loop("resize", self.reconcile)
@@ -162,11 +160,10 @@ class Resizer:
         if self._watched is None and time.monotonic() - self._checked_at >= RIGHTS_SECONDS:
             missing = self._missing_right()
             self._checked_at = time.monotonic()
-            if missing and missing != self._missing:
+            if missing:
                 level = logging.WARNING if self._wanted else logging.INFO
-                logger.log(level, "boost: no pod can be boosted: %s", missing)
-            self._missing = missing
-            if not missing:
+                self._rights.say("", f"boost: no pod can be boosted: {missing}", level=level)
+            else:
                 logger.info("boost: may resize the pods with the label %s", LABEL)
                 watch = partial(
                     Informer,
@@ -236,18 +233,14 @@ class Resizer:
     def _log(self, obstacles: Mapping[str, str]) -> None:
         """Log the begin and the end of a function's refusals, and each obstacle once."""
         refusals = {each.function_name: each.why for each in self._refused.values()}
-        for name in sorted(refusals.keys() - self._logged):
-            logger.warning(
-                "%s: boost: refused: %s; tried again in %g s", name, refusals[name], BACKOFF_SECONDS
-            )
-        for name in sorted(self._logged - refusals.keys()):
-            logger.info("%s: boost: recovered", name)
-        self._logged = set(refusals)
+        for name, why in sorted(refusals.items()):
+            text = f"{name}: boost: refused: {why}; tried again in {BACKOFF_SECONDS:g} s"
+            self._refusals.say(name, text, state="refused")
+        for name in sorted(map(str, self._refusals.keys() - refusals.keys())):
+            self._refusals.over(name, f"{name}: boost: recovered")
+        self._obstacles.keep(self._ranges.keys() | obstacles.keys())
         for name, obstacle in obstacles.items():
-            if self._obstacles.get(name) != obstacle:
-                logger.warning("%s: boost: not possible: %s", name, obstacle)
-        self._obstacles = {name: each for name, each in self._obstacles.items() if name in self._ranges}
-        self._obstacles |= obstacles
+            self._obstacles.say(name, f"{name}: boost: not possible: {obstacle}")
 
 
 def pod_of(document: Document) -> Pod | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from typing import Final, Protocol
 
+from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.sources import Load, counters
 
@@ -90,8 +91,7 @@ class Direct:
         self._asking: Future[Mapping[str, str | None]] | None = None
         self._wanted: Collection[str] = ()
         self._loads: tuple[float, Mapping[str, Load]] = (0.0, {})
-        self._lost: set[str] = set()
-        """Addresses whose last read failed."""
+        self._said = Changes(logger)
         self._polled: Callable[[], object] = lambda: None
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(CONCURRENT_READS, thread_name_prefix="direct")
@@ -154,7 +154,7 @@ class Direct:
                 for address, name in found.items()
                 if _ADDRESS.fullmatch(address)
             }
-            self._lost &= self._pages.keys()
+            self._said.keep(self._pages.keys())
         if self._asking is None and (self._listed_at is None or now - self._listed_at >= LISTING):
             self._listed_at = now
             self._asking = self._pool.submit(self._ask)
@@ -185,11 +185,10 @@ class Direct:
         except (OSError, HTTPException, OverflowError, ValueError) as error:
             page.counted = counters.Page()
             page.due = self._clock() + GIVEN_UP
-            if page.address not in self._lost:
-                self._lost.add(page.address)
-                logger.info("%s: cannot read the load directly: %s", page.address, brief(error))
+            failure = f"{page.address}: cannot read the load directly: {brief(error)}"
+            self._said.say(page.address, failure, state="lost", level=logging.INFO)
             return
-        self._lost.discard(page.address)
+        self._said.over(page.address)
         read = counters.started if page.function_name is None else counters.arrived
         page.counted.add(began, read(text))
         page.inside = counters.inside(text)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 
+from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import Observation
@@ -31,8 +32,7 @@ class WithFurther:
         self._metrics = metrics
         # A query of the user's has the matchers that its author wrote.
         self._server = Server(replace(config, matchers={}), "further")
-        self._failed: dict[str, str] = {}
-        """Query -> its failure, as logged."""
+        self._said = Changes(logger)
 
     def observe(self) -> dict[str, Observation]:
         """Return the source's observations with ``further``; raises as the source does."""
@@ -71,9 +71,10 @@ class WithFurther:
             failure = str(error)
         else:
             found = query.result()
-        if failure != self._failed.get(text, ""):
-            logger.warning("further metric %s: %s", text, failure or "recovered")
-        self._failed[text] = failure
+        if failure or text in self._said:
+            self._said.say(text, f"further metric {text}: {failure or 'recovered'}")
+        if not failure:
+            self._said.over(text)
         return found
 
     def _joined(self, name: str, seen: Observation, found: Mapping[str, Mapping[str, float]]) -> Observation:

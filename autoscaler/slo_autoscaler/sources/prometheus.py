@@ -20,6 +20,7 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests import JSONDecodeError, RequestException, Response
 
+from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import SourceError, brief
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.law.window import Past, widened
@@ -213,12 +214,9 @@ class PrometheusSource:
         """The last ones."""
         self._past: dict[str, Past] = {}
         """Of functions whose rates are taken over more than the window of the queries."""
-        self._advised: dict[str, str | None] = {}
-        """The last logged advice by topic."""
         self._repeated: Collection[str] = frozenset()
         """The pages that were scraped more than once, as logged."""
-        self._partial: str | None = None
-        """The last warning of partial answers."""
+        self._said = Changes(logger)
         self._server = Server(config, "prometheus")
 
     def observe(self) -> dict[str, Observation]:
@@ -245,9 +243,8 @@ class PrometheusSource:
         found = {signal: query.result() for signal, query in theirs.items()} | ratios
         seen |= answers.gateway_observations(self._corrections.once(found, watchdog=False), self._gateway)
         partial = self._server.take_partial()
-        if partial != self._partial and partial is not None:
-            logger.warning("Prometheus' answers are partial, so nothing is scaled down: %s", partial)
-        self._partial = partial
+        text = f"Prometheus' answers are partial, so nothing is scaled down: {partial}"
+        self._advise("partial", None if partial is None else text)
         if partial is not None:
             # Queries may lack different stores: no count of replicas proves that the rates have them all.
             seen = {name: replace(each, rated_replicas=0.0) for name, each in seen.items()}
@@ -323,9 +320,10 @@ class PrometheusSource:
 
     def _advise(self, topic: str, advice: str | None) -> None:
         """Log once the settings to change."""
-        if advice is not None and advice != self._advised.get(topic):
-            logger.warning("%s", advice)
-        self._advised[topic] = advice
+        if advice is None:
+            self._said.over(topic)
+        else:
+            self._said.say(topic, advice)
 
     def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
         return self._server.instant(queries.values, query, params)

@@ -12,6 +12,7 @@ from slo_autoscaler.kube.lease_rules import (
     Sighting,
     Step,
     acts_until,
+    free_at,
     held,
     next_step,
     pause,
@@ -70,6 +71,12 @@ def test_pause_is_above_zero_and_at_most_one_renewal(since, duration, interval, 
     for identity in ("a", "b"):
         wait = pause(Sighting(a_lease(), since), identity, duration, interval, since + after)
         assert 0 < wait <= interval
+
+
+@given(st.floats(0, 1e6), st.floats(1, 600))
+def test_leader_stops_a_request_before_another_may_take_its_lease(sent, duration):
+    taken = Sighting(a_lease(leaseDurationSeconds=int(duration)), sent)
+    assert acts_until(sent, duration) + duration / 4 < free_at(taken, duration)
 
 
 @dataclass

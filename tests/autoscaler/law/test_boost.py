@@ -80,6 +80,15 @@ def test_what_a_replica_gains_by_its_boost_teaches_nothing(story):
     assert memory == faster
 
 
+@pytest.mark.parametrize("boosts", [(), ((10.0, 2.0),)], ids=["nominal", "boosted"])
+def test_lateness_is_compared_with_the_prediction_unless_a_boost_is_in_the_windows(boosts):
+    settled = replace(
+        Memory.initial(THREE, 0.0), overloaded_at=-1e6, boosts=boosts, nominal=(100.0, None, None)
+    )
+    _, memory = decide(Situation(HELD, seen(rate=250.0, burn_short=9.0), THREE, settled, 20.0))
+    assert (memory.calibration == settled.calibration) == bool(boosts)
+
+
 def before(**measured):
     """Return the memory of 3 replicas with nominal CPU that have ``measured`` this, else 100/s."""
     return nominal(Situation(HELD, seen(**measured), THREE, Memory.initial(THREE, 0.0), 0.0)).memory

@@ -112,6 +112,23 @@ def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(platf
     assert gateway.posted == []
 
 
+def test_set_scale_after_a_stale_read_of_an_own_write_is_no_conflict(platform, gateway):
+    seen = platform.scale("vision.openfaas-fn")
+    for replicas in (5, 6):
+        platform.set_scale("vision.openfaas-fn", replicas, seen)
+    assert gateway.functions["vision"].replicas == 6
+
+
+def test_set_scale_own_write_that_was_reported_excuses_no_other_writer(platform, gateway):
+    decide(platform, "vision.openfaas-fn", 5)
+    platform.scales()
+    gateway.functions["vision"].replicas = 7
+    seen = platform.scale("vision.openfaas-fn")
+    gateway.functions["vision"].replicas = 5
+    with pytest.raises(ScaleChangedError):
+        platform.set_scale("vision.openfaas-fn", 8, seen)
+
+
 # Credentials
 
 
