@@ -5,8 +5,9 @@ Owns the exported capacity; ``latency`` knows the service times.
 **The workers within the objective** (``sustained``). Where few requests fit into the SLO, a burst of arrivals
 uses all of it, and workers that are out of step share neither the wait nor the requests evenly. No formula
 that was tried is right within a third. So the rate is searched with a replica in virtual time, which cuts
-batches by the policy's own ``cut`` and draws their times from the learned deviations. Requests that share no
-batches wait in queues of their own, and the earliest deadline goes first. One curve of all batches would be
+batches by the policy's own ``cut`` and draws their times from the learned deviations. ``Engine`` would need
+about ten times its CPU time, which the search takes from the requests. Requests that share no batches wait in
+queues of their own, and the earliest deadline goes first. One curve of all batches would be
 wrong for them: its large batches are those of the short requests. The arrivals are the same in each run, so
 equal mixes give equal rates.
 

@@ -5,7 +5,8 @@ Its modules, in the order of a run. Those marked [P] are pure: no I/O, no clock,
 - ``traces``: when requests arrive: files, generators with fixed seeds; ``history``: the same from a live
   Prometheus.
 - ``function`` [P]: what is simulated: l(b), workers, SLO, start-up time, routing; and what scalers see of it.
-- ``replica`` [P]: one replica: its queue, its batches, its late queue; ``streams`` [P]: one that streams.
+- ``virtual`` [P]: the watchdog's engine, its workers and a clock in virtual time, of batches and of streams.
+- ``replica`` [P]: one replica and what became of its requests; ``streams`` [P]: one that streams.
 - ``scrape``: what Prometheus would have seen of the replicas, as an ``Observation``.
 - ``baselines`` [P]: other scalers' published laws; ``oracle``: a scaler that knows the trace.
 - ``scalers`` [P]: all of them and ours, by name.

@@ -1,26 +1,24 @@
 """Simulates one replica with the watchdog's own engine, in virtual time. [P]
 
-Owns the events of one replica (arrivals, ready workers, finished batches) and the outcomes of its requests.
-``batching_watchdog.engine`` makes every decision.
+Owns the outcomes of its requests; ``virtual`` plays it.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
-from math import inf, nan
+from functools import partial
+from math import nan
 from typing import Protocol
 
 from batching_watchdog.engine.cost import Cost, Shared
-from batching_watchdog.engine.effects import Answer, Dispatch, Effect, WakeAt
+from batching_watchdog.engine.effects import Answer, Effect
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import ByDeadline
 from batching_watchdog.engine.streams import Steady
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import Batch, CostClass, Reply, Request
+from batching_watchdog.messages import CostClass, Request
 from tailbound_lab.simulate.function import Answered, Function, Served
-
-_OK = Reply(200, b"", b"")
+from tailbound_lab.simulate.virtual import BatchRun, BatchWorker, BatchWorkers, Timeline
 
 
 class Traffic(Protocol):
@@ -94,31 +92,11 @@ class _Alike:
         return self._seconds[len(requests) - 1] / self.speed
 
 
-class _Worker:
-    """One worker, the size of its batch, and its early next batch, if any."""
-
-    __slots__ = ("next", "size")
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.next: Sequence[Request] = ()
-
-    def send(self, batch: Batch) -> None:
-        """Do nothing: the replica handles the effect."""
-
-    def cancel(self, indexes: Sequence[int]) -> None:
-        """Do nothing: the worker runs all requests that it has."""
-
-    def check(self) -> None:
-        """Do nothing: no batch fails."""
-
-
 class Replica:
     """Serves its requests; ``served`` has the outcomes since the last ``take``."""
 
     __slots__ = (
-        "_clock", "_engine", "_events", "_function", "_number", "_serial", "_traffic", "_wake",
-        "row", "served",
+        "_crew", "_engine", "_function", "_number", "_timeline", "_traffic", "_workers", "row", "served",
     )  # fmt: skip
 
     def __init__(
@@ -137,14 +115,12 @@ class Replica:
             workers=function.workers,
             lead=traffic.lead,
         )
-        self._events: list[tuple[float, int, _Worker]] = []
-        """Times at which workers are ready for their next batch."""
-        for number in range(function.workers):
-            heappush(self._events, (ready_at, number, _Worker()))
-        self._serial = function.workers
+        self._timeline = Timeline(ready_at)
+        self._workers = BatchWorkers(self._timeline, self._engine, self._run, self._count)
+        self._crew = [BatchWorker() for _ in range(function.workers)]
+        for worker in self._crew:
+            self._timeline.schedule(ready_at, partial(self._workers.ready, worker))
         self._number = 0
-        self._clock = ready_at
-        self._wake = inf
         self.row = row
         self.served = Served()
 
@@ -165,9 +141,14 @@ class Replica:
 
     def inside(self, now: float) -> int:
         """Return the number of waiting and running requests at ``now``."""
-        return self.queued + sum(
-            worker.size + len(worker.next) for end, _, worker in self._events if end > now
+        batches = (
+            batch
+            for worker in self._crew
+            if worker.ends > now
+            for batch in (worker.running, worker.next)
+            if batch is not None
         )
+        return self.queued + sum(len(batch.requests) for batch in batches)
 
     def run_at(self, speed: float) -> None:
         """Run batches that begin from now on at this multiple of the nominal speed; the engine knows it.
@@ -184,66 +165,29 @@ class Replica:
 
     def serve(self, arrivals: list[float], until: float) -> None:
         """Admit ``arrivals`` (ascending, none after ``until``), and begin all batches before ``until``."""
-        engine, events, coming = self._engine, self._events, iter(arrivals)
-        arrival = next(coming, inf)
-        while True:
-            ends = events[0][0] if events else inf
-            now = max(self._clock, min(arrival, ends, self._wake))
-            if (now >= until and arrival > until) or now == inf:
-                return
-            if arrival <= min(ends, self._wake):
-                # Some came before the replica did, and have waited since.
-                self._offer(arrival, now)
-                arrival = next(coming, inf)
-                if not engine.eager:
-                    self._wake = min(self._wake, now + self._function.timeout)
-                    continue
-            elif ends <= now:
-                self._clock = now
-                _, _, worker = heappop(events)
-                if worker.size:
-                    engine.batch_done(worker, [_OK] * worker.size, now)
-                worker.size = 0
-                if worker.next:
-                    self._begin(worker, worker.next, now)
-                    worker.next = ()
-                engine.worker_ready(worker)
-            self._clock = now
-            self._wake = inf
-            self._carry_out(engine.tick(now), now)
+        self._timeline.play(iter(arrivals), self._arrive, self._workers.tick, until)
 
-    def _offer(self, arrived: float, now: float) -> None:
+    def _arrive(self, arrived: float) -> bool:
         self._number += 1
         request = self._traffic.request(self._number, arrived)
-        if self._engine.at_limit and self._engine.refusal(request.deadline, now):
+        engine, now = self._engine, self._timeline.now
+        if engine.at_limit and engine.refusal(request.deadline, now):
             self.served.lost.append(now)  # at its header, as the front end does
-            return
+            return engine.eager
         try:
-            self._carry_out(self._engine.offer(request, now), now)
+            self._workers.offer(request)
         except QueueFull:
             self.served.lost.append(now)
+        return engine.eager
 
-    def _begin(self, worker: _Worker, requests: Sequence[Request], now: float) -> None:
-        worker.size = len(requests)
-        seconds = self._traffic.seconds(requests)
+    def _run(self, _worker: BatchWorker, requests: Sequence[Request]) -> BatchRun:
+        now, seconds = self._timeline.now, self._traffic.seconds(requests)
         end = now + seconds
-        self._serial += 1
-        heappush(self._events, (end, self._serial, worker))
         self.served.busy += seconds
         self.served.answered.append(Answered(now, end, end, [request.arrived for request in requests]))
+        return BatchRun(seconds)
 
-    def _carry_out(self, effects: Sequence[Effect], now: float) -> None:
-        for effect in effects:
-            if isinstance(effect, Dispatch):
-                worker, requests = effect.worker, effect.batch.requests
-                assert isinstance(worker, _Worker)  # noqa: S101 - for the type checker
-                if worker.size:
-                    worker.next = requests
-                else:
-                    self._begin(worker, requests, now)
-            elif isinstance(effect, WakeAt):
-                self._wake = effect.at
-            elif (
-                isinstance(effect, Answer) and not effect.request.attempts
-            ):  # else it has been counted as served, late as it is
-                self.served.lost.append(min(now, effect.request.expires))
+    def _count(self, effect: Effect) -> None:
+        # A request that was in a batch has been counted as served, late as it is.
+        if isinstance(effect, Answer) and not effect.request.attempts:
+            self.served.lost.append(min(self._timeline.now, effect.request.expires))

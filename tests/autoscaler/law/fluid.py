@@ -1,5 +1,7 @@
 """A function as a fluid: the late share of each step is what the curve of its replicas says. In steps of 5 s.
 
+No engine plays its replicas: hours of traffic take milliseconds. tests/lab compares curve and engine.
+
 What a scrape shows is a mean: of one step, or of the window of rates, which is four steps.
 """
 

@@ -1,25 +1,24 @@
 """The engine in virtual time: it and its cost model as they are, made-up workers, Poisson arrivals."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from heapq import heappop, heappush
 from itertools import count
 from math import inf
 from typing import NamedTuple
 
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.engine.effects import Answer, Check, Dispatch, Effect, WakeAt
+from batching_watchdog.engine.effects import Answer, Check, Effect
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import Batch, Crash, Reply, Request
+from batching_watchdog.messages import Crash, Reply, Request
+from tailbound_lab.simulate.virtual import BatchRun, BatchWorker, BatchWorkers, Timeline
 from watchdog.engine.queues import Law
 
 TIMEOUT = 30.0
 RESTART_SECONDS = 0.3
-OK = Reply(200, b"", b"")
 FAILED = Reply(500, b"", b"", failed=True)
 
 
@@ -67,26 +66,7 @@ class Outcome:
         return kinds.count("good") / max(1, len(kinds))
 
 
-@dataclass(eq=False)
-class Simulated:
-    """A worker with the batch that it runs, and the one it has next."""
-
-    running: Batch | None = None
-    next: Batch | None = None
-    sick: bool = False
-    """Whether it fails whatever it gets, until it is replaced after a ``Check``."""
-
-    def send(self, batch: Batch) -> None:
-        """Nothing: the simulation has the effect."""
-
-    def cancel(self, indexes: Sequence[int]) -> None:
-        """Nothing: all is run."""
-
-    def check(self) -> None:
-        """Nothing: the simulation has the effect."""
-
-
-Fault = Callable[["Simulation", Simulated, Sequence[Request]], tuple[str, float] | None]
+Fault = Callable[["Simulation", BatchWorker, Sequence[Request]], tuple[str, float] | None]
 """How a batch ends (``raised``, ``died``, ``out of memory``), and after how many seconds; None: well."""
 
 
@@ -116,7 +96,6 @@ class Simulation:
     fault: Fault = lambda *_: None
 
     def __post_init__(self) -> None:
-        self.now = 0.0
         self.cost = cost = CostModel(self.max_batch_size)
         if self.mix_paths:
             cost.mix_paths()
@@ -129,116 +108,93 @@ class Simulation:
             shed_late=self.shed_late,
             lead=self.lead,
         )
-        self.crew = [Simulated() for _ in range(self.workers)]
+        self.sick: set[BatchWorker] = set()
+        """Workers that fail every batch, until each is replaced after a ``Check``."""
         self.batches = 0
         self.checks = 0
         self._random = random.Random(1)
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
-        self._arriving = 0
-        self._wake = inf
         self._outcome = Outcome()
+        self._timeline = Timeline(0.0)
+        self._workers = BatchWorkers(
+            self._timeline,
+            self.engine,
+            self._run,
+            self._on_effect,
+            turnaround=self.turnaround,
+            restart=RESTART_SECONDS,
+        )
+        self.crew = [BatchWorker() for _ in range(self.workers)]
         for worker in self.crew:
-            self._do(self.engine.worker_ready(worker))
+            self._workers.ready(worker)
+
+    @property
+    def now(self) -> float:
+        return self._timeline.now
 
     def run(self, rate: float, seconds: float, *, to_the_end: bool = True) -> Outcome:
         """Offer ``rate`` requests per second for ``seconds``; ``to_the_end``: then serve what is queued."""
         self._outcome = outcome = Outcome()
         end = self.now + seconds
-        self._arriving += 1
-        self._in(self._random.expovariate(rate), partial(self._arrive, rate, end))
-        while self._arriving or (to_the_end and self.engine.admitted):
-            self._wake = inf
-            self._do(self.engine.tick(self.now))
-            if self._wake < (self._events[0][0] if self._events else inf):
-                self.now = max(self.now, self._wake)
-            else:
-                at, _, happen = heappop(self._events)
-                self.now = max(self.now, at)
-                happen()
+        until = inf if to_the_end else end
+        self._timeline.play(self._arrivals(rate, end), self._arrive, self._workers.tick, until)
         return outcome
 
-    def _in(self, seconds: float, happen: Callable[[], None]) -> None:
-        heappush(self._events, (self.now + seconds, next(self._order), happen))
+    def _arrivals(self, rate: float, end: float) -> Iterator[float]:
+        arrived = self.now
+        while (arrived := arrived + self._random.expovariate(rate)) < end:
+            yield arrived
 
-    def _arrive(self, rate: float, end: float) -> None:
-        now = self.now
-        if now >= end:
-            self._arriving -= 1
-            return
-        self._in(self._random.expovariate(rate), partial(self._arrive, rate, end))
+    def _arrive(self, now: float) -> bool:
         part = self.mix[0]
         if len(self.mix) > 1:
-            (part,) = self._random.choices(self.mix, [each.share for each in self.mix])
+            (part,) = self._random.choices(self.mix, [kind.share for kind in self.mix])
         budget = self.slo_latency if part.budget is None else part.budget
         cost_class = (part.batch_key, part.path, part.length.bit_length() if self.by_length else 0)
         number = next(self._order)
         request = Request(number, b"", b"", now, now + budget, now + TIMEOUT, cost_class, part)
         request.slo_class = part.slo_class
         try:
-            self._do(self.engine.offer(request, now))
+            self._workers.offer(request)
         except QueueFull:
             self._outcome.ended.append(Ended("QueueFull", request, 0.0))
+        return self.engine.eager
 
-    def _begin(self, worker: Simulated, batch: Batch, pause: float = 0.0) -> None:
-        worker.running = batch
+    def _run(self, worker: BatchWorker, requests: Sequence[Request]) -> BatchRun:
         self.batches += 1
-        requests = batch.requests
-        took = self.law(len(requests))
+        size = len(requests)
+        seconds = self.law(size)
         if self.padded is not None:
-            took = self.padded(len(requests), max(request.client.length for request in requests))
-        took *= self._random.lognormvariate(0.0, self.noise)
-        how, took = self.fault(self, worker, requests) or ("done", took)
-        self._in(pause + took, partial(self._end, worker, how))
-
-    def _end(self, worker: Simulated, how: str) -> None:
-        engine, batch = self.engine, worker.running
-        assert batch is not None
-        size = len(batch.requests)
-        worker.running, following, worker.next = None, worker.next, None
+            seconds = self.padded(size, max(request.client.length for request in requests))
+        seconds *= self._random.lognormvariate(0.0, self.noise)
+        fault = self.fault(self, worker, requests)
+        if fault is None:
+            return BatchRun(seconds)
+        how, seconds = fault
         if how == "died":
-            self._do(engine.worker_lost(worker))
-            self._in(RESTART_SECONDS, partial(self._ready, worker))
-            return
-        if how == "done" or (how == "raised" and size == 1):
-            _, effects = engine.batch_done(worker, [OK if how == "done" else FAILED] * size, self.now)
-        else:
-            crash = Crash("ValueError", FAILED, how == "out of memory")
-            _, effects = engine.batch_failed(worker, crash, self.now)
-        self._do(effects)
-        if following is not None:
-            self._begin(worker, following)
-        self._ready(worker)
+            return BatchRun(seconds, None)
+        if how == "raised" and size == 1:
+            return BatchRun(seconds, FAILED)
+        return BatchRun(seconds, Crash("ValueError", FAILED, how == "out of memory"))
 
-    def _ready(self, worker: Simulated, *, checked: bool = False) -> None:
-        self._do(self.engine.worker_ready(worker, checked=checked))
+    def _on_effect(self, effect: Effect) -> None:
+        if isinstance(effect, Answer):
+            request = effect.request
+            kind = type(effect.outcome).__name__
+            if isinstance(effect.outcome, Reply):
+                kind = "good" if self.now + self.way_back <= request.deadline else "slow"
+                kind = "failed" if effect.outcome.failed else kind
+            self._outcome.ended.append(Ended(kind, request, self.now - request.arrived))
+        elif isinstance(effect, Check):
+            assert isinstance(effect.worker, BatchWorker)
+            self._check(effect.worker)
 
-    def _do(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Answer):
-                request = effect.request
-                kind = type(effect.outcome).__name__
-                if isinstance(effect.outcome, Reply):
-                    kind = "good" if self.now + self.way_back <= request.deadline else "slow"
-                    kind = "failed" if effect.outcome.failed else kind
-                self._outcome.ended.append(Ended(kind, request, self.now - request.arrived))
-            elif isinstance(effect, WakeAt):
-                self._wake = effect.at
-            elif isinstance(effect, Dispatch | Check):
-                worker = effect.worker
-                assert isinstance(worker, Simulated)
-                if isinstance(effect, Check):
-                    self._check(worker)
-                elif worker.running is None:
-                    self._begin(worker, effect.batch, self.turnaround)
-                else:
-                    worker.next = effect.batch
-
-    def _check(self, worker: Simulated) -> None:
+    def _check(self, worker: BatchWorker) -> None:
         self.checks += 1
-        if worker.sick:
+        ready = partial(self._workers.ready, worker, checked=worker not in self.sick)
+        seconds = self.law(1)
+        if worker in self.sick:
             self.engine.worker_gone(worker)
-            worker.sick = False
-            self._in(RESTART_SECONDS, partial(self._ready, worker))
-        else:
-            self._in(self.law(1), partial(self._ready, worker, checked=True))
+            self.sick.remove(worker)
+            seconds = RESTART_SECONDS
+        self._timeline.schedule(self.now + seconds, ready)

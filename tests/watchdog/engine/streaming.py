@@ -1,38 +1,16 @@
 """Streams in virtual time: their engine as it is, made-up workers, Poisson arrivals."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
-from heapq import heappop, heappush
-from itertools import count
 from math import inf
 
-from batching_watchdog.engine.effects import Answer, Effect, Join, Leave, Piece, WakeAt
+from batching_watchdog.engine.effects import Answer, Effect, Join, Piece
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import Batch, DispatchReason, Iteration, Output, Reply, Request, Target
+from batching_watchdog.messages import DispatchReason, Request, Target
+from tailbound_lab.simulate.virtual import StreamStep, StreamWorker, StreamWorkers, Timeline
 from watchdog.engine.queues import Law
-
-PIECE = Reply(200, b"", b"piece")
-FAILED = Reply(500, b"", b"", failed=True)
-
-
-@dataclass(eq=False)
-class Simulated:
-    """A worker: its streams with the pieces that each has left, and the joins that it has not applied."""
-
-    left: dict[int, int] = field(default_factory=dict)
-    joins: list[Request] = field(default_factory=list)
-    finished: list[int] = field(default_factory=list)
-    busy: bool = False
-    alive: bool = True
-
-    def join(self, batch: Batch) -> None:
-        """Nothing: the simulation has the effect."""
-
-    def leave(self, streams: Sequence[int]) -> None:
-        """Nothing: the simulation has the effect."""
 
 
 @dataclass(eq=False)
@@ -67,7 +45,6 @@ class Streaming:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        self.now = 0.0
         self.engine = Streams(
             {
                 name: Target(self.latency, 0.99, interval)
@@ -84,40 +61,48 @@ class Streaming:
                 for _ in range(4):
                     self.engine.start.observe(size, self.start(size))
                     self.engine.step.observe(size, self.step(size))
-        self.crew = [Simulated() for _ in range(self.workers)]
         self.requests: list[Request] = []
+        self.joins: list[Join] = []
         self.most = 0
-        self.joined_late: set[int] = set()
         self.idle_while_waiting = 0
         self._random = random.Random(self.seed)
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = count()
-        self._wake = inf
+        self._timeline = Timeline(0.0)
+        self._workers = StreamWorkers(
+            self._timeline,
+            self.engine,
+            self._step,
+            lambda request: request.client.pieces,
+            self._on_effect,
+        )
+        self.crew = [StreamWorker() for _ in range(self.workers)]
         for worker in self.crew:
-            self.do(self.engine.worker_ready(worker))
+            self._workers.ready(worker)
+
+    @property
+    def now(self) -> float:
+        return self._timeline.now
+
+    @property
+    def joined_late(self) -> set[int]:
+        """The requests that joined when they were late."""
+        late = (join.batch for join in self.joins if join.batch.reason is DispatchReason.LATE)
+        return {request.id for batch in late for request in batch.requests}
 
     def run(self, rate: float, seconds: float) -> None:
         """Offer ``rate`` requests per second for ``seconds``, then run to the end."""
-        at = self._random.expovariate(rate)
-        while at < seconds:
-            self.at(at, self.arrive)
-            at += self._random.expovariate(rate)
+        moment = self._random.expovariate(rate)
+        while moment < seconds:
+            self.at(moment, self.arrive)
+            moment += self._random.expovariate(rate)
         self.to_the_end()
 
     def to_the_end(self) -> None:
         """Run until nothing is left to happen."""
-        while self._events:
-            self.now, _, happens = heappop(self._events)
-            happens()
-            if not self._events or self._events[0][0] > self.now:
-                self._wake = inf
-                self.do(self.engine.tick(self.now))
-                idle = any(not worker.busy for worker in self.crew)
-                self.idle_while_waiting += idle and self.engine.queued > 0
+        self._timeline.play(iter(()), lambda _: True, self._tick)
 
-    def at(self, moment: float, happens: Callable[[], None]) -> None:
+    def at(self, moment: float, happens: Callable[[], object]) -> None:
         """Let something happen then."""
-        heappush(self._events, (moment, next(self._order), happens))
+        self._timeline.schedule(moment, happens)
 
     def arrive(self, slo_class: str = "default", latency: float | None = None) -> Request:
         """Offer a request now."""
@@ -127,23 +112,22 @@ class Streaming:
         )  # fmt: skip
         self.requests.append(request)
         try:
-            self.do(self.engine.offer(request, self.now))
+            self._workers.offer(request)
         except QueueFull:
             request.client.ends.append("QueueFull")
-        self.at(self.now, lambda: None)
         return request
 
     def leave(self, request: Request) -> None:
         """Let the client of a request go away."""
         if not request.client.ends:
             request.client.ends.append("left")
-            self.do(self.engine.abandon(request))
+            self._workers.abandon(request)
 
-    def kill(self, worker: Simulated) -> None:
+    def kill(self, worker: StreamWorker) -> None:
         """Let a worker die, and another one be ready at once."""
-        worker.alive = False
-        self.crew[self.crew.index(worker)] = other = Simulated()
-        self.do([*self.engine.worker_lost(worker), *self.engine.worker_ready(other)])
+        self.crew[self.crew.index(worker)] = other = StreamWorker()
+        self._workers.lose(worker)
+        self._workers.ready(other)
 
     def good(self, since: float = 0.0, until: float = inf) -> float:
         """Return the share of streams of that time that got every piece when it was due."""
@@ -155,78 +139,28 @@ class Streaming:
         interval = {"default": self.interval, **self.intervals}[request.slo_class]
         came = request.client.came
         return request.client.ends == ["end"] and all(
-            at <= request.deadline + place * interval + 1e-9 for place, at in enumerate(came)
+            moment <= request.deadline + place * interval + 1e-9 for place, moment in enumerate(came)
         )
 
-    def do(self, effects: Sequence[Effect]) -> None:
-        """Carry out effects."""
-        for effect in effects:
-            if isinstance(effect, Piece):
-                client = effect.request.client
-                if effect.reply is not None:
-                    client.came.append(self.now)
-                if effect.last:
-                    client.ends.append("end")
-            elif isinstance(effect, Answer):
-                effect.request.client.ends.append(type(effect.outcome).__name__)
-            elif isinstance(effect, Join):
-                worker = effect.worker
-                assert isinstance(worker, Simulated)
-                worker.joins += effect.batch.requests
-                if effect.batch.reason is DispatchReason.LATE:
-                    self.joined_late |= {request.id for request in effect.batch.requests}
-                if not worker.busy:
-                    worker.busy = True
-                    self.at(self.now, partial(self._iterate, worker))
-            elif isinstance(effect, Leave):
-                worker = effect.worker
-                assert isinstance(worker, Simulated)
-                for stream in effect.streams:
-                    worker.joins = [request for request in worker.joins if request.id != stream]
-                    if worker.left.pop(stream, None) is not None:
-                        worker.finished.append(stream)
-            elif isinstance(effect, WakeAt) and effect.at < self._wake:
-                self._wake = effect.at
-                self.at(effect.at, lambda: None)
+    def _tick(self) -> None:
+        self._workers.tick()
+        idle = any(worker.iteration is None for worker in self.crew)
+        self.idle_while_waiting += idle and self.engine.queued > 0
 
-    def _iterate(self, worker: Simulated) -> None:
-        """Begin the next iteration of a worker with what has joined by now."""
-        joined, worker.joins = worker.joins, []
-        for request in joined:
-            worker.left[request.id] = request.client.pieces
-        size = len(worker.left)
-        worker.busy = bool(size)
-        if not worker.alive:
-            return
-        if not size:  # what joined has left: it tells that it is idle again
-            self.at(self.now, partial(self._tell_idle, worker))
-            return
+    def _step(self, started: int, size: int) -> StreamStep:
         self.most = max(self.most, size)
-        start = self.start(len(joined)) * self._random.gauss(1.0, self.noise) if joined else 0.0
+        start = self.start(started) * self._random.gauss(1.0, self.noise) if started else 0.0
         step = self.step(size) * self._random.gauss(1.0, self.noise)
-        iteration = Iteration((), len(joined), start, size, step, 0.0)
-        self.at(self.now + start + step, partial(self._iterated, worker, iteration, list(worker.left)))
+        return StreamStep(start, step, size > self.memory)
 
-    def _tell_idle(self, worker: Simulated) -> None:
-        if worker.alive:
-            self.do(self.engine.stepped(worker, Iteration((), 0, 0.0, 0, 0.0, 0.0), self.now))
-
-    def _iterated(self, worker: Simulated, iteration: Iteration, streams: Sequence[int]) -> None:
-        if not worker.alive:
-            return
-        outputs = []
-        if iteration.stepped > self.memory:
-            outputs = [Output(stream, FAILED, True, True) for stream in streams]
-            iteration = iteration._replace(started=0, stepped=0)
-            worker.left.clear()
-        else:
-            for stream in streams:
-                if stream in worker.left:
-                    worker.left[stream] -= 1
-                    outputs.append(Output(stream, PIECE, worker.left[stream] == 0))
-                    if not worker.left[stream]:
-                        worker.finished.append(stream)
-                        del worker.left[stream]
-        # It goes on before the front end has read this: joins that come now wait for the next boundary.
-        self._iterate(worker)
-        self.do(self.engine.stepped(worker, iteration._replace(outputs=outputs), self.now))
+    def _on_effect(self, effect: Effect) -> None:
+        if isinstance(effect, Piece):
+            client = effect.request.client
+            if effect.reply is not None:
+                client.came.append(self.now)
+            if effect.last:
+                client.ends.append("end")
+        elif isinstance(effect, Answer):
+            effect.request.client.ends.append(type(effect.outcome).__name__)
+        elif isinstance(effect, Join):
+            self.joins.append(effect)

@@ -166,12 +166,12 @@ def test_model_out_of_memory_serves_nearly_as_much_as_with_the_largest_batch_set
 
 def test_poisoned_worker_is_found_before_it_takes_the_load():
     simulation = Simulation(accelerator)
-    simulation.fault = lambda _, worker, batch: ("raised", 0.0) if worker.sick else None
+    simulation.fault = lambda _, worker, batch: ("raised", 0.0) if worker in simulation.sick else None
     simulation.run(100, 1)
-    simulation.crew[0].sick = True
+    simulation.sick.add(simulation.crew[0])
     outcome = simulation.run(100, 10)
     assert outcome.attainment() >= 0.9
-    assert not simulation.crew[0].sick, "it was checked and replaced"
+    assert not simulation.sick, "it was checked and replaced"
 
 
 @pytest.mark.parametrize("rate", [40, 400])

@@ -155,8 +155,7 @@ def test_late_request_is_refused_if_asked_but_not_while_nothing_runs():
 
 def test_streams_that_do_not_fit_into_memory_are_started_again_and_fewer_run():
     world = Streaming(start_law, step_law, lengths=lambda _: 30, memory=6, noise=0.0)
-    for _ in range(12):
-        world.at(0.0, world.arrive)
+    world.at(0.0, lambda: [world.arrive() for _ in range(12)])
     world.to_the_end()
     assert [request.client.ends for request in world.requests] == [["end"]] * 12
     assert world.engine.step.ceiling <= 6
@@ -166,8 +165,7 @@ def test_ceiling_of_memory_rises_again_once_more_streams_fit():
     world = Streaming(start_law, step_law, lengths=lambda _: 10, memory=6, noise=0.0)
     for memory, number in ((6, 12), (inf, 400)):
         world.memory = memory
-        for _ in range(number):
-            world.at(world.now, world.arrive)
+        world.at(world.now, lambda number=number: [world.arrive() for _ in range(number)])
         world.to_the_end()
     assert world.most > 6
     assert world.engine.step.ceiling > 6
@@ -196,7 +194,7 @@ def test_stream_that_exceeds_its_timeout_ends_and_its_worker_drops_it():
     world.at(0.0, world.arrive)
     world.to_the_end()
     assert world.requests[0].client.ends == ["Expired"]
-    assert world.crew[0].finished == [0]
+    assert not world.crew[0].left
     assert world.now < 0.4
 
 
@@ -213,8 +211,7 @@ def test_worker_that_is_to_end_gets_no_further_stream():
     world = Streaming(start_law, step_law, workers=2, lengths=lambda _: 5)
     world.engine.worker_gone(world.crew[0])
     world.run(20.0, 1.0)
-    assert not world.crew[0].finished
-    assert world.crew[1].finished
+    assert {join.worker for join in world.joins} == {world.crew[1]}
 
 
 def test_steady_is_unknown_without_a_step_and_zero_where_one_exceeds_the_interval():
