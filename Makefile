@@ -104,10 +104,9 @@ $(MKDOCS): pyproject.toml
 	build/mkdocs/bin/python -m pip install --quiet --group docs
 	@touch $@
 
-reference: $(INSTALLED) ## Write the tables of docs/reference/, docs/benchmarks.md and the figures anew
+reference: $(INSTALLED) ## Write the tables of docs/reference/ and docs/benchmarks.md anew
 	$(BIN)/python -m docs.generate_reference
 	$(BIN)/python -m docs.generate_benchmarks
-	$(BIN)/python -m docs.figures.draw
 
 tutorial: install ## Follow docs/tutorial.md, command by command: two minutes
 	@command -v curl >/dev/null || sh lab/install-from-debian.sh curl
