@@ -10,7 +10,8 @@ import pytest
 
 from batching_watchdog.errors import WatchdogError
 from batching_watchdog.front import protocol
-from batching_watchdog.front.protocol import CONNECTION_BYTES, Connections, Exchange, Limits
+from batching_watchdog.front.exchange import Exchange
+from batching_watchdog.front.protocol import CONNECTION_BYTES, Connections, Limits
 from batching_watchdog.wire import parse_header_block
 
 LIMITS = Limits(

@@ -21,7 +21,7 @@ _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOT
 
 
 class Head(Protocol):
-    """The received part of a request's head, such as ``protocol.Exchange``."""
+    """The received part of a request's head, such as ``exchange.Exchange``."""
 
     method: bytes
     target: bytes

@@ -16,7 +16,7 @@ from batching_watchdog.config import Config, parse_duration
 from batching_watchdog.engine.effects import Answer, Piece
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.ended import Ended
-from batching_watchdog.front.protocol import Exchange
+from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.streams import StreamedAnswer
 from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.front.weight import WeightFunction

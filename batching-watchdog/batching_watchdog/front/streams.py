@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from batching_watchdog import wire
-from batching_watchdog.front.protocol import Exchange
+from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.messages import Reply, Request, Target
 
 KEEP_ALIVE_SECONDS: Final = 15.0

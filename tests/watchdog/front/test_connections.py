@@ -11,12 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.front import protocol
+from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.protocol import (
     CONNECTION_BYTES,
     KEEP_ALIVE_SECONDS,
     SURPLUS_CONNECTIONS,
     Connections,
-    Exchange,
 )
 from batching_watchdog.speedups import compiled
 from support.connection import CHUNKED, GET, LAST, LIMITS, POST, Clock, Echo, Wire, post, split_answers

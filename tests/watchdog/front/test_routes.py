@@ -16,7 +16,8 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.front import routes
-from batching_watchdog.front.protocol import Exchange, HttpProtocol
+from batching_watchdog.front.exchange import Exchange
+from batching_watchdog.front.protocol import HttpProtocol
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.logs import RequestLine
 from batching_watchdog.messages import Batch, Reply
