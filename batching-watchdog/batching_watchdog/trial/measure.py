@@ -19,7 +19,7 @@ from typing import Any, Final
 from batching_watchdog import app
 from batching_watchdog.config import Config, ignored
 from batching_watchdog.engine.capacity import READ_SECONDS
-from batching_watchdog.engine.streams import Streams as StreamEngine
+from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import TrialFailed
 from batching_watchdog.folder import Source
 from batching_watchdog.front.weight import WeightFunction
@@ -28,7 +28,7 @@ from batching_watchdog.machine import available_cpus
 from batching_watchdog.pool.supervisor import WorkerPool
 from batching_watchdog.trial import report
 from batching_watchdog.trial.load import Mix, Offered, Rounds
-from batching_watchdog.trial.report import Batches, Streams, Trial
+from batching_watchdog.trial.report import BatchMeasurements, StreamMeasurements, Trial
 from batching_watchdog.wire import Handshake
 
 LOADING: Final = "loading the handler"
@@ -40,7 +40,7 @@ SEND_SECONDS: Final = 1.2 * READ_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class Sample:
     """One request and its answer, as the client sees them. Durations are seconds."""
 
     status: int
@@ -135,12 +135,12 @@ class _Subject:
     offered: Offered
     tell: Callable[[str], None]
 
-    async def streams(self, engine: StreamEngine) -> tuple[Streams, Exchange]:
+    async def streams(self, engine: Streams) -> tuple[StreamMeasurements, Sample]:
         """Run streams; return what they took, and the answer to the first body."""
         ended = await Rounds(self.handler, self.offered, engine, self.bodies, self.tell).run()
         answer = (await self._send(self.bodies[0], 0.0))[0]
         first, steady = ended[0], engine.steady()
-        measured = Streams(
+        measured = StreamMeasurements(
             slo_interval=self.config.slo_interval,
             closed=self.handshake.closed,
             starts=report.costs(engine.start),
@@ -154,12 +154,12 @@ class _Subject:
         )
         return measured, answer
 
-    async def batches(self) -> tuple[Batches, Exchange]:
+    async def batches(self) -> tuple[BatchMeasurements, Sample]:
         """Send the bodies; return what they took, and the answer to the first one."""
         metrics = self.watchdog.metrics
         metrics.requests_per_second()  # begins to count the CPU time of the front end
         self.tell("sending example()")
-        exchanges = await self._send(self.bodies[0], SEND_SECONDS)
+        samples = await self._send(self.bodies[0], SEND_SECONDS)
         metrics.requests_per_second()
         service = metrics.service_seconds
         worker_seconds = service.total / max(1, sum(service.counts))
@@ -171,19 +171,19 @@ class _Subject:
                 await self._send(body, 0.0)
             await Mix(self.offered, self.bodies).serve()
         mixed = self._promise(self.config.slo_latency)
-        measured = Batches(
+        measured = BatchMeasurements(
             batched=self.handshake.batched,
             split=self.watchdog.pool.split,
             batches=batches,
-            total_seconds=fmean(exchange.seconds for exchange in exchanges),
-            queue_seconds=fmean(exchange.queue_seconds for exchange in exchanges),
+            total_seconds=fmean(sample.seconds for sample in samples),
+            queue_seconds=fmean(sample.queue_seconds for sample in samples),
             worker_seconds=worker_seconds,
             requests_per_second=mixed.rate,
             batch_size=mixed.batch_size,
             uniform_requests_per_second=uniform.rate,
             enough=self._enough(),
         )
-        return measured, exchanges[-1]
+        return measured, samples[-1]
 
     def _enough(self) -> report.Promise | None:
         """A search takes seconds of CPU time, and the rate does not fall with the target: so a bisection."""
@@ -202,19 +202,19 @@ class _Subject:
             cpus=available_cpus(),
         )
 
-    async def _send(self, body: bytes, seconds: float) -> list[Exchange]:
+    async def _send(self, body: bytes, seconds: float) -> list[Sample]:
         """Send ``body`` for ``seconds``. Raises ``TrialFailed`` unless the handler serves it."""
         try:
-            exchanges = await asyncio.to_thread(send, self.port, body, seconds, 2 * self.config.exec_timeout)
+            samples = await asyncio.to_thread(send, self.port, body, seconds, 2 * self.config.exec_timeout)
         except (OSError, http.client.HTTPException) as error:
             raise TrialFailed(f"{self.handler}: its example() got no answer over HTTP: {error!r}") from error
-        last = exchanges[-1]
+        last = samples[-1]
         if last.status >= 400:
             raise TrialFailed(
                 f"{self.handler} answers its own example() with {last.status}: {last.body}\nHave example() "
                 "return a body that the handler serves, or name one by --body FILE"
             )
-        return exchanges
+        return samples
 
 
 async def _until_ready(pool: WorkerPool, handler: str) -> None:
@@ -230,24 +230,24 @@ async def _until_ready(pool: WorkerPool, handler: str) -> None:
         )
 
 
-def send(port: int, body: bytes, seconds: float, timeout: float) -> list[Exchange]:
+def send(port: int, body: bytes, seconds: float, timeout: float) -> list[Sample]:
     """POST ``body`` to this port for ``seconds``, one after the other, until an answer is an error.
 
     At least once; ``timeout`` in seconds is each answer's. Raises ``OSError`` or ``HTTPException`` for none.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    exchanges: list[Exchange] = []
+    samples: list[Sample] = []
     ends = time.monotonic() + seconds
     try:
-        while not exchanges or (time.monotonic() < ends and exchanges[-1].status < 400):
+        while not samples or (time.monotonic() < ends and samples[-1].status < 400):
             began = time.monotonic()
             connection.request("POST", "/", body)
             response = connection.getresponse()
             said = report.shown(response.read())
             took, waited = time.monotonic() - began, float(response.getheader("X-Queue-Seconds", "0"))
-            exchanges.append(
-                Exchange(response.status, response.getheader("Content-Type", ""), said, took, waited)
+            samples.append(
+                Sample(response.status, response.getheader("Content-Type", ""), said, took, waited)
             )
     finally:
         connection.close()
-    return exchanges
+    return samples

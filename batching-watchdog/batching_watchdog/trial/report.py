@@ -35,8 +35,8 @@ class Cost:
     seconds: float
 
     @property
-    def each(self) -> float:
-        """Seconds for each of them."""
+    def per_request(self) -> float:
+        """Seconds for one of them."""
         return self.seconds / self.size
 
 
@@ -52,7 +52,7 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
+class BatchMeasurements:
     """Measurements of a function that answers whole."""
 
     batched: bool
@@ -77,12 +77,12 @@ class Batches:
     @property
     def best(self) -> Cost:
         """The batch with the best throughput; of those as good, the smallest."""
-        enough = min(batch.each for batch in self.batches) / (1 - TUNING.tie)
-        return next(batch for batch in self.batches if batch.each <= enough)
+        enough = min(batch.per_request for batch in self.batches) / (1 - TUNING.tie)
+        return next(batch for batch in self.batches if batch.per_request <= enough)
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
+class StreamMeasurements:
     """Measurements of a function that streams."""
 
     slo_interval: float
@@ -133,12 +133,12 @@ class Trial:
     """Runnable processes per CPU of the machine, before the trial."""
     ignored: Sequence[str]
     """Settings without effect whose names are near those of others, as lines."""
-    measured: Batches | Streams
+    measured: BatchMeasurements | StreamMeasurements
 
     @property
     def failed(self) -> bool:
         """Whether the handler is at fault."""
-        return isinstance(self.measured, Batches) and self.measured.split
+        return isinstance(self.measured, BatchMeasurements) and self.measured.split
 
 
 def costs(model: LatencyModel) -> tuple[Cost, ...]:
@@ -163,33 +163,34 @@ def document(trial: Trial) -> dict[str, Any]:
 def lines(trial: Trial) -> Iterator[str]:
     """Yield the lines of the report."""
     measured, target = trial.measured, duration(trial.slo_latency)
-    if isinstance(measured, Streams):
+    if isinstance(measured, StreamMeasurements):
         target += f" to the first piece, {duration(measured.slo_interval)} to each further one"
-    each = "the worker" if trial.workers == 1 else f"each of {trial.workers} workers"
+    workers = "the worker" if trial.workers == 1 else f"each of {trial.workers} workers"
     share = f"{trial.slo_objective * 100:.10g}%"
     yield f"{trial.handler}, target: {share} within {target} ({trial.slo_from or 'the default'})"
     yield ""
     yield (
         f"load      import {_time(trial.import_seconds)}, load() {_time(trial.load_seconds)}; "
-        f"{trial.resident_bytes / 1e6:.0f} MB resident in {each}"
+        f"{trial.resident_bytes / 1e6:.0f} MB resident in {workers}"
     )
     yield f"example   {_lengths(trial)}, answered {trial.status} {trial.content_type}: {trial.body}"
-    if isinstance(measured, Streams):
-        yield from _streams(trial, measured, each)
+    if isinstance(measured, StreamMeasurements):
+        yield from _streams(trial, measured, workers)
     else:
-        yield from _batches(trial, measured, each)
+        yield from _batches(trial, measured, workers)
     if trial.ceiling:
         yield f"memory    for at most {trial.ceiling} at a time in a worker: more run out of it"
     yield from (f"note      {line}" for line in _notes(trial))
     yield f"next      {next_step(trial)}"
 
 
-def _batches(trial: Trial, measured: Batches, each: str) -> Iterator[str]:
+def _batches(trial: Trial, measured: BatchMeasurements, workers: str) -> Iterator[str]:
     columns, best, target = measured.batches[-SHOWN_SIZES:], measured.best, duration(trial.slo_latency)
     yield "batch of  " + "".join(f"{batch.size:>9}" for batch in columns)
     yield "takes     " + "".join(f"{_time(batch.seconds):>9}" for batch in columns)
-    yield "a request " + "".join(f"{_time(batch.each):>9}" for batch in columns)
-    yield f"best      batches of {best.size}: {_digits(1 / best.each)} requests/s in {each}, at any latency"
+    yield "a request " + "".join(f"{_time(batch.per_request):>9}" for batch in columns)
+    rate = _digits(1 / best.per_request)
+    yield f"best      batches of {best.size}: {rate} requests/s in {workers}, at any latency"
     if measured.requests_per_second > 0.0:
         rate, size = _digits(measured.requests_per_second), _digits(measured.batch_size)
         yield f"rate      {rate} requests/s within {target} from one replica, in batches of {size} or so"
@@ -205,7 +206,7 @@ def _batches(trial: Trial, measured: Batches, each: str) -> Iterator[str]:
     )
 
 
-def _streams(trial: Trial, measured: Streams, each: str) -> Iterator[str]:
+def _streams(trial: Trial, measured: StreamMeasurements, workers: str) -> Iterator[str]:
     columns, interval = measured.steps[-SHOWN_SIZES:], duration(measured.slo_interval)
     starts = {start.size: _time(start.seconds) for start in measured.starts}
     yield "streams   " + "".join(f"{step.size:>9}" for step in columns)
@@ -213,7 +214,7 @@ def _streams(trial: Trial, measured: Streams, each: str) -> Iterator[str]:
     yield "one step  " + "".join(f"{_time(step.seconds):>9}" for step in columns)
     yield f"pieces    {_digits(measured.pieces)} in a stream, the mean of {measured.streams}"
     if measured.streams_per_second > 0.0:
-        held = f"{measured.concurrency / trial.workers:.0f} streams in {each}"
+        held = f"{measured.concurrency / trial.workers:.0f} streams in {workers}"
         yield f"held      {held}, with their steps and starts within {interval}"
         yield f"rate      {_digits(measured.streams_per_second)} streams/s on time from one replica"
     else:
@@ -239,11 +240,13 @@ def next_step(trial: Trial) -> str:
     """Return the change that helps most, or the next command if none is needed."""
     measured = trial.measured
     return next(
-        _stream_steps(trial, measured) if isinstance(measured, Streams) else _batch_steps(trial, measured)
+        _stream_steps(trial, measured)
+        if isinstance(measured, StreamMeasurements)
+        else _batch_steps(trial, measured)
     )
 
 
-def _batch_steps(trial: Trial, measured: Batches) -> Iterator[str]:
+def _batch_steps(trial: Trial, measured: BatchMeasurements) -> Iterator[str]:
     """Yield the changes that help, the most urgent one first."""
     enough, first, target = measured.enough, measured.batches[0], duration(trial.slo_latency)
     advised = f"slo_latency: {duration(enough.slo_latency)}" if enough else ""
@@ -257,14 +260,14 @@ def _batch_steps(trial: Trial, measured: Batches) -> Iterator[str]:
         yield f"set {chosen} (or your own target) under environment in the stack file; nothing sets it yet"
     if enough and enough.slo_latency > trial.slo_latency:
         yield f"deploy it; with {advised} one replica would serve {_digits(enough.rate)} requests/s"
-    if measured.best.each > PAYS * first.each:
+    if measured.best.per_request > PAYS * first.per_request:
         if not measured.batched:
             yield "deploy it; define handle_batch(events, context) if the model can take several at once"
         yield "deploy it; batches hardly pay: see that handle_batch calls the model once for all its events"
     yield DEPLOY
 
 
-def _stream_steps(trial: Trial, measured: Streams) -> Iterator[str]:
+def _stream_steps(trial: Trial, measured: StreamMeasurements) -> Iterator[str]:
     first, largest, interval = measured.steps[0], measured.steps[-1], duration(measured.slo_interval)
     if measured.streams_per_second <= 0.0:
         one = first.seconds + (measured.starts[0].seconds / measured.pieces if measured.starts else 0.0)
@@ -275,7 +278,7 @@ def _stream_steps(trial: Trial, measured: Streams) -> Iterator[str]:
         yield "set slo_latency and slo_interval under environment in the stack file; nothing sets them yet"
     if measured.closed:
         yield "deploy it; with start and step in place of the generator, requests join streams that run"
-    if largest.size > 1 and largest.each > PAYS * first.each:
+    if largest.size > 1 and largest.per_request > PAYS * first.per_request:
         yield "deploy it; joining hardly pays: see that step calls the model once for all its states"
     yield DEPLOY
 

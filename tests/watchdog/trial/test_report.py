@@ -5,9 +5,9 @@ import pytest
 from batching_watchdog.engine.capacity import CpuCost
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.trial import report
-from batching_watchdog.trial.report import Batches, Cost, Promise, Streams, Trial
+from batching_watchdog.trial.report import BatchMeasurements, Cost, Promise, StreamMeasurements, Trial
 
-BATCHES = Batches(
+BATCHES = BatchMeasurements(
     batched=True,
     split=False,
     batches=(Cost(1, 0.04), Cost(2, 0.06), Cost(4, 0.1), Cost(8, 0.18)),
@@ -19,7 +19,7 @@ BATCHES = Batches(
     uniform_requests_per_second=40.0,
     enough=Promise(0.2, 40.0, 4.0),
 )
-STREAMS = Streams(
+STREAMS = StreamMeasurements(
     slo_interval=0.05,
     closed=False,
     starts=(Cost(1, 0.01), Cost(2, 0.02)),
