@@ -1,17 +1,14 @@
-/* What every request passes through, for the plain case: the request that came whole, the frame of usual size.
+/* Reads a plain request that came whole.
  *
- * Each function does what one in Python does, and answers None for all that is not plain: then that one is asked,
- * which knows every rule and has a word for every error. So nothing is refused here, and a build without a compiler
- * lacks nothing but speed. `speedups` says which is in use; tests/watchdog/test_speedups.py compares them.
+ * It returns None for every other input, and the parser's Python code, which has all rules and errors, reads that. So
+ * nothing is refused here, and a build without a compiler only costs speed. `speedups` says whether it is in use;
+ * tests/watchdog/front/test_conformance.py compares both.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdint.h>
 #include <string.h>
-
-/* The frame of `wire`: magic, kind, 3 bytes zero, count, size, seconds; little-endian. */
-enum { FRAME = 28, ITEM = 12, REQUESTS = 2, REPLIES = 3, FAILED = 1 };
 
 enum { TOKEN = 1, TARGET = 2, VALUE = 4, AUTHORITY = 8, DIGIT = 16 };
 static uint8_t kinds[256];

@@ -1,4 +1,4 @@
-"""Keeps a connection to each worker: batches out, their replies in.
+"""Keeps a connection to each worker: batches and joins out, replies and iterations in.
 
 Owns one Unix-socket connection per worker, whose state is the worker's: handshake = loaded and idle, closed =
 dead. Every error on the socket means that the worker is gone, together with its batch. It makes no decisions;
@@ -30,7 +30,7 @@ class Events(Protocol):
     def replied(
         self, connection: "Connection", batch: Batch, replies: list[Reply], spent: wire.Spent
     ) -> None:
-        """Take the replies of ``batch``, one per request in order; ``idle`` is False if another is out."""
+        """Take the replies of ``batch``, one per request in order, and what the worker spent on it."""
 
     def crashed(self, connection: "Connection", batch: Batch, crash: Crash) -> None:
         """Take the failure of ``batch`` as a whole, in place of its replies."""
