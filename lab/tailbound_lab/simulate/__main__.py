@@ -64,8 +64,10 @@ def _compare(options: argparse.Namespace) -> int:
     outcomes = _run(options, config, function, trace, settings)
     written = report.draw(outcomes, function, folder) if folder else []
     if options.json:
-        found = {"trace": trace.name, "duration": trace.duration, "requests": len(trace.arrivals)}
-        sys.stdout.write(json.dumps(found | {"outcomes": [report.as_json(each) for each in outcomes]}) + "\n")
+        described = {"trace": trace.name, "duration": trace.duration, "requests": len(trace.arrivals)}
+        sys.stdout.write(
+            json.dumps(described | {"outcomes": [report.as_json(outcome) for outcome in outcomes]}) + "\n"
+        )
         return 0
     console = Console(highlight=False)
     console.print(
@@ -222,8 +224,10 @@ def _parser() -> argparse.ArgumentParser:
         source.add_argument(flag, metavar=metavar, help=text)
     for flag, kind, default, shown, text in _OPTIONS:
         parser.add_argument(flag, type=kind, default=default, metavar=shown, help=text)
-    routing = [each.value for each in Routing]
-    parser.add_argument("--routing", choices=routing, default="random", help="choice of the replica [random]")
+    routings = [routing.value for routing in Routing]
+    parser.add_argument(
+        "--routing", choices=routings, default="random", help="choice of the replica [random]"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     return parser
 

@@ -281,10 +281,10 @@ class Job:
         edges = np.searchsorted(self.arrivals, MINUTE * np.arange(minutes + 1))
         for minute, (begin, end) in enumerate(pairwise(edges)):
             if begin < end:
-                found = latencies[begin:end]
-                violations[minute] = (found > self.setting.slo).mean()
+                minute_latencies = latencies[begin:end]
+                violations[minute] = (minute_latencies > self.setting.slo).mean()
                 # The higher of two neighbors: between a finite latency and a lost request lies no number.
-                p99 = np.quantile(found, 0.99, method="higher")
+                p99 = np.quantile(minute_latencies, 0.99, method="higher")
                 utility[minute] = min(1.0, self.setting.slo / p99)
         return violations, utility
 
@@ -316,8 +316,8 @@ def run(
         )
     first = law.first(len(counts), cap)
     jobs = [
-        Job(each, seed + number, setting, replicas)
-        for number, (each, replicas) in enumerate(zip(counts, first, strict=True))
+        Job(minutes_of_job, seed + number, setting, replicas)
+        for number, (minutes_of_job, replicas) in enumerate(zip(counts, first, strict=True))
     ]
     minutes = max(map(len, counts))
     every = round(setting.decide / setting.check)
@@ -339,17 +339,17 @@ def run(
         for job in jobs:
             job.drop_idle()
         for job in queue:
-            job.add(cap - sum(each.pods for each in jobs))
+            job.add(cap - sum(other.pods for other in jobs))
         queue = [job for job in queue if job.lacking]
         if now % 3600.0 == 0.0:
             told(tick / ticks)
     for job in jobs:
         job.advance(ticks * setting.check + MINUTE)
-    found = [job.measures(minutes) for job in jobs]
+    measures = [job.measures(minutes) for job in jobs]
     seconds = minutes * MINUTE
     return Outcome(
-        violations=float(np.mean([violations for violations, _ in found])),
-        utility=float(sum(utility.mean() for _, utility in found)),
+        violations=float(np.mean([violations for violations, _ in measures])),
+        utility=float(sum(utility.mean() for _, utility in measures)),
         replicas=(sum(job.replica_seconds - job.serving * MINUTE for job in jobs)) / seconds,
         decision_seconds=longest,
         requests=sum(len(job.arrivals) for job in jobs),

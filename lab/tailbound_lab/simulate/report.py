@@ -60,7 +60,7 @@ def table(outcomes: Sequence[Outcome], function: Function) -> Table:
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """Return an object for JSON; an infinite latency, of requests that timed out, is null."""
-    names = [each.name for each in fields(outcome) if each.name not in ("scaler", "series")]
+    names = [field.name for field in fields(outcome) if field.name not in ("scaler", "series")]
     values = {name: getattr(outcome, name) for name in names}
     finite = {name: None if value == math.inf else value for name, value in values.items()}
     replicas = [int(count) for count in outcome.series.desired]

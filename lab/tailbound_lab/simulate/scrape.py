@@ -118,7 +118,7 @@ class Scrapes:
             target.forget(now - self._keep)
             if not target.times and not target.alive:
                 del self._targets[serial]
-        alive = [each for each in self._targets.values() if each.alive and each.up and each.times]
+        alive = [target for target in self._targets.values() if target.alive and target.up and target.times]
         if not alive:
             return None
         function = self._function
@@ -156,24 +156,24 @@ class Scrapes:
 
     def peaks(self, now: float, span: float) -> list[tuple[float, float]]:
         """Return each replica's longest queue and most running requests in ``span`` seconds of scrapes."""
-        found = []
+        pairs = []
         for target in self._targets.values():
             kept, _ = _within(target.times, now - span)
             if target.alive and kept:
                 waited = max(target.queued[index] for index in kept)
                 ran = max(target.inside[index] - target.queued[index] for index in kept)
-                found.append((waited, ran))
-        return found
+                pairs.append((waited, ran))
+        return pairs
 
     def _rates(self, now: float, window: float) -> Floats | None:
         """Sum the targets' rates; None if no series has two samples in the window."""
-        found = [
+        rates = [
             rate(times, [target.counters[index] for index in kept], now, window)
             for target in self._targets.values()
             for kept, times in [_within(target.times, now - window)]
             if len(kept) > 1
         ]
-        return np.sum(found, axis=0) if found else None
+        return np.sum(rates, axis=0) if rates else None
 
     def _gateway_rate(self, now: float) -> float | None:
         kept, times = _within([time for time, _ in self._gateway], now - self._rate_window)
@@ -201,8 +201,8 @@ class Scrapes:
     def _sum(self, one: Callable[[_Target, list[int], list[float]], float], after: float) -> float | None:
         """Sum over the targets with two samples since a moment; None without such targets."""
         seen = [(target, *_within(target.times, after)) for target in self._targets.values()]
-        found = [one(target, kept, times) for target, kept, times in seen if len(kept) > 1]
-        return sum(found) if found else None
+        values = [one(target, kept, times) for target, kept, times in seen if len(kept) > 1]
+        return sum(values) if values else None
 
 
 def rate(times: Sequence[float], counters: Sequence[Floats], now: float, window: float) -> Floats:
@@ -233,8 +233,8 @@ def slope(times: Sequence[float], values: Sequence[float]) -> float:
 
 def _median(values: Iterable[float]) -> float | None:
     """Return the median of the known values; NaN is unknown."""
-    known = [value for value in values if value >= 0.0]
-    return median(known) if known else None
+    numbers = [value for value in values if value >= 0.0]
+    return median(numbers) if numbers else None
 
 
 def _slope(target: _Target, kept: list[int], times: list[float]) -> float:

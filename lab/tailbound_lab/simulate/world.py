@@ -195,10 +195,10 @@ class _World:
 
     def direct_rate(self) -> float:
         """Return the arrivals per second of the last second or three, less three standard deviations."""
-        known = [steps for steps in DIRECT_STEPS if steps <= self._index]
+        past = [steps for steps in DIRECT_STEPS if steps <= self._index]
         bounds, index = self._bounds, self._index
         return max(
-            (surely([(bounds[index] - bounds[index - steps], steps * STEP)]) for steps in known), default=0.0
+            (surely([(bounds[index] - bounds[index - steps], steps * STEP)]) for steps in past), default=0.0
         )
 
     def direct_in_flight(self) -> float:
@@ -322,7 +322,7 @@ class _World:
         self._collect([replica for _, replica in self._ready])
         self._answered.append((self._arrived, self._latencies, self._failed(self._latencies)))
         # Requests that no replica took, and those that timed out, have no latency.
-        arrived, latencies, failed = (np.concatenate(each) for each in zip(*self._answered, strict=True))
+        arrived, latencies, failed = (np.concatenate(parts) for parts in zip(*self._answered, strict=True))
         served = np.isfinite(latencies)
         arrived, latencies, failed = arrived[served], latencies[served], failed[served]
         requests = len(self._trace.arrivals)
@@ -416,12 +416,12 @@ class _World:
             lost_rows += [replica.row] * len(served.lost)
         if not answered and not lost:
             return
-        sizes = np.array([len(each.arrived) for each in answered], dtype=np.int64)
-        arrived = np.array([moment for each in answered for moment in each.arrived])
+        sizes = np.array([len(batch.arrived) for batch in answered], dtype=np.int64)
+        arrived = np.array([moment for batch in answered for moment in batch.arrived])
         begin, end, judged, row = (
             np.repeat(np.array(column), sizes)
             for column in (
-                *([getattr(each, name) for each in answered] for name in ("begin", "end", "judged")),
+                *([getattr(batch, name) for batch in answered] for name in ("begin", "end", "judged")),
                 np.array(rows, dtype=np.int64),
             )
         )

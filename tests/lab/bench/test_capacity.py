@@ -23,9 +23,11 @@ def late_share(function: Function, rate: float) -> float:
     came = list(arrivals(random, rate, begin, end))
     replica.serve(came, end)
     # The replica was nearly empty at first, and the last requests have not ended.
-    counted = [each for each in came if begin + 0.1 * (end - begin) < each <= end - function.slo_latency]
-    served = {arrived: each.end for each in replica.take().answered for arrived in each.arrived}
-    good = sum(served.get(each, end * 2) - each <= function.slo_latency + 1e-9 for each in counted)
+    counted = [
+        arrived for arrived in came if begin + 0.1 * (end - begin) < arrived <= end - function.slo_latency
+    ]
+    served = {arrived: batch.end for batch in replica.take().answered for arrived in batch.arrived}
+    good = sum(served.get(arrived, end * 2) - arrived <= function.slo_latency + 1e-9 for arrived in counted)
     return 1.0 - good / len(counted)
 
 

@@ -78,11 +78,11 @@ def counts(scaler, *polls):
     ids=["up and down", "at the threshold", "a larger step"],
 )
 def test_openfaas_steps_with_each_notification(rates, factor, changes):
-    scaler, count, found = OpenFaas(Bounds(1, 5), OpenFaasRule(factor=factor)), 1, []
+    scaler, count, changed = OpenFaas(Bounds(1, 5), OpenFaasRule(factor=factor)), 1, []
     for now, rate in enumerate(rates):
         before, count = count, scaler.scale(Seen(count, successes=rate), float(now))
-        found += [(now, count)] if count != before else []
-    assert found == changes
+        changed += [(now, count)] if count != before else []
+    assert changed == changes
 
 
 A, AB, NONE = frozenset("a"), frozenset("ab"), frozenset()
@@ -226,11 +226,11 @@ def test_llmd_slo_takes_the_larger_saturation_and_its_hpa_doubles_each_minute_an
     scaler = LlmdSlo(TWENTY, LlmdSloSettings(), STREAMS)
 
     def polls(begin, end, count, **pieces):
-        found = []
+        counts = []
         for now in range(begin, end, 15):
             count = scaler.scale(Seen(count, **pieces), float(now))
-            found.append(count)
-        return found
+            counts.append(count)
+        return counts
 
     late = {"firsts": [1.0] * 8 + [9.0] * 2, "gaps": [0.01]}
     assert polls(0, 105, 3, **late) == [3, 3, 7, 7, 7, 7, 14]

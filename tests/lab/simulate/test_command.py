@@ -27,10 +27,10 @@ def outcomes(simulate):
 
 
 def test_default_compares_ours_five_baselines_and_the_oracle_on_the_same_requests(outcomes):
-    found = outcomes(*SHORT)
-    assert tuple(each["policy"] for each in found) == DEFAULT_POLICIES
-    assert len({each["requests"] for each in found}) == 1
-    assert all(len(each["replicas"]) == 60 for each in found)
+    played = outcomes(*SHORT)
+    assert tuple(outcome["policy"] for outcome in played) == DEFAULT_POLICIES
+    assert len({outcome["requests"] for outcome in played}) == 1
+    assert all(len(outcome["replicas"]) == 60 for outcome in played)
 
 
 def test_table_fits_80_columns_whatever_is_in_it_and_plots_are_written(simulate, monkeypatch, tmp_path):
@@ -56,8 +56,8 @@ def test_table_fits_80_columns_whatever_is_in_it_and_plots_are_written(simulate,
 )
 def test_function_is_as_the_flags_say(outcomes, flags, p50):
     replicas = ("--replicas", "9", "--max-replicas", "9", "--min-replicas", "9")
-    (found,) = outcomes(*SHORT, "--rate", "5", *flags, *replicas, "--policies", "slo")
-    assert found["p50"] == pytest.approx(p50)
+    (outcome,) = outcomes(*SHORT, "--rate", "5", *flags, *replicas, "--policies", "slo")
+    assert outcome["p50"] == pytest.approx(p50)
 
 
 def test_target_and_configuration_say_how_ours_scales(outcomes, tmp_path):
@@ -67,8 +67,8 @@ def test_target_and_configuration_say_how_ours_scales(outcomes, tmp_path):
         "functions: {f.openfaas-fn: {min_replicas: 7, max_replicas: 8}}\n"
     )
     words = ("--config", str(file), "--function", "f.openfaas-fn", "--policies", "proportional:0.5,kpa:4")
-    assert [set(each["replicas"]) for each in outcomes(*SHORT, *words)] == [{7}, {7}]
-    few, many = (each["max_replicas"] for each in outcomes(*SHORT, "--policies", "kpa:100,kpa:0.5"))
+    assert [set(outcome["replicas"]) for outcome in outcomes(*SHORT, *words)] == [{7}, {7}]
+    few, many = (outcome["max_replicas"] for outcome in outcomes(*SHORT, "--policies", "kpa:100,kpa:0.5"))
     assert few < many
 
 

@@ -59,4 +59,4 @@ def test_a_real_prometheus_gives_the_rate_that_it_scraped(tmp_path):
             except SimulationError:
                 return None
 
-        until(lambda: (found := trace()) is not None and 50.0 < found.rate < 150.0, "the rate is seen")
+        until(lambda: (recorded := trace()) is not None and 50.0 < recorded.rate < 150.0, "the rate is seen")

@@ -15,12 +15,12 @@ FUNCTION = Function(Service.affine(0.02, 0.01, 8), slo_latency=0.2)
 
 def served(replica):
     """(end, arrivals) of each batch."""
-    return [(each.end, each.arrived) for each in replica.served.answered]
+    return [(batch.end, batch.arrived) for batch in replica.served.answered]
 
 
 def order(replica):
     """Arrivals in the order of service."""
-    return [arrived for each in replica.served.answered for arrived in each.arrived]
+    return [arrived for batch in replica.served.answered for arrived in batch.arrived]
 
 
 def poisson(rate, seconds, seed):
@@ -76,7 +76,7 @@ def test_every_request_is_served_once_or_lost_however_time_is_cut_up(rate, seed,
     whole.serve(list(arrivals), math.inf)
     assert len(order(whole)) + len(whole.served.lost) == len(arrivals)
     assert set(order(whole)) <= set(arrivals)
-    assert all(1 <= len(each.arrived) <= 8 for each in whole.served.answered)
+    assert all(1 <= len(batch.arrived) <= 8 for batch in whole.served.answered)
     assert whole.inside(math.inf) == 0
     for cut in [*cuts, math.inf]:
         now = [arrival for arrival in arrivals if arrival < cut]

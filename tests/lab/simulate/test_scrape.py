@@ -87,8 +87,8 @@ def test_capacity_and_concurrency_are_the_median_replicas_once_they_are_known():
     for target, steady in enumerate((Steady(nan, nan), Steady(2.0, 20.0), Steady(4.0, 40.0))):
         scrapes.record(target, 0.0, np.zeros(scrapes.columns), inside=0.0, queued=0.0, steady=steady)
         seen = scrapes.observe(1.0)
-        known = [(None, None), (2.0, 20.0), (3.0, 30.0)]
-        assert (seen.capacity, seen.concurrency) == known[target]
+        expected = [(None, None), (2.0, 20.0), (3.0, 30.0)]
+        assert (seen.capacity, seen.concurrency) == expected[target]
 
 
 def test_rate_now_is_of_the_newest_scrapes():

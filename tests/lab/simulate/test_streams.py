@@ -21,7 +21,7 @@ def replica(streaming=STREAMING, **changes):
 
 def order(replica):
     """Arrivals in the order in which streams ended."""
-    return [arrived for each in replica.served.answered for arrived in each.arrived]
+    return [arrived for stream in replica.served.answered for arrived in stream.arrived]
 
 
 def test_stream_is_started_and_gets_a_piece_with_each_step():

@@ -117,7 +117,7 @@ def test_fleet_below_its_capacity_meets_the_slo_and_at_twice_that_keeps_half(loa
 def test_least_loaded_routing_loses_less_than_random():
     trace = steady(4 * FUNCTION.capacity, 120)
     functions = [replace(FUNCTION, routing=routing) for routing in (Routing.RANDOM, Routing.LEAST_LOADED)]
-    random, least = (run(trace, each, Plan({}), Settings(replicas=4)) for each in functions)
+    random, least = (run(trace, function, Plan({}), Settings(replicas=4)) for function in functions)
     assert least.attainment > random.attainment
 
 
@@ -158,9 +158,9 @@ def test_fleet_that_streams_meets_the_slo_below_its_capacity_and_not_at_twice_th
 
 def test_slo_policy_meets_the_objective_where_the_oracle_does_without_a_reversal():
     trace = traces.generate("ramp", 60.0, 300)
-    known = run(trace, FUNCTION, Oracle(trace, FUNCTION, 0.8, Bounds(1, 20)))
+    oracle = run(trace, FUNCTION, Oracle(trace, FUNCTION, 0.8, Bounds(1, 20)))
     outcome = run(trace, FUNCTION, ours())
-    assert min(known.attainment, outcome.attainment) >= 0.99
+    assert min(oracle.attainment, outcome.attainment) >= 0.99
     assert (outcome.reversals, outcome.max_replicas > 3) == (0, True)
 
 

@@ -67,17 +67,17 @@ def test_lengths_that_a_model_pads_are_told_apart_with_nothing_set():
 CLASSES = [Part(1.0, budget=0.1 * wider, slo_class=f"{wider}") for wider in (1, 3, 10)]
 
 
-@pytest.mark.parametrize(("fixed", "each", "workers", "rate"), [(10, 2, 2, 800), (8, 0.5, 1, 1500)])
+@pytest.mark.parametrize(("fixed", "per_request", "workers", "rate"), [(10, 2, 2, 800), (8, 0.5, 1, 1500)])
 def test_classes_meet_their_targets_at_capacity_and_the_widest_is_not_starved_at_twice_that(
-    fixed, each, workers, rate
+    fixed, per_request, workers, rate
 ):
     simulation = Simulation(
-        lambda size: (fixed + each * size) / 1000, workers=workers, mix=CLASSES, max_inflight=4096
+        lambda size: (fixed + per_request * size) / 1000, workers=workers, mix=CLASSES, max_inflight=4096
     )
     simulation.run(rate / 3, 6)
     grown = simulation.now + 2  # to the batches of this rate
     outcome = simulation.run(rate, 8)
-    assert [outcome.attainment(grown, slo_class=each.slo_class) > 0.99 for each in CLASSES] == [True] * 3
+    assert [outcome.attainment(grown, slo_class=part.slo_class) > 0.99 for part in CLASSES] == [True] * 3
     assert simulation.run(2 * rate, 6).attainment(slo_class="10") > 0.75
 
 
@@ -138,7 +138,7 @@ BAD = Part(0.005, bad=True)
 def test_inputs_that_raise_cost_the_others_little():
     simulation = Simulation(accelerator, workers=1, mix=[Part(1.0), BAD])
     simulation.fault = lambda _, worker, batch: (
-        ("raised", 0.0) if any(each.client.bad for each in batch) else None
+        ("raised", 0.0) if any(request.client.bad for request in batch) else None
     )
     outcome = simulation.run(1005, 12)
     assert outcome.attainment() >= 0.95
@@ -148,7 +148,7 @@ def test_inputs_that_raise_cost_the_others_little():
 def test_inputs_that_kill_their_worker_cost_the_others_little():
     simulation = Simulation(accelerator, mix=[Part(1.0), Part(0.5 / 600, bad=True)])
     simulation.fault = lambda _, worker, batch: (
-        ("died", 0.0) if any(each.client.bad for each in batch) else None
+        ("died", 0.0) if any(request.client.bad for request in batch) else None
     )
     outcome = simulation.run(600, 20)
     assert outcome.attainment() >= 0.93
