@@ -14,6 +14,7 @@ from typing import Any, Final
 from kubernetes.utils.quantity import parse_quantity
 
 from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.kube import METRICS_PORTS
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer, Key
 
@@ -28,10 +29,8 @@ REVISION: Final = "serving.knative.dev/revision"
 SERVICE_LABELS: Final = ("serving.knative.dev/service", "serving.knative.dev/configuration", REVISION)
 """Knative's labels with the name of the function; other functions have their Deployment's name."""
 
-METRICS_PORTS: Final = ("tailbound.dev/metrics-port", "prometheus.io/port")
-"""Annotations with the port of the watchdog's metrics."""
 METRICS_PORT: Final = "8081"
-"""Its default."""
+"""Default port of the watchdog's metrics."""
 
 LONGEST_REASON: Final = 300
 """Characters kept of the scheduler's message, which counts nodes by the missing resource."""

@@ -27,6 +27,7 @@ from slo_autoscaler.errors import (
     PlatformError,
     UnreachableError,
 )
+from slo_autoscaler.kube import BOOST
 from slo_autoscaler.kube.client import Document, KubeApi, Resource, version_of
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop
@@ -34,9 +35,6 @@ from slo_autoscaler.kube.pods import PODS, SERVICE_LABELS
 from slo_autoscaler.kube.resize_rules import NOMINAL, Cpu, CpuBoost, Patch, Pod, Range, Template, plan, ranges
 
 logger = logging.getLogger(__name__)
-
-LABEL: Final = "tailbound.dev/boost"
-"""Label of the pods that may be boosted. Its value is the maximum factor; empty: the configuration's."""
 
 REPLICA_SETS: Final = Resource("apps/v1", "replicasets")
 ACCESS_REVIEWS: Final = Resource("authorization.k8s.io/v1", "selfsubjectaccessreviews")
@@ -167,12 +165,12 @@ class Resizer:
                 logger.log(level, "boost: no pod can be boosted: %s", missing)
             self._missing = missing
             if not missing:
-                logger.info("boost: may resize the pods with the label %s", LABEL)
+                logger.info("boost: may resize the pods with the label %s", BOOST)
                 watch = partial(
                     Informer,
                     self._api,
                     namespaces=self._namespaces,
-                    query={"labelSelector": LABEL},
+                    query={"labelSelector": BOOST},
                     resync=RESYNC_SECONDS,
                     changed=self._loop.wake,
                 )
@@ -277,7 +275,7 @@ def template_of(document: Document) -> Template | None:
     name = next((labels[each] for each in SERVICE_LABELS if labels.get(each)), deployment)
     first, *_ = [each for each in containers if PORT in _ports(each)] or containers
     policies = first.get("resizePolicy") or ()
-    text = labels.get(LABEL, "")
+    text = labels.get(BOOST, "")
     most = _factor(text)
     return Template(
         function_name=f"{name}.{document['metadata']['namespace']}",
@@ -285,7 +283,7 @@ def template_of(document: Document) -> Template | None:
         nominal=_cpu(first),
         restarts={"resourceName": "cpu", "restartPolicy": "RestartContainer"} in policies,
         most=most,
-        fault="" if most or not text else f"label {LABEL}: {text!r} must be a number of at least 1, or empty",
+        fault="" if most or not text else f"label {BOOST}: {text!r} must be a number of at least 1, or empty",
     )
 
 

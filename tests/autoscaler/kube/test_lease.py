@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from slo_autoscaler.errors import NotFoundError
-from slo_autoscaler.kube.lease import LEASES, PAUSED, Identity, LeaseLeader
+from slo_autoscaler.kube import PAUSED
+from slo_autoscaler.kube.lease import LEASES, Identity, LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from support import doubles
 from support.cluster import delete, on_double

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.errors import UnreadableError
+from slo_autoscaler.platforms.keys import HOLD, SCHEDULE
 from slo_autoscaler.platforms.knative.allocation import (
-    HOLD,
     KPA,
-    SCHEDULE,
     UNROUTED,
     Defaults,
     Revision,
@@ -143,7 +142,7 @@ def test_annotations_of_a_route_are_those_of_its_revisions():
 
 @pytest.mark.parametrize(("key", "text"), [("schedule", "[1]"), ("hold", "until: later")])
 def test_scale_wrong_annotation_is_unreadable_with_its_count(key, text):
-    main = a_revision(share=Share(1.0, 1.0, **{key: text}), replicas=3)
+    main = a_revision(share=Share(1.0, 1.0, ((f"annotation tailbound.dev/{key}", text),)), replicas=3)
     with pytest.raises(UnreadableError, match=rf"tabular.default: annotation tailbound.dev/{key}") as caught:
         scale_of(main, None, Modes())
     assert caught.value.replicas == 3

@@ -9,11 +9,10 @@ from slo_autoscaler.kube.client import Resource
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE
+from slo_autoscaler.platforms.keys import MIN_REPLICAS, MODE
 from slo_autoscaler.platforms.kubernetes import (
     AUTOSCALERS,
     DEPLOYMENTS,
-    MIN_REPLICAS,
-    MODE,
     Deployment,
     Kubernetes,
     write_hold,

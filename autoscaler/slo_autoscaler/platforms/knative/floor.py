@@ -16,9 +16,9 @@ from slo_autoscaler.kube.events import Events
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.platforms.keys import FLOOR_APPLIED, MODE, OUR_CLASS
 from slo_autoscaler.platforms.knative import Settings, minimum
 from slo_autoscaler.platforms.knative.allocation import (
-    MODE,
     UNROUTED,
     Json,
     Key,
@@ -51,7 +51,6 @@ from slo_autoscaler.platforms.knative.objects import (
     watchdogs_of,
     with_shortages,
 )
-from slo_autoscaler.platforms.knative.status import CLASS
 from slo_autoscaler.spec import Modes
 
 logger = logging.getLogger(__name__)
@@ -181,8 +180,8 @@ class Floor:
         functions: dict[str, list[Revision]] = {}
         for each in revisions:
             share = routed.get(key_of(each), UNROUTED)
-            ours = share.mode is not None or annotation(each, minimum.APPLIED) is not None
-            if ours and class_of(each, defaults) != CLASS:
+            ours = share.mode is not None or annotation(each, FLOOR_APPLIED) is not None
+            if ours and class_of(each, defaults) != OUR_CLASS:
                 name = f"{service_of(each)}.{key_of(each)[0]}"
                 floored = share.mode is not None and is_scaled(name, share, self._modes)
                 revision = minimum.revision_of(each, share, defaults, floored=floored)
@@ -217,7 +216,7 @@ class Floor:
     def _write(self, key: Key, change: dict[str, Any]) -> None:
         answer = self._api.patch(REVISIONS.path(*key), change, patient=False)
         self._revisions.wrote(key, version_of(answer), strip_revision(answer))
-        floor = change["metadata"]["annotations"].get(minimum.APPLIED)
+        floor = change["metadata"]["annotations"].get(FLOOR_APPLIED)
         logger.info("%s/%s: %s", *key, f"floor {floor}" if floor else "min-scale is the user's own again")
 
 

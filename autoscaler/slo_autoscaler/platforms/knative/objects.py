@@ -18,11 +18,11 @@ from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer
 from slo_autoscaler.kube.pods import PODS, REVISION, WITHOUT_NODE, Unschedulable, Watchdogs, shortages
 from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms.keys import HOLD
 from slo_autoscaler.platforms.knative import Settings
 from slo_autoscaler.platforms.knative.allocation import (
     CONFIG_MAP,
     CONFIG_NAMESPACE,
-    HOLD,
     Defaults,
     Json,
     Key,

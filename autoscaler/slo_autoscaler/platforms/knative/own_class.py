@@ -21,6 +21,7 @@ from slo_autoscaler.kube.events import Events
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.platforms.keys import OUR_CLASS
 from slo_autoscaler.platforms.knative import Settings, status
 from slo_autoscaler.platforms.knative.allocation import (
     SERVING,
@@ -219,7 +220,7 @@ class OwnClass:
         routes = routes_of(self._routes, autoscalers)
         members = self._grouped(autoscalers, routes, self._services.get, self._deployments.get)
         if not members:
-            raise FunctionGoneError(f"{function_name}: no revision of the class {status.CLASS}")
+            raise FunctionGoneError(f"{function_name}: no revision of the class {OUR_CLASS}")
         return members[function_name]
 
     def _wait(self) -> None:
@@ -240,7 +241,7 @@ class OwnClass:
         functions: dict[str, list[_Member]] = {}
         for autoscaler in autoscalers:
             key = key_of(autoscaler)
-            if class_of(autoscaler, defaults) != status.CLASS:
+            if class_of(autoscaler, defaults) != OUR_CLASS:
                 continue
             if autoscaler["metadata"].get("deletionTimestamp") is not None:
                 continue

@@ -28,9 +28,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from slo_autoscaler.fields import parse_duration
+from slo_autoscaler.platforms.keys import AUTOSCALING, DEADLINE, OUR_CLASS, RETENTION
 from slo_autoscaler.platforms.knative.allocation import (
-    AUTOSCALING,
-    SERVING,
     UNROUTED,
     Defaults,
     Json,
@@ -45,9 +44,6 @@ from slo_autoscaler.platforms.knative.allocation import (
     min_scale,
     service_of,
 )
-
-CLASS: Final = "slo.tailbound.dev"
-"""The value of autoscaling.knative.dev/class. Knative refuses unknown ones under knative.dev."""
 
 ACTIVE: Final = "Active"
 INITIALIZED: Final = "ScaleTargetInitialized"
@@ -96,7 +92,8 @@ SERVICE_NOT_CREATED: Final = Condition(
 ZERO_REFUSED: Final = Condition(
     "False",
     "NotSupported",
-    f"The class {CLASS} keeps a replica of every revision that is routed: nothing would wake it from zero.",
+    f"The class {OUR_CLASS} keeps a replica of every revision that is routed:"
+    " nothing would wake it from zero.",
     "Info",
 )
 
@@ -157,7 +154,7 @@ def inactivity(
         return TIMED_OUT
     waiting = condition(pa, INITIALIZED)
     since = _seconds(waiting.get("lastTransitionTime"))
-    own = _duration(annotation(pa, SERVING + "progress-deadline"))
+    own = _duration(annotation(pa, DEADLINE))
     deadline = PROGRESS_DEADLINE if own is None else own
     late = since is not None and now - since > deadline + DIAGNOSIS
     return TIMED_OUT if reach == "Unreachable" and _says(waiting, "Unknown") and late else None
@@ -177,7 +174,7 @@ def may_go(pa: Json, service: Json | None, defaults: Defaults, now: float) -> bo
     proxied = service is not None and service.get("spec", {}).get("mode") == "Proxy"
     if active.get("reason") != NO_TRAFFIC.reason or since is None or not proxied:
         return False
-    kept = annotation(pa, AUTOSCALING + "scale-to-zero-pod-retention-period")
+    kept = annotation(pa, RETENTION)
     return now - since >= max(defaults.grace_period, _duration(kept) or 0.0)
 
 
