@@ -180,6 +180,21 @@ def test_plan_divides_a_count(revisions, wanted, main, counts):
     assert plan(revisions, wanted) == {each.key: count for each, count in zip(revisions, counts, strict=True)}
 
 
+@pytest.mark.parametrize(
+    ("lesser", "greater"),
+    [
+        ({"inactive": True, "share": Share(1.0, 1.0)}, {"share": Share(0.1, 0.1)}),
+        ({"inactive": True}, {"inactive": False, "started": False, "share": UNROUTED}),
+        ({"started": False, "share": Share(None, 1.0)}, {"share": Share(0.1, None)}),
+        ({"share": Share(0.4, None), "generation": 9}, {"share": Share(0.6, None)}),
+        ({"generation": 9, "name": "tabular-z"}, {"generation": 10, "name": "tabular-a"}),
+    ],
+)
+def test_main_is_active_then_started_then_has_most_traffic_then_is_newest(lesser, greater):
+    one, other = a_revision(**lesser), a_revision(**greater)
+    assert main_of([one, other]) == main_of([other, one]) == other
+
+
 @pytest.mark.parametrize(("whole", "share", "part"), [(100, 0.07, 7), (15, 0.1, 2), (15, 0.0, 0)])
 def test_a_share_is_rounded_up_but_not_for_what_floats_are(whole, share, part):
     assert replicas_for_share(whole, share) == part

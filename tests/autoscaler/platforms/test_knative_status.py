@@ -206,6 +206,13 @@ def test_revision_that_is_left_behind_where_zero_is_forbidden_keeps_one_replica(
     assert says(status(pa, None, left, target=1, inactive=None, now=NOW), "ScaleToZero") == (None, "")
 
 
+def test_revision_of_a_deployment_without_a_count_has_the_one_that_kubernetes_gives_it():
+    bare = revision_of(OLD, {"spec": {}}, ROUTED, Defaults(), inactive=False)
+    assert (bare.replicas, bare.ready) == (1, 0)
+    zero = revision_of(OLD, {"spec": {"replicas": 0}}, ROUTED, Defaults(), inactive=False)
+    assert zero.replicas == 0
+
+
 RETENTION = "autoscaling.knative.dev/scale-to-zero-pod-retention-period"
 
 

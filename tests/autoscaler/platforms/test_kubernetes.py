@@ -171,6 +171,13 @@ def test_scaler_is_the_client_that_owns_the_count_by_the_scale_subresource(entri
     assert Deployment.of(document).scaler == scaler
 
 
+def test_deployment_without_a_count_has_the_one_that_kubernetes_gives_it():
+    document = a_deployment(mode="")
+    del document["spec"]["replicas"]
+    assert Deployment.of(document).desired == 1
+    assert Deployment.of(a_deployment(replicas=0, mode="")).desired == 0
+
+
 def test_another_autoscaler_on_the_same_deployment_is_an_error_where_we_would_act(platform, shop):
     other = shop.deploy("ours", mode="")
     shop.hpa("for-a-set", "StatefulSet")
@@ -197,6 +204,12 @@ def test_replicas_without_a_node_are_counted_until_they_have_one(api, platform, 
     for pod in pods:
         api.put("v1", "pods", {"metadata": pod["metadata"], "spec": {"nodeName": "node-1"}})
     until(lambda: platform.scales()[shop.web] == shop.scale, "they have a node")
+
+
+@on_double
+def test_without_the_right_to_see_pods_those_without_a_node_are_unknown(api, connect, shop):
+    api.faults["GET /api/v1/namespaces"] = doubles.status(403)
+    assert connect().scales()[shop.web].unschedulable is None
 
 
 @on_double
