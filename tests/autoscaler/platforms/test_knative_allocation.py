@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.errors import UnreadableError
-from slo_autoscaler.platforms.keys import HOLD, SCHEDULE
+from slo_autoscaler.platforms.keys import HOLD, MODE, SCHEDULE
 from slo_autoscaler.platforms.knative.allocation import (
     KPA,
     UNROUTED,
@@ -15,7 +15,9 @@ from slo_autoscaler.platforms.knative.allocation import (
     Revision,
     Share,
     class_of,
+    defaults_of,
     initial_scale,
+    is_scaled,
     main_of,
     max_scale,
     min_scale,
@@ -23,6 +25,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     plan,
     replicas_for_share,
     scale_of,
+    service_of,
     shares,
 )
 from slo_autoscaler.spec import Modes
@@ -91,6 +94,54 @@ def test_class_and_bounds_are_those_of_the_annotations_else_the_clusters(it, def
     assert class_of(it, defaults) == (own or defaults.class_name)
 
 
+@pytest.mark.parametrize(
+    ("data", "defaults"),
+    [
+        ({}, Defaults()),
+        ({"min-scale": "2", "max-scale": "0", "initial-scale": "0"}, Defaults(KPA, 2, 0, 0)),
+        ({"min-scale": "-1", "scale-to-zero-grace-period": "soon"}, Defaults()),
+        ({"scale-to-zero-grace-period": "1m"}, Defaults(grace_period=60.0)),
+        ({"enable-scale-to-zero": "False"}, Defaults(scale_to_zero=False)),
+        ({"pod-autoscaler-class": "slo.tailbound.dev"}, Defaults(class_name="slo.tailbound.dev")),
+    ],
+)
+def test_defaults_of_the_cluster_are_those_of_its_config_map(data, defaults):
+    assert defaults_of({"data": data}) == defaults
+
+
+@pytest.mark.parametrize(
+    ("labels", "service"),
+    [
+        ({"service": "s", "configuration": "c", "revision": "r"}, "s"),
+        ({"service": "", "configuration": "c", "revision": "r"}, "c"),
+        ({"revision": "r"}, "r"),
+        ({}, "tabular-00001"),
+    ],
+)
+def test_service_of_a_revision_is_the_nearest_that_its_labels_name(labels, service):
+    assert service_of(an_object(labels={SERVING + key: name for key, name in labels.items()})) == service
+
+
+def test_newest_revision_is_of_the_highest_generation_in_any_order():
+    revisions = [
+        an_object(
+            f"t-{number}", {f"{SERVING}configuration": "t", f"{SERVING}configurationGeneration": number}
+        )
+        for number in ("9", "10", "2")
+    ]
+    assert newest(revisions) == newest(revisions[::-1]) == {("default", "t"): "t-10"}
+
+
+def test_is_scaled_stays_so_with_a_wrong_label():
+    modes = ["active", "", "shadow", "actve", None]
+    shares_ = [Share(1.0, 1.0, () if mode is None else ((f"label {MODE}", mode),)) for mode in modes]
+    assert [is_scaled("f.ns", share, Modes()) for share in shares_] == [True, True, False, True, True]
+
+
+def test_scale_of_a_revision_without_a_minimum_leaves_it_to_the_configuration():
+    assert [scale_of(a_revision(least=least), None, Modes()).min for least in (0, 1)] == [None, 1]
+
+
 # What routes say
 
 BROKEN = [None, {}, {"traffic": None}, {"traffic": [{}]}, {"traffic": [{"percent": 5}]}]
@@ -113,6 +164,8 @@ def named(revision, percent=None, **more):
             [a_route(status=[named("a", 50), named("a", 25, tag="stable"), named("c", tag="candidate")])],
             {"a": Share(0.75, None), "c": Share(0.0, None)},
         ),
+        # More than all is all.
+        ([a_route(status=[named("a", 100), named("a", 100)])], {"a": Share(1.0, None)}),
         # The largest share of several routes counts.
         (
             [a_route(status=[named("a", 10)]), a_route([named("a", 5)], [named("a", 70)])],

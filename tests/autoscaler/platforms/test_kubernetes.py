@@ -258,6 +258,17 @@ def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(platf
     assert shop.replicas() == 7
 
 
+def test_scale_has_the_platforms_maximum_of_every_function(connect, shop):
+    assert connect(cap=3).scales()[shop.web].cap == 3
+
+
+def test_set_scale_to_the_present_count_is_no_event(platform, shop):
+    decide(platform, shop.web, 2)
+    decide(platform, shop.web, 3)
+    until(shop.events, "an event is there")
+    assert [each["message"] for each in shop.events()] == ["Scaled replicas from 2 to 3"]
+
+
 def test_nothing_is_scaled_to_zero(platform, shop):
     with pytest.raises(PlatformError, match="nothing wakes a Deployment from zero"):
         decide(platform, shop.web, 0)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreadableError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.keys import (
@@ -129,6 +129,18 @@ def test_basic_auth_comes_from_the_files_and_its_lack_is_named(connect, gateway,
 # Faults
 
 
+def test_scales_unreadable_function_is_an_error_with_its_count(platform, gateway):
+    gateway.faults["GET"] = doubles.status(200, b'[{"name": "x", "replicas": 3, "availableReplicas": -1}]')
+    error = platform.scales()["x.openfaas-fn"]
+    assert isinstance(error, UnreadableError)
+    assert error.replicas == 3
+
+
+def test_scales_function_is_in_the_namespace_that_the_gateway_names(platform, gateway):
+    gateway.faults["GET"] = doubles.status(200, b'[{"name": "x", "namespace": "other", "replicas": 3}]')
+    assert set(platform.scales()) == {"x.other"}
+
+
 def one(platform):
     return platform.scale("vision.openfaas-fn")
 
@@ -149,6 +161,7 @@ def write(platform):
         (one, doubles.garbage, "not JSON: '<html>"),
         (one, doubles.status(200, b"[]"), "the status is not an object"),
         (one, doubles.status(200, b'{"replicas": -1}'), "replicas -1 must be a whole number"),
+        (one, doubles.status(200, b'{"replicas": true}'), "replicas True must be a whole number"),
         (one, doubles.status(200, b'{"availableReplicas": "2"}'), "availableReplicas '2' must be a whole"),
         (every, doubles.status(200, b"null"), "not a list"),
         (every, doubles.status(200, b"[{}]"), "no name"),
