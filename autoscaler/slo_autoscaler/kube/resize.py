@@ -125,8 +125,8 @@ class Resizer:
             with suppress(PlatformError):
                 self.reconcile()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for each in self._watched or ():
-            each.close()
+        for informer in self._watched or ():
+            informer.close()
         self._api.close()
 
     def reconcile(self) -> float:
@@ -144,15 +144,15 @@ class Resizer:
         with self._writing:
             now = time.monotonic()
             self._refused = {
-                key: each for key, each in self._refused.items() if key in pods and each.until > now
+                key: refusal for key, refusal in self._refused.items() if key in pods and refusal.until > now
             }
-            limits = {key: each.limit for key, each in self._refused.items()}
+            limits = {key: refusal.limit for key, refusal in self._refused.items()}
             boosts = dict.fromkeys(self._boosts, NOMINAL) if self._closed else self._boosts
-            found = plan(pods, templates, boosts, limits)
+            planned = plan(pods, templates, boosts, limits)
             try:
-                self._write(found.patches, watched[0])
+                self._write(planned.patches, watched[0])
             finally:
-                self._log(found.obstacles)
+                self._log(planned.obstacles)
         return MAX_WAIT_SECONDS
 
     def _watch(self) -> tuple[Informer[Pod], Informer[Template]] | None:
@@ -175,13 +175,13 @@ class Resizer:
                     changed=self._loop.wake,
                 )
                 self._watched = watch(PODS, transform=pod_of), watch(REPLICA_SETS, transform=template_of)
-                for each in self._watched:
-                    each.wait(self._api.timeout)
+                for informer in self._watched:
+                    informer.wait(self._api.timeout)
         return self._watched
 
     def _missing_right(self) -> str:
         """Return why no pod can be resized; empty: they can. Raises ``PlatformError``."""
-        offered = {each.get("name") for each in self._api.get("/api/v1").get("resources") or ()}
+        offered = {resource.get("name") for resource in self._api.get("/api/v1").get("resources") or ()}
         if "pods/resize" not in offered:
             return "the cluster does not offer pods/resize, which needs Kubernetes 1.33 or later"
         for namespace in self._namespaces or ("",):
@@ -233,7 +233,7 @@ class Resizer:
 
     def _log(self, obstacles: Mapping[str, str]) -> None:
         """Log the begin and the end of a function's refusals, and each obstacle once."""
-        refusals = {each.function_name: each.why for each in self._refused.values()}
+        refusals = {refusal.function_name: refusal.why for refusal in self._refused.values()}
         for name in sorted(refusals.keys() - self._logged):
             logger.warning(
                 "%s: boost: refused: %s; tried again in %g s", name, refusals[name], BACKOFF_SECONDS
@@ -244,7 +244,9 @@ class Resizer:
         for name, obstacle in obstacles.items():
             if self._obstacles.get(name) != obstacle:
                 logger.warning("%s: boost: not possible: %s", name, obstacle)
-        self._obstacles = {name: each for name, each in self._obstacles.items() if name in self._ranges}
+        self._obstacles = {
+            name: obstacle for name, obstacle in self._obstacles.items() if name in self._ranges
+        }
         self._obstacles |= obstacles
 
 
@@ -254,11 +256,11 @@ def pod_of(document: Document) -> Pod | None:
     owner = _owner(document, "ReplicaSet")
     if owner is None or status.get("phase") != "Running" or "deletionTimestamp" in metadata:
         return None
-    conditions = {each.get("type"): each for each in status.get("conditions") or ()}
+    conditions = {condition.get("type"): condition for condition in status.get("conditions") or ()}
     containers = (document.get("spec") or {}).get("containers") or ()
     return Pod(
         template=(metadata["namespace"], owner),
-        containers={each["name"]: _cpu(each) for each in containers},
+        containers={container["name"]: _cpu(container) for container in containers},
         guaranteed=status.get("qosClass") == "Guaranteed",
         serving=conditions.get("Ready", {}).get("status") == "True",
         refusal=_refusal(conditions),
@@ -272,8 +274,8 @@ def template_of(document: Document) -> Template | None:
     containers = document["spec"]["template"]["spec"]["containers"]
     if deployment is None:
         return None
-    name = next((labels[each] for each in SERVICE_LABELS if labels.get(each)), deployment)
-    first, *_ = [each for each in containers if PORT in _ports(each)] or containers
+    name = next((labels[key] for key in SERVICE_LABELS if labels.get(key)), deployment)
+    first, *_ = [container for container in containers if PORT in _ports(container)] or containers
     policies = first.get("resizePolicy") or ()
     text = labels.get(BOOST, "")
     most = _factor(text)
@@ -298,26 +300,28 @@ def body_of(patch: Patch) -> dict[str, Any]:
 def _refusal(conditions: Mapping[str, Document]) -> str:
     """Return the kubelet's reason and message for a resize that it has not applied (KEP-1287)."""
     pending, under_way = conditions.get("PodResizePending"), conditions.get("PodResizeInProgress", {})
-    found = under_way if pending is None and under_way.get("reason") == "Error" else pending
-    if found is None or found.get("status") != "True":
+    condition = under_way if pending is None and under_way.get("reason") == "Error" else pending
+    if condition is None or condition.get("status") != "True":
         return ""
-    return f"{found['type']} {found.get('reason', '')}: {found.get('message', '')}"
+    return f"{condition['type']} {condition.get('reason', '')}: {condition.get('message', '')}"
 
 
 def _owner(document: Document, kind: str) -> str | None:
     owners = document["metadata"].get("ownerReferences") or ()
-    return next((each["name"] for each in owners if each.get("controller") and each["kind"] == kind), None)
+    return next(
+        (owner["name"] for owner in owners if owner.get("controller") and owner["kind"] == kind), None
+    )
 
 
 def _ports(container: Document) -> set[int]:
-    return {each.get("containerPort") for each in container.get("ports") or ()}
+    return {port.get("containerPort") for port in container.get("ports") or ()}
 
 
 def _cpu(container: Document) -> Cpu:
     resources = container.get("resources") or {}
-    found = (resources.get(part) or {} for part in ("requests", "limits"))
+    parts = (resources.get(part) or {} for part in ("requests", "limits"))
     request, limit = (
-        None if "cpu" not in each else ceil(1000 * parse_quantity(each["cpu"])) for each in found
+        None if "cpu" not in part else ceil(1000 * parse_quantity(part["cpu"])) for part in parts
     )
     # The API server fills a missing request from the limit.
     return Cpu(limit if request is None else request, limit)

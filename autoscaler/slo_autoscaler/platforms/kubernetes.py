@@ -212,32 +212,34 @@ class Kubernetes:
         if replicas < 1:
             raise PlatformError(f"{function_name}: replicas {replicas}: nothing wakes a Deployment from zero")
         key = _key(function_name)
-        found = self._found(key)
+        workload = self._workload(key)
         # With the same count, the newer version differs only in its status.
-        version = found.version if found.desired == seen.desired else seen.version
+        version = workload.version if workload.desired == seen.desired else seen.version
         try:
-            version = self._api.scale(found.resource.path(*key, "scale"), version, seen.desired, replicas)
+            version = self._api.scale(workload.resource.path(*key, "scale"), version, seen.desired, replicas)
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
-        written = replace(found, desired=replicas, version=version)
-        self._workloads[ScaleTarget(found.resource.api, found.kind)].wrote(key, version, written)
+        written = replace(workload, desired=replicas, version=version)
+        self._workloads[ScaleTarget(workload.resource.api, workload.kind)].wrote(key, version, written)
         if seen.desired != replicas:
             reason = "ScaledUp" if replicas > seen.desired else "ScaledDown"
-            self._events.tell(found.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}")
+            self._events.tell(
+                workload.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}"
+            )
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Queue a warning event on the Deployment."""
         with suppress(PlatformError):
-            found = self._found(_key(function_name))
+            workload = self._workload(_key(function_name))
             if self._leader.leads():
-                self._events.tell(found.reference, reason, message, kind="Warning")
+                self._events.tell(workload.reference, reason, message, kind="Warning")
 
     def denied(self) -> dict[str, str]:
         """Return the namespaces of which a kind may not be listed, and kinds that cannot be watched."""
-        found = {f"{target.kind} of {target.apiVersion}": why for target, why in self._absent.items()}
+        denied = {f"{target.kind} of {target.apiVersion}": why for target, why in self._absent.items()}
         for informer in self._workloads.values():
-            found |= informer.denied()
-        return found
+            denied |= informer.denied()
+        return denied
 
     def watchdogs(self) -> dict[str, str]:
         """Return the metrics pages of running pods."""
@@ -254,14 +256,14 @@ class Kubernetes:
     def _informers(self) -> tuple[Informer[Any], ...]:
         return *self._workloads.values(), self._autoscalers, self._pods
 
-    def _found(self, key: Key) -> Deployment:
+    def _workload(self, key: Key) -> Deployment:
         """Return the watched object, or read it if a watch is not current."""
         try:
             for informer in self._workloads.values():
                 with suppress(ForbiddenError):
-                    found = informer.get(key)
-                    if found is not None:
-                        return found
+                    workload = informer.get(key)
+                    if workload is not None:
+                        return workload
         except PlatformError:
             return self._read(key)
         raise _gone(key)
@@ -270,9 +272,9 @@ class Kubernetes:
         for target, informer in self._workloads.items():
             with suppress(NotFoundError):
                 resource = informer.resource
-                found = Deployment.of(self._api.get(resource.path(*key)), resource, target.kind)
-                if found is not None:
-                    return found
+                workload = Deployment.of(self._api.get(resource.path(*key)), resource, target.kind)
+                if workload is not None:
+                    return workload
         raise _gone(key)
 
     def _watch(self, resource: Resource, kind: str) -> Informer[Deployment]:
@@ -306,14 +308,14 @@ class Kubernetes:
         """Yield every watched object. A kind that the role forbids stops no other, but for Deployments."""
         for target, informer in self._workloads.items():
             try:
-                found = informer.items()
+                workloads = informer.items()
             except ForbiddenError as error:
                 if target == DEPLOYMENT_TARGET:
                     raise
                 self._absent[target] = str(error)
             else:
                 self._absent.pop(target, None)
-                yield from found.values()
+                yield from workloads.values()
 
     def _shortages(self) -> Shortages:
         return shortages(self._pods, lambda pod: pod.deployment)
@@ -354,8 +356,8 @@ class Kubernetes:
 def write_hold(config: Settings, function_name: str, text: str | None) -> None:
     """Write the annotation of a hold to an object, or remove it (None). Raises ``PlatformError``."""
     with closing(KubeApi(*config.cluster, timeout=config.timeout, connections=1)) as api:
-        found = _annotated(api, config.scale_targets, _key(function_name), text)
-    if Deployment.of(found) is None:
+        document = _annotated(api, config.scale_targets, _key(function_name), text)
+    if Deployment.of(document) is None:
         raise PlatformError(f"{function_name}: annotated, but not scaled: it has no label {MODE}")
 
 

@@ -117,10 +117,10 @@ class OpenFaas:
         """Return replicas and bounds of every function of the configured namespaces."""
         scales: dict[str, Scale | PlatformError] = {}
         for namespace in self._config.namespaces:
-            found = self._get("/system/functions", namespace)
-            if not isinstance(found, list):
+            statuses = self._get("/system/functions", namespace)
+            if not isinstance(statuses, list):
                 raise PlatformError(f"{self._config.gateway_url}/system/functions: not a list")
-            for status in found:
+            for status in statuses:
                 name = status.get("name") if isinstance(status, dict) else None
                 if not isinstance(name, str) or not name:
                     raise PlatformError(f"{self._config.gateway_url}/system/functions: an entry has no name")
@@ -143,10 +143,10 @@ class OpenFaas:
         """Request a count, unless the gateway reports another one than the decision assumed."""
         name, namespace = _split(function_name)
         own = self._written.get(function_name)
-        found = self.scale(function_name).desired
-        if found not in (seen.desired, replicas, own):
+        count = self.scale(function_name).desired
+        if count not in (seen.desired, replicas, own):
             raise ScaleChangedError(
-                f"{function_name}: another writer has set the count to {found} where it was {seen.desired}"
+                f"{function_name}: another writer has set the count to {count} where it was {seen.desired}"
             )
         body = {"serviceName": name, "replicas": replicas, "namespace": namespace}
         self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)

@@ -154,10 +154,10 @@ def label(of: Json, name: str) -> str | None:
 
 def condition(of: Json, kind: str) -> Json:
     """Return a condition of an object's status; empty if there is none."""
-    for each in (of.get("status") or {}).get("conditions") or ():
-        if each.get("type") == kind:
-            found: Json = each
-            return found
+    for document in (of.get("status") or {}).get("conditions") or ():
+        if document.get("type") == kind:
+            condition: Json = document
+            return condition
     return {}
 
 
@@ -173,8 +173,8 @@ def defaults_of(config_map: Json) -> Defaults:
     usual = Defaults()
 
     def count(key: str, default: int) -> int:
-        found = whole(data.get(key))
-        return default if found is None else found
+        value = whole(data.get(key))
+        return default if value is None else value
 
     try:
         grace = parse_duration(data.get("scale-to-zero-grace-period", usual.grace_period))
@@ -240,11 +240,11 @@ def generation_of(of: Json) -> int:
 def newest(revisions: Iterable[Json]) -> dict[Key, str]:
     """Return {(namespace, configuration): its newest revision}, from revisions or PodAutoscalers."""
     latest: dict[Key, tuple[int, str]] = {}
-    for each in revisions:
-        namespace, name = key_of(each)
-        configuration = label(each, SERVING + "configuration")
+    for revision in revisions:
+        namespace, name = key_of(revision)
+        configuration = label(revision, SERVING + "configuration")
         if configuration is not None:
-            made = generation_of(each), name
+            made = generation_of(revision), name
             latest[namespace, configuration] = max(latest.get((namespace, configuration), made), made)
     return {configuration: name for configuration, (_, name) in latest.items()}
 
@@ -280,7 +280,7 @@ def named_by(route: Json) -> set[Key]:
     return {(namespace, name) for name in names if isinstance(name, str)}
 
 
-def found_by(revision: Json) -> set[Key]:
+def route_names_of(revision: Json) -> set[Key]:
     """Return the keys by which a route may name a revision, or an object made from one."""
     namespace, name = key_of(revision)
     configuration = label(revision, SERVING + "configuration")
@@ -309,7 +309,13 @@ def main_of(revisions: Iterable[Revision]) -> Revision:
     """
     return max(
         revisions,
-        key=lambda each: (not each.inactive, each.started, each.share.most, each.generation, each.name),
+        key=lambda revision: (
+            not revision.inactive,
+            revision.started,
+            revision.share.most,
+            revision.generation,
+            revision.name,
+        ),
     )
 
 
@@ -324,8 +330,8 @@ def counts_of(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, in
     main = main_of(members)
     whole = main.replicas if wanted is None else wanted
     return {
-        each.key: whole if each.key == main.key else replicas_for_share(whole, each.share.most)
-        for each in members
+        revision.key: whole if revision.key == main.key else replicas_for_share(whole, revision.share.most)
+        for revision in members
     }
 
 
@@ -337,10 +343,10 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """
     members = list(revisions)
     counts = counts_of(members, wanted)
-    for each in members:
+    for revision in members:
         # As in Knative, a lower bound above the upper one wins (an initial scale may be).
-        most = counts[each.key] if each.most is None else min(counts[each.key], each.most)
-        counts[each.key] = each.replicas if each.inactive else max(most, each.lowest)
+        most = counts[revision.key] if revision.most is None else min(counts[revision.key], revision.most)
+        counts[revision.key] = revision.replicas if revision.inactive else max(most, revision.lowest)
     return counts
 
 

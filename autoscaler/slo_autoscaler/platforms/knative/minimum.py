@@ -72,9 +72,9 @@ def floors(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """
     members = list(revisions)
     counts = counts_of(members, wanted)
-    for each in members:
-        most = counts[each.key] if each.most is None else each.most
-        counts[each.key] = 0 if each.inactive else min(counts[each.key], most)
+    for revision in members:
+        most = counts[revision.key] if revision.most is None else revision.most
+        counts[revision.key] = 0 if revision.inactive else min(counts[revision.key], most)
     return counts
 
 

@@ -224,11 +224,13 @@ def conditions(before: Iterable[Json], wanted: Mapping[str, Condition], now: flo
     A condition keeps its time unless another field changes; our own information is removed if not wanted.
     """
     present = {
-        str(each.get("type")): each for each in before if each.get("type") != TO_ZERO or TO_ZERO in wanted
+        str(document.get("type")): document
+        for document in before
+        if document.get("type") != TO_ZERO or TO_ZERO in wanted
     }
-    after: dict[str, dict[str, Any]] = {kind: dict(each) for kind, each in present.items()}
-    for kind, each in wanted.items():
-        after[kind] = _document(kind, each, present.get(kind), now)
+    after: dict[str, dict[str, Any]] = {kind: dict(document) for kind, document in present.items()}
+    for kind, content in wanted.items():
+        after[kind] = _document(kind, content, present.get(kind), now)
     after[READY] = _document(READY, _ready_condition(after), present.get(READY), now)
     return [after[kind] for kind in sorted(after)]
 
@@ -257,13 +259,13 @@ def _ready_condition(after: Mapping[str, Json]) -> Condition:
     """Return ``Ready``: the condition that became False last, else an Unknown one, else True."""
     dependents = sorted(
         (after[kind] for kind in DEPENDENTS),
-        key=lambda each: _seconds(each.get("lastTransitionTime")) or 0.0,
+        key=lambda document: _seconds(document.get("lastTransitionTime")) or 0.0,
         reverse=True,
     )
     for status_ in ("False", "Unknown"):
-        for each in dependents:
-            if _says(each, status_):
-                return Condition(status_, each.get("reason", ""), each.get("message", ""))
+        for document in dependents:
+            if _says(document, status_):
+                return Condition(status_, document.get("reason", ""), document.get("message", ""))
     return TRUE
 
 
@@ -348,8 +350,8 @@ def _is_left(pa: Json, share: Share) -> bool:
     return has_started(pa) and _reachability(pa) == "Unreachable" and share == UNROUTED
 
 
-def _says(found: Json, wanted: str) -> bool:
-    return found.get("status") == wanted
+def _says(condition: Json, wanted: str) -> bool:
+    return condition.get("status") == wanted
 
 
 def _duration(text: str | None) -> float | None:
