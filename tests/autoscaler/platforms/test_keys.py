@@ -107,6 +107,7 @@ def test_declared_zero_as_minimum_is_a_minimum():
     [
         (KUBERNETES, {MODE: "on"}, {}, f"f.ns: label {MODE}: 'on'"),
         (KUBERNETES, {MODE: ""}, {MIN_REPLICAS: ""}, f"f.ns: annotation {MIN_REPLICAS}: ''"),
+        (KUBERNETES, {MODE: ""}, {MAX_REPLICAS: "0"}, f"f.ns: annotation {MAX_REPLICAS}: '0'"),
         (KNATIVE, {MODE: ""}, {"tailbound.dev/hold": ""}, "f.ns: annotation tailbound.dev/hold"),
         (OPENFAAS, {}, {OPENFAAS_HOLD: "1"}, f"f.ns: annotation {OPENFAAS_HOLD}"),
     ],
