@@ -19,6 +19,8 @@ from slo_autoscaler.spec import Modes
 from slo_autoscaler.windows import Hold, Schedule, hold_of, schedule_of
 
 Kind = Literal["label", "annotation"]
+Reader = Callable[[str], object]
+"""Returns the value of a text. Raises ``ValueError`` with the rule."""
 
 Texts = tuple[tuple[str, str], ...]
 """("label NAME" or "annotation NAME", its text) of each key of an object that may concern us."""
@@ -70,8 +72,7 @@ class Key:
     meaning: str
     field: str = ""
     """Field of ``Declaration``; empty: read elsewhere."""
-    read: Callable[[str], object] = str
-    """Raises ``ValueError`` with the rule."""
+    read: Reader = str
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -180,7 +181,7 @@ def text_of(texts: Texts, title: str) -> str | None:
     return dict(texts).get(title)
 
 
-def _or_none(read: Callable[[str], object]) -> Callable[[str], object]:
+def _or_none(read: Reader) -> Reader:
     """Return a reader for which an empty text is no value, as OpenFaaS has it."""
     return lambda text: read(text) if text else None
 
@@ -208,90 +209,60 @@ def _zero_duration(text: str) -> float:
 
 _LEAST: Final = "Minimum number of replicas."
 _MOST: Final = "Maximum number of replicas."
-_MODES: Final = "a [mode](modes.md), or empty for the configuration's"
-_COUNT: Final = "a whole number"
-_COUNT_OR_EMPTY: Final = f"{_COUNT}, or empty"
-_COUNT_FROM_1: Final = f"{_COUNT} of at least 1"
-_DURATION: Final = "a duration"
+_MIN_DEFAULT: Final = "`defaults.min_replicas`"
+_MAX_DEFAULT: Final = "`defaults.max_replicas`"
 _CLUSTERS: Final = "the cluster's"
+_COUNT_OR_EMPTY: Final = "a whole number, or empty"
+_COUNT_FROM_1: Final = "a whole number of at least 1"
+_COUNT_OR_NONE: Final = "a whole number; 0: none"
+_DURATION: Final = "a duration"
+_MODES: Final = "a [mode](modes.md), or empty for the configuration's"
+_ENTRIES: Final = "a list of [entries](../howto/counts.md#prepare-for-known-peaks)"
+_UNTIL: Final = "an object with `until`, `replicas` and `reason`"
+_FACTOR: Final = "a factor of at least 1, or empty for `boost.max_factor`"
+_PAUSE: Final = "[Pause](../howto/counts.md#pause-the-scaling) of the function."
+_ABOUT_BOOST: Final = "Maximum factor of the pod's CPU limit in a [boost](../howto/boost.md)."
+_ABOUT_ZERO: Final = "Whether an idle function has no replicas. OpenFaaS CE refuses this label."
+_ABOUT_RETENTION: Final = (
+    "Minimum time for which a revision without a route keeps its replicas, in mode `class`."
+)
 
-_MODE: Final = Key("label", (MODE,), _MODES, "", "Mode of the function.", "mode")
-_SCHEDULE: Final = Key(
-    "annotation",
-    (SCHEDULE,),
-    values="a list of [entries](../howto/counts.md#prepare-for-known-peaks)",
-    default="`defaults.schedule`",
-    meaning="Bounds at known times.",
-    field="schedule",
-    read=schedule_of,
+
+def _label(name: str, values: str, default: str, meaning: str, field: str = "", read: Reader = str) -> Key:
+    return Key("label", (name,), values, default, meaning, field, read)
+
+
+def _annotation(
+    names: str | tuple[str, ...], values: str, default: str, meaning: str, field: str = "", read: Reader = str
+) -> Key:
+    names = (names,) if isinstance(names, str) else names
+    return Key("annotation", names, values, default, meaning, field, read)
+
+
+_MODE: Final = _label(MODE, _MODES, "", "Mode of the function.", "mode")
+_SCHEDULE: Final = _annotation(
+    SCHEDULE, _ENTRIES, "`defaults.schedule`", "Bounds at known times.", "schedule", schedule_of
 )
-_HOLD: Final = Key(
-    "annotation",
-    (HOLD,),
-    values="an object with `until`, `replicas` and `reason`",
-    default="none",
-    meaning="[Pause](../howto/counts.md#pause-the-scaling) of the function.",
-    field="hold",
-    read=hold_of,
-)
-_BOOST: Final = Key(
-    "label",
-    (BOOST,),
-    values="a factor of at least 1, or empty for `boost.max_factor`",
-    default="the pod is never boosted",
-    meaning="Maximum factor of the pod's CPU limit in a [boost](../howto/boost.md).",
-)
-_METRICS_PORT: Final = Key(
-    "annotation", METRICS_PORTS, "a port", "`8081`", "Port of the watchdog's metrics page."
-)
+_HOLD: Final = _annotation(HOLD, _UNTIL, "none", _PAUSE, "hold", hold_of)
+_BOOST: Final = _label(BOOST, _FACTOR, "the pod is never boosted", _ABOUT_BOOST)
+_METRICS_PORT: Final = _annotation(METRICS_PORTS, "a port", "`8081`", "Port of the watchdog's metrics page.")
 
 OPENFAAS: Final = Keys(
     "com.tailbound.",
     own=(
         replace(_MODE, names=(OPENFAAS_MODE,), default="the configuration's mode"),
-        Key(
-            "label",
-            (OPENFAAS_MIN,),
-            values=_COUNT_OR_EMPTY,
-            default="`defaults.min_replicas`",
-            meaning=_LEAST,
-            field="min",
-            read=_or_none(_count),
+        _label(OPENFAAS_MIN, _COUNT_OR_EMPTY, _MIN_DEFAULT, _LEAST, "min", _or_none(_count)),
+        _label(OPENFAAS_MAX, _COUNT_OR_EMPTY, _MAX_DEFAULT, _MOST, "max", _or_none(_count)),
+        _label(
+            *(OPENFAAS_ZERO, "`true`; all others are no", "`defaults.scale_to_zero_after`", _ABOUT_ZERO),
+            *("zero", lambda text: text.lower() == "true"),
         ),
-        Key(
-            "label",
-            (OPENFAAS_MAX,),
-            values=_COUNT_OR_EMPTY,
-            default="`defaults.max_replicas`",
-            meaning=_MOST,
-            field="max",
-            read=_or_none(_count),
+        _label(
+            *(OPENFAAS_ZERO_DURATION, _DURATION, "`15m`"),
+            *("Time without a request after which the function is idle.", "zero_duration", _zero_duration),
         ),
-        Key(
-            "label",
-            (OPENFAAS_ZERO,),
-            values="`true`; all others are no",
-            default="`defaults.scale_to_zero_after`",
-            meaning="Whether an idle function has no replicas. OpenFaaS CE refuses this label.",
-            field="zero",
-            read=lambda text: text.lower() == "true",
-        ),
-        Key(
-            "label",
-            (OPENFAAS_ZERO_DURATION,),
-            values=_DURATION,
-            default="`15m`",
-            meaning="Time without a request after which the function is idle.",
-            field="zero_duration",
-            read=_zero_duration,
-        ),
-        Key(
-            "label",
-            (OPENFAAS_UID,),
-            values="text",
-            default="none",
-            meaning="Identity of a deployment, which faas-netes writes.",
-            field="revision",
+        _label(
+            OPENFAAS_UID, "text", "none", "Identity of a deployment, which faas-netes writes.", "revision"
         ),
         replace(_SCHEDULE, names=(OPENFAAS_SCHEDULE,), read=_or_none(schedule_of)),
         replace(_HOLD, names=(OPENFAAS_HOLD,), read=_or_none(hold_of)),
@@ -302,24 +273,8 @@ KUBERNETES: Final = Keys(
     "tailbound.dev/",
     own=(
         replace(_MODE, default="the object is not watched"),
-        Key(
-            "annotation",
-            (MIN_REPLICAS,),
-            values=_COUNT_FROM_1,
-            default="`defaults.min_replicas`",
-            meaning=_LEAST,
-            field="min",
-            read=_bound,
-        ),
-        Key(
-            "annotation",
-            (MAX_REPLICAS,),
-            values=_COUNT_FROM_1,
-            default="`defaults.max_replicas`",
-            meaning=_MOST,
-            field="max",
-            read=_bound,
-        ),
+        _annotation(MIN_REPLICAS, _COUNT_FROM_1, _MIN_DEFAULT, _LEAST, "min", _bound),
+        _annotation(MAX_REPLICAS, _COUNT_FROM_1, _MAX_DEFAULT, _MOST, "max", _bound),
         _SCHEDULE,
         _HOLD,
     ),
@@ -330,8 +285,7 @@ KNATIVE: Final = Keys(
     "tailbound.dev/",
     own=(
         replace(
-            _MODE,
-            default="`floor`: Knative's autoscaler is left alone. `class`: the configuration's mode",
+            _MODE, default="`floor`: Knative's autoscaler is left alone. `class`: the configuration's mode"
         ),
         _SCHEDULE,
         _HOLD,
@@ -340,57 +294,27 @@ KNATIVE: Final = Keys(
 """Of the Service: a label on its template would create a new revision."""
 
 _REVISION: Final = (
-    Key(
-        "annotation",
-        (CLASS,),
-        values=f"`{OUR_CLASS}` in mode `class`",
-        default=_CLUSTERS,
-        meaning="Autoscaler of the revision.",
+    _annotation(CLASS, f"`{OUR_CLASS}` in mode `class`", _CLUSTERS, "Autoscaler of the revision."),
+    _annotation(
+        *((MIN_SCALE, OLD_MIN_SCALE), _COUNT_OR_NONE, f"{_CLUSTERS}, else {_MIN_DEFAULT}"),
+        f"{_LEAST} Mode `floor` raises it on the Revision.",
     ),
-    Key(
-        "annotation",
-        (MIN_SCALE, OLD_MIN_SCALE),
-        values=f"{_COUNT}; 0: none",
-        default=f"{_CLUSTERS}, else `defaults.min_replicas`",
-        meaning=f"{_LEAST} Mode `floor` raises it on the Revision.",
+    _annotation((MAX_SCALE, OLD_MAX_SCALE), _COUNT_OR_NONE, f"{_CLUSTERS}, else {_MAX_DEFAULT}", _MOST),
+    _annotation(
+        *((INITIAL_SCALE, OLD_INITIAL_SCALE), "a whole number", _CLUSTERS),
+        "Replicas with which a revision starts.",
     ),
-    Key(
-        "annotation",
-        (MAX_SCALE, OLD_MAX_SCALE),
-        values=f"{_COUNT}; 0: none",
-        default=f"{_CLUSTERS}, else `defaults.max_replicas`",
-        meaning=_MOST,
-    ),
-    Key(
-        "annotation",
-        (INITIAL_SCALE, OLD_INITIAL_SCALE),
-        values=_COUNT,
-        default=_CLUSTERS,
-        meaning="Replicas with which a revision starts.",
-    ),
-    Key(
-        "annotation",
-        (RETENTION,),
-        values=_DURATION,
-        default="the cluster's grace period",
-        meaning="Minimum time for which a revision without a route keeps its replicas, in mode `class`.",
-    ),
-    Key(
-        "annotation",
-        (DEADLINE,),
-        values=_DURATION,
-        default="`10m`",
-        meaning="Time within which a revision must start, in mode `class`.",
-    ),
+    _annotation(RETENTION, _DURATION, "the cluster's grace period", _ABOUT_RETENTION),
+    _annotation(DEADLINE, _DURATION, "`10m`", "Time within which a revision must start, in mode `class`."),
 )
 
 _FLOOR: Final = (
-    Key("annotation", (FLOOR_APPLIED,), _COUNT, "none", "`min-scale` as the autoscaler has written it."),
-    Key("annotation", (FLOOR_ORIGINAL,), _COUNT_OR_EMPTY, "none", "The user's `min-scale` meanwhile."),
+    _annotation(FLOOR_APPLIED, "a whole number", "none", "`min-scale` as the autoscaler has written it."),
+    _annotation(FLOOR_ORIGINAL, _COUNT_OR_EMPTY, "none", "The user's `min-scale` meanwhile."),
 )
 
 _LEASE: Final = (
-    Key("annotation", (PAUSED,), "any text", "none", "With it [no autoscaler acts](../howto/roll-back.md)."),
+    _annotation(PAUSED, "any text", "none", "With it [no autoscaler acts](../howto/roll-back.md)."),
 )
 
 PLACES: Final[Mapping[str, tuple[Key, ...]]] = {

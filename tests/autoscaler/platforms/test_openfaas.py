@@ -129,6 +129,13 @@ def test_basic_auth_comes_from_the_files_and_its_lack_is_named(connect, gateway,
 # Faults
 
 
+def test_scales_redirect_is_an_error_and_is_not_followed(platform, gateway):
+    gateway.faults["GET /system/functions"] = doubles.status(302, Location=f"{gateway.url}/elsewhere")
+    with pytest.raises(PlatformError, match="status 302"):
+        platform.scales()
+    assert "GET /elsewhere" not in gateway.requests
+
+
 def test_scales_unreadable_function_is_an_error_with_its_count(platform, gateway):
     gateway.faults["GET"] = doubles.status(200, b'[{"name": "x", "replicas": 3, "availableReplicas": -1}]')
     error = platform.scales()["x.openfaas-fn"]
