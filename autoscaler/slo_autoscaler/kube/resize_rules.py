@@ -165,7 +165,7 @@ def ranges(
 
 def raised(nominal: int, boost: CpuBoost) -> int:
     """Return the boosted limit in millicores: at least nominal, and else at most ``max_cpu``."""
-    # Rounded first: 1.1 / 0.1 is a little more than 11.
+    # Rounded first: 3 x 0.4 is a little more than 1.2.
     factor = math.ceil(round(boost.factor / STEP, 6)) * STEP
     return max(nominal, round(min(nominal * factor, 1000 * boost.max_cpu)))
 

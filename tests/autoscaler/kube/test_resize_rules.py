@@ -122,7 +122,7 @@ def test_plan_refusal_of_an_earlier_resize_does_not_keep_a_nominal_pod_from_its_
     assert (found.cpu, found.why) == (Cpu(100, 1500), "")
 
 
-@pytest.mark.parametrize(("factor", "limit"), [(1.1, 1100), (1.01, 1100), (1.11, 1200), (1.0, 1000)])
+@pytest.mark.parametrize(("factor", "limit"), [(3 * 0.4, 1200), (1.01, 1100), (1.11, 1200), (1.0, 1000)])
 def test_raised_is_a_multiple_of_a_step_and_not_one_more_for_what_floats_are(factor, limit):
     assert raised(1000, CpuBoost(factor, 64.0)) == limit
 
