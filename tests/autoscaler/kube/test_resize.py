@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from slo_autoscaler.errors import ApiError
 from slo_autoscaler.kube import resize
 from slo_autoscaler.kube.resize import Resizer
 from slo_autoscaler.kube.resize_rules import NOMINAL, CpuBoost
@@ -213,11 +214,15 @@ def test_refused_boost_does_not_delay_the_restoring(shop):
 
 
 @pytest.mark.parametrize("code", [429, 503])
-def test_server_that_is_too_busy_is_asked_again_and_has_refused_nothing(shop, code):
+def test_server_that_is_too_busy_has_refused_nothing_and_is_asked_again(shop, caplog, code):
     shop.api.faults[RESIZES] = doubles.status(code)
     shop.deploy()
-    shop.start().boost(TRIPLE)
+    resizer = shop.start()
+    resizer.boost(TRIPLE)
     until(lambda: len(shop.api.writes()) > 1, "it was tried")
+    with pytest.raises(ApiError):
+        resizer.reconcile()
+    assert "refused" not in caplog.text
     shop.api.faults.clear()
     until(shop.boosted, "it is boosted")
 
