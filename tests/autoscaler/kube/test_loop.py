@@ -72,15 +72,15 @@ class Tried:
             raise self.error
 
     def fails_for(self, error, seconds):
-        """Fail once; return whether the write is then held back for so long, and no longer."""
-        self.error = error
+        """Return whether the write is tried now, and then held back for so long."""
+        self.error, before = error, len(self.times)
         self.attempt()
         tries = len(self.times)
         self.clock.now += seconds - 0.01
         self.attempt()
         held_back = len(self.times) == tries
         self.clock.now += 0.02
-        return held_back and not self.writes.backing_off()
+        return held_back and tries > before
 
     def attempt(self):
         if not self.writes.backing_off():
@@ -102,6 +102,7 @@ def test_backoff_doubles_to_its_maximum_and_begins_anew_after_a_success(tried, e
     tried.error = None
     tried.attempt()
     assert tried.fails_for(error, 0.2)
+    assert tried.fails_for(error, 0.4)
 
 
 def test_pause_ends_with_the_first_backoff(tried):

@@ -122,6 +122,11 @@ def test_service_of_a_revision_is_the_nearest_that_its_labels_name(labels, servi
     assert service_of(an_object(labels={SERVING + key: name for key, name in labels.items()})) == service
 
 
+@pytest.mark.parametrize(("routed", "declared"), [(0.1, 0.9), (0.9, 0.1), (0.9, None), (None, 0.9)])
+def test_share_to_be_served_is_the_larger_of_routed_and_declared(routed, declared):
+    assert Share(routed, declared).most == 0.9
+
+
 def test_newest_revision_is_of_the_highest_generation_in_any_order():
     revisions = [
         an_object(

@@ -174,6 +174,7 @@ def given_up():
         (started(**UNREACHABLE), UNROUTED, False, NEVER, None),
         (started(), UNROUTED, True, Defaults(), NO_TRAFFIC),  # never routed, and a newer one has started
         (started(), UNROUTED, False, Defaults(), None),
+        (started(reachability="Reachable"), UNROUTED, True, Defaults(), None),
         # A route names it, though Knative calls it unreachable: all its replicas fail.
         (started(**UNREACHABLE), Share(0.0, None), True, Defaults(), None),
         (started(**UNREACHABLE), Share(None, 0.0), True, Defaults(), None),
