@@ -39,6 +39,7 @@ from slo_autoscaler.__main__ import main as autoscaler
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import PREDICTED, Decision, Reason, Scale
+from slo_autoscaler.platforms.keys import PLACES
 from slo_autoscaler.shadow import Score
 from slo_autoscaler.signals import INPUTS
 from slo_autoscaler.spec import Spec
@@ -72,6 +73,7 @@ def pages() -> dict[str, str]:
         "signals.md": _reasons()
         | {"Inputs of a decision": _inputs()}
         | dict.fromkeys(("Functions without the watchdog", "The load, read directly")),
+        "keys.md": {"Keys": _platform_keys()},
     }
     return {name: filled((FOLDER / name).read_text(), under) for name, under in parts.items()}
 
@@ -128,6 +130,20 @@ def keys(kind: type = autoscaler_config.Config, prefix: str = "") -> set[str]:
     own = {prefix + name for name in fields.keys(kind)}
     below = [keys(each, f"{prefix}{name}.") for name in fields.keys(kind) for each in _kinds(kind, name)]
     return own.union(*below)
+
+
+def _platform_keys() -> str:
+    """The labels and annotations of every platform; a key that means the same on two has one row."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for place, listed in PLACES.items():
+        for key in listed:
+            name, *old = key.names
+            meaning = " ".join([key.meaning, *(f"{_code(each)} is another name." for each in old)])
+            places.setdefault((name, key.kind, key.values, key.default, meaning), []).append(place)
+    return _table(
+        "key, kind, on, values, default, meaning",
+        [(name, kind, "; ".join(on), *others) for (name, kind, *others), on in places.items()],
+    )
 
 
 def _variables() -> str:

@@ -4,9 +4,8 @@ A section of the configuration is a class under ``settings``, in the room that u
 with type, default and docstring. ``config`` composes the sections. Next step: ``spec``, then ``config``.
 """
 
-import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import (
@@ -128,23 +127,6 @@ def whole(text: object) -> int | None:
     """Return the whole number of at least 0 that at most ten plain digits give; else None."""
     digits = isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
     return int(str(text)) if digits else None
-
-
-def unknown_keys(
-    labels: Iterable[str], annotations: Iterable[str], domain: str, known: Collection[str]
-) -> str:
-    """Return the keys below our ``domain`` that mean nothing, each with the likely one; empty: none.
-
-    ``known`` has ``label KEY`` or ``annotation KEY``.
-    """
-    written = [
-        f"{kind} {key}" for kind, keys in (("label", labels), ("annotation", annotations)) for key in keys
-    ]
-    wrong = sorted(key for key in written if key.partition(" ")[2].startswith(domain) and key not in known)
-    nearest = {key: difflib.get_close_matches(key, known, 1) for key in wrong}
-    return "; ".join(
-        f"{key} is unknown" + (f", did you mean {near[0]}?" if near else "") for key, near in nearest.items()
-    )
 
 
 def host_and_port(host: str, port: int) -> str:

@@ -126,10 +126,9 @@ class Spec:
     """Share of requests that must meet ``slo_latency``, only with ``signals: gateway``. None: the watchdog's
     default."""
     min_replicas: Count = 1
-    """Lower bound of functions that have none: label ``com.openfaas.scale.min``, annotation
-    ``tailbound.dev/min-replicas``, Knative's ``min-scale``."""
+    """Lower bound of functions whose labels or annotations have none."""
     max_replicas: Count = 5
-    """Upper bound of functions that have none, by the same keys with ``max``."""
+    """Upper bound of functions whose labels or annotations have none."""
     budget_period: PositiveDuration = 3600.0
     """Spending window: time over which scaling keeps the objective. A late request counts for this long."""
     utilization_target: Share = 0.8

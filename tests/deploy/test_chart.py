@@ -18,8 +18,8 @@ import yaml
 from deploy.helm import manifests
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.kube.resize import LABEL
-from slo_autoscaler.platforms.knative import minimum
+from slo_autoscaler.kube import BOOST
+from slo_autoscaler.platforms.keys import FLOOR_APPLIED, FLOOR_ORIGINAL, MIN_SCALE
 from support.pages import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -376,7 +376,11 @@ def test_max_mode_below_active_takes_the_right_to_change_deployments(mode):
 def test_policy_of_the_floor_allows_the_annotations_that_it_writes():
     (own, *_) = only(rendered(platform="knative-floor"), POLICY)["spec"]["variables"]
     assert own["name"] == "writable"
-    assert yaml.safe_load(own["expression"]) == [minimum.MIN_SCALE, minimum.APPLIED, minimum.ORIGINAL]
+    assert yaml.safe_load(own["expression"]) == [
+        MIN_SCALE,
+        FLOOR_APPLIED,
+        FLOOR_ORIGINAL,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -420,7 +424,7 @@ def test_boost_gives_one_right_more_and_a_policy_that_limits_it(platform):
     (condition,) = policy["matchConditions"]
     assert f'"system:serviceaccount:{account["namespace"]}:{account["name"]}"' in condition["expression"]
     label, _ = policy["validations"]
-    assert f'"{LABEL}" in' in label["expression"]
+    assert f'"{BOOST}" in' in label["expression"]
     assert only(added, f"{POLICY}Binding")["spec"]["policyName"] == only(added, POLICY)["metadata"]["name"]
 
 

@@ -12,7 +12,7 @@ def pages() -> Mapping[str, str]:
     return reference.pages()
 
 
-@pytest.mark.parametrize("name", ["watchdog.md", "autoscaler.md", "metrics.md", "signals.md"])
+@pytest.mark.parametrize("name", ["watchdog.md", "autoscaler.md", "metrics.md", "signals.md", "keys.md"])
 def test_reference_page_is_current(pages, name):
     assert (reference.FOLDER / name).read_text() == pages[name], "out of date: run make reference"
 

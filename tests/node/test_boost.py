@@ -12,7 +12,7 @@ import pytest
 
 from node import cluster, knative, kubernetes, openfaas
 from node.cluster import Guide, guide, kubectl, load, names, read, unused, wait_for
-from slo_autoscaler.kube.resize import LABEL
+from slo_autoscaler.kube import BOOST
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
@@ -47,7 +47,7 @@ class Place:
     def pods(self) -> dict[str, tuple[str, int]]:
         """Return the limit that is in force, and the restarts, of the function's container in each pod."""
         found = {}
-        for pod in read("--namespace", self.namespace, "pods", f"--selector={LABEL}")["items"]:
+        for pod in read("--namespace", self.namespace, "pods", f"--selector={BOOST}")["items"]:
             statuses = pod["status"].get("containerStatuses", [])
             limits = [each.get("resources", {}).get("limits", {}).get("cpu") for each in statuses]
             restarts = sum(each["restartCount"] for each in statuses)
@@ -122,7 +122,7 @@ def test_boost_on_kubernetes_follows_a_step_and_is_taken_back_after_a_crash(tmp_
     with installed("kubernetes", ours, tmp_path) as follower:
         follower.follow("2. Prometheus")
         allow(follower, "tailbound")
-        kubernetes.model(follower, "cpu", {LABEL: ""})
+        kubernetes.model(follower, "cpu", {BOOST: ""})
         steps(Place("tailbound", "shop", "my-model.shop", kubernetes.IMAGE, kubernetes.URL))
 
 
@@ -133,7 +133,7 @@ def test_boost_on_openfaas_follows_a_step_and_is_taken_back_after_a_crash(tmp_pa
         kubectl("--namespace=openfaas", "rollout", "status", "deployment/gateway", "--timeout=5m")
         follower.follow("2. Prometheus")
         allow(follower, "openfaas")
-        openfaas.function(follower, "cpu", {LABEL: "", "com.tailbound.mode": "active"})
+        openfaas.function(follower, "cpu", {BOOST: "", "com.tailbound.mode": "active"})
         wait_for("the first replica", lambda: openfaas.counts() == (1, 1))
         image = image_of("openfaas-fn", "my-model")
         steps(Place("openfaas", "openfaas-fn", "my-model.openfaas-fn", image, openfaas.URL))
@@ -146,7 +146,7 @@ def test_boost_on_knative_follows_a_step_and_is_taken_back_after_a_crash(tmp_pat
         allow(follower, "tailbound-knative")
         follower.follow("2. Prometheus")
         try:
-            knative.deploy(follower, "cpu", {LABEL: ""})
+            knative.deploy(follower, "cpu", {BOOST: ""})
             wait_for("the first replica", lambda: knative.counts() == (1, 1))
             url = knative.url()
             steps(Place("tailbound-knative", "default", "my-model.default", knative.IMAGE, url))

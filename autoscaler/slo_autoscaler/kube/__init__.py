@@ -10,3 +10,14 @@
 - ``lease``             leader election by a Lease
 - ``lease_rules`` [P]   its rules
 """
+
+from typing import Final
+
+BOOST: Final = "tailbound.dev/boost"
+"""Label of the pods that may be boosted. Its value is the maximum factor; empty: the configuration's."""
+
+METRICS_PORTS: Final = ("tailbound.dev/metrics-port", "prometheus.io/port")
+"""Annotations of pods with the port of the watchdog's metrics; the first that a pod has counts."""
+
+PAUSED: Final = "tailbound.dev/paused"
+"""Annotation of the Lease with which no autoscaler acts, for an operator: no repository has the Lease."""

@@ -140,10 +140,12 @@ class KubeApi:
         """
         path = "/api/v1" if api == "v1" else f"/apis/{api}"
         offered = {
-            str(each.get("name")): each.get("kind")
-            for each in self.get(path, patient=False).get("resources") or ()
+            str(offer.get("name")): offer.get("kind")
+            for offer in self.get(path, patient=False).get("resources") or ()
         }
-        plural = next((name for name, found in offered.items() if found == kind and "/" not in name), None)
+        plural = next(
+            (name for name, its_kind in offered.items() if its_kind == kind and "/" not in name), None
+        )
         if plural is None or f"{plural}/scale" not in offered:
             raise NotFoundError(f"GET {path}: there is no {kind} with a scale subresource", 404)
         return Resource(api, plural)
@@ -163,8 +165,8 @@ class KubeApi:
         position: str | None = None
         while position != "":
             where = {"limit": str(PAGE), **(query or {}), **({"continue": position} if position else {})}
-            found = self._request("GET", path, where, patient=True)
-            items, metadata = found.get("items"), found.get("metadata")
+            page = self._request("GET", path, where, patient=True)
+            items, metadata = page.get("items"), page.get("metadata")
             if not isinstance(metadata, dict) or not isinstance(items, list | None):
                 raise PlatformError(f"GET {path}: not a list of objects")
             yield items or [], str(metadata.get("resourceVersion", ""))
@@ -210,8 +212,8 @@ class KubeApi:
             try:
                 return version_of(self._request("PATCH", path, None, body, end=end, kind=MERGE))
             except ConflictError:
-                found = self._request("GET", path, end=end)
-                now, version = (found.get("spec") or {}).get("replicas", 0), version_of(found)
+                scale = self._request("GET", path, end=end)
+                now, version = (scale.get("spec") or {}).get("replicas", 0), version_of(scale)
                 if now == replicas:
                     return version
                 if now != before:
@@ -338,12 +340,12 @@ class Stream:
 
     def _event(self, line: bytes) -> Document:
         event = _document(self._what, line)
-        found = event.get("object")
-        if not isinstance(found, dict):
+        document = event.get("object")
+        if not isinstance(document, dict):
             raise PlatformError(f"{self._what}: an event without an object")
         if event.get("type") == "ERROR":
-            status = found.get("code")
-            raise _error(self._what, status if isinstance(status, int) else 500, found, None)
+            status = document.get("code")
+            raise _error(self._what, status if isinstance(status, int) else 500, document, None)
         return event
 
 
@@ -377,12 +379,12 @@ def _whole(what: str, response: urllib3.BaseHTTPResponse, end: float) -> bytes:
 
 def _document(what: str, text: bytes) -> Document:
     try:
-        found = json.loads(text)
+        document = json.loads(text)
     except ValueError as error:
         raise PlatformError(f"{what}: not JSON: {text[:80]!r}") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise PlatformError(f"{what}: not an object")
-    return found
+    return document
 
 
 def _refusal(what: str, response: urllib3.BaseHTTPResponse, body: bytes) -> ApiError:
@@ -436,7 +438,7 @@ def _loaded(kubeconfig: str | None, context: str | None) -> tuple[Configuration,
                 return configuration, "default"
         load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
         contexts, active = list_kube_config_contexts(kubeconfig)
-        chosen = next((each for each in contexts if each["name"] == context), active)
+        chosen = next((entry for entry in contexts if entry["name"] == context), active)
         return configuration, str(chosen["context"].get("namespace") or "default")
     except Exception as error:  # the package and its YAML reader raise many kinds
         why = " ".join(str(error).split())[:200]

@@ -79,7 +79,7 @@ class Informer(Generic[T]):
     def wait(self, seconds: float) -> bool:
         """Wait for the first lists; return False if one is missing. Return early if they fail."""
         end = time.monotonic() + seconds
-        listed = [each.wait(max(0.0, end - time.monotonic())) for each in self._lists.values()]
+        listed = [objects.wait(max(0.0, end - time.monotonic())) for objects in self._lists.values()]
         return all(listed)
 
     def items(self, *, skip_failed: bool = False) -> dict[Key, T]:
@@ -88,43 +88,45 @@ class Informer(Generic[T]):
         It counts as current for some time after a watch has broken, since most resume without a gap. Leaves
         out the namespaces that are ``denied``, and with ``skip_failed`` all whose last list or watch failed.
         """
-        found: dict[Key, T] = {}
-        for each in self._readable():
-            if not (skip_failed and each.error is not None):
-                found |= each.items()
-        return found
+        values: dict[Key, T] = {}
+        for objects in self._readable():
+            if not (skip_failed and objects.error is not None):
+                values |= objects.items()
+        return values
 
     def denied(self) -> dict[str, str]:
         """Return {namespace: error} where the role forbids to list; none if it forbids it everywhere."""
-        found = {name or "": str(each.error) for name, each in self._lists.items() if each.forbidden}
-        return found if len(found) < len(self._lists) else {}
+        denied = {
+            name or "": str(objects.error) for name, objects in self._lists.items() if objects.forbidden
+        }
+        return denied if len(denied) < len(self._lists) else {}
 
     def get(self, key: Key) -> T | None:
         """Return the value of one object, or None; raises as ``items`` does."""
-        found = self._of(key)
-        return None if found is None else found.get(key)
+        objects = self._of(key)
+        return None if objects is None else objects.get(key)
 
     def by(self, what: Hashable) -> dict[Key, T]:
         """Return the values with this name in ``index``, without reading others; raises as ``items`` does."""
-        found: dict[Key, T] = {}
-        for each in self._readable():
-            found |= each.by(what)
-        return found
+        values: dict[Key, T] = {}
+        for objects in self._readable():
+            values |= objects.by(what)
+        return values
 
     def wrote(self, key: Key, version: str, value: T) -> None:
         """Lay an own write over the watched value; ``version`` is the answer's resourceVersion."""
-        found = self._of(key)
-        if found is not None:
-            found.wrote(key, _Version(version, value))
+        objects = self._of(key)
+        if objects is not None:
+            objects.wrote(key, _Version(version, value))
 
     def close(self) -> None:
         """End the watches and their threads."""
-        for each in self._lists.values():
-            each.close()
+        for objects in self._lists.values():
+            objects.close()
 
     def _readable(self) -> "list[_List[T]]":
         denied = self.denied()
-        return [each for name, each in self._lists.items() if name not in denied]
+        return [objects for name, objects in self._lists.items() if name not in denied]
 
     def _of(self, key: Key) -> "_List[T] | None":
         return self._lists.get(key[0]) or self._lists.get(None)
@@ -171,19 +173,19 @@ class _List(Generic[T]):
         with self._lock:
             for key in list(self._written):
                 self._newest(key)
-            return {key: each.value for key, each in (self._seen | self._written).items()}
+            return {key: version.value for key, version in (self._seen | self._written).items()}
 
     def get(self, key: Key) -> T | None:
         self._check()
         with self._lock:
-            found = self._newest(key)
-        return None if found is None else found.value
+            version = self._newest(key)
+        return None if version is None else version.value
 
     def by(self, what: Hashable) -> dict[Key, T]:
         self._check()
         with self._lock:
-            found = {key: self._newest(key) for key in self._indexed.get(what, ())}
-        return {key: each.value for key, each in found.items() if each is not None}
+            versions = {key: self._newest(key) for key in self._indexed.get(what, ())}
+        return {key: version.value for key, version in versions.items() if version is not None}
 
     def wrote(self, key: Key, version: _Version[T]) -> None:
         with self._lock:
@@ -249,7 +251,7 @@ class _List(Generic[T]):
         self._contact = time.monotonic()
 
     def _list(self) -> str:
-        found: dict[Key, _Version[T]] = {}
+        listed: dict[Key, _Version[T]] = {}
         version = ""
         for items, as_of in self._api.pages(self._path, self._watched.query):
             version = as_of
@@ -257,17 +259,17 @@ class _List(Generic[T]):
                 key, number = _identity(item)
                 value = self._value(key, item)
                 if value is not None:
-                    found[key] = _Version(number, value)
+                    listed[key] = _Version(number, value)
         with self._lock:
-            before, self._seen = self._seen, found
+            before, self._seen = self._seen, listed
             self._indexed = {}
-            for key, each in found.items():
-                self._put(key, each.value)
+            for key, entry in listed.items():
+                self._put(key, entry.value)
         self._reached()
         self._listed.set()
         self._tried.set()
-        for key in before.keys() | found.keys():
-            old, new = before.get(key), found.get(key)
+        for key in before.keys() | listed.keys():
+            old, new = before.get(key), listed.get(key)
             if old is None or new is None or old.number != new.number:
                 self._watched.changed(key)
         if not version:
@@ -347,5 +349,5 @@ def _is_older(one: str, other: str) -> bool:
 
     Every API server counts upwards. For versions that are no numbers return False.
     """
-    digits = all(each.isascii() and each.isdecimal() for each in (one, other))
+    digits = all(text.isascii() and text.isdecimal() for text in (one, other))
     return digits and int(one) < int(other)

@@ -23,6 +23,7 @@ from typing import Final
 
 from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import ConfigError, ConflictError, NotFoundError, PlatformError
+from slo_autoscaler.kube import PAUSED
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.lease_rules import (
     LEASE_SHARE,
@@ -39,9 +40,6 @@ from slo_autoscaler.kube.lease_rules import (
 )
 
 logger = logging.getLogger(__name__)
-
-PAUSED: Final = "tailbound.dev/paused"
-"""Annotation of the Lease with which no autoscaler acts, for an operator: no repository has the Lease."""
 
 LEASES: Final = Resource("coordination.k8s.io/v1", "leases")
 

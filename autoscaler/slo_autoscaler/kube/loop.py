@@ -126,7 +126,7 @@ class Writes:
     def pause(self) -> float:
         """Return the seconds until the next retry of a write, at most MAX_WAIT_SECONDS."""
         now = time.monotonic()
-        due = [each.until - now for each in (self._all, *self._waits.values()) if each.until > now]
+        due = [wait.until - now for wait in (self._all, *self._waits.values()) if wait.until > now]
         return min([MAX_WAIT_SECONDS, *due])
 
     def attempt(self, key: Key, write: Callable[[], object]) -> bool:

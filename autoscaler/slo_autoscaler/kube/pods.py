@@ -14,6 +14,7 @@ from typing import Any, Final
 from kubernetes.utils.quantity import parse_quantity
 
 from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.kube import METRICS_PORTS
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer, Key
 
@@ -28,10 +29,8 @@ REVISION: Final = "serving.knative.dev/revision"
 SERVICE_LABELS: Final = ("serving.knative.dev/service", "serving.knative.dev/configuration", REVISION)
 """Knative's labels with the name of the function; other functions have their Deployment's name."""
 
-METRICS_PORTS: Final = ("tailbound.dev/metrics-port", "prometheus.io/port")
-"""Annotations with the port of the watchdog's metrics."""
 METRICS_PORT: Final = "8081"
-"""Its default."""
+"""Default port of the watchdog's metrics."""
 
 LONGEST_REASON: Final = 300
 """Characters kept of the scheduler's message, which counts nodes by the missing resource."""
@@ -54,9 +53,9 @@ class Unschedulable:
         labels: Mapping[str, str] = metadata.get("labels") or {}
         deployment = _deployment_of(metadata)
         refusals = [
-            each
-            for each in (pod.get("status") or {}).get("conditions") or ()
-            if each.get("type") == "PodScheduled" and each.get("reason") == "Unschedulable"
+            condition
+            for condition in (pod.get("status") or {}).get("conditions") or ()
+            if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable"
         ]
         if not refusals or deployment is None or "deletionTimestamp" in metadata:
             return None
@@ -107,16 +106,16 @@ def page_of(pod: Document) -> tuple[str, str] | None:
     """
     metadata, ip = pod["metadata"], (pod.get("status") or {}).get("podIP")
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    name = next((labels[each] for each in SERVICE_LABELS if labels.get(each)), _deployment_of(metadata))
+    name = next((labels[key] for key in SERVICE_LABELS if labels.get(key)), _deployment_of(metadata))
     if not ip or name is None:
         return None
-    port = next((annotations[each] for each in METRICS_PORTS if each in annotations), METRICS_PORT)
+    port = next((annotations[key] for key in METRICS_PORTS if key in annotations), METRICS_PORT)
     return f"{f'[{ip}]' if ':' in ip else ip}:{port}", f"{name}.{metadata['namespace']}"
 
 
 def _deployment_of(metadata: Mapping[str, Any]) -> str | None:
     """Return the Deployment of a pod; None if it has none."""
-    owners = [each for each in metadata.get("ownerReferences") or () if each.get("controller")]
+    owners = [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")]
     if not owners or owners[0]["kind"] != "ReplicaSet":
         return None
     # The name of a Deployment's ReplicaSet is the Deployment's with the hash of its template.
@@ -130,13 +129,13 @@ Shortages = Callable[[Key], tuple[int | None, str]]
 
 def shortages(pods: Informer[Unschedulable], workload: Callable[[Unschedulable], Key]) -> Shortages:
     """Return the pods by workload; they are unknown for example without the right to list them."""
-    found: dict[Key, list[Unschedulable]] = {}
+    unschedulable: dict[Key, list[Unschedulable]] = {}
     try:
         for pod in pods.items().values():
-            found.setdefault(workload(pod), []).append(pod)
+            unschedulable.setdefault(workload(pod), []).append(pod)
     except PlatformError:
         return lambda _: (None, "")
-    return lambda key: (len(found.get(key, ())), shortage(found.get(key, ())))
+    return lambda key: (len(unschedulable.get(key, ())), shortage(unschedulable.get(key, ())))
 
 
 def shortage(pods: Sequence[Unschedulable]) -> str:
@@ -152,7 +151,7 @@ def shortage(pods: Sequence[Unschedulable]) -> str:
 def _needs(spec: Mapping[str, Any]) -> str:
     """Return a pod's requests as the scheduler counts: its containers together, or one init container."""
     first = spec.get("initContainers") or ()
-    lasting = [each for each in first if each.get("restartPolicy") == "Always"]
+    lasting = [container for container in first if container.get("restartPolicy") == "Always"]
     total: dict[str, Decimal] = {}
     for container in (*(spec.get("containers") or ()), *lasting):
         for resource, amount in _requests(container).items():
@@ -166,8 +165,8 @@ def _needs(spec: Mapping[str, Any]) -> str:
 def _requests(container: Mapping[str, Any]) -> dict[str, Decimal]:
     """Return a container's requests; a resource with only a limit counts with the limit."""
     resources = container.get("resources") or {}
-    found = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    return {resource: parse_quantity(amount) for resource, amount in found.items()}
+    amounts = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return {resource: parse_quantity(amount) for resource, amount in amounts.items()}
 
 
 def _text(resource: str, amount: Decimal) -> str:

@@ -28,6 +28,7 @@ from slo_autoscaler.errors import (
     PlatformError,
     UnreachableError,
 )
+from slo_autoscaler.kube import BOOST
 from slo_autoscaler.kube.client import Document, KubeApi, Resource, version_of
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop
@@ -35,9 +36,6 @@ from slo_autoscaler.kube.pods import PODS, SERVICE_LABELS
 from slo_autoscaler.kube.resize_rules import NOMINAL, Cpu, CpuBoost, Patch, Pod, Range, Template, plan, ranges
 
 logger = logging.getLogger(__name__)
-
-LABEL: Final = "tailbound.dev/boost"
-"""Label of the pods that may be boosted. Its value is the maximum factor; empty: the configuration's."""
 
 REPLICA_SETS: Final = Resource("apps/v1", "replicasets")
 ACCESS_REVIEWS: Final = Resource("authorization.k8s.io/v1", "selfsubjectaccessreviews")
@@ -125,8 +123,8 @@ class Resizer:
             with suppress(PlatformError):
                 self.reconcile()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for each in self._watched or ():
-            each.close()
+        for informer in self._watched or ():
+            informer.close()
         self._api.close()
 
     def reconcile(self) -> float:
@@ -144,15 +142,15 @@ class Resizer:
         with self._writing:
             now = time.monotonic()
             self._refused = {
-                key: each for key, each in self._refused.items() if key in pods and each.until > now
+                key: refusal for key, refusal in self._refused.items() if key in pods and refusal.until > now
             }
-            limits = {key: each.limit for key, each in self._refused.items()}
+            limits = {key: refusal.limit for key, refusal in self._refused.items()}
             boosts = dict.fromkeys(self._boosts, NOMINAL) if self._closed else self._boosts
-            found = plan(pods, templates, boosts, limits)
+            planned = plan(pods, templates, boosts, limits)
             try:
-                self._write(found.patches, watched[0])
+                self._write(planned.patches, watched[0])
             finally:
-                self._log(found.obstacles)
+                self._log(planned.obstacles)
         return MAX_WAIT_SECONDS
 
     def _watch(self) -> tuple[Informer[Pod], Informer[Template]] | None:
@@ -164,23 +162,23 @@ class Resizer:
                 level = logging.WARNING if self._wanted else logging.INFO
                 self._rights.say("", f"boost: no pod can be boosted: {missing}", level=level)
             else:
-                logger.info("boost: may resize the pods with the label %s", LABEL)
+                logger.info("boost: may resize the pods with the label %s", BOOST)
                 watch = partial(
                     Informer,
                     self._api,
                     namespaces=self._namespaces,
-                    query={"labelSelector": LABEL},
+                    query={"labelSelector": BOOST},
                     resync=RESYNC_SECONDS,
                     changed=self._loop.wake,
                 )
                 self._watched = watch(PODS, transform=pod_of), watch(REPLICA_SETS, transform=template_of)
-                for each in self._watched:
-                    each.wait(self._api.timeout)
+                for informer in self._watched:
+                    informer.wait(self._api.timeout)
         return self._watched
 
     def _missing_right(self) -> str:
         """Return why no pod can be resized; empty: they can. Raises ``PlatformError``."""
-        offered = {each.get("name") for each in self._api.get("/api/v1").get("resources") or ()}
+        offered = {resource.get("name") for resource in self._api.get("/api/v1").get("resources") or ()}
         if "pods/resize" not in offered:
             return "the cluster does not offer pods/resize, which needs Kubernetes 1.33 or later"
         for namespace in self._namespaces or ("",):
@@ -232,7 +230,7 @@ class Resizer:
 
     def _log(self, obstacles: Mapping[str, str]) -> None:
         """Log the begin and the end of a function's refusals, and each obstacle once."""
-        refusals = {each.function_name: each.why for each in self._refused.values()}
+        refusals = {refusal.function_name: refusal.why for refusal in self._refused.values()}
         for name, why in sorted(refusals.items()):
             text = f"{name}: boost: refused: {why}; tried again in {BACKOFF_SECONDS:g} s"
             self._refusals.say(name, text, state="refused")
@@ -249,11 +247,11 @@ def pod_of(document: Document) -> Pod | None:
     owner = _owner(document, "ReplicaSet")
     if owner is None or status.get("phase") != "Running" or "deletionTimestamp" in metadata:
         return None
-    conditions = {each.get("type"): each for each in status.get("conditions") or ()}
+    conditions = {condition.get("type"): condition for condition in status.get("conditions") or ()}
     containers = (document.get("spec") or {}).get("containers") or ()
     return Pod(
         template=(metadata["namespace"], owner),
-        containers={each["name"]: _cpu(each) for each in containers},
+        containers={container["name"]: _cpu(container) for container in containers},
         guaranteed=status.get("qosClass") == "Guaranteed",
         serving=conditions.get("Ready", {}).get("status") == "True",
         refusal=_refusal(conditions),
@@ -267,10 +265,10 @@ def template_of(document: Document) -> Template | None:
     containers = document["spec"]["template"]["spec"]["containers"]
     if deployment is None:
         return None
-    name = next((labels[each] for each in SERVICE_LABELS if labels.get(each)), deployment)
-    first, *_ = [each for each in containers if PORT in _ports(each)] or containers
+    name = next((labels[key] for key in SERVICE_LABELS if labels.get(key)), deployment)
+    first, *_ = [container for container in containers if PORT in _ports(container)] or containers
     policies = first.get("resizePolicy") or ()
-    text = labels.get(LABEL, "")
+    text = labels.get(BOOST, "")
     most = _factor(text)
     return Template(
         function_name=f"{name}.{document['metadata']['namespace']}",
@@ -278,7 +276,7 @@ def template_of(document: Document) -> Template | None:
         nominal=_cpu(first),
         restarts={"resourceName": "cpu", "restartPolicy": "RestartContainer"} in policies,
         most=most,
-        fault="" if most or not text else f"label {LABEL}: {text!r} must be a number of at least 1, or empty",
+        fault="" if most or not text else f"label {BOOST}: {text!r} must be a number of at least 1, or empty",
     )
 
 
@@ -293,26 +291,28 @@ def body_of(patch: Patch) -> dict[str, Any]:
 def _refusal(conditions: Mapping[str, Document]) -> str:
     """Return the kubelet's reason and message for a resize that it has not applied (KEP-1287)."""
     pending, under_way = conditions.get("PodResizePending"), conditions.get("PodResizeInProgress", {})
-    found = under_way if pending is None and under_way.get("reason") == "Error" else pending
-    if found is None or found.get("status") != "True":
+    condition = under_way if pending is None and under_way.get("reason") == "Error" else pending
+    if condition is None or condition.get("status") != "True":
         return ""
-    return f"{found['type']} {found.get('reason', '')}: {found.get('message', '')}"
+    return f"{condition['type']} {condition.get('reason', '')}: {condition.get('message', '')}"
 
 
 def _owner(document: Document, kind: str) -> str | None:
     owners = document["metadata"].get("ownerReferences") or ()
-    return next((each["name"] for each in owners if each.get("controller") and each["kind"] == kind), None)
+    return next(
+        (owner["name"] for owner in owners if owner.get("controller") and owner["kind"] == kind), None
+    )
 
 
 def _ports(container: Document) -> set[int]:
-    return {each.get("containerPort") for each in container.get("ports") or ()}
+    return {port.get("containerPort") for port in container.get("ports") or ()}
 
 
 def _cpu(container: Document) -> Cpu:
     resources = container.get("resources") or {}
-    found = (resources.get(part) or {} for part in ("requests", "limits"))
+    parts = (resources.get(part) or {} for part in ("requests", "limits"))
     request, limit = (
-        None if "cpu" not in each else ceil(1000 * parse_quantity(each["cpu"])) for each in found
+        None if "cpu" not in part else ceil(1000 * parse_quantity(part["cpu"])) for part in parts
     )
     # The API server fills a missing request from the limit.
     return Cpu(limit if request is None else request, limit)

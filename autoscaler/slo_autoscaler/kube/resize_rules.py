@@ -149,7 +149,7 @@ def ranges(
 
     ``boosts`` has the ``max_cpu`` and ``requests`` of each. Of pods of several templates the largest counts.
     """
-    found: dict[str, Range] = {}
+    functions: dict[str, Range] = {}
     for pod in pods.values():
         template = templates.get(pod.template)
         if template is None:
@@ -158,14 +158,14 @@ def ranges(
         boost = boosts.get(name, NOMINAL)
         able = not _obstacle(pod, template, boost)
         most = max(1.0, 1000 * boost.max_cpu / nominal) if able and nominal else 1.0
-        if name not in found or most >= found[name].most:
-            found[name] = Range(template.most, most)
-    return found
+        if name not in functions or most >= functions[name].most:
+            functions[name] = Range(template.most, most)
+    return functions
 
 
 def raised(nominal: int, boost: CpuBoost) -> int:
     """Return the boosted limit in millicores: at least nominal, and else at most ``max_cpu``."""
-    # Rounded first: 1.1 / 0.1 is a little more than 11.
+    # Rounded first: 3 x 0.4 is a little more than 1.2.
     factor = math.ceil(round(boost.factor / STEP, 6)) * STEP
     return max(nominal, round(min(nominal * factor, 1000 * boost.max_cpu)))
 

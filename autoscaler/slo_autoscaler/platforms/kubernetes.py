@@ -1,13 +1,12 @@
 """Plain Kubernetes: scales each Deployment with our label through its scale subresource.
 
-Likewise objects of other kinds that have one. Owns the names, the label and the annotations. Makes no
-decisions. A HorizontalPodAutoscaler on the same object undoes every write: in mode active such an object is
-an error that names both.
+Likewise objects of other kinds that have one. Makes no decisions. A HorizontalPodAutoscaler on the same
+object undoes every write: in mode active such an object is an error that names both.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
@@ -28,8 +27,6 @@ from slo_autoscaler.fields import (
     Namespaces,
     PositiveDuration,
     settings,
-    unknown_keys,
-    whole,
 )
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.events import Events, Reference
@@ -38,25 +35,10 @@ from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Shortages, Unschedulabl
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE, place
+from slo_autoscaler.platforms.keys import HOLD, KUBERNETES, MODE, Declaration
 from slo_autoscaler.spec import Modes
-from slo_autoscaler.windows import Hold, Schedule, hold_of, schedule_of
 
 logger = logging.getLogger(__name__)
-
-MODE: Final = "tailbound.dev/mode"
-"""Label of the objects to watch. Its value is the mode; empty: the configuration's mode."""
-MIN_REPLICAS: Final = "tailbound.dev/min-replicas"
-MAX_REPLICAS: Final = "tailbound.dev/max-replicas"
-SCHEDULE: Final = "tailbound.dev/schedule"
-HOLD: Final = "tailbound.dev/hold"
-KEYS: Final = (
-    *(f"label {key}" for key in (MODE, "tailbound.dev/boost")),
-    *(
-        f"annotation {key}"
-        for key in (MIN_REPLICAS, MAX_REPLICAS, SCHEDULE, HOLD, "tailbound.dev/metrics-port")
-    ),
-)
-"""Our keys, some of which belong to the pods; others on a Deployment are mistyped."""
 
 DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
 DEPLOYMENT: Final = "Deployment"
@@ -129,18 +111,9 @@ class Deployment:
     version: str
     desired: int
     ready: int
-    mode: str
-    """Value of the label."""
-    min: int | None = None
-    max: int | None = None
-    schedule: Schedule | None = None
-    hold: Hold | None = None
+    keys: Declaration
     scaler: str = ""
     """Client that wrote the count to the scale subresource last; empty: another request has set it."""
-    fault: str | None = None
-    """The rules that its annotations violate."""
-    unknown: str = ""
-    """Keys of ours that mean nothing."""
     resource: Resource = DEPLOYMENTS
     kind: str = DEPLOYMENT
 
@@ -150,19 +123,9 @@ class Deployment:
     ) -> "Deployment | None":
         """Read an object; None without our label."""
         metadata = document["metadata"]
-        labels = metadata.get("labels") or {}
-        mode = labels.get(MODE)
-        if mode is None:
+        labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+        if labels.get(MODE) is None:
             return None
-        annotations = metadata.get("annotations") or {}
-        found: dict[str, Any] = {}
-        faults = []
-        for key, read in _READ.items():
-            if key in annotations:
-                try:
-                    found[key] = read(annotations[key])
-                except ValueError as error:
-                    faults.append(f"annotation {key}: {error}")
         replicas = document.get("spec", {}).get("replicas")
         return cls(
             namespace=metadata["namespace"],
@@ -171,16 +134,10 @@ class Deployment:
             version=metadata.get("resourceVersion", ""),
             desired=1 if replicas is None else replicas,
             ready=(document.get("status") or {}).get("readyReplicas") or 0,
-            mode=mode,
-            min=found.get(MIN_REPLICAS),
-            max=found.get(MAX_REPLICAS),
-            schedule=found.get(SCHEDULE),
-            hold=found.get(HOLD),
+            keys=KUBERNETES.read(KUBERNETES.texts(labels, annotations)),
             scaler=_scaler(metadata),
-            fault="; ".join(faults) or None,
             resource=resource,
             kind=kind,
-            unknown=unknown_keys(labels, annotations, "tailbound.dev/", KEYS),
         )
 
     @property
@@ -255,32 +212,34 @@ class Kubernetes:
         if replicas < 1:
             raise PlatformError(f"{function_name}: replicas {replicas}: nothing wakes a Deployment from zero")
         key = _key(function_name)
-        found = self._found(key)
+        workload = self._workload(key)
         # With the same count, the newer version differs only in its status.
-        version = found.version if found.desired == seen.desired else seen.version
+        version = workload.version if workload.desired == seen.desired else seen.version
         try:
-            version = self._api.scale(found.resource.path(*key, "scale"), version, seen.desired, replicas)
+            version = self._api.scale(workload.resource.path(*key, "scale"), version, seen.desired, replicas)
         except NotFoundError as error:
             raise FunctionGoneError(str(error)) from error
-        written = replace(found, desired=replicas, version=version)
-        self._workloads[ScaleTarget(found.resource.api, found.kind)].wrote(key, version, written)
+        written = replace(workload, desired=replicas, version=version)
+        self._workloads[ScaleTarget(workload.resource.api, workload.kind)].wrote(key, version, written)
         if seen.desired != replicas:
             reason = "ScaledUp" if replicas > seen.desired else "ScaledDown"
-            self._events.tell(found.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}")
+            self._events.tell(
+                workload.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}"
+            )
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Queue a warning event on the Deployment."""
         with suppress(PlatformError):
-            found = self._found(_key(function_name))
+            workload = self._workload(_key(function_name))
             if self._leader.leads():
-                self._events.tell(found.reference, reason, message, kind="Warning")
+                self._events.tell(workload.reference, reason, message, kind="Warning")
 
     def denied(self) -> dict[str, str]:
         """Return the namespaces of which a kind may not be listed, and kinds that cannot be watched."""
-        found = {f"{target.kind} of {target.apiVersion}": why for target, why in self._absent.items()}
+        denied = {f"{target.kind} of {target.apiVersion}": why for target, why in self._absent.items()}
         for informer in self._workloads.values():
-            found |= informer.denied()
-        return found
+            denied |= informer.denied()
+        return denied
 
     def watchdogs(self) -> dict[str, str]:
         """Return the metrics pages of running pods."""
@@ -297,14 +256,14 @@ class Kubernetes:
     def _informers(self) -> tuple[Informer[Any], ...]:
         return *self._workloads.values(), self._autoscalers, self._pods
 
-    def _found(self, key: Key) -> Deployment:
+    def _workload(self, key: Key) -> Deployment:
         """Return the watched object, or read it if a watch is not current."""
         try:
             for informer in self._workloads.values():
                 with suppress(ForbiddenError):
-                    found = informer.get(key)
-                    if found is not None:
-                        return found
+                    workload = informer.get(key)
+                    if workload is not None:
+                        return workload
         except PlatformError:
             return self._read(key)
         raise _gone(key)
@@ -313,9 +272,9 @@ class Kubernetes:
         for target, informer in self._workloads.items():
             with suppress(NotFoundError):
                 resource = informer.resource
-                found = Deployment.of(self._api.get(resource.path(*key)), resource, target.kind)
-                if found is not None:
-                    return found
+                workload = Deployment.of(self._api.get(resource.path(*key)), resource, target.kind)
+                if workload is not None:
+                    return workload
         raise _gone(key)
 
     def _watch(self, resource: Resource, kind: str) -> Informer[Deployment]:
@@ -349,14 +308,14 @@ class Kubernetes:
         """Yield every watched object. A kind that the role forbids stops no other, but for Deployments."""
         for target, informer in self._workloads.items():
             try:
-                found = informer.items()
+                workloads = informer.items()
             except ForbiddenError as error:
                 if target == DEPLOYMENT_TARGET:
                     raise
                 self._absent[target] = str(error)
             else:
                 self._absent.pop(target, None)
-                yield from found.values()
+                yield from workloads.values()
 
     def _shortages(self) -> Shortages:
         return shortages(self._pods, lambda pod: pod.deployment)
@@ -365,36 +324,26 @@ class Kubernetes:
         self, deployment: Deployment, others: Mapping[tuple[str, Key], str], without_node: Shortages
     ) -> Scale:
         name, other = deployment.function_name, others.get((deployment.kind, deployment.key))
-        if deployment.fault is not None:
-            raise UnreadableError(f"{name}: {deployment.fault}", deployment.desired)
-        try:
-            mode = self._modes.of(name, MODE, deployment.mode)
-        except PlatformError as error:
-            raise UnreadableError(str(error), deployment.desired) from error
-        if other is not None and mode == "active":
+        # A pod tells of its Deployment alone.
+        unknown: tuple[int | None, str] = None, ""
+        unschedulable, shortage = without_node(deployment.key) if deployment.kind == DEPLOYMENT else unknown
+        observed = Scale(
+            desired=deployment.desired,
+            available=deployment.ready,
+            cap=self._config.cap,
+            scaler=deployment.scaler,
+            unschedulable=unschedulable,
+            shortage=shortage,
+            version=deployment.version,
+        )
+        scale = KUBERNETES.declared(name, observed, deployment.keys, self._modes)
+        if other is not None and scale.mode == "active":
             raise UnreadableError(
                 f"{name}: HorizontalPodAutoscaler {other} scales it too; two scalers undo each other:"
                 f" delete it, or set the label {MODE} to shadow, recommend or off",
                 deployment.desired,
             )
-        # A pod tells of its Deployment alone.
-        unknown: tuple[int | None, str] = None, ""
-        unschedulable, shortage = without_node(deployment.key) if deployment.kind == DEPLOYMENT else unknown
-        return Scale(
-            desired=deployment.desired,
-            available=deployment.ready,
-            min=deployment.min,
-            max=deployment.max,
-            cap=self._config.cap,
-            mode=mode,
-            schedule=deployment.schedule,
-            hold=deployment.hold,
-            scaler=deployment.scaler,
-            unschedulable=unschedulable,
-            shortage=shortage,
-            unknown=deployment.unknown,
-            version=deployment.version,
-        )
+        return scale
 
     def _others(self) -> dict[tuple[str, Key], str]:
         """Return {(kind, object): the HorizontalPodAutoscaler that scales it}.
@@ -407,8 +356,8 @@ class Kubernetes:
 def write_hold(config: Settings, function_name: str, text: str | None) -> None:
     """Write the annotation of a hold to an object, or remove it (None). Raises ``PlatformError``."""
     with closing(KubeApi(*config.cluster, timeout=config.timeout, connections=1)) as api:
-        found = _annotated(api, config.scale_targets, _key(function_name), text)
-    if Deployment.of(found) is None:
+        document = _annotated(api, config.scale_targets, _key(function_name), text)
+    if Deployment.of(document) is None:
         raise PlatformError(f"{function_name}: annotated, but not scaled: it has no label {MODE}")
 
 
@@ -422,22 +371,6 @@ def _annotated(api: KubeApi, targets: Sequence[ScaleTarget], key: Key, text: str
                 resource = api.scaled_resource(target.apiVersion, target.kind)
                 return api.annotate(resource.path(*key), HOLD, text)
         raise
-
-
-def _bound(text: str) -> int:
-    bound = whole(text)
-    if not bound:
-        raise ValueError(f"{text[:20]!r} must be a whole number of at least 1")
-    return bound
-
-
-_READ: Final[dict[str, Callable[[str], object]]] = {
-    MIN_REPLICAS: _bound,
-    MAX_REPLICAS: _bound,
-    SCHEDULE: schedule_of,
-    HOLD: hold_of,
-}
-"""Annotation -> how its text is read; ``ValueError`` with the rule."""
 
 
 def _scaler(metadata: Document) -> str:

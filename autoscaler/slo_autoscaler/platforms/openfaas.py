@@ -1,6 +1,6 @@
 """OpenFaaS: reads and scales functions through the REST API of the gateway or of a provider.
 
-Owns requests, basic auth, names and labels. Makes no decisions. Pitfalls of the contract:
+Owns requests, basic auth and names. Makes no decisions. Pitfalls of the contract:
 
 - The gateway clamps counts to 1..5 and still answers 202. Only a second read shows the real count.
 - ``GET /system/functions`` has the replicas and labels of every function: one request per namespace. But it
@@ -10,9 +10,8 @@ Owns requests, basic auth, names and labels. Makes no decisions. Pitfalls of the
 - Go omits zero values: a missing count is 0.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
 import requests
@@ -27,37 +26,13 @@ from slo_autoscaler.fields import (
     Tls,
     Url,
     over_https,
-    parse_duration,
     settings,
-    unknown_keys,
-    whole,
 )
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms import ALL_ACTIVE
+from slo_autoscaler.platforms import ALL_ACTIVE, keys
 from slo_autoscaler.session import Authorization, Secret, open_session
 from slo_autoscaler.spec import Modes
-from slo_autoscaler.windows import hold_of, schedule_of
-
-T = TypeVar("T")
-
-MIN_LABEL: Final = "com.openfaas.scale.min"
-MAX_LABEL: Final = "com.openfaas.scale.max"
-ZERO_LABEL: Final = "com.openfaas.scale.zero"
-ZERO_DURATION_LABEL: Final = "com.openfaas.scale.zero-duration"
-"""Label of OpenFaaS Pro, which CE refuses at deploy: ``"true"`` lets an idle function scale to zero."""
-ZERO_DURATION: Final = 900.0
-"""Pro's idle time in seconds if the duration is missing or invalid."""
-MODE_LABEL: Final = "com.tailbound.mode"
-"""Label of the mode, in our own domain: faas-netes refuses unknown labels under com.openfaas.scale."""
-
-SCHEDULE: Final = "com.tailbound.schedule"
-HOLD: Final = "com.tailbound.hold"
-"""Annotations of the schedule and of the hold; a label could not have their text."""
-KEYS: Final = (f"label {MODE_LABEL}", f"annotation {SCHEDULE}", f"annotation {HOLD}")
-"""Our keys; others of our domain are mistyped."""
-UID_LABEL: Final = "uid"
-"""Label that faas-netes changes with each deployment."""
 
 
 @settings
@@ -142,10 +117,10 @@ class OpenFaas:
         """Return replicas and bounds of every function of the configured namespaces."""
         scales: dict[str, Scale | PlatformError] = {}
         for namespace in self._config.namespaces:
-            found = self._get("/system/functions", namespace)
-            if not isinstance(found, list):
+            statuses = self._get("/system/functions", namespace)
+            if not isinstance(statuses, list):
                 raise PlatformError(f"{self._config.gateway_url}/system/functions: not a list")
-            for status in found:
+            for status in statuses:
                 name = status.get("name") if isinstance(status, dict) else None
                 if not isinstance(name, str) or not name:
                     raise PlatformError(f"{self._config.gateway_url}/system/functions: an entry has no name")
@@ -168,10 +143,10 @@ class OpenFaas:
         """Request a count, unless the gateway reports another one than the decision assumed."""
         name, namespace = _split(function_name)
         own = self._written.get(function_name)
-        found = self.scale(function_name).desired
-        if found not in (seen.desired, replicas, own):
+        count = self.scale(function_name).desired
+        if count not in (seen.desired, replicas, own):
             raise ScaleChangedError(
-                f"{function_name}: another writer has set the count to {found} where it was {seen.desired}"
+                f"{function_name}: another writer has set the count to {count} where it was {seen.desired}"
             )
         body = {"serviceName": name, "replicas": replicas, "namespace": namespace}
         self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)
@@ -193,29 +168,19 @@ class OpenFaas:
         self._session.close()
 
     def _scale(self, function_name: str, status: Mapping[str, Any]) -> Scale:
-        labels = status.get("labels")
-        labels = labels if isinstance(labels, dict) else {}
-        annotations = status.get("annotations")
-        annotations = annotations if isinstance(annotations, dict) else {}
+        labels, annotations = status.get("labels"), status.get("annotations")
+        texts = keys.OPENFAAS.texts(
+            labels if isinstance(labels, dict) else {}, annotations if isinstance(annotations, dict) else {}
+        )
         desired = _count(function_name, status, "replicas")
         if self._written.get(function_name) == desired:
             self._written.pop(function_name, None)
         try:
-            return Scale(
-                desired=desired,
-                available=_count(function_name, status, "availableReplicas"),
-                min=_bound(function_name, labels, MIN_LABEL),
-                max=_bound(function_name, labels, MAX_LABEL),
-                cap=self._config.cap,
-                mode=self._modes.of(function_name, MODE_LABEL, labels.get(MODE_LABEL)),
-                zero_after=_zero_after(labels),
-                schedule=_annotated(function_name, annotations, SCHEDULE, schedule_of),
-                hold=_annotated(function_name, annotations, HOLD, hold_of),
-                revision=str(labels.get(UID_LABEL) or ""),
-                unknown=unknown_keys(labels, annotations, "com.tailbound.", KEYS),
-            )
+            available = _count(function_name, status, "availableReplicas")
         except PlatformError as error:
             raise UnreadableError(str(error), desired) from error
+        observed = Scale(desired=desired, available=available, cap=self._config.cap)
+        return keys.OPENFAAS.declared(function_name, observed, keys.OPENFAAS.read(texts), self._modes)
 
     def _get(self, path: str, namespace: str) -> Any:
         response = self._request("GET", path, namespace, None)
@@ -251,7 +216,11 @@ class OpenFaas:
 
 def write_hold(_config: Settings, function_name: str, text: str | None) -> None:
     """Raise ``PlatformError`` with the deployment that makes the hold: the gateway cannot annotate."""
-    how = f"without the annotation {HOLD}" if text is None else f"with the annotation {HOLD}: {text}"
+    how = (
+        f"without the annotation {keys.OPENFAAS_HOLD}"
+        if text is None
+        else f"with the annotation {keys.OPENFAAS_HOLD}: {text}"
+    )
     raise PlatformError(f"{function_name}: the gateway annotates only what it deploys; deploy it {how}")
 
 
@@ -265,37 +234,3 @@ def _count(function_name: str, status: Mapping[str, Any], key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise PlatformError(f"{function_name}: {key} {value!r} must be a whole number of at least 0")
     return value
-
-
-def _bound(function_name: str, labels: Mapping[str, Any], label: str) -> int | None:
-    """Return the bound of a label, None without one; a mistyped one must not scale to the default's bound."""
-    text = labels.get(label)
-    bound = whole(text)
-    if text and bound is None:
-        raise PlatformError(f"{function_name}: label {label}: {text[:20]!r} must be a whole number, or empty")
-    return bound
-
-
-def _annotated(
-    function_name: str, annotations: Mapping[str, Any], key: str, read: Callable[[str], T]
-) -> T | None:
-    """Return the value of an annotation, None without one."""
-    text = annotations.get(key)
-    if not text:
-        return None
-    try:
-        return read(str(text))
-    except ValueError as error:
-        raise PlatformError(f"{function_name}: annotation {key}: {error}") from None
-
-
-def _zero_after(labels: Mapping[str, Any]) -> float | None:
-    zero = labels.get(ZERO_LABEL)
-    if zero is None:
-        return None
-    if str(zero).lower() != "true":
-        return math.inf
-    try:
-        return parse_duration(labels.get(ZERO_DURATION_LABEL)) or ZERO_DURATION
-    except ValueError:
-        return ZERO_DURATION

@@ -73,6 +73,22 @@ def test_a_repetition_counts_up_unless_the_event_was_forgotten_or_deleted_or_is_
     until(lambda: written() == [("a", 1), ("a", 1)], "it is old")
 
 
+def test_event_is_within_the_limits_of_the_api_and_a_repetition_moves_its_last_time(
+    cluster, about, told, written, namespace
+):
+    told.tell(replace(about, name="x" * 253), "Scaled", "m" * 2000)
+    until(written, "it is written")
+    (event,) = next(cluster.pages(EVENTS.path(namespace)))[0]
+    assert len(event["metadata"]["name"]) <= 253
+    assert len(event["message"]) <= 1024
+    assert event["firstTimestamp"] == event["lastTimestamp"]
+    path = EVENTS.path(namespace, event["metadata"]["name"])
+    cluster.patch(path, {"lastTimestamp": "2026-01-01T00:00:00Z"})
+    told.tell(replace(about, name="x" * 253), "Scaled", "m" * 2000)
+    until(lambda: cluster.get(path)["count"] == 2, "it is counted")
+    assert cluster.get(path)["lastTimestamp"] > "2026-01-01T00:00:00Z"
+
+
 @on_double
 def test_event_that_cannot_be_written_is_lost_and_logged_once(api, about, told, written, caplog):
     api.faults["POST"] = doubles.status(403)

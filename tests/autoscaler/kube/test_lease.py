@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from slo_autoscaler.errors import NotFoundError
-from slo_autoscaler.kube.lease import LEASES, PAUSED, Identity, LeaseLeader
+from slo_autoscaler.kube import PAUSED
+from slo_autoscaler.kube.lease import LEASES, Identity, LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from support import doubles
 from support.cluster import delete, on_double
@@ -71,6 +72,24 @@ def test_a_lease_that_is_given_back_moves_at_once(lead, spec):
     # Much sooner than the lease would run out.
     until(second.leads, "the second leads")
     assert (spec("mine")["holderIdentity"], spec("mine")["leaseTransitions"]) == ("b", 1)
+
+
+def test_close_leaves_a_lease_that_another_has_taken(lead, spec, cluster, namespace):
+    leader = lead("a")
+    cluster.patch(LEASES.path(namespace, "slo-autoscaler"), {"spec": {"holderIdentity": "b"}})
+    assert leader.leads(), "until the part of the lease that it has is over"
+    leader.close()
+    assert spec()["holderIdentity"] == "b"
+
+
+@on_double
+def test_leader_whose_renewals_fail_leads_no_longer_than_its_lease(api, lead):
+    leader = lead("a", duration=1.0, renew_interval=0.1)
+    until(leader.leads, "it leads")
+    api.faults["GET /apis/coordination"] = doubles.status(503)
+    until(lambda: not leader.leads(), "its lease is over")
+    api.faults.clear()
+    until(leader.leads, "it has its lease again")
 
 
 def unknown(*_, **__):

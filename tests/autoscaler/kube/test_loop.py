@@ -1,10 +1,12 @@
 """Loops in their threads, and writes that back off."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from slo_autoscaler.errors import ApiError, ConflictError, NotFoundError, PlatformError, UnreachableError
+from slo_autoscaler.kube import loop
 from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop, Writes
 from support.waits import until
 
@@ -29,12 +31,12 @@ def test_a_loop_is_woken_and_outlives_its_own_bugs(caplog):
             raise bugs.pop(0)
         return 60.0
 
-    loop = Loop("a loop", step)
-    loop.start()
+    woken = Loop("a loop", step)
+    woken.start()
     for _ in range(5):
         assert passes.acquire(timeout=10)
-        loop.wake()
-    loop.close()
+        woken.wake()
+    woken.close()
     assert "a loop failed" in caplog.text
     assert caplog.text.count("away") == 1, "a complaint that goes on is made once"
 
@@ -53,6 +55,64 @@ def test_a_write_that_is_refused_waits_alone_and_is_forgotten_with_its_object(ca
     writes.attempt(A, fail(REFUSED))
     assert writes.order([B]) == [B]
     assert not writes.failed(A)
+
+
+class Tried:
+    """A write that fails as the test says, at times of a clock that the test moves."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.writes = Writes("status")
+        self.error = None
+        self.times = []
+
+    def write(self):
+        self.times.append(self.clock.now)
+        if self.error is not None:
+            raise self.error
+
+    def fails_for(self, error, seconds):
+        """Return whether the write is tried now, and then held back for so long."""
+        self.error, before = error, len(self.times)
+        self.attempt()
+        tries = len(self.times)
+        self.clock.now += seconds - 0.01
+        self.attempt()
+        held_back = len(self.times) == tries
+        self.clock.now += 0.02
+        return held_back and tries > before
+
+    def attempt(self):
+        if not self.writes.backing_off():
+            self.writes.attempt(A, self.write)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(loop, "time", clock)
+    return Tried(clock)
+
+
+@pytest.mark.parametrize("error", [REFUSED, UnreachableError("no answer")])
+def test_backoff_doubles_to_its_maximum_and_begins_anew_after_a_success(tried, error):
+    for seconds in (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0):
+        assert tried.fails_for(error, seconds)
+    tried.error = None
+    tried.attempt()
+    assert tried.fails_for(error, 0.2)
+    assert tried.fails_for(error, 0.4)
+
+
+def test_pause_ends_with_the_first_backoff(tried):
+    assert tried.fails_for(REFUSED, 0.2)
+    tried.attempt()
+    assert tried.writes.pause() == pytest.approx(0.4)
+    tried.clock.now += 0.3
+    assert tried.writes.pause() == pytest.approx(0.1)
+    tried.clock.now += 0.2
+    assert tried.writes.pause() == MAX_WAIT_SECONDS
 
 
 @pytest.mark.parametrize("error", [UnreachableError("no answer"), ApiError("webhook", 500)])

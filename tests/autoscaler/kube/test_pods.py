@@ -2,7 +2,7 @@
 
 import pytest
 
-from slo_autoscaler.kube.pods import Unschedulable, page_of, shortage
+from slo_autoscaler.kube.pods import LONGEST_REASON, Unschedulable, page_of, shortage
 from support.kube_server import a_pod
 
 FULL = "0/3 nodes are available: 1 Insufficient cpu, 2 Insufficient nvidia.com/gpu."
@@ -41,6 +41,7 @@ def test_a_pod_that_is_no_deployments_or_not_refused_by_the_scheduler_is_none_of
         ([{}], [], "nothing requested"),
         ([requests(cpu="500m", memory="256Mi"), requests(cpu=1)], [], "1.5 CPU, 256 MiB memory"),
         ([{"resources": {"limits": {"nvidia.com/gpu": "1"}}}], [], "1 nvidia.com/gpu"),
+        ([{"resources": {"limits": {"cpu": "2"}, "requests": {"cpu": "500m"}}}], [], "0.5 CPU"),
         ([requests(cpu="1")], [requests(cpu="250m"), requests(cpu="2")], "2 CPU"),
         ([requests(cpu="1")], [requests(cpu="250m") | {"restartPolicy": "Always"}], "1.25 CPU"),
     ],
@@ -49,6 +50,16 @@ def test_a_pod_needs_what_its_containers_request_together(containers, first, nee
     pod = a_pod("web", containers=containers)
     pod["spec"]["initContainers"] = first
     assert Unschedulable.of(pod).needs == needs
+
+
+def test_pod_with_another_owner_is_its_controllers():
+    pod = a_pod("web")
+    pod["metadata"]["ownerReferences"].insert(0, {"kind": "Team", "name": "search"})
+    assert Unschedulable.of(pod).deployment == ("shop", "web")
+
+
+def test_reason_of_the_scheduler_is_cut():
+    assert len(Unschedulable.of(a_pod("web", why="x" * 1000)).why) == LONGEST_REASON
 
 
 def test_a_shortage_counts_pods_that_need_the_same_and_gives_each_reason_once():
@@ -66,6 +77,10 @@ SERVING = "serving.knative.dev/"
     [
         ({}, "10.0.0.7", ("10.0.0.7:8081", "web.shop")),
         ({"annotations": {"tailbound.dev/metrics-port": "9000"}}, "10.0.0.7", ("10.0.0.7:9000", "web.shop")),
+        (
+            {"annotations": {"prometheus.io/port": "9001", "tailbound.dev/metrics-port": "9000"}},
+            *("10.0.0.7", ("10.0.0.7:9000", "web.shop")),
+        ),
         ({"annotations": {"prometheus.io/port": "9001"}}, "fd00::7", ("[fd00::7]:9001", "web.shop")),
         (
             {"labels": {f"{SERVING}revision": "tabular-00001", f"{SERVING}service": "tabular"}},

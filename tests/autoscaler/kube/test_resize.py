@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from slo_autoscaler.errors import ApiError
+from slo_autoscaler.kube import resize
 from slo_autoscaler.kube.resize import Resizer
 from slo_autoscaler.kube.resize_rules import NOMINAL, CpuBoost
 from support import doubles
@@ -211,11 +213,16 @@ def test_refused_boost_does_not_delay_the_restoring(shop):
     until(shop.nominal, "it is restored")
 
 
-def test_server_error_is_tried_again(shop):
-    shop.api.faults[RESIZES] = doubles.status(503)
+@pytest.mark.parametrize("code", [429, 503])
+def test_server_that_is_too_busy_has_refused_nothing_and_is_asked_again(shop, caplog, code):
+    shop.api.faults[RESIZES] = doubles.status(code)
     shop.deploy()
-    shop.start().boost(TRIPLE)
+    resizer = shop.start()
+    resizer.boost(TRIPLE)
     until(lambda: len(shop.api.writes()) > 1, "it was tried")
+    with pytest.raises(ApiError):
+        resizer.reconcile()
+    assert "refused" not in caplog.text
     shop.api.faults.clear()
     until(shop.boosted, "it is boosted")
 
@@ -241,6 +248,17 @@ def test_start_without_the_right_names_what_is_missing_and_watches_nothing(
     resizer.reconcile()
     assert (resizer.ranges(), shop.nominal()) == ({}, True)
     assert not [call for call in shop.api.calls if call.verb in ("list", "watch")]
+
+
+def test_refused_limit_is_requested_again_after_its_backoff(shop, monkeypatch):
+    monkeypatch.setattr(resize, "BACKOFF_SECONDS", 0.0)
+    shop.deploy()
+    shop.api.faults[RESIZES] = doubles.status(403)
+    resizer = shop.start()
+    resizer.boost(TRIPLE)
+    until(lambda: len(shop.api.writes()) > 1, "it is refused")
+    shop.api.faults.clear()
+    until(lambda: resizer.reconcile() and shop.boosted(), "it is boosted")
 
 
 @pytest.mark.parametrize(

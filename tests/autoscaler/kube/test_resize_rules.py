@@ -98,9 +98,11 @@ def test_ranges_end_at_the_maximum_cpu(most_by_label, max_cpu, most):
     assert found == {"web.shop": Range(most_by_label, most)}
 
 
-def test_ranges_of_pods_of_two_templates_are_the_larger_one():
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_ranges_of_pods_of_two_templates_are_the_larger_one(names):
     old, new = ("shop", "web-0"), SET
-    pods = {("shop", "a"): replace(a_pod(), template=old), KEY: a_pod()}
+    both = {"a": replace(a_pod(), template=old), "b": a_pod()}
+    pods = {("shop", name): both[name] for name in names}
     templates = {old: replace(TEMPLATE, restarts=True), new: TEMPLATE}
     assert ranges(pods, templates, {"web.shop": TRIPLE}) == {"web.shop": Range(None, 4.0)}
 
@@ -113,6 +115,16 @@ def test_plan_container_that_would_restart_is_not_restored():
 def test_plan_resize_that_the_kubelet_refuses_is_withdrawn():
     found = planned(a_pod(limit=1500, refusal="PodResizePending Infeasible: no")).patches[KEY]
     assert (found.cpu, found.why) == (NOMINAL, "PodResizePending Infeasible: no")
+
+
+def test_plan_refusal_of_an_earlier_resize_does_not_keep_a_nominal_pod_from_its_boost():
+    found = planned(a_pod(refusal="PodResizePending Deferred: later")).patches[KEY]
+    assert (found.cpu, found.why) == (Cpu(100, 1500), "")
+
+
+@pytest.mark.parametrize(("factor", "limit"), [(3 * 0.4, 1200), (1.01, 1100), (1.11, 1200), (1.0, 1000)])
+def test_raised_is_a_multiple_of_a_step_and_not_one_more_for_what_floats_are(factor, limit):
+    assert raised(1000, CpuBoost(factor, 64.0)) == limit
 
 
 @pytest.mark.parametrize(("refused", "given"), [(1500, None), (1000, None), (1600, Cpu(100, 1500))])

@@ -7,16 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.errors import UnreadableError
+from slo_autoscaler.platforms.keys import HOLD, MODE, SCHEDULE
 from slo_autoscaler.platforms.knative.allocation import (
-    HOLD,
     KPA,
-    SCHEDULE,
     UNROUTED,
     Defaults,
     Revision,
     Share,
     class_of,
+    defaults_of,
     initial_scale,
+    is_scaled,
     main_of,
     max_scale,
     min_scale,
@@ -24,6 +25,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     plan,
     replicas_for_share,
     scale_of,
+    service_of,
     shares,
 )
 from slo_autoscaler.spec import Modes
@@ -92,6 +94,59 @@ def test_class_and_bounds_are_those_of_the_annotations_else_the_clusters(it, def
     assert class_of(it, defaults) == (own or defaults.class_name)
 
 
+@pytest.mark.parametrize(
+    ("data", "defaults"),
+    [
+        ({}, Defaults()),
+        ({"min-scale": "2", "max-scale": "0", "initial-scale": "0"}, Defaults(KPA, 2, 0, 0)),
+        ({"min-scale": "-1", "scale-to-zero-grace-period": "soon"}, Defaults()),
+        ({"scale-to-zero-grace-period": "1m"}, Defaults(grace_period=60.0)),
+        ({"enable-scale-to-zero": "False"}, Defaults(scale_to_zero=False)),
+        ({"pod-autoscaler-class": "slo.tailbound.dev"}, Defaults(class_name="slo.tailbound.dev")),
+    ],
+)
+def test_defaults_of_the_cluster_are_those_of_its_config_map(data, defaults):
+    assert defaults_of({"data": data}) == defaults
+
+
+@pytest.mark.parametrize(
+    ("labels", "service"),
+    [
+        ({"service": "s", "configuration": "c", "revision": "r"}, "s"),
+        ({"service": "", "configuration": "c", "revision": "r"}, "c"),
+        ({"revision": "r"}, "r"),
+        ({}, "tabular-00001"),
+    ],
+)
+def test_service_of_a_revision_is_the_nearest_that_its_labels_name(labels, service):
+    assert service_of(an_object(labels={SERVING + key: name for key, name in labels.items()})) == service
+
+
+@pytest.mark.parametrize(("routed", "declared"), [(0.1, 0.9), (0.9, 0.1), (0.9, None), (None, 0.9)])
+def test_share_to_be_served_is_the_larger_of_routed_and_declared(routed, declared):
+    assert Share(routed, declared).most == 0.9
+
+
+def test_newest_revision_is_of_the_highest_generation_in_any_order():
+    revisions = [
+        an_object(
+            f"t-{number}", {f"{SERVING}configuration": "t", f"{SERVING}configurationGeneration": number}
+        )
+        for number in ("9", "10", "2")
+    ]
+    assert newest(revisions) == newest(revisions[::-1]) == {("default", "t"): "t-10"}
+
+
+def test_is_scaled_stays_so_with_a_wrong_label():
+    modes = ["active", "", "shadow", "actve", None]
+    shares_ = [Share(1.0, 1.0, () if mode is None else ((f"label {MODE}", mode),)) for mode in modes]
+    assert [is_scaled("f.ns", share, Modes()) for share in shares_] == [True, True, False, True, True]
+
+
+def test_scale_of_a_revision_without_a_minimum_leaves_it_to_the_configuration():
+    assert [scale_of(a_revision(least=least), None, Modes()).min for least in (0, 1)] == [None, 1]
+
+
 # What routes say
 
 BROKEN = [None, {}, {"traffic": None}, {"traffic": [{}]}, {"traffic": [{"percent": 5}]}]
@@ -114,6 +169,8 @@ def named(revision, percent=None, **more):
             [a_route(status=[named("a", 50), named("a", 25, tag="stable"), named("c", tag="candidate")])],
             {"a": Share(0.75, None), "c": Share(0.0, None)},
         ),
+        # More than all is all.
+        ([a_route(status=[named("a", 100), named("a", 100)])], {"a": Share(1.0, None)}),
         # The largest share of several routes counts.
         (
             [a_route(status=[named("a", 10)]), a_route([named("a", 5)], [named("a", 70)])],
@@ -143,7 +200,7 @@ def test_annotations_of_a_route_are_those_of_its_revisions():
 
 @pytest.mark.parametrize(("key", "text"), [("schedule", "[1]"), ("hold", "until: later")])
 def test_scale_wrong_annotation_is_unreadable_with_its_count(key, text):
-    main = a_revision(share=Share(1.0, 1.0, **{key: text}), replicas=3)
+    main = a_revision(share=Share(1.0, 1.0, ((f"annotation tailbound.dev/{key}", text),)), replicas=3)
     with pytest.raises(UnreadableError, match=rf"tabular.default: annotation tailbound.dev/{key}") as caught:
         scale_of(main, None, Modes())
     assert caught.value.replicas == 3
@@ -179,6 +236,21 @@ RESTING = a_revision(1, share=UNROUTED, inactive=True, replicas=4)
 def test_plan_divides_a_count(revisions, wanted, main, counts):
     assert main_of(revisions).generation == main
     assert plan(revisions, wanted) == {each.key: count for each, count in zip(revisions, counts, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("lesser", "greater"),
+    [
+        ({"inactive": True, "share": Share(1.0, 1.0)}, {"share": Share(0.1, 0.1)}),
+        ({"inactive": True}, {"inactive": False, "started": False, "share": UNROUTED}),
+        ({"started": False, "share": Share(None, 1.0)}, {"share": Share(0.1, None)}),
+        ({"share": Share(0.4, None), "generation": 9}, {"share": Share(0.6, None)}),
+        ({"generation": 9, "name": "tabular-z"}, {"generation": 10, "name": "tabular-a"}),
+    ],
+)
+def test_main_is_active_then_started_then_has_most_traffic_then_is_newest(lesser, greater):
+    one, other = a_revision(**lesser), a_revision(**greater)
+    assert main_of([one, other]) == main_of([other, one]) == other
 
 
 @pytest.mark.parametrize(("whole", "share", "part"), [(100, 0.07, 7), (15, 0.1, 2), (15, 0.0, 0)])

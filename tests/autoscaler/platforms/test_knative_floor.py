@@ -5,8 +5,7 @@ import pytest
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.knative.allocation import MODE
-from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, ORIGINAL
+from slo_autoscaler.platforms.keys import FLOOR_APPLIED, FLOOR_ORIGINAL, MIN_SCALE, MODE
 from slo_autoscaler.platforms.knative.objects import CONFIG_MAPS, REVISIONS
 from support import doubles
 from support.cluster import delete, on_double
@@ -45,7 +44,7 @@ def test_a_floor_is_written_seen_at_once_and_the_users_minimum_comes_back(world,
     world.until(lambda: platform.scales() == {world.function: scale}, "it is seen")
     assert platform.scale(world.function).desired == 2
     decide(platform, world.function, 5)
-    given = {MIN_SCALE: "5", APPLIED: "5", ORIGINAL: "2"}
+    given = {MIN_SCALE: "5", FLOOR_APPLIED: "5", FLOOR_ORIGINAL: "2"}
     assert world.annotations() == {MAX_SCALE: "9", **given}
     assert platform.scales()[world.function].desired == 5
     world.route(mode=None, r1=100)
@@ -57,7 +56,7 @@ def test_a_leader_that_led_before_has_forgotten_its_decisions(world, routed, pla
     decide(platform, world.function, 4)
     world.leader.leading = False
     drive(platform)
-    theirs = {MIN_SCALE: "2", APPLIED: "2"}
+    theirs = {MIN_SCALE: "2", FLOOR_APPLIED: "2"}
     world.change(REVISIONS, routed, metadata={"annotations": theirs})
     world.until(lambda: platform.scales()[world.function].desired == 2, "another leader's floor is seen")
     world.leader.leading = True
@@ -79,7 +78,7 @@ def test_a_rollout_takes_the_floor_along(world, platform):
 def test_a_decision_on_a_floor_that_another_writer_has_changed_is_left_out(world, routed, platform):
     decide(platform, world.function, 4)
     seen = platform.scales()[world.function]
-    world.change(REVISIONS, routed, metadata={"annotations": {MIN_SCALE: "2", APPLIED: "2"}})
+    world.change(REVISIONS, routed, metadata={"annotations": {MIN_SCALE: "2", FLOOR_APPLIED: "2"}})
     world.until(lambda: platform.scales()[world.function].desired == 2, "the watch reports it")
     world.leader.leading = False
     drive(platform)  # what it decided is forgotten: another leader's floor is seen

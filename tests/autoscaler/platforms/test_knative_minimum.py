@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slo_autoscaler.platforms.keys import FLOOR_APPLIED, FLOOR_ORIGINAL, MIN_SCALE
 from slo_autoscaler.platforms.knative.allocation import UNROUTED, Defaults, Share
-from slo_autoscaler.platforms.knative.minimum import APPLIED, MIN_SCALE, ORIGINAL, change, floors, revision_of
+from slo_autoscaler.platforms.knative.minimum import change, floors, revision_of
 
 ALL = Share(1.0, 1.0)
 
@@ -17,8 +18,8 @@ def a_revision(name="tabular-00001", desired=3, actual=2, ready="True", **annota
         "min": MIN_SCALE,
         "old_min": "autoscaling.knative.dev/minScale",
         "max": "autoscaling.knative.dev/max-scale",
-        "given": APPLIED,
-        "own": ORIGINAL,
+        "given": FLOOR_APPLIED,
+        "own": FLOOR_ORIGINAL,
     }
     return {
         "metadata": {

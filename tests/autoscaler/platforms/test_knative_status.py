@@ -174,6 +174,7 @@ def given_up():
         (started(**UNREACHABLE), UNROUTED, False, NEVER, None),
         (started(), UNROUTED, True, Defaults(), NO_TRAFFIC),  # never routed, and a newer one has started
         (started(), UNROUTED, False, Defaults(), None),
+        (started(reachability="Reachable"), UNROUTED, True, Defaults(), None),
         # A route names it, though Knative calls it unreachable: all its replicas fail.
         (started(**UNREACHABLE), Share(0.0, None), True, Defaults(), None),
         (started(**UNREACHABLE), Share(None, 0.0), True, Defaults(), None),
@@ -204,6 +205,13 @@ def test_revision_that_is_left_behind_where_zero_is_forbidden_keeps_one_replica(
     named = revision_of(pa, a_deployment(5, 0), ROUTED, Defaults(), inactive=False)
     assert named.lowest == 5, "it is routed: all its replicas have failed"
     assert says(status(pa, None, left, target=1, inactive=None, now=NOW), "ScaleToZero") == (None, "")
+
+
+def test_revision_of_a_deployment_without_a_count_has_the_one_that_kubernetes_gives_it():
+    bare = revision_of(OLD, {"spec": {}}, ROUTED, Defaults(), inactive=False)
+    assert (bare.replicas, bare.ready) == (1, 0)
+    zero = revision_of(OLD, {"spec": {"replicas": 0}}, ROUTED, Defaults(), inactive=False)
+    assert zero.replicas == 0
 
 
 RETENTION = "autoscaling.knative.dev/scale-to-zero-pod-retention-period"

@@ -9,11 +9,10 @@ from slo_autoscaler.kube.client import Resource
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE
+from slo_autoscaler.platforms.keys import MIN_REPLICAS, MODE
 from slo_autoscaler.platforms.kubernetes import (
     AUTOSCALERS,
     DEPLOYMENTS,
-    MIN_REPLICAS,
-    MODE,
     Deployment,
     Kubernetes,
     write_hold,
@@ -172,6 +171,13 @@ def test_scaler_is_the_client_that_owns_the_count_by_the_scale_subresource(entri
     assert Deployment.of(document).scaler == scaler
 
 
+def test_deployment_without_a_count_has_the_one_that_kubernetes_gives_it():
+    document = a_deployment(mode="")
+    del document["spec"]["replicas"]
+    assert Deployment.of(document).desired == 1
+    assert Deployment.of(a_deployment(replicas=0, mode="")).desired == 0
+
+
 def test_another_autoscaler_on_the_same_deployment_is_an_error_where_we_would_act(platform, shop):
     other = shop.deploy("ours", mode="")
     shop.hpa("for-a-set", "StatefulSet")
@@ -198,6 +204,12 @@ def test_replicas_without_a_node_are_counted_until_they_have_one(api, platform, 
     for pod in pods:
         api.put("v1", "pods", {"metadata": pod["metadata"], "spec": {"nodeName": "node-1"}})
     until(lambda: platform.scales()[shop.web] == shop.scale, "they have a node")
+
+
+@on_double
+def test_without_the_right_to_see_pods_those_without_a_node_are_unknown(api, connect, shop):
+    api.faults["GET /api/v1/namespaces"] = doubles.status(403)
+    assert connect().scales()[shop.web].unschedulable is None
 
 
 @on_double
@@ -244,6 +256,17 @@ def test_a_decision_on_a_count_that_another_writer_has_changed_is_left_out(platf
     with pytest.raises(ScaleChangedError, match="another writer has set the count to 7 where it was 2"):
         platform.set_scale(shop.web, 4, seen)
     assert shop.replicas() == 7
+
+
+def test_scale_has_the_platforms_maximum_of_every_function(connect, shop):
+    assert connect(cap=3).scales()[shop.web].cap == 3
+
+
+def test_set_scale_to_the_present_count_is_no_event(platform, shop):
+    decide(platform, shop.web, 2)
+    decide(platform, shop.web, 3)
+    until(shop.events, "an event is there")
+    assert [each["message"] for each in shop.events()] == ["Scaled replicas from 2 to 3"]
 
 
 def test_nothing_is_scaled_to_zero(platform, shop):

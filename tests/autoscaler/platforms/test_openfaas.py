@@ -6,21 +6,19 @@ import threading
 
 import pytest
 
-from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
+from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreadableError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms.openfaas import (
-    HOLD,
-    MAX_LABEL,
-    MIN_LABEL,
-    MODE_LABEL,
-    SCHEDULE,
-    ZERO_DURATION_LABEL,
-    ZERO_LABEL,
-    BasicAuth,
-    OpenFaas,
-    Settings,
+from slo_autoscaler.platforms.keys import (
+    OPENFAAS_HOLD,
+    OPENFAAS_MAX,
+    OPENFAAS_MIN,
+    OPENFAAS_MODE,
+    OPENFAAS_SCHEDULE,
+    OPENFAAS_ZERO,
+    OPENFAAS_ZERO_DURATION,
 )
+from slo_autoscaler.platforms.openfaas import BasicAuth, OpenFaas, Settings
 from slo_autoscaler.windows import hold_of, schedule_of
 from support import doubles
 from support.doubles import Function, a_gateway, decide
@@ -29,7 +27,7 @@ from support.ports import free_port
 
 @pytest.fixture
 def gateway():
-    labels = {MIN_LABEL: "2", MAX_LABEL: "9"}
+    labels = {OPENFAAS_MIN: "2", OPENFAAS_MAX: "9"}
     with a_gateway(vision=Function(3, labels, available=1), text=Function(1, namespace="staging")) as double:
         yield double
 
@@ -59,16 +57,16 @@ def test_scales_are_those_of_the_configured_namespaces(connect, gateway):
 @pytest.mark.parametrize(
     ("labels", "field", "value"),
     [
-        ({MAX_LABEL: "9"}, "max", 9),
-        ({MAX_LABEL: ""}, "max", None),
-        ({MODE_LABEL: "off"}, "mode", "off"),
-        ({MODE_LABEL: "recommend"}, "mode", "recommend"),
+        ({OPENFAAS_MAX: "9"}, "max", 9),
+        ({OPENFAAS_MAX: ""}, "max", None),
+        ({OPENFAAS_MODE: "off"}, "mode", "off"),
+        ({OPENFAAS_MODE: "recommend"}, "mode", "recommend"),
         # By these OpenFaaS Pro lets a function go.
         ({}, "zero_after", None),
-        ({ZERO_LABEL: "true", ZERO_DURATION_LABEL: "5m"}, "zero_after", 300.0),
-        ({ZERO_LABEL: "true"}, "zero_after", 900.0),
-        ({ZERO_LABEL: "true", ZERO_DURATION_LABEL: "soon"}, "zero_after", 900.0),
-        ({ZERO_LABEL: "false", ZERO_DURATION_LABEL: "5m"}, "zero_after", math.inf),
+        ({OPENFAAS_ZERO: "true", OPENFAAS_ZERO_DURATION: "5m"}, "zero_after", 300.0),
+        ({OPENFAAS_ZERO: "true"}, "zero_after", 900.0),
+        ({OPENFAAS_ZERO: "true", OPENFAAS_ZERO_DURATION: "soon"}, "zero_after", 900.0),
+        ({OPENFAAS_ZERO: "false", OPENFAAS_ZERO_DURATION: "5m"}, "zero_after", math.inf),
     ],
 )
 def test_labels_of_a_function_are_honored(platform, gateway, labels, field, value):
@@ -78,12 +76,14 @@ def test_labels_of_a_function_are_honored(platform, gateway, labels, field, valu
 
 def test_scale_has_schedule_and_hold_of_the_annotations(platform, gateway):
     texts = "[{cron: 0 8 * * *, duration: 2h, min_replicas: 4}]", "{until: 2026-12-01T09:00:00Z}"
-    gateway.functions["vision"].annotations = dict(zip((SCHEDULE, HOLD), texts, strict=True))
+    gateway.functions["vision"].annotations = dict(
+        zip((OPENFAAS_SCHEDULE, OPENFAAS_HOLD), texts, strict=True)
+    )
     scale = platform.scale("vision.openfaas-fn")
     assert (scale.schedule, scale.hold) == (schedule_of(texts[0]), hold_of(texts[1]))
 
 
-@pytest.mark.parametrize("key", [SCHEDULE, HOLD])
+@pytest.mark.parametrize("key", [OPENFAAS_SCHEDULE, OPENFAAS_HOLD])
 def test_scale_wrong_annotation_is_an_error_that_names_it(platform, gateway, key):
     gateway.functions["vision"].annotations = {key: "1"}
     with pytest.raises(PlatformError, match=rf"vision.openfaas-fn: annotation {key}: 1 must be"):
@@ -91,7 +91,7 @@ def test_scale_wrong_annotation_is_an_error_that_names_it(platform, gateway, key
 
 
 def test_a_mode_that_is_none_is_an_error_of_this_function_alone(connect, gateway):
-    gateway.functions["vision"].labels = {MODE_LABEL: "Off"}
+    gateway.functions["vision"].labels = {OPENFAAS_MODE: "Off"}
     scales = connect(namespaces=("openfaas-fn", "staging")).scales()
     error = str(scales["vision.openfaas-fn"])
     assert "vision.openfaas-fn: label com.tailbound.mode: 'Off' must be one of active, recommend" in error
@@ -146,6 +146,25 @@ def test_basic_auth_comes_from_the_files_and_its_lack_is_named(connect, gateway,
 # Faults
 
 
+def test_scales_redirect_is_an_error_and_is_not_followed(platform, gateway):
+    gateway.faults["GET /system/functions"] = doubles.status(302, Location=f"{gateway.url}/elsewhere")
+    with pytest.raises(PlatformError, match="status 302"):
+        platform.scales()
+    assert "GET /elsewhere" not in gateway.requests
+
+
+def test_scales_unreadable_function_is_an_error_with_its_count(platform, gateway):
+    gateway.faults["GET"] = doubles.status(200, b'[{"name": "x", "replicas": 3, "availableReplicas": -1}]')
+    error = platform.scales()["x.openfaas-fn"]
+    assert isinstance(error, UnreadableError)
+    assert error.replicas == 3
+
+
+def test_scales_function_is_in_the_namespace_that_the_gateway_names(platform, gateway):
+    gateway.faults["GET"] = doubles.status(200, b'[{"name": "x", "namespace": "other", "replicas": 3}]')
+    assert set(platform.scales()) == {"x.other"}
+
+
 def one(platform):
     return platform.scale("vision.openfaas-fn")
 
@@ -166,6 +185,7 @@ def write(platform):
         (one, doubles.garbage, "not JSON: '<html>"),
         (one, doubles.status(200, b"[]"), "the status is not an object"),
         (one, doubles.status(200, b'{"replicas": -1}'), "replicas -1 must be a whole number"),
+        (one, doubles.status(200, b'{"replicas": true}'), "replicas True must be a whole number"),
         (one, doubles.status(200, b'{"availableReplicas": "2"}'), "availableReplicas '2' must be a whole"),
         (every, doubles.status(200, b"null"), "not a list"),
         (every, doubles.status(200, b"[{}]"), "no name"),

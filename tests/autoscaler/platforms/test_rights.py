@@ -15,8 +15,7 @@ from slo_autoscaler.kube.resize import Resizer
 from slo_autoscaler.kube.resize_rules import CpuBoost
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.platforms import ALL_ACTIVE
-from slo_autoscaler.platforms.knative.allocation import MODE
-from slo_autoscaler.platforms.knative.minimum import MIN_SCALE
+from slo_autoscaler.platforms.keys import MIN_SCALE, MODE
 from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, ROUTES, SERVICES
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings

@@ -1,8 +1,8 @@
 """Divides one count for a Knative Service among its revisions. [P]
 
-Owns the meaning of annotations, labels and routes, and the division. Objects are the API's JSON. The
-annotation rules are Knative's (pkg/apis/autoscaling/register.go, annotation_validation.go). Next:
-``status`` and ``minimum`` apply the counts.
+Owns the meaning of routes, and the division. Objects are the API's JSON. The annotation rules are Knative's
+(pkg/apis/autoscaling/register.go, annotation_validation.go). Next: ``status`` and ``minimum`` apply the
+counts.
 
 **A function is a Service, not a revision**: ``<service>.<namespace>``. Capacity and replicas belong to a
 revision. The objective, its error budget, the learned state and the configuration outlive a rollout and
@@ -18,30 +18,31 @@ belong to the service. So decisions use the signals of all revisions together, a
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from slo_autoscaler.errors import PlatformError, UnreadableError
-from slo_autoscaler.fields import parse_duration, unknown_keys, whole
+from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.fields import parse_duration, whole
 from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms.keys import (
+    CLASS,
+    INITIAL_SCALE,
+    KNATIVE,
+    MAX_SCALE,
+    MIN_SCALE,
+    MODE,
+    OLD_INITIAL_SCALE,
+    OLD_MAX_SCALE,
+    OLD_MIN_SCALE,
+    Texts,
+    text_of,
+)
 from slo_autoscaler.spec import Modes
-from slo_autoscaler.windows import hold_of, schedule_of
-
-T = TypeVar("T")
 
 Json = Mapping[str, Any]
 
-AUTOSCALING: Final = "autoscaling.knative.dev/"
 SERVING: Final = "serving.knative.dev/"
-
-MODE: Final = "tailbound.dev/mode"
-"""Label of the Service: a label on its template would create a new revision."""
-SCHEDULE: Final = "tailbound.dev/schedule"
-HOLD: Final = "tailbound.dev/hold"
-"""Annotations of the Service, likewise."""
-KEYS: Final = (f"label {MODE}", f"annotation {SCHEDULE}", f"annotation {HOLD}")
-"""Our keys on a Service; others of our domain are mistyped."""
 
 KPA: Final = "kpa.autoscaling.knative.dev"
 
@@ -70,13 +71,13 @@ class Share:
     """Present share, in the route's status."""
     declared: float | None
     """Desired share, in the route's spec."""
-    mode: str | None = None
-    """The label of a route that names it, which Knative copies from the Service; None where it has none."""
-    schedule: str | None = None
-    """The text of that route's annotation; ``hold`` likewise."""
-    hold: str | None = None
-    unknown: str = ""
-    """Keys of ours on that route that mean nothing."""
+    texts: Texts = ()
+    """Our keys on a route that names it, which Knative copies from the Service."""
+
+    @property
+    def mode(self) -> str | None:
+        """Return the text of the mode's label; None without one."""
+        return text_of(self.texts, f"label {MODE}")
 
     @property
     def most(self) -> float:
@@ -153,10 +154,10 @@ def label(of: Json, name: str) -> str | None:
 
 def condition(of: Json, kind: str) -> Json:
     """Return a condition of an object's status; empty if there is none."""
-    for each in (of.get("status") or {}).get("conditions") or ():
-        if each.get("type") == kind:
-            found: Json = each
-            return found
+    for document in (of.get("status") or {}).get("conditions") or ():
+        if document.get("type") == kind:
+            condition: Json = document
+            return condition
     return {}
 
 
@@ -172,8 +173,8 @@ def defaults_of(config_map: Json) -> Defaults:
     usual = Defaults()
 
     def count(key: str, default: int) -> int:
-        found = whole(data.get(key))
-        return default if found is None else found
+        value = whole(data.get(key))
+        return default if value is None else value
 
     try:
         grace = parse_duration(data.get("scale-to-zero-grace-period", usual.grace_period))
@@ -197,25 +198,25 @@ def version_of(config_map: Json) -> tuple[int, int] | None:
 
 def min_scale(of: Json, defaults: Defaults) -> int:
     """Return the user's lower bound; ``min-scale`` wins over the old ``minScale``, 0 is none."""
-    own = whole(annotation(of, AUTOSCALING + "min-scale", AUTOSCALING + "minScale"))
+    own = whole(annotation(of, MIN_SCALE, OLD_MIN_SCALE))
     return defaults.min_scale if own is None else own
 
 
 def max_scale(of: Json, defaults: Defaults) -> int | None:
     """Return the user's upper bound, or None: no bound."""
-    own = whole(annotation(of, AUTOSCALING + "max-scale", AUTOSCALING + "maxScale"))
+    own = whole(annotation(of, MAX_SCALE, OLD_MAX_SCALE))
     return (defaults.max_scale if own is None else own) or None
 
 
 def initial_scale(of: Json, defaults: Defaults) -> int:
     """Return the count with which a revision starts; the user may set 0 if the cluster allows it."""
-    own = whole(annotation(of, AUTOSCALING + "initial-scale", AUTOSCALING + "initialScale"))
+    own = whole(annotation(of, INITIAL_SCALE, OLD_INITIAL_SCALE))
     return defaults.initial_scale if own is None else own
 
 
 def class_of(of: Json, defaults: Defaults) -> str:
     """Return the name of the class that scales it."""
-    return annotation(of, AUTOSCALING + "class") or defaults.class_name
+    return annotation(of, CLASS) or defaults.class_name
 
 
 def service_of(of: Json) -> str:
@@ -239,11 +240,11 @@ def generation_of(of: Json) -> int:
 def newest(revisions: Iterable[Json]) -> dict[Key, str]:
     """Return {(namespace, configuration): its newest revision}, from revisions or PodAutoscalers."""
     latest: dict[Key, tuple[int, str]] = {}
-    for each in revisions:
-        namespace, name = key_of(each)
-        configuration = label(each, SERVING + "configuration")
+    for revision in revisions:
+        namespace, name = key_of(revision)
+        configuration = label(revision, SERVING + "configuration")
         if configuration is not None:
-            made = generation_of(each), name
+            made = generation_of(revision), name
             latest[namespace, configuration] = max(latest.get((namespace, configuration), made), made)
     return {configuration: name for configuration, (_, name) in latest.items()}
 
@@ -255,22 +256,20 @@ def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share
     which its status does only when that is ready. A revision of several routes counts with the largest
     share.
     """
-    none = None, None, None, ""
     routed: dict[Key, float] = {}
     declared: dict[Key, float] = {}
-    told: dict[Key, tuple[str | None, str | None, str | None, str]] = {}
+    texts: dict[Key, Texts] = {}
     for route in routes:
         namespace, _ = key_of(route)
         metadata = route.get("metadata", {})
         labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-        unknown = unknown_keys(labels, annotations, "tailbound.dev/", KEYS)
-        own = labels.get(MODE), annotation(route, SCHEDULE), annotation(route, HOLD), unknown
-        for part, found in (("status", routed), ("spec", declared)):
+        own = KNATIVE.texts(labels, annotations)
+        for part, percents in (("status", routed), ("spec", declared)):
             for name, percent in _traffic(route.get(part), namespace, latest).items():
-                found[namespace, name] = max(found.get((namespace, name), 0.0), percent)
-                if own != none:
-                    told[namespace, name] = own
-    return {key: Share(routed.get(key), declared.get(key), *told.get(key, none)) for key in routed | declared}
+                percents[namespace, name] = max(percents.get((namespace, name), 0.0), percent)
+                if own:
+                    texts[namespace, name] = own
+    return {key: Share(routed.get(key), declared.get(key), texts.get(key, ())) for key in routed | declared}
 
 
 def named_by(route: Json) -> set[Key]:
@@ -281,7 +280,7 @@ def named_by(route: Json) -> set[Key]:
     return {(namespace, name) for name in names if isinstance(name, str)}
 
 
-def found_by(revision: Json) -> set[Key]:
+def route_names_of(revision: Json) -> set[Key]:
     """Return the keys by which a route may name a revision, or an object made from one."""
     namespace, name = key_of(revision)
     configuration = label(revision, SERVING + "configuration")
@@ -310,7 +309,13 @@ def main_of(revisions: Iterable[Revision]) -> Revision:
     """
     return max(
         revisions,
-        key=lambda each: (not each.inactive, each.started, each.share.most, each.generation, each.name),
+        key=lambda revision: (
+            not revision.inactive,
+            revision.started,
+            revision.share.most,
+            revision.generation,
+            revision.name,
+        ),
     )
 
 
@@ -325,8 +330,8 @@ def counts_of(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, in
     main = main_of(members)
     whole = main.replicas if wanted is None else wanted
     return {
-        each.key: whole if each.key == main.key else replicas_for_share(whole, each.share.most)
-        for each in members
+        revision.key: whole if revision.key == main.key else replicas_for_share(whole, revision.share.most)
+        for revision in members
     }
 
 
@@ -338,51 +343,35 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """
     members = list(revisions)
     counts = counts_of(members, wanted)
-    for each in members:
+    for revision in members:
         # As in Knative, a lower bound above the upper one wins (an initial scale may be).
-        most = counts[each.key] if each.most is None else min(counts[each.key], each.most)
-        counts[each.key] = each.replicas if each.inactive else max(most, each.lowest)
+        most = counts[revision.key] if revision.most is None else min(counts[revision.key], revision.most)
+        counts[revision.key] = revision.replicas if revision.inactive else max(most, revision.lowest)
     return counts
 
 
 def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
     """Return the main revision's counts and bounds, from which a decision starts.
 
-    Raises ``UnreadableError`` if the label says no mode, or an annotation cannot be read.
+    Raises ``UnreadableError`` if one of the Service's keys is wrong.
     """
-    try:
-        mode = modes.of(main.function_name, MODE, main.share.mode)
-        schedule = _read(main, SCHEDULE, main.share.schedule, schedule_of)
-        hold = _read(main, HOLD, main.share.hold, hold_of)
-    except PlatformError as error:
-        raise UnreadableError(str(error), main.replicas) from error
-    return Scale(
+    observed = Scale(
         desired=main.replicas,
         available=main.ready,
         min=main.least or None,
         max=main.most,
         cap=cap,
-        mode=mode,
-        schedule=schedule,
-        hold=hold,
         scaler="",  # what another client writes to a Deployment is set right
         revision=main.name,
-        unknown=main.share.unknown,
         version=main.version,
     )
-
-
-def _read(of: Revision, name: str, text: str | None, read: Callable[[str], T]) -> T | None:
-    try:
-        return None if text is None else read(text)
-    except ValueError as error:
-        raise PlatformError(f"{of.function_name}: annotation {name}: {error}") from None
+    return KNATIVE.declared(main.function_name, observed, KNATIVE.read(main.share.texts), modes)
 
 
 def is_scaled(function_name: str, share: Share, modes: Modes) -> bool:
     """Return whether decisions for a function are applied; with a wrong label the last one stands."""
     try:
-        return modes.of(function_name, MODE, share.mode) == "active"
+        return KNATIVE.mode(function_name, share.mode, modes) == "active"
     except PlatformError:
         return True
 

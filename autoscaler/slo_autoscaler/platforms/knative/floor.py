@@ -16,9 +16,9 @@ from slo_autoscaler.kube.events import Events
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.platforms.keys import FLOOR_APPLIED, MODE, OUR_CLASS
 from slo_autoscaler.platforms.knative import Settings, minimum
 from slo_autoscaler.platforms.knative.allocation import (
-    MODE,
     UNROUTED,
     Json,
     Key,
@@ -51,7 +51,6 @@ from slo_autoscaler.platforms.knative.objects import (
     watchdogs_of,
     with_shortages,
 )
-from slo_autoscaler.platforms.knative.status import CLASS
 from slo_autoscaler.spec import Modes
 
 logger = logging.getLogger(__name__)
@@ -129,8 +128,8 @@ class Floor:
     def close(self) -> None:
         """Stop the thread and watches; close connections. The floors stay: a restart keeps replicas."""
         watches = self._revisions, self._routes, self._pods, self._watchdogs
-        for each in (self._loop, self._events, *watches, self._api):
-            each.close()
+        for part in (self._loop, self._events, *watches, self._api):
+            part.close()
 
     def reconcile_floors(self) -> float:
         """Write every revision's floor, or restore its user's own minimum: the step of the thread.
@@ -179,20 +178,20 @@ class Floor:
         routed = shares(routes, newest(revisions))
         defaults = self._cluster.defaults()
         functions: dict[str, list[Revision]] = {}
-        for each in revisions:
-            share = routed.get(key_of(each), UNROUTED)
-            ours = share.mode is not None or annotation(each, minimum.APPLIED) is not None
-            if ours and class_of(each, defaults) != CLASS:
-                name = f"{service_of(each)}.{key_of(each)[0]}"
+        for document in revisions:
+            share = routed.get(key_of(document), UNROUTED)
+            ours = share.mode is not None or annotation(document, FLOOR_APPLIED) is not None
+            if ours and class_of(document, defaults) != OUR_CLASS:
+                name = f"{service_of(document)}.{key_of(document)[0]}"
                 floored = share.mode is not None and is_scaled(name, share, self._modes)
-                revision = minimum.revision_of(each, share, defaults, floored=floored)
+                revision = minimum.revision_of(document, share, defaults, floored=floored)
                 functions.setdefault(revision.function_name, []).append(revision)
         return functions
 
     def _check_version(self) -> None:
-        found = self._cluster.version()
-        if found is not None and found < minimum.LEAST_VERSION:
-            least, present = (".".join(map(str, each)) for each in (minimum.LEAST_VERSION, found))
+        version = self._cluster.version()
+        if version is not None and version < minimum.LEAST_VERSION:
+            least, present = (".".join(map(str, numbers)) for numbers in (minimum.LEAST_VERSION, version))
             raise PlatformError(f"platform.mode: floor needs Knative {least} or later; this is {present}")
 
     def _change(self, key: Key, floor: int) -> dict[str, Any] | None:
@@ -217,7 +216,7 @@ class Floor:
     def _write(self, key: Key, change: dict[str, Any]) -> None:
         answer = self._api.patch(REVISIONS.path(*key), change, patient=False)
         self._revisions.wrote(key, version_of(answer), strip_revision(answer))
-        floor = change["metadata"]["annotations"].get(minimum.APPLIED)
+        floor = change["metadata"]["annotations"].get(FLOOR_APPLIED)
         logger.info("%s/%s: %s", *key, f"floor {floor}" if floor else "min-scale is the user's own again")
 
 

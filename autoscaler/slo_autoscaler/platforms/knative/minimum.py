@@ -15,8 +15,8 @@ A decision starts from the floor and changes it. Knative may keep more replicas.
 from collections.abc import Iterable
 from typing import Any, Final
 
+from slo_autoscaler.platforms.keys import FLOOR_APPLIED, FLOOR_ORIGINAL, MIN_SCALE
 from slo_autoscaler.platforms.knative.allocation import (
-    AUTOSCALING,
     UNROUTED,
     Defaults,
     Json,
@@ -33,12 +33,6 @@ from slo_autoscaler.platforms.knative.allocation import (
     min_scale,
     service_of,
 )
-
-APPLIED: Final = "slo.tailbound.dev/floor-applied"
-"""Annotation of the floor that was written into min-scale."""
-ORIGINAL: Final = "slo.tailbound.dev/floor-original-min-scale"
-"""Annotation of the user's min-scale, which the floor replaces; empty if there was none."""
-MIN_SCALE: Final = AUTOSCALING + "min-scale"
 
 LEAST_VERSION: Final = (1, 21)
 """Oldest Knative version that passes changed annotations of an existing Revision to its autoscaler."""
@@ -78,9 +72,9 @@ def floors(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """
     members = list(revisions)
     counts = counts_of(members, wanted)
-    for each in members:
-        most = counts[each.key] if each.most is None else each.most
-        counts[each.key] = 0 if each.inactive else min(counts[each.key], most)
+    for revision in members:
+        most = counts[revision.key] if revision.most is None else revision.most
+        counts[revision.key] = 0 if revision.inactive else min(counts[revision.key], most)
     return counts
 
 
@@ -90,10 +84,10 @@ def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | N
     It holds the resourceVersion, so that a simultaneous change by the user is not overwritten.
     """
     held, own = _held(revision), _own(revision)
-    annotations: dict[str, str | None] = {APPLIED: None, ORIGINAL: None}
+    annotations: dict[str, str | None] = {FLOOR_APPLIED: None, FLOOR_ORIGINAL: None}
     if floor > max(1, min_scale(_with_own(revision), defaults)):
-        annotations = {MIN_SCALE: str(floor), APPLIED: str(floor), ORIGINAL: own or ""}
-    elif annotation(revision, APPLIED) is None and annotation(revision, ORIGINAL) is None:
+        annotations = {MIN_SCALE: str(floor), FLOOR_APPLIED: str(floor), FLOOR_ORIGINAL: own or ""}
+    elif annotation(revision, FLOOR_APPLIED) is None and annotation(revision, FLOOR_ORIGINAL) is None:
         return None
     elif held:
         annotations[MIN_SCALE] = own
@@ -106,13 +100,15 @@ def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | N
 
 def _held(revision: Json) -> bool:
     """Return whether its min-scale is the written floor, not the user's."""
-    given = annotation(revision, APPLIED)
+    given = annotation(revision, FLOOR_APPLIED)
     return given is not None and annotation(revision, MIN_SCALE) == given
 
 
 def _own(revision: Json) -> str | None:
     """Return the user's min-scale as text; None without one under this name."""
-    return (annotation(revision, ORIGINAL) or None) if _held(revision) else annotation(revision, MIN_SCALE)
+    return (
+        (annotation(revision, FLOOR_ORIGINAL) or None) if _held(revision) else annotation(revision, MIN_SCALE)
+    )
 
 
 def _with_own(revision: Json) -> Json:

@@ -18,17 +18,17 @@ from slo_autoscaler.kube.events import Events, Reference
 from slo_autoscaler.kube.informer import Informer
 from slo_autoscaler.kube.pods import PODS, REVISION, WITHOUT_NODE, Unschedulable, Watchdogs, shortages
 from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms.keys import HOLD
 from slo_autoscaler.platforms.knative import Settings
 from slo_autoscaler.platforms.knative.allocation import (
     CONFIG_MAP,
     CONFIG_NAMESPACE,
-    HOLD,
     Defaults,
     Json,
     Key,
     defaults_of,
-    found_by,
     key_of,
+    route_names_of,
     service_of,
     version_of,
 )
@@ -77,8 +77,8 @@ class ClusterDefaults:
         if time.monotonic() - self._read_at < DEFAULTS_SECONDS or not self._lock.acquire(blocking=False):
             return
         try:
-            found = self._api.get(CONFIG_MAPS.path(CONFIG_NAMESPACE, CONFIG_MAP), patient=False)
-            self._defaults, self._version, self._error = defaults_of(found), version_of(found), None
+            config_map = self._api.get(CONFIG_MAPS.path(CONFIG_NAMESPACE, CONFIG_MAP), patient=False)
+            self._defaults, self._version, self._error = defaults_of(config_map), version_of(config_map), None
         except PlatformError as error:
             if self._error is None:
                 logger.warning("cannot read %s; using its last known values: %s", CONFIG_MAP, error)
@@ -192,7 +192,7 @@ def with_shortages(
 
 def routes_of(routes: Informer[Json], revisions: Iterable[Json]) -> Iterable[Json]:
     """Return the routes that may name one of these revisions, of an informer that is indexed so."""
-    names = {name for each in revisions for name in found_by(each)}
+    names = {name for revision in revisions for name in route_names_of(revision)}
     return {key: route for name in names for key, route in routes.by(name).items()}.values()
 
 

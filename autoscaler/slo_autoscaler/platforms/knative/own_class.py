@@ -21,6 +21,7 @@ from slo_autoscaler.kube.events import Events
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.platforms.keys import OUR_CLASS
 from slo_autoscaler.platforms.knative import Settings, status
 from slo_autoscaler.platforms.knative.allocation import (
     SERVING,
@@ -110,12 +111,12 @@ class OwnClass:
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Service that has a revision of our class."""
-        mains = [main_of(each.revision for each in members) for members in self._functions().values()]
+        mains = [main_of(member.revision for member in members) for members in self._functions().values()]
         return with_shortages(scales_of(mains, self._config.cap, self._modes), self._pods)
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one Service."""
-        main = main_of(each.revision for each in self._members(function_name))
+        main = main_of(member.revision for member in self._members(function_name))
         return scale_of(main, self._config.cap, self._modes)
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
@@ -126,7 +127,7 @@ class OwnClass:
         """
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
-        members = {each.revision: each for each in self._members(function_name)}
+        members = {member.revision: member for member in self._members(function_name)}
         main = main_of(members)
         if main.name != seen.revision:
             raise ScaleChangedError(f"{function_name}: {main.name} has taken over from {seen.revision}")
@@ -146,7 +147,7 @@ class OwnClass:
     def denied(self) -> dict[str, str]:
         """Return the namespaces in which a kind of object may not be listed."""
         kinds = self._autoscalers, self._services, self._deployments, self._routes
-        return {name: why for each in kinds for name, why in each.denied().items()}
+        return {name: why for informer in kinds for name, why in informer.denied().items()}
 
     def watchdogs(self) -> dict[str, str]:
         """Return the metrics pages of running pods."""
@@ -155,8 +156,8 @@ class OwnClass:
     def close(self) -> None:
         """Stop threads and watches; close connections. The revisions stay unchanged."""
         watches = self._autoscalers, self._services, self._deployments, self._routes
-        for each in (self._scaling, self._telling, self._events, *watches, self._pods, self._watchdogs):
-            each.close()
+        for part in (self._scaling, self._telling, self._events, *watches, self._pods, self._watchdogs):
+            part.close()
         self._api.close()
 
     def reconcile_scale(self) -> float:
@@ -168,7 +169,7 @@ class OwnClass:
             functions = self._functions()
             self._desired.keep({name for name, group in functions.items() if self._is_scaled(name, group)})
             targets = self._targets(functions)
-            self._work(self._scale_writes, functions, lambda each: self._scale_write(each, targets))
+            self._work(self._scale_writes, functions, lambda member: self._scale_write(member, targets))
         return self._scale_writes.pause()
 
     def reconcile_status(self) -> float:
@@ -177,7 +178,7 @@ class OwnClass:
             functions = self._functions()
             targets = self._targets(functions)
             self._work(self._service_writes, functions, self._service_write)
-            self._work(self._status_writes, functions, lambda each: self._status_write(each, targets))
+            self._work(self._status_writes, functions, lambda member: self._status_write(member, targets))
         return min(self._service_writes.pause(), self._status_writes.pause())
 
     def _work(
@@ -187,7 +188,7 @@ class OwnClass:
         needed: Callable[[_Member], Write | None],
     ) -> None:
         """Make the necessary writes, until a failure concerns all of them."""
-        members = {each.revision.key: each for group in functions.values() for each in group}
+        members = {member.revision.key: member for group in functions.values() for member in group}
         for key in writes.order(members):
             write = None if writes.backing_off() else needed(members[key])
             if write is not None and not (self._leads() and writes.attempt(key, write)):
@@ -219,7 +220,7 @@ class OwnClass:
         routes = routes_of(self._routes, autoscalers)
         members = self._grouped(autoscalers, routes, self._services.get, self._deployments.get)
         if not members:
-            raise FunctionGoneError(f"{function_name}: no revision of the class {status.CLASS}")
+            raise FunctionGoneError(f"{function_name}: no revision of the class {OUR_CLASS}")
         return members[function_name]
 
     def _wait(self) -> None:
@@ -240,7 +241,7 @@ class OwnClass:
         functions: dict[str, list[_Member]] = {}
         for autoscaler in autoscalers:
             key = key_of(autoscaler)
-            if class_of(autoscaler, defaults) != status.CLASS:
+            if class_of(autoscaler, defaults) != OUR_CLASS:
                 continue
             if autoscaler["metadata"].get("deletionTimestamp") is not None:
                 continue
@@ -259,11 +260,11 @@ class OwnClass:
         """Return the count of every revision, by the last decision for its function."""
         targets: dict[Key, int] = {}
         for name, members in functions.items():
-            targets |= plan([each.revision for each in members], self._desired.get(name))
+            targets |= plan([member.revision for member in members], self._desired.get(name))
         return targets
 
     def _is_scaled(self, function_name: str, members: Iterable[_Member]) -> bool:
-        return is_scaled(function_name, main_of(each.revision for each in members).share, self._modes)
+        return is_scaled(function_name, main_of(member.revision for member in members).share, self._modes)
 
     def _scale_write(self, member: _Member, targets: Mapping[Key, int]) -> Write | None:
         """Return the write that sets the revision's count; None if it has it."""
@@ -334,9 +335,9 @@ class OwnClass:
 
 def _newest_started(autoscalers: Iterable[Json]) -> dict[Key, int]:
     """Return {(namespace, service): generation of its newest revision that has started}."""
-    found: dict[Key, int] = {}
-    for each in autoscalers:
-        if status.has_started(each):
-            service = service_key(each)
-            found[service] = max(found.get(service, 0), generation_of(each))
-    return found
+    generations: dict[Key, int] = {}
+    for autoscaler in autoscalers:
+        if status.has_started(autoscaler):
+            service = service_key(autoscaler)
+            generations[service] = max(generations.get(service, 0), generation_of(autoscaler))
+    return generations

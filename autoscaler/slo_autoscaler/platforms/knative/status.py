@@ -28,9 +28,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from slo_autoscaler.fields import parse_duration
+from slo_autoscaler.platforms.keys import AUTOSCALING, DEADLINE, OUR_CLASS, RETENTION
 from slo_autoscaler.platforms.knative.allocation import (
-    AUTOSCALING,
-    SERVING,
     UNROUTED,
     Defaults,
     Json,
@@ -45,9 +44,6 @@ from slo_autoscaler.platforms.knative.allocation import (
     min_scale,
     service_of,
 )
-
-CLASS: Final = "slo.tailbound.dev"
-"""The value of autoscaling.knative.dev/class. Knative refuses unknown ones under knative.dev."""
 
 ACTIVE: Final = "Active"
 INITIALIZED: Final = "ScaleTargetInitialized"
@@ -96,7 +92,8 @@ SERVICE_NOT_CREATED: Final = Condition(
 ZERO_REFUSED: Final = Condition(
     "False",
     "NotSupported",
-    f"The class {CLASS} keeps a replica of every revision that is routed: nothing would wake it from zero.",
+    f"The class {OUR_CLASS} keeps a replica of every revision that is routed:"
+    " nothing would wake it from zero.",
     "Info",
 )
 
@@ -157,7 +154,7 @@ def inactivity(
         return TIMED_OUT
     waiting = condition(pa, INITIALIZED)
     since = _seconds(waiting.get("lastTransitionTime"))
-    own = _duration(annotation(pa, SERVING + "progress-deadline"))
+    own = _duration(annotation(pa, DEADLINE))
     deadline = PROGRESS_DEADLINE if own is None else own
     late = since is not None and now - since > deadline + DIAGNOSIS
     return TIMED_OUT if reach == "Unreachable" and _says(waiting, "Unknown") and late else None
@@ -177,7 +174,7 @@ def may_go(pa: Json, service: Json | None, defaults: Defaults, now: float) -> bo
     proxied = service is not None and service.get("spec", {}).get("mode") == "Proxy"
     if active.get("reason") != NO_TRAFFIC.reason or since is None or not proxied:
         return False
-    kept = annotation(pa, AUTOSCALING + "scale-to-zero-pod-retention-period")
+    kept = annotation(pa, RETENTION)
     return now - since >= max(defaults.grace_period, _duration(kept) or 0.0)
 
 
@@ -227,11 +224,13 @@ def conditions(before: Iterable[Json], wanted: Mapping[str, Condition], now: flo
     A condition keeps its time unless another field changes; our own information is removed if not wanted.
     """
     present = {
-        str(each.get("type")): each for each in before if each.get("type") != TO_ZERO or TO_ZERO in wanted
+        str(document.get("type")): document
+        for document in before
+        if document.get("type") != TO_ZERO or TO_ZERO in wanted
     }
-    after: dict[str, dict[str, Any]] = {kind: dict(each) for kind, each in present.items()}
-    for kind, each in wanted.items():
-        after[kind] = _document(kind, each, present.get(kind), now)
+    after: dict[str, dict[str, Any]] = {kind: dict(document) for kind, document in present.items()}
+    for kind, content in wanted.items():
+        after[kind] = _document(kind, content, present.get(kind), now)
     after[READY] = _document(READY, _ready_condition(after), present.get(READY), now)
     return [after[kind] for kind in sorted(after)]
 
@@ -260,13 +259,13 @@ def _ready_condition(after: Mapping[str, Json]) -> Condition:
     """Return ``Ready``: the condition that became False last, else an Unknown one, else True."""
     dependents = sorted(
         (after[kind] for kind in DEPENDENTS),
-        key=lambda each: _seconds(each.get("lastTransitionTime")) or 0.0,
+        key=lambda document: _seconds(document.get("lastTransitionTime")) or 0.0,
         reverse=True,
     )
     for status_ in ("False", "Unknown"):
-        for each in dependents:
-            if _says(each, status_):
-                return Condition(status_, each.get("reason", ""), each.get("message", ""))
+        for document in dependents:
+            if _says(document, status_):
+                return Condition(status_, document.get("reason", ""), document.get("message", ""))
     return TRUE
 
 
@@ -351,8 +350,8 @@ def _is_left(pa: Json, share: Share) -> bool:
     return has_started(pa) and _reachability(pa) == "Unreachable" and share == UNROUTED
 
 
-def _says(found: Json, wanted: str) -> bool:
-    return found.get("status") == wanted
+def _says(condition: Json, wanted: str) -> bool:
+    return condition.get("status") == wanted
 
 
 def _duration(text: str | None) -> float | None:
