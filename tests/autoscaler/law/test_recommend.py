@@ -214,3 +214,30 @@ def test_few_requests_in_one_scrape_are_no_rise():
     slow = seen(rate=0.1, rate_window=320.0, capacity=0.1, slo_latency=25.0, service_time_single=8.0)
     found, _ = observed(*[slow] * 9, replace(slow, rate_now=0.6))
     assert found.replicas <= 3
+
+
+def test_recommend_replicas_that_never_serve_and_are_not_needed_are_not_replaced():
+    scale = Scale(10, 8)
+    waiting = replace(Memory.initial(scale, 0.0), pending=((-1000.0, True),) * 2)
+    stuck, starting = (
+        observed(seen(rate=90.0, up_replicas=8.0), scale=scale, memory=memory)[0].replicas
+        for memory in (waiting, Memory.initial(scale, 0.0))
+    )
+    assert stuck == starting < scale.available
+
+
+def test_recommend_request_that_may_take_longer_than_the_window_does_not_hang():
+    _, memory = observed(seen(slo_latency=60.0, stalled=5.0))
+    assert memory.stalled == 0.0
+
+
+def test_recommend_one_observation_after_a_gap_counts_for_the_longest_gap_alone():
+    late = Situation(a_spec(longest_gap=20.0), seen(rate=100.0), TWO, Memory.initial(TWO, 0.0), 5000.0)
+    _, memory = recommend(late)
+    assert memory.budget.served == pytest.approx(100.0 * 20.0)
+
+
+def test_recommend_almost_no_traffic_is_none():
+    _, memory = observed(*[seen()] * 30)
+    none, almost = (observed(seen(rate=rate), memory=memory)[0].rate for rate in (0.0, 1e-6))
+    assert almost == pytest.approx(none)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -194,3 +195,15 @@ def _is_whole(seen: dict[str, Observation]) -> bool:
     busy = seen.get("busy.fn", Observation())
     replicas = (busy.capacity, busy.up_replicas, busy.rated_replicas)
     return (busy.samples or 0.0) > 250 and replicas == (60.0, 2.0, 2.0)
+
+
+def test_earlier_range_around_a_moment_of_late_ends_now(server, source):
+    ends = []
+
+    def answer(request):
+        ends.extend(parse_qs(urlsplit(request.path).query).get("end", ()))
+        doubles.status(200, VECTOR % b'[{"metric": {}, "value": [5000, "5000"]}]')(request)
+
+    server.faults["GET"] = answer
+    source.earlier([600.0], 3600.0)
+    assert [float(end) for end in ends] == [5000.0]

@@ -114,3 +114,8 @@ def test_p99_is_of_the_first_piece_where_a_function_streams_else_of_the_answer(t
     }
     test = {"interval": "15s", "input_series": series, "promql_expr_test": [asked]}
     assert complaints(tmp_path, "5m", test) == ""
+
+
+def test_gateway_slo_at_an_edge_counts_what_is_below_that_edge():
+    texts = queries.gateway(GatewaySlos({"a.fn": Slo(0.25, 0.99)}), 20.0, 30.0)
+    assert 'le=~"0[.]25"' in texts["attainment"]
