@@ -4,7 +4,7 @@
 there, with its own reason.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from slo_autoscaler.law.schedule import bounds as scheduled
@@ -24,12 +24,14 @@ class Bounds:
     highest: int
     why_lowest: Reason = Reason.AT_MINIMUM
     why_highest: Reason = Reason.AT_MAXIMUM
+    firm: bool = False
+    """Whether the lowest count holds without data too, and ends a scale to zero."""
 
     def at_most(self, replicas: int, why: Reason) -> "Bounds":
         """Return the same with a ceiling, where it is lower than the highest count."""
         if replicas >= self.highest:
             return self
-        return Bounds(min(self.lowest, replicas), replicas, self.why_lowest, why)
+        return replace(self, lowest=min(self.lowest, replicas), highest=replicas, why_highest=why)
 
     def within(self, replicas: int) -> int:
         """Return the count nearest to ``replicas``."""
@@ -72,6 +74,7 @@ def _own(at: Situation) -> Bounds:
         highest,
         Reason.SCHEDULED if least else Reason.AT_MINIMUM,
         Reason.SCHEDULED if most else Reason.AT_MAXIMUM,
+        firm=least is not None,
     )
 
 

@@ -65,13 +65,12 @@ def recommended(at: Situation) -> Wish:
         wish = Wish(at.after(memory.idle(None)), Recommendation(scale.desired, ineligible), None)
         if ineligible is Reason.DISABLED:
             return wish
-        # A schedule needs no data.
-        raises = scale.desired < limits.lowest and limits.why_lowest is Reason.SCHEDULED
+        raises = limits.firm and scale.desired < limits.lowest
         return _paused(replace(wish, bounds=limits if raises else None), limits)
     memory = memory.told(at.seen.process_start_up).idle(_idle_since(at.seen, scale, memory, at.now))
     found, memory = POLICIES[at.spec.policy].recommend(at.after(memory))
     own = limits
-    if limits.why_lowest is not Reason.SCHEDULED and _idle(at.spec, scale, memory, at.now):
+    if not limits.firm and _idle(at.spec, scale, memory, at.now):
         found, own = Recommendation(0, Reason.IDLE), replace(limits, lowest=0)
     at = at.after(memory)
     found, memory = joined(at, found)
