@@ -178,7 +178,7 @@ def claim(wish: Wish) -> Claim:
     if late is None:
         # Without a prediction the arrivals count, and each further replica is worth less.
         rate, late = wish.at.seen.arrival_rate or 0.0, _less_with_each
-    return Claim(min(lowest, wanted), wanted, current, rate, late, wish.at.spec.priority, stuck)
+    return Claim(lowest, wanted, current, rate, late, wish.at.spec.priority, stuck)
 
 
 def _less_with_each(replicas: int) -> float:

@@ -1,5 +1,6 @@
 """Policy ``slo``: the prediction, the choice of a count by it, and what an observation teaches."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -207,6 +208,16 @@ def test_recommend_backlog_of_replicas_that_have_started_leaves_the_calibration(
     _, memory = observed(*[seen(burn_short=0.0)] * 20, *[waiting] * 2)
     _, drained = observed(*[seen(rate=150.0, burn_short=20.0, queue_mean=0.1)] * 2, memory=memory)
     assert drained.calibration.factor == pytest.approx(memory.calibration.factor, rel=0.01)
+
+
+def test_recommend_lateness_during_a_boost_leaves_the_calibration():
+    late = seen(rate=150.0, burn_short=20.0, queue_mean=0.1)
+    memory = replace(Memory.initial(TWO, 0.0), overloaded_at=-math.inf)
+    nominal, boosted = (
+        observed(late, memory=replace(memory, boosts=boosts))[1].calibration.factor
+        for boosts in ((), ((0.0, 2.0),))
+    )
+    assert nominal < boosted == 1.0
 
 
 def test_few_requests_in_one_scrape_are_no_rise():
