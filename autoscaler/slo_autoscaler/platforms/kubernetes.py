@@ -38,8 +38,8 @@ from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Shortages, Unschedulabl
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE, place
+from slo_autoscaler.schedule import Hold, Schedule, hold_of, schedule_of
 from slo_autoscaler.spec import Modes
-from slo_autoscaler.windows import Hold, Schedule, hold_of, schedule_of
 
 logger = logging.getLogger(__name__)
 

@@ -35,9 +35,9 @@ from slo_autoscaler.fields import (
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE
+from slo_autoscaler.schedule import hold_of, schedule_of
 from slo_autoscaler.session import Authorization, Secret, open_session
 from slo_autoscaler.spec import Modes
-from slo_autoscaler.windows import hold_of, schedule_of
 
 T = TypeVar("T")
 

@@ -1,7 +1,6 @@
 """Turns the answers for the charts of a function's page into columns. [P]
 
-Owns the moments of the columns, and the table of batch sizes. ``sources.charts`` has the charts, and the query
-of each line.
+Owns the moments of the columns, and the table of batch sizes. ``sources.charts`` has charts and queries.
 """
 
 import math

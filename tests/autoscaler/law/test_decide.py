@@ -16,9 +16,9 @@ from slo_autoscaler.law.memory import Memory, Refusal, TooFew
 from slo_autoscaler.law.scenarios import Followed
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.schedule import Hold, ScheduleEntry
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import FurtherMetric, ScaleDown, ScaleUp
-from slo_autoscaler.windows import Hold, ScheduleEntry
 from support.builders import a_spec, observations, scales, seen, specs
 from support.fuzzing import fuzzed
 

@@ -25,8 +25,8 @@ from typing import Any, Final, TypeVar
 from slo_autoscaler.errors import PlatformError, UnreadableError
 from slo_autoscaler.fields import parse_duration, unknown_keys, whole
 from slo_autoscaler.model import Scale
+from slo_autoscaler.schedule import hold_of, schedule_of
 from slo_autoscaler.spec import Modes
-from slo_autoscaler.windows import hold_of, schedule_of
 
 T = TypeVar("T")
 
