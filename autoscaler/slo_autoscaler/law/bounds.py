@@ -46,18 +46,18 @@ class Bounds:
 
 def bounds(at: Situation) -> Bounds:
     """Return the bounds of a hold, else the function's own, within the platform's limits."""
-    found = _own(at)
-    if (hold := held(at)) is not None:
+    limits = _own(at)
+    if (hold := current_hold(at)) is not None:
         count = hold.replicas or at.scale.desired
-        found = Bounds(count, count, Reason.HELD, Reason.HELD)
+        limits = Bounds(count, count, Reason.HELD, Reason.HELD)
     if at.scale.cap is not None:
-        found = found.at_most(at.scale.cap, Reason.PLATFORM_CAP)
+        limits = limits.at_most(at.scale.cap, Reason.PLATFORM_CAP)
     if at.memory.refusal is not None:
-        found = found.at_most(max(1, at.memory.refusal.granted), Reason.PLATFORM_CAP)
-    return found
+        limits = limits.at_most(max(1, at.memory.refusal.granted), Reason.PLATFORM_CAP)
+    return limits
 
 
-def held(at: Situation) -> Hold | None:
+def current_hold(at: Situation) -> Hold | None:
     """Return the hold that is in force, or None."""
     hold = at.scale.hold
     return hold if hold is not None and at.wall is not None and at.wall < hold.until else None

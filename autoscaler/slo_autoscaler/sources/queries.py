@@ -450,8 +450,8 @@ def _attained(slos: GatewaySlos, span: str) -> str:
     chosen = [f'le=~"{_le(edge)}",{who}' for edge, who in matchers]
     bucket = "gateway_functions_seconds_bucket"
     return " or ".join(
-        f"({_rate(f'{bucket}{{{_SUCCESS},{each}}}', span)} or 0 * {_rate(f'{bucket}{{{each}}}', span)})"
-        for each in chosen
+        f"({_rate(f'{bucket}{{{_SUCCESS},{matcher}}}', span)} or 0 * {_rate(f'{bucket}{{{matcher}}}', span)})"
+        for matcher in chosen
     )
 
 
@@ -492,14 +492,14 @@ def read(result: object) -> Iterator[Series]:
         if not isinstance(result, list):
             raise TypeError
         # One by one: 10,000 functions have 300,000 series, and most become a number of a dict at once.
-        for each in result:
-            if "value" in each:
-                when, text = each["value"]
+        for series in result:
+            if "value" in series:
+                when, text = series["value"]
                 value = float(text)
-                yield each["metric"], ((when, value),) if math.isfinite(value) else ()
+                yield series["metric"], ((when, value),) if math.isfinite(value) else ()
             else:
-                points = [(float(when), float(text)) for when, text in each["values"]]
-                yield each["metric"], [point for point in points if math.isfinite(point[1])]
+                points = [(float(when), float(text)) for when, text in series["values"]]
+                yield series["metric"], [point for point in points if math.isfinite(point[1])]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise SourceError(f"expected series with metric and values, got {str(result)[:80]}") from None
 
@@ -522,18 +522,18 @@ def jobs(series: Iterable[Series]) -> set[str]:
 
 def clusters(series: Iterable[Series]) -> dict[str, dict[str, set[str]]]:
     """Return {function_name: {label of ``CLUSTERS``: its values}} for the labels that have several."""
-    found: dict[str, dict[str, set[str]]] = {}
+    labels_of: dict[str, dict[str, set[str]]] = {}
     for labels, _ in series:
-        of_function = found.setdefault(labels.get(FUNCTION_LABEL, ""), {})
+        of_function = labels_of.setdefault(labels.get(FUNCTION_LABEL, ""), {})
         for label in CLUSTERS:
             of_function.setdefault(label, set()).add(labels.get(label, ""))
     return {
         name: {label: values for label, values in of_function.items() if len(values) > 1}
-        for name, of_function in found.items()
+        for name, of_function in labels_of.items()
     }
 
 
 def places(series: Iterable[Series]) -> list[tuple[str, str]]:
     """Return (address, function_name) of each series that has both."""
-    found = [(labels.get("instance", ""), labels.get(FUNCTION_LABEL, "")) for labels, _ in series]
-    return [(address, name) for address, name in found if address and name]
+    pairs = [(labels.get("instance", ""), labels.get(FUNCTION_LABEL, "")) for labels, _ in series]
+    return [(address, name) for address, name in pairs if address and name]

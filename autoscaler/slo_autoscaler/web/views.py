@@ -176,8 +176,8 @@ class _Views:
         """Return the row of a function by its full name; if there is none, 404 with similar names."""
         row = self._rows.of(name)
         if row is None:
-            found, near = named(name, self._decided.functions())
-            hint = f"; did you mean {' or '.join(found or near)}?" if found or near else "."
+            names, near = named(name, self._decided.functions())
+            hint = f"; did you mean {' or '.join(names or near)}?" if names or near else "."
             problem = self._rows.problem(name)
             abort(404, f"No decisions for {name!r}{f': {problem}.' if problem else hint}")
         return row
@@ -216,10 +216,10 @@ class _Views:
             # Warnings are about other functions, or repeat the row.
             "notices": [
                 *([{"level": "warning", "text": f"It stays at its count: {trouble}."}] if trouble else ()),
-                *(each for each in self._rows.notices() if each["level"] != "warning"),
+                *(record for record in self._rows.notices() if record["level"] != "warning"),
             ],
-            "alerts": [each for each in self._alerts() if each["function_name"] == name],
-            "last_change": next((each for each in decisions if each["action"] != "hold"), None),
+            "alerts": [record for record in self._alerts() if record["function_name"] == name],
+            "last_change": next((record for record in decisions if record["action"] != "hold"), None),
             "decisions": decisions,
             "score": numbers and {**numbers, "sentence": score(name, numbers)},
             "profile": learned,

@@ -165,7 +165,7 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
         memory.observed, memory.needs, memory.history, memory.budget
     )  # fmt: skip
     decision, _ = decide(Situation(spec, resting, scale, held, now + gap + 5.0))
-    most = memory.needed(memory.held(spec) - 2.0 * spec.timing.interval)
+    most = memory.needed(memory.stabilization(spec) - 2.0 * spec.timing.interval)
     assert decision.replicas is None or decision.replicas >= min(most, scale.desired)
 
 

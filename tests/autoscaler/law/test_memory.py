@@ -173,7 +173,7 @@ def test_a_count_that_is_too_low_again_and_again_is_tried_less_and_less_often():
             now += 30.0
         waits.append(now - begin)
     assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (TUNING.held_for, TUNING.held_most)
+    assert (waits[0], waits[-1]) == (TUNING.avoided_for, TUNING.avoided_most)
 
 
 def test_a_rise_long_after_a_descent_does_not_show_that_fewer_were_too_few():

@@ -178,7 +178,7 @@ def test_down_waits_for_what_may_come_before_a_replica_could_be_back():
     spec = a_spec(max_replicas=50, start_up_time=60.0)
     found, memory = observed(*cycle * 30, *cycle[:8], spec=spec)
     assert found.replicas <= 2
-    assert memory.needed(memory.held(spec)) >= 3
+    assert memory.needed(memory.stabilization(spec)) >= 3
 
 
 def test_a_ramp_is_learned_from_every_reconcile_of_a_short_interval():
