@@ -85,7 +85,7 @@ gpu-test: $(INSTALLED) ## The watchdog on a real CUDA device, with torch's build
 pictures: $(INSTALLED) prometheus ## Take the documentation's picture of the status page from a demo; needs Chromium
 	$(BIN)/python -m docs.figures.page
 
-manifests: $(INSTALLED) ## Write the dashboards, the chart's schema and its copies, and the manifests made of it
+manifests: $(INSTALLED) ## Write the dashboards, the chart's schema, and the manifests made of it
 	$(BIN)/python deploy/grafana/generate.py
 	$(BIN)/python deploy/helm/manifests.py
 

@@ -7,7 +7,7 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``config``           YAML text -> frozen ``Config``, composed of the rooms' settings; error messages
 - ``fields`` [P]       the kinds of values that settings hold
 - ``spec`` [P]         ``Spec``: how one function is scaled
-- ``windows`` [P]      schedules and holds, as the configuration and annotations write them
+- ``schedule`` [P]     schedules and holds, as the configuration and annotations write them
 - ``controller``       the loop: observe, decide, act
 - ``observer``         reads the source and the platform, and answers their outages
 - ``targets``          each function's state between reconciles, and its decisions by ``law``

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final, Self
 
 from slo_autoscaler.fields import Mode
-from slo_autoscaler.windows import Hold, Schedule
+from slo_autoscaler.schedule import Hold, Schedule
 
 Numbers = Mapping[str, float | None]
 

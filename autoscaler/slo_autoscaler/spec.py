@@ -25,7 +25,7 @@ from slo_autoscaler.fields import (
     Share,
     settings,
 )
-from slo_autoscaler.windows import Schedule
+from slo_autoscaler.schedule import Schedule
 
 OBJECTIVE: Final = 0.99
 """Default objective of functions without a watchdog, the same as the watchdog's."""

@@ -1,8 +1,8 @@
 """Writes the Grafana dashboards: ``python deploy/grafana/generate.py``.
 
-Owns the panels, order and PromQL of each dashboard: the tables below the builders. The JSON in
-``dashboards/`` is committed, so that Grafana needs only the files. ``tests/contract`` compares the metric
-names with those that are exported and those that ``deploy/prometheus/rules`` records.
+Owns the panels, order and PromQL of each dashboard: the tables below the builders. The JSON in the chart's
+``files/dashboards/`` is committed, so that Grafana needs only the files. ``tests/contract`` compares the
+metric names with those that are exported and those that the chart's ``files/rules/`` record.
 """
 
 import json
@@ -15,7 +15,7 @@ Json = dict[str, Any]
 Levels = tuple[tuple[float | None, str], ...]
 """Thresholds: (from this value on, color); the first has no lower end."""
 
-FOLDER: Final = Path(__file__).parent / "dashboards"
+FOLDER: Final = Path(__file__).resolve().parents[1] / "helm/slo-autoscaler/files/dashboards"
 COLUMNS: Final = 24
 FROM_ZERO: Final = {"min": 0}
 TO_ONE: Final = {"max": 1}
@@ -280,7 +280,7 @@ DESIRED: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="d
 AVAILABLE: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="available"})'
 CHANGES: Final = 'slo_autoscaler_decisions_total{direction!="hold"}'
 
-# 14.4 and 6 page, 3 and 1 open a ticket: deploy/prometheus/rules/slo.yml.
+# 14.4 and 6 page, 3 and 1 open a ticket: the chart's files/rules/slo.yml.
 BURN_LEVELS: Final = ((None, "green"), (1.0, "yellow"), (3.0, "orange"), (6.0, "red"))
 BURN_LINES: Final = ((None, "transparent"), (1.0, "yellow"), (6.0, "orange"))
 BUDGET_LEVELS: Final = ((None, "red"), (0.0, "orange"), (0.25, "green"))

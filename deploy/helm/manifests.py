@@ -2,8 +2,7 @@
 
 The schema of the chart's values: ``config`` is the autoscaler's own configuration, so its part is made from
 the sections that read it. Every key is optional, as the chart lays ``config`` over the platform's defaults.
-The autoscaler checks rules across keys. The manifests: the chart's output. The chart's copies of rules and
-dashboards.
+The autoscaler checks rules across keys. The manifests: the chart's output.
 """
 
 import json
@@ -29,11 +28,6 @@ Json = dict[str, Any]
 DEPLOY: Final = Path(__file__).resolve().parents[1]
 CHART: Final = DEPLOY / "helm/slo-autoscaler"
 SCHEMA: Final = CHART / "values.schema.json"
-COPIES: Final = {
-    DEPLOY / "prometheus/rules": CHART / "files/rules",
-    DEPLOY / "grafana/dashboards": CHART / "files/dashboards",
-}
-"""Folder -> where the chart has its files once more: Flux drops links from a chart."""
 NAMESPACES: Final = {
     "openfaas": "openfaas",
     "kubernetes": "tailbound",
@@ -222,6 +216,3 @@ if __name__ == "__main__":
     SCHEMA.write_text(schema(), encoding="utf-8")
     for platform in NAMESPACES:
         path(platform).write_text(manifest(platform))
-    for source, copy in COPIES.items():
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(source, copy)

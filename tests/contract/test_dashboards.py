@@ -12,17 +12,16 @@ from typing import Any
 import pytest
 from deploy.grafana import generate
 
-from support.exposed import FUNCTION, ROOT, exposed, metrics_in, recorded, scraped
+from support.exposed import FUNCTION, exposed, metrics_in, recorded, scraped
 from support.promtool import complaints, needs_promtool
 
-GRAFANA = ROOT / "deploy" / "grafana"
 NAMES = sorted(generate.DASHBOARDS)
 MACROS = {"$function": FUNCTION, "$slo_class": "default", "$__rate_interval": "5m"}
 MINUTES = 20
 
 
 def model(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((GRAFANA / "dashboards" / name).read_text())
+    document: dict[str, Any] = json.loads((generate.FOLDER / name).read_text())
     return document
 
 
@@ -57,8 +56,8 @@ def series() -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_file_is_what_the_generator_writes(name):
-    assert sorted(path.name for path in (GRAFANA / "dashboards").iterdir()) == NAMES
-    assert (GRAFANA / "dashboards" / name).read_text() == generate.render(name)
+    assert sorted(path.name for path in generate.FOLDER.iterdir()) == NAMES
+    assert (generate.FOLDER / name).read_text() == generate.render(name)
 
 
 @pytest.mark.parametrize("name", NAMES)

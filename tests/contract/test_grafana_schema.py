@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 MODULES = ROOT / "build/page-test/grafana/node_modules"
 TYPES = MODULES / "@grafana/schema/dist/types"
 TSC = MODULES / "typescript/bin/tsc"
-DASHBOARDS = ROOT / "deploy/grafana/dashboards"
+DASHBOARDS = ROOT / "deploy/helm/slo-autoscaler/files/dashboards"
 PANELS = ("heatmap", "stat", "table", "timeseries")
 # In JSON an enumeration is its value. A panel's own options and fields are open in the dashboard's schema;
 # they are put there here. What a panel does not say has its default in Grafana.

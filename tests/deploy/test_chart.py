@@ -93,19 +93,15 @@ def test_manifest_is_the_charts_output(platform):
     assert list(committed) == list(yaml.safe_load_all(manifests.manifest(platform))), "run make manifests"
 
 
-@pytest.mark.parametrize("source", manifests.COPIES, ids=lambda path: path.name)
-def test_chart_has_the_files_themselves_and_no_links(source):
-    copy = manifests.COPIES[source]
-    assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
-        path.name: path.read_bytes() for path in source.iterdir()
-    }, "run make manifests"
+def test_chart_has_no_links_which_flux_would_drop():
     assert not [path for path in manifests.CHART.rglob("*") if path.is_symlink()]
 
 
 def test_rules_of_the_operator_are_those_of_the_platform(platform):
     spec = only(rendered(platform=platform, monitoring={"rules": True}), "PrometheusRule")["spec"]
     files = {
-        path.name: yaml.safe_load(path.read_text()) for path in (DEPLOY / "prometheus/rules").glob("*.yml")
+        path.name: yaml.safe_load(path.read_text())
+        for path in (manifests.CHART / "files/rules").glob("*.yml")
     }
     assert spec["groups"] == [group for name in sorted(files) for group in files[name]["groups"]]
 
@@ -115,7 +111,7 @@ def test_dashboards_are_config_maps_that_grafanas_sidecar_takes():
     found = [each for each in documents if each["metadata"]["labels"].get("grafana_dashboard") == "1"]
     known_to_kubernetes(*found)
     shown = {name: json.loads(text) for each in found for name, text in each["data"].items()}
-    files = (DEPLOY / "grafana/dashboards").glob("*.json")
+    files = (manifests.CHART / "files/dashboards").glob("*.json")
     assert shown == {path.name: json.loads(path.read_text()) for path in files}
 
 

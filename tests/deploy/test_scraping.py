@@ -288,10 +288,10 @@ def test_guide_gives_the_rules_to_the_chart_under_names_that_are_loaded(values):
     assert pattern == "/etc/config/tailbound*.yml"
     given = dict(
         re.findall(
-            r"--set-file 'ruleFiles\.(tailbound[\w-]*)\\\.yml=deploy/prometheus/rules/([\w-]+\.yml)'",
+            r"ruleFiles\.(tailbound[\w-]*)\\\.yml=deploy/helm/slo-autoscaler/files/rules/([\w-]+\.yml)'",
             (ROOT / "docs/install.md").read_text(),
         )
     )
-    files = {path.name for path in (PROMETHEUS / "rules").glob("*.yml")}
+    files = {path.name for path in (ROOT / "deploy/helm/slo-autoscaler/files/rules").glob("*.yml")}
     assert set(given.values()) == files
     assert len(given) == len(set(given.values()))

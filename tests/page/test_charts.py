@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slo_autoscaler.sources import charts as lines
 from slo_autoscaler.sources import queries
 from slo_autoscaler.spec import Slo
 from slo_autoscaler.web import charts
@@ -16,15 +17,13 @@ GRID = charts.Grid(100, 10, 3)
 def test_every_query_is_promql_of_this_function_alone(tmp_path):
     name = "vision.openfaas-fn"
     chosen = queries.matching([name])
-    gateway = queries.of_chart(name, SLO, 20.0, 30.0)
+    gateway = lines.filled(lines.GATEWAY_CHARTS, name, SLO, 20.0, 30.0)
     assert gateway.pop("latency.target") == "vector(0.25)"
-    streams = queries.of_chart(name, None, 20.0, 30.0, streams=True)
+    own, streams = (
+        lines.filled(shown, name, None, 20.0, 30.0) for shown in (lines.CHARTS, lines.STREAM_CHARTS)
+    )
     learned = queries.fill(queries.LEARNED, 20.0, functions=chosen)
-    texts = [
-        text
-        for each in (queries.of_chart(name, None, 20.0, 30.0), streams, gateway, learned)
-        for text in each.values()
-    ]
+    texts = [text for asked in (own, streams, gateway, learned) for text in asked.values()]
     for text in texts:
         assert text.count(chosen) == text.count("{") > 0, text
     assert complaints_about(texts, tmp_path) == ""
@@ -54,14 +53,14 @@ def test_a_column_has_a_value_for_each_moment_that_has_one(points, column):
 
 @pytest.mark.parametrize(("slo", "streams"), [(None, False), (None, True), (SLO, False)])
 def test_a_document_has_every_line_of_every_chart(slo, streams):
-    chosen = charts.charts(slo, streams=streams)
+    chosen = lines.charts(slo, streams=streams)
     found = charts.document(chosen, {"load.good": [(110, 5.0)]}, GRID)
     values = {
         f"{chart['key']}.{line['key']}": line["values"]
         for chart in found["charts"]
         for line in chart["lines"]
     }
-    assert values.keys() == queries.of_chart("a.fn", slo, 20.0, 30.0, streams=streams).keys()
+    assert values.keys() == lines.filled(chosen, "a.fn", slo, 20.0, 30.0).keys()
     assert values.pop("load.good") == [None, 5.0, None]
     assert all(column == [None] * 3 for column in values.values())
     assert (found["times"], found["start"], found["end"], found["step"]) == ([100, 110, 120], 100, 120, 10)

@@ -40,7 +40,7 @@ def test_a_configuration_is_valid_as_it_stands_and_loads_the_rules(configuration
     assert done.returncode == 0, done.stdout + done.stderr
     loaded = [(path.parent / rules).resolve() for rules in yaml.safe_load(path.read_text())["rule_files"]]
     assert loaded == SHIPPED
-    assert sorted(loaded) == sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
+    assert sorted(loaded) == sorted((ROOT / "deploy/helm/slo-autoscaler/files/rules").glob("*.yml"))
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)

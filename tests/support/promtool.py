@@ -11,7 +11,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 # In the order in which one is made of the others.
-SHIPPED = [ROOT / f"deploy/prometheus/rules/{name}.yml" for name in ("tailbound", "slo", "autoscaler")]
+SHIPPED = [
+    ROOT / f"deploy/helm/slo-autoscaler/files/rules/{name}.yml" for name in ("tailbound", "slo", "autoscaler")
+]
 RULES = [*SHIPPED, ROOT / "lab/prometheus/openfaas-baseline.yml"]
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

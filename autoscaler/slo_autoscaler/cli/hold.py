@@ -17,7 +17,7 @@ from slo_autoscaler.config import platform_section, read_config
 from slo_autoscaler.errors import ConfigError, PlatformError
 from slo_autoscaler.fields import parse_duration, parse_time, whole
 from slo_autoscaler.platforms import PlatformSettings, write_hold
-from slo_autoscaler.windows import hold_of
+from slo_autoscaler.schedule import hold_of
 
 T = TypeVar("T")
 

@@ -16,7 +16,9 @@ objective allows.
 - ``policies``     ``POLICIES``: ``slo`` and ``proportional``; latency alone where there is no capacity
 - ``allocate``     split of a budget of replicas that functions share
 - ``situation``    what a decision is made on; ``bounds``: the counts allowed, and why
-- ``schedule``     bounds at known times
+- ``schedule``     bounds at planned times
+- ``window``       the window of a slow function's rates
+- ``boost``        CPU above nominal while replicas start
 - ``further``      replicas that metrics of ``also`` need
 - ``decide``       from recommendation to decision: bounds, rate limits, refusals, reasons
 - ``inputs``       the numbers of a decision, for log, page and gauges

@@ -80,30 +80,30 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
             heapq.heappop(queue)
     kept = {name: min(max(claim.lowest, claim.current), claim.most) for name, claim in claims.items()}
     if sum(kept.values()) == budget:
-        gain = sum(each[given[name] - claims[name].lowest] for name, each in saved.items())
-        loss = sum(each[kept[name] - claims[name].lowest] for name, each in saved.items())
+        gain = sum(sums[given[name] - claims[name].lowest] for name, sums in saved.items())
+        loss = sum(sums[kept[name] - claims[name].lowest] for name, sums in saved.items())
         return given if gain > loss else kept
     return given
 
 
 def _saved(claim: Claim) -> list[float]:
-    """Return the misses per second that each count from the floor up saves; held replicas count more."""
+    """Return the misses per second that each count from the floor up saves; present replicas count more."""
     late = [claim.late(count) for count in range(claim.lowest, claim.most + 1)]
-    held = claim.current - claim.lowest
+    present = claim.current - claim.lowest
     weights = (
-        claim.rate * claim.priority * (1.0 + TUNING.move_margin if index < held else 1.0)
+        claim.rate * claim.priority * (1.0 + TUNING.move_margin if index < present else 1.0)
         for index in range(len(late) - 1)
     )
-    each = (
+    gains = (
         weight * (before - after) for weight, (before, after) in zip(weights, pairwise(late), strict=True)
     )
-    return list(accumulate(each, initial=0.0))
+    return list(accumulate(gains, initial=0.0))
 
 
 def _best(name: str, claim: Claim, saved: list[float], given: int, left: int) -> tuple[float, bool, str, int]:
     """Return a heap entry: the next replicas, at most ``left``, that save most on average.
 
-    The most valuable comes first, then what is held already, then by name.
+    The most valuable comes first, then what it has already, then by name.
     """
     at = given - claim.lowest
     value, fewer = max(

@@ -65,14 +65,14 @@ def nominal(at: Situation) -> Situation:
     ]
     if at.boost > 1.0:
         boosts.append((at.now, at.boost))
-    known = memory.nominal
+    learned = memory.nominal
     if not boosts and seen.capacity is not None:
-        known = seen.capacity, seen.concurrency, seen.service_time_single
-    if boosts or memory.boosts or known != memory.nominal:
-        at = replace(at, memory=replace(memory, boosts=tuple(boosts), nominal=known))
+        learned = seen.capacity, seen.concurrency, seen.service_time_single
+    if boosts or memory.boosts or learned != memory.nominal:
+        at = replace(at, memory=replace(memory, boosts=tuple(boosts), nominal=learned))
     if not boosts:
         return at
-    capacity, concurrency, service_time = known
+    capacity, concurrency, service_time = learned
     before = replace(seen, capacity=capacity, concurrency=concurrency, service_time_single=service_time)
     if capacity and seen.capacity and seen.slo_latency and seen.slo_objective:
         gain = observed(seen).goodput / (boosts[0][1] * observed(before).goodput)

@@ -4,13 +4,13 @@
 there, with its own reason.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from slo_autoscaler.law.schedule import bounds as scheduled
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason
-from slo_autoscaler.windows import Hold
+from slo_autoscaler.schedule import Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,14 @@ class Bounds:
     highest: int
     why_lowest: Reason = Reason.AT_MINIMUM
     why_highest: Reason = Reason.AT_MAXIMUM
+    firm: bool = False
+    """Whether the lowest count holds without data too, and ends a scale to zero."""
 
     def at_most(self, replicas: int, why: Reason) -> "Bounds":
         """Return the same with a ceiling, where it is lower than the highest count."""
         if replicas >= self.highest:
             return self
-        return Bounds(min(self.lowest, replicas), replicas, self.why_lowest, why)
+        return replace(self, lowest=min(self.lowest, replicas), highest=replicas, why_highest=why)
 
     def within(self, replicas: int) -> int:
         """Return the count nearest to ``replicas``."""
@@ -44,18 +46,18 @@ class Bounds:
 
 def bounds(at: Situation) -> Bounds:
     """Return the bounds of a hold, else the function's own, within the platform's limits."""
-    found = _own(at)
-    if (hold := held(at)) is not None:
+    limits = _own(at)
+    if (hold := current_hold(at)) is not None:
         count = hold.replicas or at.scale.desired
-        found = Bounds(count, count, Reason.HELD, Reason.HELD)
+        limits = Bounds(count, count, Reason.HELD, Reason.HELD)
     if at.scale.cap is not None:
-        found = found.at_most(at.scale.cap, Reason.PLATFORM_CAP)
+        limits = limits.at_most(at.scale.cap, Reason.PLATFORM_CAP)
     if at.memory.refusal is not None:
-        found = found.at_most(max(1, at.memory.refusal.granted), Reason.PLATFORM_CAP)
-    return found
+        limits = limits.at_most(max(1, at.memory.refusal.granted), Reason.PLATFORM_CAP)
+    return limits
 
 
-def held(at: Situation) -> Hold | None:
+def current_hold(at: Situation) -> Hold | None:
     """Return the hold that is in force, or None."""
     hold = at.scale.hold
     return hold if hold is not None and at.wall is not None and at.wall < hold.until else None
@@ -72,6 +74,7 @@ def _own(at: Situation) -> Bounds:
         highest,
         Reason.SCHEDULED if least else Reason.AT_MINIMUM,
         Reason.SCHEDULED if most else Reason.AT_MAXIMUM,
+        firm=least is not None,
     )
 
 

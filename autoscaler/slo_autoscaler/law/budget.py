@@ -60,8 +60,8 @@ class Budget:
         """
         allowance = _allowance(objective)
         # Of few requests, one or two late ones are chance.
-        known = self.served / (self.served + TUNING.few_late / allowance)
-        factor = 1.0 + known * self.remaining(period) / TUNING.reserve
+        evidence = self.served / (self.served + TUNING.few_late / allowance)
+        factor = 1.0 + evidence * self.remaining(period) / TUNING.reserve
         return allowance * min(max(factor, TUNING.least), TUNING.most)
 
 

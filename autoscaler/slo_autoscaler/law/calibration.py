@@ -49,12 +49,12 @@ class Calibration:
         done = served * passed
         if done <= 0.0:
             return self
-        kept, each = exp(-passed / period), done / len(loads)
+        kept, requests = exp(-passed / period), done / len(loads)
         measured = self.measured * kept + done * late
         of_loads = (_by_factor(replica.spread, load / self.believed) for load in loads)
         shares = map(sum, zip(*of_loads, strict=True))
         predicted = tuple(
-            [kept * before + each * share for before, share in zip(self.predicted, shares, strict=True)]
+            [kept * before + requests * share for before, share in zip(self.predicted, shares, strict=True)]
         )
         totals = list(map(add, predicted, _doubt(replica.spread, replica.promised)))
         agreed = _agreed(measured + TUNING.doubt, totals)

@@ -141,8 +141,8 @@ def _load(spread: float, late: float) -> float:
         return TUNING.pairs * late / at_pairs
     load, step = 1.0 / (1.0 - late), 1.0
     while step > PRECISION * load:
-        found, busy = _late_and_busy(load, spread)
-        step = load * (found - late) / (busy - late)
+        share, busy = _late_and_busy(load, spread)
+        step = load * (share - late) / (busy - late)
         load -= step
     return load
 

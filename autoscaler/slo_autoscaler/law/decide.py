@@ -12,7 +12,7 @@ from typing import Final
 
 from slo_autoscaler.law.allocate import Claim
 from slo_autoscaler.law.boost import nominal
-from slo_autoscaler.law.bounds import Bounds, bounds, held
+from slo_autoscaler.law.bounds import Bounds, bounds, current_hold
 from slo_autoscaler.law.further import joined
 from slo_autoscaler.law.inputs import Inputs, numbers, predicted
 from slo_autoscaler.law.memory import Memory
@@ -65,17 +65,16 @@ def recommended(at: Situation) -> Wish:
         wish = Wish(at.after(memory.idle(None)), Recommendation(scale.desired, ineligible), None)
         if ineligible is Reason.DISABLED:
             return wish
-        # A schedule needs no data.
-        raises = scale.desired < limits.lowest and limits.why_lowest is Reason.SCHEDULED
-        return _paused(replace(wish, bounds=limits if raises else None), limits)
+        below = limits.firm and scale.desired < limits.lowest
+        return _paused(replace(wish, bounds=limits if below else None), limits)
     memory = memory.told(at.seen.process_start_up).idle(_idle_since(at.seen, scale, memory, at.now))
-    found, memory = POLICIES[at.spec.policy].recommend(at.after(memory))
+    recommendation, memory = POLICIES[at.spec.policy].recommend(at.after(memory))
     own = limits
-    if limits.why_lowest is not Reason.SCHEDULED and _idle(at.spec, scale, memory, at.now):
-        found, own = Recommendation(0, Reason.IDLE), replace(limits, lowest=0)
+    if not limits.firm and _idle(at.spec, scale, memory, at.now):
+        recommendation, own = Recommendation(0, Reason.IDLE), replace(limits, lowest=0)
     at = at.after(memory)
-    found, memory = joined(at, found)
-    return _paused(Wish(at.after(memory), found, own), limits)
+    recommendation, memory = joined(at, recommendation)
+    return _paused(Wish(at.after(memory), recommendation, own), limits)
 
 
 def _paused(wish: Wish, limits: Bounds) -> Wish:
@@ -84,14 +83,14 @@ def _paused(wish: Wish, limits: Bounds) -> Wish:
     Its memory is the policy's: what was learned meanwhile counts afterwards.
     """
     at, current = wish.at, wish.at.scale.desired
-    if (hold := held(at)) is not None:
+    if (hold := current_hold(at)) is not None:
         count, reason, detail = limits.lowest, Reason.HELD, hold.text
     elif at.by_hand:
         count, reason, detail = current, Reason.SET_BY_HAND, at.by_hand
     else:
         return wish
-    found = replace(wish.recommendation, replicas=count, reason=reason, detail=detail)
-    return Wish(at, found, None if count == current else limits)
+    recommendation = replace(wish.recommendation, replicas=count, reason=reason, detail=detail)
+    return Wish(at, recommendation, None if count == current else limits)
 
 
 def decided(wish: Wish, share: int | None) -> Decision:
@@ -100,9 +99,9 @@ def decided(wish: Wish, share: int | None) -> Decision:
     if limits is not None:
         limits = limits if share is None else limits.at_most(share, Reason.FLEET_FULL)
         count, reason = _concluded(wish, limits)
-    found = wish.recommendation
-    detail = found.detail if reason is found.reason else ""
-    return Decision(count, reason, Inputs(partial(_told, wish, share, count)), detail)
+    recommendation = wish.recommendation
+    detail = recommendation.detail if reason is recommendation.reason else ""
+    return Decision(count, reason, Inputs(partial(_inputs, wish, share, count)), detail)
 
 
 def agreed(wish: Wish, decision: Decision) -> Memory:
@@ -113,21 +112,21 @@ def agreed(wish: Wish, decision: Decision) -> Memory:
     return wish.at.memory.scaled(wish.at.scale, decision.replicas, wish.at.now, rate=rate, late=late)
 
 
-def _told(wish: Wish, share: int | None, count: int | None) -> dict[str, float | None]:
+def _inputs(wish: Wish, share: int | None, count: int | None) -> dict[str, float | None]:
     """Return the numbers of the decision on ``count``."""
-    found, refusal = wish.recommendation, wish.at.memory.refusal
-    told = numbers(wish.at, found)
+    recommendation, refusal = wish.recommendation, wish.at.memory.refusal
+    inputs = numbers(wish.at, recommendation)
     if wish.bounds is None:
-        return told
-    told |= {
+        return inputs
+    inputs |= {
         "min": wish.bounds.lowest,
         "max": wish.bounds.highest,
-        "recommended": found.replicas,
+        "recommended": recommendation.replicas,
         "share": share,
         "requested": None if refusal is None else refusal.asked,
         "granted": None if refusal is None else refusal.granted,
     }
-    return told if count is None else told | predicted(found, count)
+    return inputs if count is None else inputs | predicted(recommendation, count)
 
 
 def _concluded(wish: Wish, limits: Bounds) -> tuple[int | None, Reason]:
@@ -160,26 +159,26 @@ def raised(at: Situation, free: float) -> tuple[Decision, Memory] | None:
     decision = decided(wish, None if free == math.inf else current + max(0, int(free)))
     if decision.replicas is None or decision.replicas <= current:
         return None
-    memory = at.memory.with_need(decision.replicas, at.memory.held(at.spec))
+    memory = at.memory.with_need(decision.replicas, at.memory.stabilization(at.spec))
     return decision, memory.scaled(wish.at.scale, decision.replicas, at.now)
 
 
 def claim(wish: Wish) -> Claim:
     """Return a function's request to a shared budget."""
-    found, current, limits = wish.recommendation, wish.at.scale.desired, wish.bounds
+    recommendation, current, limits = wish.recommendation, wish.at.scale.desired, wish.bounds
     if limits is None:
         return Claim(current, current, current, 0.0, _less_with_each)
-    lowest, wanted = limits.lowest, limits.within(found.replicas)
-    if max(found.replicas, lowest) < current:
+    lowest, wanted = limits.lowest, limits.within(recommendation.replicas)
+    if max(recommendation.replicas, lowest) < current:
         # It scales down by its own rules, and until then keeps its count.
         down, _ = _down(wish, limits)
         wanted = current if down is None else down
     stuck = wish.at.memory.stuck(wish.at.spec, wish.at.now)
-    rate, late = found.rate, found.late
+    rate, late = recommendation.rate, recommendation.late
     if late is None:
         # Without a prediction the arrivals count, and each further replica is worth less.
         rate, late = wish.at.seen.arrival_rate or 0.0, _less_with_each
-    return Claim(min(lowest, wanted), wanted, current, rate, late, wish.at.spec.priority, stuck)
+    return Claim(lowest, wanted, current, rate, late, wish.at.spec.priority, stuck)
 
 
 def _less_with_each(replicas: int) -> float:
@@ -233,14 +232,17 @@ def _up(wish: Wish, wanted: int) -> tuple[int | None, Reason]:
 
 
 def _down(wish: Wish, limits: Bounds) -> tuple[int | None, Reason]:
-    found, at, down = wish.recommendation, wish.at, wish.at.spec.scale_down
+    recommendation, at, down = wish.recommendation, wish.at, wish.at.spec.scale_down
     if not _complete(at.seen, at.scale):
         return None, Reason.PARTIAL_DATA
     if at.memory.scaled_at is not None and at.now - at.memory.scaled_at < down.cooldown:
         return None, Reason.COOLING_DOWN
-    lower, reason = max(found.replicas, limits.lowest), found.reason
+    lower, reason = max(recommendation.replicas, limits.lowest), recommendation.reason
     if reason is not Reason.IDLE:
-        needed, kept = at.memory.needed(at.memory.held(at.spec)), at.memory.kept(found.rate, at.now)
+        needed, kept = (
+            at.memory.needed(at.memory.stabilization(at.spec)),
+            at.memory.kept(recommendation.rate, at.now),
+        )
         if max(needed, kept) >= at.scale.desired:
             return None, Reason.SCALE_DOWN_STABILIZED if needed >= kept else Reason.FEWER_WERE_TOO_FEW
         lower = max(lower, needed, kept)
@@ -248,19 +250,23 @@ def _down(wish: Wish, limits: Bounds) -> tuple[int | None, Reason]:
     count = max(lower, least)
     if reason is Reason.LOAD_BELOW_CAPACITY and not at.seen.arrival_rate:
         reason = Reason.NO_TRAFFIC
-    elif found.late is not None and found.allowed is not None and found.late(count) > found.allowed:
+    elif (
+        recommendation.late is not None
+        and recommendation.allowed is not None
+        and recommendation.late(count) > recommendation.allowed
+    ):
         reason = Reason.NOT_WORTH_A_REPLICA
     return count, reason
 
 
 def _why_same(wish: Wish, limits: Bounds) -> Reason:
-    found, current = wish.recommendation, wish.at.scale.desired
-    expected = found.reason is Reason.PEAK_EXPECTED and limits.why_highest is not Reason.FLEET_FULL
-    if found.replicas > current and not expected:
+    recommendation, current = wish.recommendation, wish.at.scale.desired
+    expected = recommendation.reason is Reason.PEAK_EXPECTED and limits.why_highest is not Reason.FLEET_FULL
+    if recommendation.replicas > current and not expected:
         return limits.why_highest
-    if found.reason in _HOLDS:
-        return found.reason
-    return limits.why_lowest if found.replicas < current else Reason.WITHIN_RANGE
+    if recommendation.reason in _HOLDS:
+        return recommendation.reason
+    return limits.why_lowest if recommendation.replicas < current else Reason.WITHIN_RANGE
 
 
 _HOLDS: Final = {

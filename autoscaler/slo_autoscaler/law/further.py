@@ -17,20 +17,20 @@ ROUNDING: Final = 1e-9
 """Replicas by which a need may exceed a whole number: 0.3 / 0.1 is a little more than 3."""
 
 
-def joined(at: Situation, found: Recommendation) -> tuple[Recommendation, Memory]:
+def joined(at: Situation, recommendation: Recommendation) -> tuple[Recommendation, Memory]:
     """Return the recommendation that satisfies the further metrics too, and the memory of that need."""
     metrics = at.spec.also
     if not metrics:
-        return found, at.memory
+        return recommendation, at.memory
     values = dict(zip_longest(metrics, at.seen.further[: len(metrics)]))
     needs = {metric: math.ceil(value / metric.target - ROUNDING) for metric, value in values.items() if value}
     first = max(needs, key=lambda metric: needs[metric], default=None)
-    if first is not None and needs[first] > found.replicas:
+    if first is not None and needs[first] > recommendation.replicas:
         detail = f"{first.name} is {values[first]:g}, {first.target:g} for each replica"
         # Without a prediction: what is late says nothing of this need.
-        found = Recommendation(needs[first], Reason.FURTHER_METRIC, detail=detail)
+        recommendation = Recommendation(needs[first], Reason.FURTHER_METRIC, detail=detail)
     unknown = [metric.name for metric, value in values.items() if value is None]
-    if unknown and found.replicas < at.scale.desired:
+    if unknown and recommendation.replicas < at.scale.desired:
         why, detail = Reason.FURTHER_METRIC_UNKNOWN, ", ".join(unknown)
-        found = replace(found, replicas=at.scale.desired, reason=why, detail=detail)
-    return found, at.memory.with_need(found.replicas, at.memory.held(at.spec))
+        recommendation = replace(recommendation, replicas=at.scale.desired, reason=why, detail=detail)
+    return recommendation, at.memory.with_need(recommendation.replicas, at.memory.stabilization(at.spec))

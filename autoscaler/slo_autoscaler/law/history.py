@@ -27,7 +27,7 @@ FEWEST: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class Repetition:
     """Rates of an earlier time, moved to the present."""
 
     begin: float
@@ -65,7 +65,7 @@ class History:
     """Period in slots; 0: none is known."""
     agreement: float = 0.0
     """Correlation of the rates with those one period earlier."""
-    past: tuple[Past, ...] = ()
+    past: tuple[Repetition, ...] = ()
     """Rates around the same time on earlier days."""
 
     @property
@@ -138,7 +138,7 @@ class History:
         """Return the same with earlier days, each a sequence of (time of today, rate)."""
         return replace(self, past=tuple(self._compared(rates) for rates in past if len(rates) > 1))
 
-    def _compared(self, rates: Sequence[tuple[float, float]]) -> Past:
+    def _compared(self, rates: Sequence[tuple[float, float]]) -> Repetition:
         step = (rates[-1][0] - rates[0][0]) / (len(rates) - 1)
         slots = max(1, round(step / self.slot))
         today, then = [], []
@@ -148,7 +148,7 @@ class History:
             if slots <= index <= len(self.rates):
                 today.append(sum(self.rates[index - slots : index]) / slots)
                 then.append(rate)
-        return Past(rates[0][0] - step, step, tuple(rate for _, rate in rates), agreement(today, then))
+        return Repetition(rates[0][0] - step, step, tuple(rate for _, rate in rates), agreement(today, then))
 
     def repeats(self, first: float, last: float, slack: float) -> Iterator[tuple[Sequence[float], float]]:
         """Yield the rates one period before ``first`` to ``last``, with their weight. All in seconds.
@@ -162,7 +162,7 @@ class History:
             if rates and past.agreement >= TUNING.agreed:
                 yield rates, 0.5 * past.agreement**2
         if self.period:
-            own = Past((self.begin + self.period) * self.slot, self.slot, self.rates, self.agreement)
+            own = Repetition((self.begin + self.period) * self.slot, self.slot, self.rates, self.agreement)
             rates = own.between(first - slack, last + slack)
             if rates:
                 yield rates, self.agreement**2

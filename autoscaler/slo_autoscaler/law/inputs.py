@@ -42,12 +42,12 @@ class Inputs(Mapping[str, float | None]):
         return self._numbers
 
 
-def numbers(at: Situation, found: Recommendation) -> dict[str, float | None]:
+def numbers(at: Situation, recommendation: Recommendation) -> dict[str, float | None]:
     """Return the numbers of a decision; None: unknown."""
     seen, scale, memory = at.seen, at.scale, at.memory
-    told = _UNKNOWN.copy()
-    told.update(zip(SIGNALS, _signals(seen), strict=True))
-    told |= {
+    inputs = _UNKNOWN.copy()
+    inputs.update(zip(SIGNALS, _signals(seen), strict=True))
+    inputs |= {
         "desired": scale.desired,
         "ready": scale.available,
         "pending": scale.pending,
@@ -61,27 +61,27 @@ def numbers(at: Situation, found: Recommendation) -> dict[str, float | None]:
         "correction": memory.calibration.factor,
         "burn_rate": seen.burn_rate,
     }
-    if found.late is not None:
-        told |= {
-            **predicted(found, scale.desired),
-            "expected": found.rate,
-            "allowed": found.allowed,
-            "worth": found.worth,
+    if recommendation.late is not None:
+        inputs |= {
+            **predicted(recommendation, scale.desired),
+            "expected": recommendation.rate,
+            "allowed": recommendation.allowed,
+            "worth": recommendation.worth,
             "unspent": memory.budget.remaining(at.spec.budget_period) if memory.budget.served else None,
         }
-    return told
+    return inputs
 
 
 _UNKNOWN: Final[dict[str, float | None]] = dict.fromkeys(INPUTS)
 _signals: Final = attrgetter(*SIGNALS)
 
 
-def predicted(found: Recommendation, replicas: int) -> dict[str, float | None]:
+def predicted(recommendation: Recommendation, replicas: int) -> dict[str, float | None]:
     """Return the late shares predicted with so many replicas, one fewer and one more; {} without any."""
-    if found.late is None:
+    if recommendation.late is None:
         return {}
     return {
-        "predicted": found.late(replicas),
-        "predicted_fewer": found.late(replicas - 1),
-        "predicted_more": found.late(replicas + 1),
+        "predicted": recommendation.late(replicas),
+        "predicted_fewer": recommendation.late(replicas - 1),
+        "predicted_more": recommendation.late(replicas + 1),
     }

@@ -50,16 +50,16 @@ class TooFew:
     enough: float
     """Requests per second of a replica that were not too many."""
     until: float
-    held_for: float
+    avoided_for: float
     """Seconds."""
 
     @classmethod
     def again(cls, before: "TooFew | None", enough: float, now: float) -> "TooFew":
         """Return the record of a count that was too low, ``before`` that of the last one."""
-        held_for = TUNING.held_for
-        if before is not None and now < before.until + before.held_for:
-            held_for = min(2.0 * before.held_for, TUNING.held_most)
-        return cls(enough, now + held_for, held_for)
+        avoided_for = TUNING.avoided_for
+        if before is not None and now < before.until + before.avoided_for:
+            avoided_for = min(2.0 * before.avoided_for, TUNING.avoided_most)
+        return cls(enough, now + avoided_for, avoided_for)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Memory:
         )
         return max(spec.start_up_time, self.reported, learned)
 
-    def held(self, spec: Spec) -> float:
+    def stabilization(self, spec: Spec) -> float:
         """Return the seconds for which fewer must have been enough before a scale-down."""
         return max(self.start_up(spec), spec.scale_down.stabilization_window)
 
@@ -158,7 +158,7 @@ class Memory:
         passed, interval = max(0.0, now - self.seen_at), spec.timing.interval
         # After a gap one observation counts as one interval.
         observed = self.observed + (passed if passed <= 2.0 * interval else interval)
-        needs = self._needs(observed, replicas, self.held(spec))
+        needs = self._needs(observed, replicas, self.stabilization(spec))
         return replace(self, seen_at=now, observed=observed, needs=needs, **learned)
 
     def needed(self, span: float) -> int:
@@ -197,8 +197,8 @@ class Memory:
         # Replicas with a node serve first.
         warm = min(started, max(0, len(order) - without_node))
         without_node = min(without_node, len(pending))
-        known = self.asked, self.refusal, self.pending, self.without_node, self.available
-        if (asked, refusal, pending, without_node, scale.available) == known and not started:
+        before = self.asked, self.refusal, self.pending, self.without_node, self.available
+        if (asked, refusal, pending, without_node, scale.available) == before and not started:
             return self, scale
         noticed = replace(
             self,
@@ -258,12 +258,12 @@ class Memory:
         )
 
 
-def smoothed(known: float | None, took: Iterable[float]) -> float | None:
+def smoothed(learned: float | None, took: Iterable[float]) -> float | None:
     """Return the learned start-up time after more start-ups, in seconds; too long ones do not count."""
     for seconds in took:
         if seconds <= TUNING.longest_start_up:
-            known = seconds if known is None else (known + seconds) / 2.0
-    return known
+            learned = seconds if learned is None else (learned + seconds) / 2.0
+    return learned
 
 
 def _started(

@@ -84,12 +84,12 @@ class Prediction:
         return log(self.base / (replicas * self.replica.goodput)) / _LOG_STEP
 
     def _at(self, load: int) -> float:
-        found = self._known.get(load)
-        if found is None:
+        share = self._known.get(load)
+        if share is None:
             first = self._begin + min(max(load - STILL - LOADS.start, 0), _LAST)
             shares = self._shares[first : first + len(self._weights)]
-            found = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
-        return found
+            share = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
+        return share
 
     def count(self, allowed: float, start: int, highest: int) -> int:
         """Return the count that is recommended where the share ``allowed`` may be late: see ``fewest``."""
@@ -148,7 +148,7 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     horizon = memory.start_up(spec) + interval
     history = memory.history.every(interval).after([(now, believed)], horizon)
     load = (rate if newest is None else newest) / (max(1, scale.available) * replica.goodput)
-    loads = (*[each for each in memory.loads if 0.0 < now - each[0] <= window], (now, load))
+    loads = (*[past for past in memory.loads if 0.0 < now - past[0] <= window], (now, load))
     # More wait than can be answered within the SLO: late already, but no counter shows it yet.
     overdue = (seen.queue_length or 0.0) > scale.available * replica.goodput * (seen.slo_latency or 0.0)
     overloaded_at = now if overdue or load > memory.calibration.factor else memory.overloaded_at
@@ -191,8 +191,10 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     elif late is None and (seen.burn_short or 0.0) > 1.0:
         reason = Reason.WILL_NOT_HELP
     worth = replica.saved(allowed) / then.rate
-    found = Recommendation(count, reason, rate=then.rate, allowed=allowed, worth=worth, late=then.late)
-    return found, memory.with_data(
+    recommendation = Recommendation(
+        count, reason, rate=then.rate, allowed=allowed, worth=worth, late=then.late
+    )
+    return recommendation, memory.with_data(
         spec,
         now,
         count,

@@ -59,8 +59,8 @@ def _start_up(entries: Iterable[Entry]) -> float | None:
 
 def _newest(entries: Iterable[Entry]) -> float | None:
     """Return the value with the lowest age, None without one; none from after now counts."""
-    found = _in_order(entries, 0.0)
-    return found[-1][1] if found else None
+    ordered = _in_order(entries, 0.0)
+    return ordered[-1][1] if ordered else None
 
 
 def _in_order(entries: Iterable[Entry], now: float) -> list[Entry]:

@@ -103,10 +103,10 @@ class Followed:
 
 def with_rates(odds: Sequence[float], base: float, rates: Sequence[float], share: float) -> list[float]:
     """Return the odds of ratios to ``base`` with ``rates``, which take ``share`` of all; the rest stays."""
-    each = sum(odds) * share / len(rates)
+    weight_of_one = sum(odds) * share / len(rates)
     mixed = [(1.0 - share) * weight for weight in odds]
     for rate in rates:
-        mixed[bin_of(rate / base)] += each
+        mixed[bin_of(rate / base)] += weight_of_one
     return mixed
 
 

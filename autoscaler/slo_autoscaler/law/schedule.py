@@ -11,7 +11,7 @@ from typing import Final
 
 from cronsim import CronSim
 
-from slo_autoscaler.windows import Schedule, ScheduleEntry, zone
+from slo_autoscaler.schedule import Schedule, ScheduleEntry, zone
 
 REMEMBERED: Final = 10_000
 """Results kept: functions mostly share entries, and each takes 0.2 ms of CPU."""
@@ -25,8 +25,10 @@ def bounds(schedule: Schedule, now: datetime) -> tuple[int | None, int | None]:
     if not schedule:
         return None, None
     minute = now.astimezone(UTC).replace(second=0, microsecond=0)
-    found = [entry for entry in schedule if in_force(entry, minute)]
-    return _highest(entry.min_replicas for entry in found), _highest(entry.max_replicas for entry in found)
+    entries = [entry for entry in schedule if in_force(entry, minute)]
+    return _highest(entry.min_replicas for entry in entries), _highest(
+        entry.max_replicas for entry in entries
+    )
 
 
 @lru_cache(REMEMBERED)

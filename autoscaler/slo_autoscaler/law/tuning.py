@@ -83,9 +83,9 @@ class Tuning:
     """A replica that took longer was broken, and says nothing of a start-up."""
     undone_within: float = 300.0
     """A scale-up this soon after a scale-down shows that the lower count was too low."""
-    held_for: float = 900.0
+    avoided_for: float = 900.0
     """Time for which a count that was too low is not tried again; twice as long if it is again."""
-    held_most: float = 3600.0
+    avoided_most: float = 3600.0
     """Longest such time."""
     move_margin: float = 0.5
     """Gain over loss for which a replica moves between functions, less 1. A moved replica serves neither for

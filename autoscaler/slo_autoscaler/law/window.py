@@ -37,12 +37,12 @@ def widened(past: Past, seen: Observation, shortest: float, now: float) -> tuple
     if window <= shortest:
         return seen, ()
     # Each observation covers the shortest window itself.
-    past = tuple(each for each in past if 0.0 < now - each[0] <= window - shortest)
+    past = tuple(observation for observation in past if 0.0 < now - observation[0] <= window - shortest)
     if seen.rate is None:
         return seen, past
     past = (*past, (now, seen))
-    every = [each for _, each in past]
-    if not any(each.arrival_rate for each in every):
+    every = [observation for _, observation in past]
+    if not any(observation.arrival_rate for observation in every):
         return seen, ()
     means: dict[str, Any] = {name: _mean(every, name) for name in _RATES if getattr(seen, name) is not None}
     newest = {"rate_now": seen.arrival_rate, "gateway_rate_now": None}
@@ -54,12 +54,18 @@ _RATES: Final = ("rate", "gateway_rate", "in_flight_growth")
 
 
 def _mean(every: Iterable[Observation], name: str) -> float:
-    known: list[float] = [value for each in every if (value := getattr(each, name)) is not None]
-    return sum(known) / len(known)
+    values: list[float] = [
+        value for observation in every if (value := getattr(observation, name)) is not None
+    ]
+    return sum(values) / len(values)
 
 
 def _burn(every: Iterable[Observation]) -> float | None:
     """Return the mean burn rate, weighted by requests; None without any."""
-    known = [(each.rate, each.burn_short) for each in every if each.rate and each.burn_short is not None]
-    total = sum(rate for rate, _ in known)
-    return sum(rate * burn for rate, burn in known) / total if total else None
+    rates = [
+        (observation.rate, observation.burn_short)
+        for observation in every
+        if observation.rate and observation.burn_short is not None
+    ]
+    total = sum(rate for rate, _ in rates)
+    return sum(rate * burn for rate, burn in rates) / total if total else None

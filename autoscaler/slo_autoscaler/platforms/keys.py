@@ -15,8 +15,8 @@ from slo_autoscaler.errors import PlatformError, UnreadableError
 from slo_autoscaler.fields import Mode, parse_duration, whole
 from slo_autoscaler.kube import BOOST, METRICS_PORTS, PAUSED
 from slo_autoscaler.model import Scale
+from slo_autoscaler.schedule import Hold, Schedule, hold_of, schedule_of
 from slo_autoscaler.spec import Modes
-from slo_autoscaler.windows import Hold, Schedule, hold_of, schedule_of
 
 Kind = Literal["label", "annotation"]
 Reader = Callable[[str], object]

@@ -2,6 +2,7 @@
 
 - ``queries`` [P]  every PromQL text; the API's answers -> series
 - ``answers`` [P]  series -> observations
+- ``charts`` [P]   the charts of a function's page, each line with its query
 - ``prometheus``   the queries over HTTP, one per signal for all functions
 - ``further``      the metrics of ``also``, beside another source's
 - ``direct``       only the load, each second, from the pages that Prometheus scrapes

@@ -121,12 +121,12 @@ def earlier(ranges: Mapping[float, tuple[float, Mapping[str, Points]]]) -> dict[
 
     The result counts seconds from that moment. An age without rates is left out.
     """
-    found: dict[str, dict[float, Earlier]] = {}
+    rates: dict[str, dict[float, Earlier]] = {}
     for age, (moment, functions) in ranges.items():
         for name, points in functions.items():
             if points:
-                found.setdefault(name, {})[age] = tuple((when - moment, rate) for when, rate in points)
-    return found
+                rates.setdefault(name, {})[age] = tuple((when - moment, rate) for when, rate in points)
+    return rates
 
 
 def cluster_advice(clusters: Mapping[str, Mapping[str, Collection[str]]]) -> str | None:

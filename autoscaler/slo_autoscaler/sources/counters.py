@@ -54,8 +54,8 @@ WHOLE: Final = ""
 def started(page: bytes) -> dict[str, float]:
     """Return {function_name: started requests} from a gateway's page."""
     lines = _adjacent(page, _STARTED_NAME)
-    found = [(name.decode(errors="replace"), _number(value)) for name, value in _STARTED.findall(lines)]
-    return {name: value for name, value in found if value is not None}
+    counts = [(name.decode(errors="replace"), _number(value)) for name, value in _STARTED.findall(lines)]
+    return {name: value for name, value in counts if value is not None}
 
 
 def arrived(page: bytes) -> dict[str, float]:
@@ -85,21 +85,21 @@ def _adjacent(page: bytes, name: bytes) -> bytes:
 
 def identity(page: bytes) -> float | None:
     """Return the number by which a watchdog's page is the same at each address; None: it has none."""
-    found = _IDENTITY.search(page)
-    return None if found is None else _number(found[1])
+    line = _IDENTITY.search(page)
+    return None if line is None else _number(line[1])
 
 
 def told(page: bytes) -> dict[str, float]:
     """Return {field of ``Observation``: value} of what a watchdog's page tells of its replica."""
-    found = {name: line.search(page) for name, line in _TOLD.items()}
-    values = {name: None if match is None else _number(match[1]) for name, match in found.items()}
+    matches = {name: line.search(page) for name, line in _TOLD.items()}
+    values = {name: None if match is None else _number(match[1]) for name, match in matches.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def observed(rate: float, in_flight: float, pages: Sequence[Mapping[str, float]]) -> Observation:
     """Return what the median replica tells (``told``), with the load of all of them."""
     values = {name: [page[name] for page in pages if name in page] for name in _TOLD}
-    medians: dict[str, Any] = {name: median(each) for name, each in values.items() if each}
+    medians: dict[str, Any] = {name: median(column) for name, column in values.items() if column}
     load = Observation(rate=rate, in_flight=in_flight, up_replicas=float(len(pages)), sample_age=0.0)
     return replace(load, **medians)
 

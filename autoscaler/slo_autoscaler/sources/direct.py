@@ -148,10 +148,10 @@ class Direct:
     def _list(self, now: float) -> None:
         """Query the addresses of the pages; without an answer keep the known ones, and ask the platform."""
         if self._asking is not None and self._asking.done():
-            found, self._asking = self._asking.result(), None
+            addresses, self._asking = self._asking.result(), None
             self._pages = {
                 address: self._known(address, name)
-                for address, name in found.items()
+                for address, name in addresses.items()
                 if _ADDRESS.fullmatch(address)
             }
             self._said.keep(self._pages.keys())
@@ -166,8 +166,8 @@ class Direct:
             watchdogs = self._listing.watchdogs() if unseen else {}
         except SourceError:
             # The reconcile logs the same error.
-            known = {address: page.function_name for address, page in self._pages.items()}
-            return known | {
+            listed = {address: page.function_name for address, page in self._pages.items()}
+            return listed | {
                 address: name for address, name in self._watchdogs().items() if name in self._wanted
             }
         return {address: name for address, name in watchdogs.items() if name in unseen} | dict.fromkeys(
@@ -204,28 +204,28 @@ class Direct:
             for page in self._pages.values()
             if page.reading is not None and page.reading.done() and now - page.read_at <= STALE
         ]
-        known = {page.identity: page for page in pages if page.identity is not None}
-        pages = [page for page in pages if page.identity is None or known[page.identity] is page]
+        latest = {page.identity: page for page in pages if page.identity is not None}
+        pages = [page for page in pages if page.identity is None or latest[page.identity] is page]
         for span in counters.SPANS:
-            found: dict[str, list[tuple[float, float]]] = {}
+            arrivals_of: dict[str, list[tuple[float, float]]] = {}
             for page in pages:
                 for name, counted in page.counted.arrivals(span).items():
-                    found.setdefault(page.function_name or name, []).append(counted)
-            for name, arrivals in found.items():
+                    arrivals_of.setdefault(page.function_name or name, []).append(counted)
+            for name, arrivals in arrivals_of.items():
                 rates[name] = max(rates.get(name, 0.0), counters.surely(arrivals))
         inside: dict[str, float] = {}
         told: dict[str, list[Mapping[str, float]]] = {}
         for page in pages:
-            for within, held in page.inside.items():
+            for within, count in page.inside.items():
                 key = page.function_name or within
-                inside[key] = inside.get(key, 0.0) + held
+                inside[key] = inside.get(key, 0.0) + count
             if page.told and page.function_name is not None:
                 told.setdefault(page.function_name, []).append(page.told)
         loads: dict[str, Load] = {}
         for name, rate in rates.items():
-            held = inside.get(name, 0.0)
-            seen = counters.observed(rate, held, told[name]) if name in told else None
-            loads[name] = Load(rate, held, seen)
+            count = inside.get(name, 0.0)
+            seen = counters.observed(rate, count, told[name]) if name in told else None
+            loads[name] = Load(rate, count, seen)
         return loads
 
 

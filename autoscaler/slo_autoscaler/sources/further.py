@@ -44,8 +44,8 @@ class WithFurther:
         finally:
             for query in asked.values():
                 query.cancel()
-        found = {text: self._value(text, query) for text, query in asked.items()}
-        return {name: self._joined(name, each, found) for name, each in seen.items()}
+        answers = {text: self._value(text, query) for text, query in asked.items()}
+        return {name: self._joined(name, observation, answers) for name, observation in seen.items()}
 
     def history(self, span: float) -> dict[str, Recorded]:
         """Return the source's history."""
@@ -64,22 +64,24 @@ class WithFurther:
 
     def _value(self, text: str, query: Future[dict[str, float]]) -> Mapping[str, float]:
         """Return {function_name: value}, "" for all functions; nothing without an answer."""
-        failure, found = "", dict[str, float]()
+        failure, values = "", dict[str, float]()
         if query.cancelled() or not query.done():
             failure = f"not answered within {self._timeout:g} s"
         elif (error := query.exception()) is not None:
             failure = str(error)
         else:
-            found = query.result()
+            values = query.result()
         if failure or text in self._said:
             self._said.say(text, f"further metric {text}: {failure or 'recovered'}")
         if not failure:
             self._said.over(text)
-        return found
+        return values
 
-    def _joined(self, name: str, seen: Observation, found: Mapping[str, Mapping[str, float]]) -> Observation:
-        answers = [found[metric.query] for metric in self._metrics.of(name)]
-        return replace(seen, further=tuple(each.get(name, each.get("")) for each in answers))
+    def _joined(
+        self, name: str, seen: Observation, by_query: Mapping[str, Mapping[str, float]]
+    ) -> Observation:
+        answers = [by_query[metric.query] for metric in self._metrics.of(name)]
+        return replace(seen, further=tuple(answer.get(name, answer.get("")) for answer in answers))
 
 
 def values(answer: Iterable[Series]) -> dict[str, float]:

@@ -120,8 +120,8 @@ class Server:
 
     def take_partial(self) -> str | None:
         """Return the warning of an answer, since the last call, that lacks the data of some store."""
-        found, self._partial = self._partial, None
-        return found
+        warning, self._partial = self._partial, None
+        return warning
 
     def _note_partial(self, response: Response, **_: object) -> None:
         # A value cannot hold this: its quotes have backslashes. So hardly any answer is parsed twice.
@@ -204,7 +204,7 @@ class PrometheusSource:
         self._gateway = gateway or GatewaySlos()
         self._queries = self._filled(queries.WATCHDOG)
         self._gateway_queries = queries.gateway(self._gateway, config.rate_window, config.window)
-        texts = [each.pop(queries.SELDOM, None) for each in (self._queries, self._gateway_queries)]
+        texts = [texts_of.pop(queries.SELDOM, None) for texts_of in (self._queries, self._gateway_queries)]
         ratios = " or ".join(f"({text})" for text in texts if text)
         self._ratios = _Seldom(lambda: self._asked({"": ratios})[""])
         self._clusters = _Seldom(self._ask_clusters)
@@ -237,17 +237,17 @@ class PrometheusSource:
         self._advise("scrapes", self._scrape_advice(ratios[queries.SELDOM]))
         self._advise("clusters", answers.cluster_advice(self._clusters.poll()))
         self._advise("leaders", answers.leader_advice(self._leaders.poll()))
-        found = {signal: query.result() for signal, query in own.items()} | ratios
-        found |= self._with_new(found, self._corrections.corrected, end)
-        seen = answers.observations(self._corrections.once(found, watchdog=True))
-        found = {signal: query.result() for signal, query in theirs.items()} | ratios
-        seen |= answers.gateway_observations(self._corrections.once(found, watchdog=False), self._gateway)
+        signals = {signal: query.result() for signal, query in own.items()} | ratios
+        signals |= self._with_new(signals, self._corrections.corrected, end)
+        seen = answers.observations(self._corrections.once(signals, watchdog=True))
+        signals = {signal: query.result() for signal, query in theirs.items()} | ratios
+        seen |= answers.gateway_observations(self._corrections.once(signals, watchdog=False), self._gateway)
         partial = self._server.take_partial()
         text = f"Prometheus' answers are partial, so nothing is scaled down: {partial}"
         self._advise("partial", None if partial is None else text)
         if partial is not None:
             # Queries may lack different stores: no count of replicas proves that the rates have them all.
-            seen = {name: replace(each, rated_replicas=0.0) for name, each in seen.items()}
+            seen = {name: replace(observation, rated_replicas=0.0) for name, observation in seen.items()}
         return self._widened(seen)
 
     def history(self, span: float) -> dict[str, Recorded]:
@@ -256,8 +256,8 @@ class PrometheusSource:
         An exported value has one entry, from the last scrape of an autoscaler within an hour. Ages are by
         Prometheus' own clock, so that clocks need not agree.
         """
-        (found,) = self._server.answers([self._server.submit(self._ask_history, span)])
-        return found  # type: ignore[no-any-return]
+        (recorded,) = self._server.answers([self._server.submit(self._ask_history, span)])
+        return recorded  # type: ignore[no-any-return]
 
     def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
         """Return the arrivals around earlier moments, by one range query each, within ``timeout``."""
@@ -288,7 +288,7 @@ class PrometheusSource:
         return {signal: self._server.submit(self._ask, text, params) for signal, text in texts.items()}
 
     def _with_new(
-        self, found: Mapping[str, dict[str, float]], names: Collection[str], end: float
+        self, signals: Mapping[str, dict[str, float]], names: Collection[str], end: float
     ) -> dict[str, dict[str, float]]:
         """Return the signals that miss new replicas, corrected for functions that have some."""
         if not names:
@@ -296,14 +296,17 @@ class PrometheusSource:
         chosen = queries.ANY if len(names) > queries.MOST_NAMED else queries.matching(names)
         asked = self._asked(self._filled(queries.NEW, chosen))
         self._server.answers([*asked.values()], end)
-        return {signal: found.get(signal, {}) | query.result() for signal, query in asked.items()}
+        return {signal: signals.get(signal, {}) | query.result() for signal, query in asked.items()}
 
     def _widened(self, seen: Mapping[str, Observation]) -> dict[str, Observation]:
         """Return the observations with the rates of slow functions over longer windows."""
         now, shortest = time.monotonic(), self._config.rate_window
-        both = {name: widened(self._past.get(name, ()), each, shortest, now) for name, each in seen.items()}
+        both = {
+            name: widened(self._past.get(name, ()), observation, shortest, now)
+            for name, observation in seen.items()
+        }
         self._past = {name: past for name, (_, past) in both.items() if past}
-        return {name: each for name, (each, _) in both.items()}
+        return {name: observation for name, (observation, _) in both.items()}
 
     def _advise_jobs(self, end: float) -> None:
         """Log the pages that are scraped more than once, with the jobs, when they change."""
@@ -334,18 +337,18 @@ class PrometheusSource:
 
     def _places(self, query: str) -> list[tuple[str, str]]:
         asked = self._server.submit(self._server.instant, queries.places, query, self._time())
-        (found,) = self._server.answers([asked])
-        return found  # type: ignore[no-any-return]
+        (pairs,) = self._server.answers([asked])
+        return pairs  # type: ignore[no-any-return]
 
     def _ask_history(self, span: float) -> dict[str, Recorded]:
         window = self._config.rate_window
         (text,) = self._filled({"": queries.EXPORTED_AT}).values()
         now, exported = self._server.moment(text, self._time())
-        found = {"rate": self._ask_arrivals(window, (now - span, now), self._config.scrape_interval)}
+        ranges = {"rate": self._ask_arrivals(window, (now - span, now), self._config.scrape_interval)}
         for field, text in self._filled(queries.RESTORED).items() if exported else ():
             values = self._ask(text, {"time": exported})
-            found[field] = {name: ((exported, value),) for name, value in values.items()}
-        return answers.recorded(found, now)
+            ranges[field] = {name: ((exported, value),) for name, value in values.items()}
+        return answers.recorded(ranges, now)
 
     def _ask_earlier(self, age: float, span: float) -> tuple[float, dict[str, Points]]:
         now, _ = self._server.moment(queries.TIME, self._time())
@@ -354,14 +357,14 @@ class PrometheusSource:
 
     def _ask_arrivals(self, window: float, span: tuple[float, float], step: float) -> dict[str, Points]:
         """Return rates of the past; as many jobs count as scraping then as do now."""
-        found = self._server.range(queries.ranges, queries.arrivals(window, self._gateway), span, step)
+        rates = self._server.range(queries.ranges, queries.arrivals(window, self._gateway), span, step)
         corrections, slos = self._corrections, self._gateway
         if not corrections.scrapes:
-            return found
-        factors = {name: corrections.factor(name, "rate", watchdog=slos.of(name) is None) for name in found}
+            return rates
+        factors = {name: corrections.factor(name, "rate", watchdog=slos.of(name) is None) for name in rates}
         return {
             name: tuple((when, rate / factors[name]) for when, rate in points)
-            for name, points in found.items()
+            for name, points in rates.items()
         }
 
     def _time(self) -> dict[str, float]:

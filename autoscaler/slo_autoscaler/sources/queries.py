@@ -2,9 +2,9 @@
 
 ``WATCHDOG``, ``GATEWAY`` and ``NEW`` have a query for each signal of ``signals``. One query covers every
 function, ``by (function_name)``. The watchdogs' queries use our watchdog's metrics and one of the gateway's.
-The gateway's are for functions without a watchdog, whose SLO is in the configuration. ``CHARTS`` and
-``LEARNED`` are the page's. In a text ``$W`` is the window, ``$R`` that of rates, ``$N`` its newest two
-scrapes, ``$G`` the seconds for which a gauge counts, ``$F`` a matcher of functions.
+The gateway's are for functions without a watchdog, whose SLO is in the configuration. ``LEARNED`` is the
+page's; ``charts`` has those of its charts. In a text ``$W`` is the window, ``$R`` that of rates, ``$N`` its
+newest two scrapes, ``$G`` the seconds for which a gauge counts, ``$F`` a matcher of functions.
 
 A window must span at least four scrapes: a rate needs two, and one may be missed. Arrival rates use exactly
 four, because a longer one adds delay; ``law.window`` adds up those of slow functions. Latency quantiles and
@@ -352,72 +352,8 @@ are several; else of the number of new replicas. An older watchdog has no identi
 address alone."""
 
 
-def _total(selector: str) -> str:
-    return f"sum(rate({selector}[$R]))"
-
-
-def _mean(histogram: str) -> str:
-    return f"{_total(f'{histogram}_sum{{$F}}')} / {_total(f'{histogram}_count{{$F}}')}"
-
-
-def _quantile(share: float, buckets: str) -> str:
-    return f"histogram_quantile({share:g}, sum by (le) (rate({buckets}[$W])))"
-
-
-COMPLETED: Final = _total("slo_requests_total{$F}")
+COMPLETED: Final = "sum(rate(slo_requests_total{$F}[$R]))"
 """Query of the completions per second of chosen functions together."""
-_GOOD: Final = _total('slo_requests_total{$F,outcome="good"}')
-_SUCCESSES: Final = 'http_request_duration_seconds_bucket{$F,code=~"2.."}'
-_GATEWAY_SUCCESSES: Final = 'gateway_functions_seconds_bucket{$F,code=~"2.."}'
-_DESIRED: Final = f"max({_SERVICES})"
-_RECOMMENDED: Final = "max(slo_autoscaler_recommended_replicas{$F})"
-
-CHARTS: Final = {
-    # Under overload completions are fewer than arrivals, which the gateway counts if all pass it.
-    "load.offered": f"({_total(_STARTED)} > {COMPLETED}) or {COMPLETED}",
-    "load.good": _GOOD,
-    "load.capacity": f"sum({_CAPACITY}{{$F}} >= 0)",
-    "latency.p95": _quantile(0.95, _SUCCESSES),
-    "latency.p99": _quantile(0.99, _SUCCESSES),
-    "latency.target": f"min({_CHOSEN})",
-    # Includes shed and failed requests, which spend the error budget too.
-    "late.measured": f"1 - {_GOOD} / {COMPLETED}",
-    "late.predicted": "max(slo_autoscaler_predicted_late_ratio{$F})",
-    "late.allowed": "max(slo_autoscaler_allowed_late_ratio{$F})",
-    "replicas.serving": "sum(up{$F})",
-    "replicas.desired": f'max(slo_autoscaler_replicas{{$F,state="desired"}}) or {_DESIRED}',
-    "replicas.recommended": _RECOMMENDED,
-    "queue.in_flight": f"sum({_INSIDE}{{$F}})",
-    "queue.waiting": "sum(watchdog_queue_length{$F})",
-    "time.waiting": _mean("watchdog_queue_seconds"),
-    "time.model": _mean("watchdog_service_seconds"),
-    "batches.p95": _quantile(0.95, "watchdog_batch_size_bucket{$F}"),
-    "batches.mean": _mean("watchdog_batch_size"),
-}
-"""chart.line -> query of one function with the batching watchdog."""
-
-STREAM_CHARTS: Final = {
-    **{line: text for line, text in CHARTS.items() if not line.startswith(("time.", "batches."))},
-    "latency.p95": _quantile(0.95, 'watchdog_first_piece_seconds_bucket{$F,slo_class="default"}'),
-    "latency.p99": _quantile(0.99, 'watchdog_first_piece_seconds_bucket{$F,slo_class="default"}'),
-    "interval.p95": _quantile(0.95, 'watchdog_piece_interval_seconds_bucket{$F,slo_class="default"}'),
-    "interval.p99": _quantile(0.99, 'watchdog_piece_interval_seconds_bucket{$F,slo_class="default"}'),
-    "interval.target": 'min(slo_interval_seconds{$F,slo_class="default"})',
-    "streams.running": "sum(watchdog_streams{$F})",
-    "streams.held": "sum(watchdog_concurrency{$F} >= 0)",
-}
-"""chart.line -> query of one function that streams."""
-
-GATEWAY_CHARTS: Final = {
-    "load.offered": _total(_STARTED),
-    "load.good": _total('gateway_function_invocation_total{$F,code=~"2.."}'),
-    "latency.p95": _quantile(0.95, _GATEWAY_SUCCESSES),
-    "latency.p99": _quantile(0.99, _GATEWAY_SUCCESSES),
-    "latency.target": "vector($SLO)",
-    "replicas.desired": _DESIRED,
-    "replicas.recommended": _RECOMMENDED,
-}
-"""chart.line -> query of one function that the gateway measures."""
 
 LEARNED: Final = {
     # The median replica's, as for the sizing.
@@ -483,15 +419,6 @@ def gateway(slos: GatewaySlos, rate_window: float, window: float) -> dict[str, s
     return fill(GATEWAY, rate_window, window, functions=matcher, **attained)
 
 
-def of_chart(
-    function_name: str, slo: Slo | None, rate_window: float, window: float, *, streams: bool = False
-) -> dict[str, str]:
-    """Return {chart.line: query} of a function; with ``slo`` the gateway measures it."""
-    own = STREAM_CHARTS if streams else CHARTS
-    texts, target = (own, 0.0) if slo is None else (GATEWAY_CHARTS, slo.latency)
-    return fill(texts, rate_window, window, functions=matching([function_name]), SLO=f"{target:g}")
-
-
 def arrivals(window: float, slos: GatewaySlos) -> str:
     """Return the query of the arrivals per second over ``window`` seconds, with or without a watchdog."""
     texts = [gateway(slos, window, window), fill(WATCHDOG, window, window)]
@@ -523,8 +450,8 @@ def _attained(slos: GatewaySlos, span: str) -> str:
     chosen = [f'le=~"{_le(edge)}",{who}' for edge, who in matchers]
     bucket = "gateway_functions_seconds_bucket"
     return " or ".join(
-        f"({_rate(f'{bucket}{{{_SUCCESS},{each}}}', span)} or 0 * {_rate(f'{bucket}{{{each}}}', span)})"
-        for each in chosen
+        f"({_rate(f'{bucket}{{{_SUCCESS},{matcher}}}', span)} or 0 * {_rate(f'{bucket}{{{matcher}}}', span)})"
+        for matcher in chosen
     )
 
 
@@ -565,14 +492,14 @@ def read(result: object) -> Iterator[Series]:
         if not isinstance(result, list):
             raise TypeError
         # One by one: 10,000 functions have 300,000 series, and most become a number of a dict at once.
-        for each in result:
-            if "value" in each:
-                when, text = each["value"]
+        for series in result:
+            if "value" in series:
+                when, text = series["value"]
                 value = float(text)
-                yield each["metric"], ((when, value),) if math.isfinite(value) else ()
+                yield series["metric"], ((when, value),) if math.isfinite(value) else ()
             else:
-                points = [(float(when), float(text)) for when, text in each["values"]]
-                yield each["metric"], [point for point in points if math.isfinite(point[1])]
+                points = [(float(when), float(text)) for when, text in series["values"]]
+                yield series["metric"], [point for point in points if math.isfinite(point[1])]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise SourceError(f"expected series with metric and values, got {str(result)[:80]}") from None
 
@@ -595,18 +522,18 @@ def jobs(series: Iterable[Series]) -> set[str]:
 
 def clusters(series: Iterable[Series]) -> dict[str, dict[str, set[str]]]:
     """Return {function_name: {label of ``CLUSTERS``: its values}} for the labels that have several."""
-    found: dict[str, dict[str, set[str]]] = {}
+    labels_of: dict[str, dict[str, set[str]]] = {}
     for labels, _ in series:
-        of_function = found.setdefault(labels.get(FUNCTION_LABEL, ""), {})
+        of_function = labels_of.setdefault(labels.get(FUNCTION_LABEL, ""), {})
         for label in CLUSTERS:
             of_function.setdefault(label, set()).add(labels.get(label, ""))
     return {
         name: {label: values for label, values in of_function.items() if len(values) > 1}
-        for name, of_function in found.items()
+        for name, of_function in labels_of.items()
     }
 
 
 def places(series: Iterable[Series]) -> list[tuple[str, str]]:
     """Return (address, function_name) of each series that has both."""
-    found = [(labels.get("instance", ""), labels.get(FUNCTION_LABEL, "")) for labels, _ in series]
-    return [(address, name) for address, name in found if address and name]
+    pairs = [(labels.get("instance", ""), labels.get(FUNCTION_LABEL, "")) for labels, _ in series]
+    return [(address, name) for address, name in pairs if address and name]

@@ -80,9 +80,9 @@ def _decisions(decided: Decisions, query: dict[str, list[str]]) -> tuple[int, di
     last = whole(text)
     if not last:
         return 400, {"error": f"last: {text[:20]!r} must be a whole number from 1 to {MOST}"}
-    found, near = named(wanted, functions)
-    found = found or named(wanted, decided.removed())[0]
-    answers = [answer for name in found if (answer := decided.decisions(name, last)) is not None]
+    decisions, near = named(wanted, functions)
+    decisions = decisions or named(wanted, decided.removed())[0]
+    answers = [answer for name in decisions if (answer := decided.decisions(name, last)) is not None]
     if not answers:
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         return 404, {"error": f"no decisions for {wanted!r}{hint}"}

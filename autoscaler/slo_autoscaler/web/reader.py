@@ -84,16 +84,16 @@ class Reader:
     def _remembered(self, key: object, ask: Callable[[], _T]) -> _T:
         now = self._clock()
         with self._lock:
-            until, found = self._kept.get(key, (now, None))
+            until, answer = self._kept.get(key, (now, None))
             if until > now:
-                return found  # type: ignore[no-any-return]
-        found = ask()
+                return answer  # type: ignore[no-any-return]
+        answer = ask()
         with self._lock:
             self._kept = {other: entry for other, entry in self._kept.items() if entry[0] > now}
             while len(self._kept) >= MAX_KEPT:
                 self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = (self._clock() + KEPT, found)
-        return found
+            self._kept[key] = (self._clock() + KEPT, answer)
+        return answer
 
     def _all(self, asks: Mapping[str, Callable[[], _T]]) -> dict[str, _T]:
         """Run all queries, a few in parallel, within ``timeout`` together."""

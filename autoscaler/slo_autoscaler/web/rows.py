@@ -34,7 +34,7 @@ SIGMAS: Final = 2.0
 """Standard errors below the objective from which it counts as missed, as for ``decide``."""
 
 PAGE_BURN: Final = 14.4
-"""Burn rate that pages on call, as in deploy/prometheus/rules/slo.yml."""
+"""Burn rate that pages on call, as in the chart's files/rules/slo.yml."""
 
 PAGE_MISSES: Final = 0.8
 """Share of misses that pages where the objective allows no such burn rate, as there."""

@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException
 from slo_autoscaler import __version__, words
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.journal import DEPTH, named
+from slo_autoscaler.sources import charts as lines
 from slo_autoscaler.sources import queries
 from slo_autoscaler.web import Plan, charts, rows
 from slo_autoscaler.web.listener import Decisions
@@ -152,12 +153,12 @@ class _Views:
         function_name, streams = row["function_name"], row["slo_interval"] is not None
         prometheus = self._config.prometheus
         slo = self._config.gateway_slos().of(function_name)
-        chosen = charts.charts(slo, streams=streams)
+        chosen = lines.charts(slo, streams=streams)
         at = charts.grid(charts.SPANS[_span()], prometheus.scrape_interval, self._reader.now())
         # At least one step, so that no event falls between two moments.
         spans = [max(span, at.step) for span in (prometheus.rate_window, prometheus.window)]
-        found = self._reader.ranges(queries.of_chart(function_name, slo, *spans, streams=streams), at)
-        return jsonify(function_name=function_name, span=_span(), **charts.document(chosen, found, at))
+        answers = self._reader.ranges(lines.filled(chosen, function_name, slo, *spans), at)
+        return jsonify(function_name=function_name, span=_span(), **charts.document(chosen, answers, at))
 
     def api(self) -> Response:
         """Return the list of addresses."""
@@ -175,8 +176,8 @@ class _Views:
         """Return the row of a function by its full name; if there is none, 404 with similar names."""
         row = self._rows.of(name)
         if row is None:
-            found, near = named(name, self._decided.functions())
-            hint = f"; did you mean {' or '.join(found or near)}?" if found or near else "."
+            names, near = named(name, self._decided.functions())
+            hint = f"; did you mean {' or '.join(names or near)}?" if names or near else "."
             problem = self._rows.problem(name)
             abort(404, f"No decisions for {name!r}{f': {problem}.' if problem else hint}")
         return row
@@ -215,10 +216,10 @@ class _Views:
             # Warnings are about other functions, or repeat the row.
             "notices": [
                 *([{"level": "warning", "text": f"It stays at its count: {trouble}."}] if trouble else ()),
-                *(each for each in self._rows.notices() if each["level"] != "warning"),
+                *(record for record in self._rows.notices() if record["level"] != "warning"),
             ],
-            "alerts": [each for each in self._alerts() if each["function_name"] == name],
-            "last_change": next((each for each in decisions if each["action"] != "hold"), None),
+            "alerts": [record for record in self._alerts() if record["function_name"] == name],
+            "last_change": next((record for record in decisions if record["action"] != "hold"), None),
             "decisions": decisions,
             "score": numbers and {**numbers, "sentence": score(name, numbers)},
             "profile": learned,

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.boost import boost, nominal
+from slo_autoscaler.law.calibration import Calibration
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
@@ -41,6 +42,12 @@ def test_boost_counts_the_requests_that_wait_beyond_the_slo():
 def test_boost_counts_no_streams_that_the_replicas_hold():
     streams = seen(direct_rate=100.0, direct_in_flight=630.0, concurrency=210.0)
     assert boost(situation(streams), 1.0).factor == 1.0
+
+
+def test_boost_covers_what_a_capacity_lacks_that_is_measured_to_be_half():
+    half = situation(seen(direct_rate=290.0))
+    half = half.after(replace(half.memory, calibration=Calibration(0.5)))
+    assert boost(half, 1.0).needed == 6
 
 
 def test_boost_ends_in_steps():

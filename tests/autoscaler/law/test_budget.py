@@ -63,3 +63,10 @@ def test_a_budget_overspent_a_hundredfold_allows_no_less_than_the_least(story, o
     budget = account([*story, (PERIOD, 1.0, 0.0)], objective).with_late(1e9, objective)
     least = TUNING.least * (1.0 - objective) * (1.0 - TUNING.reserve)
     assert budget.allowed(objective, PERIOD) == pytest.approx(least)
+
+
+@pytest.mark.parametrize("late", [0.0, 0.01275])
+def test_allowed_few_requests_move_it_less_than_many(late):
+    usual = 0.01 * (1.0 - TUNING.reserve)
+    few, many = (account([(5.0, rate, late)] * 720, 0.99).allowed(0.99, PERIOD) for rate in (0.01, 100.0))
+    assert 0.0 < abs(few - usual) < abs(many - usual)

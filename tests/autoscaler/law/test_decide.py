@@ -16,9 +16,9 @@ from slo_autoscaler.law.memory import Memory, Refusal, TooFew
 from slo_autoscaler.law.scenarios import Followed
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.schedule import Hold, ScheduleEntry
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import FurtherMetric, ScaleDown, ScaleUp
-from slo_autoscaler.windows import Hold, ScheduleEntry
 from support.builders import a_spec, observations, scales, seen, specs
 from support.fuzzing import fuzzed
 
@@ -165,7 +165,7 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
         memory.observed, memory.needs, memory.history, memory.budget
     )  # fmt: skip
     decision, _ = decide(Situation(spec, resting, scale, held, now + gap + 5.0))
-    most = memory.needed(memory.held(spec) - 2.0 * spec.timing.interval)
+    most = memory.needed(memory.stabilization(spec) - 2.0 * spec.timing.interval)
     assert decision.replicas is None or decision.replicas >= min(most, scale.desired)
 
 
@@ -294,6 +294,8 @@ JUMPED = {
     "seen_at": 995.0,
 }
 
+CALM, NINE = seen(rate=90.0, up_replicas=9.0), Scale(9, 9, max=9)
+SERVING_LATELY = {"late_since": 100.0, "scaled_up_at": LATER - 210.0}
 WITHOUT_ROOM = Scale(5, 3, unschedulable=2)
 WAITING_LONG = {"pending": ((0.0, True),) * 2, "available": 3}
 
@@ -317,6 +319,7 @@ HOLDS = [
         {"max_replicas": 9},
         {"refusal": Refusal(9, 5, 2e3)},
     ),
+    Case(Reason.AT_MAXIMUM, None, seen(rate=1000.0), FIVE, share=5),
     Case(Reason.FLEET_FULL, None, seen(rate=1000.0), FIVE, {"max_replicas": 9}, share=5),
     Case(Reason.UNSCHEDULABLE, None, seen(rate=1000.0, up_replicas=3.0), WITHOUT_ROOM, memory=WAITING_LONG),
     Case(Reason.UNSCHEDULABLE, None, seen(rate=400.0, up_replicas=3.0), WITHOUT_ROOM, memory=WAITING_LONG),
@@ -344,6 +347,8 @@ HOLDS = [
     ),
     Case(Reason.SCALE_DOWN_STABILIZED, None, seen(rate=50.0, up_replicas=5.0), FIVE, {}, NEEDED),
     Case(Reason.SCALE_DOWN_UNSAFE, None, WAITING, FIVE),
+    # The last replicas have not served for long enough.
+    Case(Reason.SCALE_DOWN_UNSAFE, None, WAITING, FIVE, {"max_replicas": 9}, SERVING_LATELY),
     Case(
         Reason.FEWER_WERE_TOO_FEW,
         None,
@@ -361,6 +366,7 @@ HOLDS = [
     Case(Reason.AT_MAXIMUM, None, seen(further=(999.0, 0.0)), FIVE, ALSO),
     Case(Reason.SCHEDULED, None, seen(rate=50.0, up_replicas=5.0), FIVE, planned(5, 9)),
     Case(Reason.SCHEDULED, None, seen(rate=1000.0), FIVE, planned(most=5)),
+    Case(Reason.SCHEDULED, None, seen(rate=1000.0), Scale(3, 3, min=4), planned(most=3)),
     Case(
         Reason.WITHIN_RANGE,
         None,
@@ -401,6 +407,7 @@ CHANGES = [
     Case(Reason.IDLE, 0, replace(resting, further=(0.0, 0.0)), ONE, ALSO | SLEEPY, RESTED),
     *(Case(Reason.SCHEDULED, 8, each, TWO, planned(8)) for each in (seen(), resting, *GAPS)),
     Case(Reason.SCHEDULED, 3, None, Scale(0, 0), planned(3)),
+    Case(Reason.SCHEDULED, 1, None, Scale(0, 0), planned(3), {"refusal": Refusal(3, 0, 2e3)}),
     Case(Reason.SCHEDULED, 2, seen(rate=1000.0), FIVE, planned(most=2)),
     Case(Reason.SCHEDULED, 4, seen(), replace(TWO, cap=4), planned(8)),
     *(Case(Reason.HELD, 7, each, on_hold(TWO, 7)) for each in (seen(), resting, *GAPS)),
@@ -408,6 +415,8 @@ CHANGES = [
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=300.0), on_hold(TWO, until=MOMENT)),
     Case(Reason.FLEET_FULL, 4, seen(rate=1000.0), FIVE, share=4),
     Case(Reason.LOAD_BELOW_CAPACITY, 3, seen(rate=90.0, up_replicas=5.0), FIVE),
+    Case(Reason.LOAD_BELOW_CAPACITY, 6, CALM, NINE, memory={"too_few": TooFew(18.0, 2e3, 600.0)}),
+    Case(Reason.LOAD_BELOW_CAPACITY, 7, CALM, NINE, memory=NEEDED | {"needs": ((990.0, 7),)}),
     Case(Reason.NOT_WORTH_A_REPLICA, 3, seen(rate=150.0, up_replicas=5.0), FIVE, memory=JUMPED | OVERSPENT),
     Case(Reason.LATENCY_BELOW_TARGET, 3, seen(p99=0.02, up_replicas=5.0), FIVE, PROPORTIONAL),
     Case(Reason.NO_TRAFFIC, 3, seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE),
@@ -557,3 +566,16 @@ def test_decide_rate_over_a_longer_window_does_not_delay_zero():
 def test_decide_spending_window_has_a_number_once_there_were_requests(observation, known):
     *_, (_, _, decision, _, _) = play(a_spec(), ONE, [(observation, 5.0)] * 3)
     assert (decision.inputs["unspent"] is not None) is known
+
+
+def test_claim_counts_the_replicas_that_do_not_come_up():
+    waiting = Case(
+        Reason.UNSCHEDULABLE, None, seen(rate=1000.0, up_replicas=3.0), WITHOUT_ROOM, memory=WAITING_LONG
+    )
+    assert waiting.claim().stuck == 2
+
+
+def test_raised_policy_that_sizes_by_latency_alone_gets_nothing_between_reconciles():
+    at = Situation(a_spec(policy="proportional"), seen(direct_rate=1e4), TWO, Memory.initial(TWO, 0.0), 5.0)
+    assert raised(at, math.inf) is None
+    assert raised(replace(at, spec=a_spec()), math.inf) is not None

@@ -173,10 +173,19 @@ def test_a_count_that_is_too_low_again_and_again_is_tried_less_and_less_often():
             now += 30.0
         waits.append(now - begin)
     assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (TUNING.held_for, TUNING.held_most)
+    assert (waits[0], waits[-1]) == (TUNING.avoided_for, TUNING.avoided_most)
 
 
 def test_a_rise_long_after_a_descent_does_not_show_that_fewer_were_too_few():
     memory = Memory.initial(Scale(5, 5), 0.0).scaled(Scale(5, 5), 4, 0.0, rate=400.0)
     memory = memory.scaled(Scale(4, 4), 5, TUNING.undone_within + 1.0, rate=400.0)
     assert memory.kept(400.0, TUNING.undone_within + 2.0) == 0
+
+
+def test_scaled_second_rise_does_not_show_that_fewer_were_too_few():
+    memory = Memory.initial(Scale(4, 4), 0.0).scaled(Scale(4, 4), 5, 0.0, rate=400.0)
+    assert memory.scaled(Scale(5, 5), 6, 30.0, rate=400.0).kept(400.0, 31.0) == 0
+
+
+def test_start_up_that_replicas_report_is_bounded():
+    assert Memory.initial(Scale(1, 1), 0.0).told(1e6).start_up(SPEC) == TUNING.longest_start_up

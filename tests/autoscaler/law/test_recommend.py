@@ -1,5 +1,6 @@
 """Policy ``slo``: the prediction, the choice of a count by it, and what an observation teaches."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -177,7 +178,7 @@ def test_down_waits_for_what_may_come_before_a_replica_could_be_back():
     spec = a_spec(max_replicas=50, start_up_time=60.0)
     found, memory = observed(*cycle * 30, *cycle[:8], spec=spec)
     assert found.replicas <= 2
-    assert memory.needed(memory.held(spec)) >= 3
+    assert memory.needed(memory.stabilization(spec)) >= 3
 
 
 def test_a_ramp_is_learned_from_every_reconcile_of_a_short_interval():
@@ -209,8 +210,45 @@ def test_recommend_backlog_of_replicas_that_have_started_leaves_the_calibration(
     assert drained.calibration.factor == pytest.approx(memory.calibration.factor, rel=0.01)
 
 
+def test_recommend_lateness_during_a_boost_leaves_the_calibration():
+    late = seen(rate=150.0, burn_short=20.0, queue_mean=0.1)
+    memory = replace(Memory.initial(TWO, 0.0), overloaded_at=-math.inf)
+    nominal, boosted = (
+        observed(late, memory=replace(memory, boosts=boosts))[1].calibration.factor
+        for boosts in ((), ((0.0, 2.0),))
+    )
+    assert nominal < boosted == 1.0
+
+
 def test_few_requests_in_one_scrape_are_no_rise():
     """At 0.1/s, three end within a scrape of 5 s every other hour."""
     slow = seen(rate=0.1, rate_window=320.0, capacity=0.1, slo_latency=25.0, service_time_single=8.0)
     found, _ = observed(*[slow] * 9, replace(slow, rate_now=0.6))
     assert found.replicas <= 3
+
+
+def test_recommend_replicas_that_never_serve_and_are_not_needed_are_not_replaced():
+    scale = Scale(10, 8)
+    waiting = replace(Memory.initial(scale, 0.0), pending=((-1000.0, True),) * 2)
+    stuck, starting = (
+        observed(seen(rate=90.0, up_replicas=8.0), scale=scale, memory=memory)[0].replicas
+        for memory in (waiting, Memory.initial(scale, 0.0))
+    )
+    assert stuck == starting < scale.available
+
+
+def test_recommend_request_that_may_take_longer_than_the_window_does_not_hang():
+    _, memory = observed(seen(slo_latency=60.0, stalled=5.0))
+    assert memory.stalled == 0.0
+
+
+def test_recommend_one_observation_after_a_gap_counts_for_the_longest_gap_alone():
+    late = Situation(a_spec(longest_gap=20.0), seen(rate=100.0), TWO, Memory.initial(TWO, 0.0), 5000.0)
+    _, memory = recommend(late)
+    assert memory.budget.served == pytest.approx(100.0 * 20.0)
+
+
+def test_recommend_almost_no_traffic_is_none():
+    _, memory = observed(*[seen()] * 30)
+    none, almost = (observed(seen(rate=rate), memory=memory)[0].rate for rate in (0.0, 1e-6))
+    assert almost == pytest.approx(none)

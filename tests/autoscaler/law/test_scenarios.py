@@ -58,3 +58,10 @@ def test_rates_of_a_period_before_take_their_share_of_the_odds(share):
     mixed = with_rates(odds, 100.0, [400.0, 800.0], share)
     assert sum(mixed) == pytest.approx(sum(odds))
     assert min(mixed[bin_of(4.0)], mixed[bin_of(8.0)]) >= 0.5 * share * sum(odds) * (1.0 - 1e-9)
+
+
+def test_plus_moments_of_weeks_stay_finite():
+    followed = Followed()
+    for _ in range(100):
+        followed = followed.plus([(100.0, 100.0)] * 4000, NOTHING)
+    assert all(map(isfinite, followed.odds(100.0, NOTHING, WINDOW)))

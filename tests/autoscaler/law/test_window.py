@@ -73,3 +73,15 @@ def test_widened_burn_rate_counts_requests():
     for number, (rate, burn) in enumerate(((0.1, 4.0), (0.3, 0.0), (0.0, None))):
         seen, past = widened(past, replace(slow, rate=rate, burn_short=burn), SHORTEST, number * STEP)
     assert seen.burn_short == pytest.approx(1.0)
+
+
+def test_widened_moment_that_is_observed_twice_counts_once():
+    slow = Observation(rate=0.2, slo_latency=0.2)
+    _, past = widened((), slow, SHORTEST, 5.0)
+    _, past = widened(past, slow, SHORTEST, 5.0)
+    assert len(past) == 1
+
+
+def test_widened_arrivals_of_two_scrapes_at_the_gateway_do_not_count():
+    seen, _ = played(*[0.2] * 9, gateway_rate=0.2, gateway_rate_now=9.0)
+    assert seen.arrival_rate_now < 1.0

@@ -18,8 +18,8 @@ from slo_autoscaler.platforms.kubernetes import (
     write_hold,
 )
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
+from slo_autoscaler.schedule import hold_of, schedule_of
 from slo_autoscaler.spec import Modes
-from slo_autoscaler.windows import hold_of, schedule_of
 from support import doubles
 from support.cluster import delete, on_double
 from support.doubles import decide, has_listed

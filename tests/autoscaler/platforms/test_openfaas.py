@@ -19,7 +19,7 @@ from slo_autoscaler.platforms.keys import (
     OPENFAAS_ZERO_DURATION,
 )
 from slo_autoscaler.platforms.openfaas import BasicAuth, OpenFaas, Settings
-from slo_autoscaler.windows import hold_of, schedule_of
+from slo_autoscaler.schedule import hold_of, schedule_of
 from support import doubles
 from support.doubles import Function, a_gateway, decide
 from support.ports import free_port

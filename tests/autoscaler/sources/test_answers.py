@@ -46,3 +46,13 @@ def test_recorded_has_ages():
         "a.fn": Recorded(rate=((10.0, 1.0), (0.0, 2.0))),
         "b.fn": Recorded(start_up=((30.0, 30.0),)),
     }
+
+
+def test_earlier_counts_seconds_from_the_moment_then():
+    points = {"a.fn": [(930.0, 2.0), (945.0, 3.0)], "none.fn": []}
+    assert answers.earlier({60.0: (940.0, points)}) == {"a.fn": {60.0: ((-10.0, 2.0), (5.0, 3.0))}}
+
+
+@pytest.mark.parametrize(("max_age", "named"), [(20.0, True), (60.0, False)])
+def test_scrape_advice_names_the_age_only_where_samples_would_be_too_old(max_age, named):
+    assert ("prometheus.max_age" in answers.scrape_advice({"a.fn": 3.0}, 5.0, max_age)) is named

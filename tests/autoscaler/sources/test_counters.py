@@ -128,3 +128,18 @@ def test_inside_gateway_counts_started_less_ended_of_every_status():
 
 def test_inside_watchdog_is_its_gauge():
     assert inside(b'slo_requests_total{outcome="good"} 9\nhttp_requests_in_flight 4\n') == {WHOLE: 4.0}
+
+
+def test_inside_gateway_that_ended_more_than_it_started_has_none():
+    page = (
+        b'gateway_function_invocation_started{function_name="a.fn"} 7\n'
+        b'gateway_function_invocation_total{code="200",function_name="a.fn"} 9\n'
+    )
+    assert inside(page) == {"a.fn": 0.0}
+
+
+def test_arrivals_between_samples_that_are_too_close_are_none():
+    page = Page()
+    page.add(0.0, {"a.fn": 0.0})
+    page.add(0.1, {"a.fn": 1.0})
+    assert page.arrivals(SPANS[0]) == {}

@@ -8,6 +8,7 @@ import pytest
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings as PrometheusSettings
+from slo_autoscaler.sources import direct
 from slo_autoscaler.sources.direct import GIVEN_UP, Direct
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from support import doubles
@@ -202,3 +203,72 @@ def test_direct_looks_by_itself_from_start_to_close():
         page.counts = {A: 10_000}
         until(lambda: direct.loads().get(A), "it sees")
         direct.close()
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    """Return {address: its page, or the error of reading it}, in place of sockets."""
+    texts = {}
+
+    def fetched(address, _seconds):
+        page = texts[address]
+        if isinstance(page, Exception):
+            raise page
+        return page.encode()
+
+    monkeypatch.setattr(direct, "fetched", fetched)
+    return texts
+
+
+def a_watchdogs_page(identity, inside=4, arrived=0):
+    lines = f"watchdog_identity {identity}", f"http_requests_in_flight {inside}"
+    return "\n".join([*lines, f'slo_requests_total{{outcome="good"}} {arrived}', ""])
+
+
+def test_page_that_failed_counts_from_its_next_read_on(pages):
+    pages["a:1"] = a_watchdogs_page(1)
+    with looking(Listed({}, {"a:1": A}), A) as eye:
+        eye.poll()
+        pages["a:1"] = OSError("gone")
+        eye.poll()
+        pages["a:1"] = a_watchdogs_page(1, arrived=9000)
+        assert eye.poll(GIVEN_UP + 1.0) == {}
+
+
+@pytest.mark.parametrize(("identities", "inside"), [((7, 7), 4.0), ((7, 8), 8.0)])
+def test_pod_at_two_addresses_counts_once(pages, identities, inside):
+    pages.update(zip(("a:1", "a:2"), map(a_watchdogs_page, identities), strict=True))
+    with looking(Listed({}, dict.fromkeys(pages, A)), A) as eye:
+        eye.poll()
+        eye.poll()
+        assert eye.direct.loads()[A].in_flight == inside
+
+
+def test_page_that_failed_for_long_has_no_requests_inside(pages):
+    pages |= {"a:1": a_watchdogs_page(1), "a:2": a_watchdogs_page(2)}
+    with looking(Listed({}, dict.fromkeys(pages, A)), A) as eye:
+        eye.poll()
+        pages["a:2"] = OSError("gone")
+        for _ in range(12):
+            eye.poll()
+        assert eye.direct.loads()[A].in_flight == 4.0
+
+
+def test_address_that_is_no_host_and_port_is_not_read(pages):
+    pages |= {"a:1": a_watchdogs_page(1), "a:1@b/x": a_watchdogs_page(2)}
+    with looking(Listed({}, dict.fromkeys(pages, A)), A) as eye:
+        eye.poll()
+        eye.poll()
+        assert eye.direct.loads()[A].in_flight == 4.0
+
+
+def test_address_that_another_function_takes_over_counts_anew(pages):
+    pages["a:1"], watchdogs = a_watchdogs_page(1), {"a:1": A}
+    with looking(Listed({}, watchdogs), A, B) as eye:
+        eye.poll()
+        eye.poll()
+        watchdogs["a:1"] = B
+        pages["a:1"] = a_watchdogs_page(2, arrived=9000)
+        rates = [eye.poll() for _ in range(10)]
+        until(lambda: B in eye.poll(), "it is read for the other function")
+    assert max(load.get(B, 0.0) for load in rates) == 0.0

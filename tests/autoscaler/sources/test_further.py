@@ -68,6 +68,20 @@ def test_observe_adds_the_metrics_of_each_function_in_their_order(further):
     assert (seen["a.fn"].rate, seen["b.fn"].rate) == (1.0, 2.0)
 
 
+def test_observe_query_of_a_users_has_its_own_matchers_alone(server, keep):
+    asked = []
+
+    def recorded(request):
+        asked.append(request.path)
+        doubles.status(200, json.dumps(answer()).encode())(request)
+
+    server.faults["GET"] = recorded
+    depth = FurtherMetric(name="depth", query="up", target=1.0)
+    settings = Settings(url=server.url, timeout=30.0, matchers={"cluster": "eu"})
+    keep(WithFurther(Inner(), settings, FurtherMetrics({}, (depth,)))).observe()
+    assert [path.partition("query=")[2].partition("&")[0] for path in asked] == ["up"]
+
+
 @pytest.mark.parametrize(
     "fault", [doubles.status(400), doubles.garbage, doubles.panic, answer(), answer(one("NaN"))]
 )

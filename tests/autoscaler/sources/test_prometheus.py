@@ -1,7 +1,9 @@
 """The Prometheus source: what goes wrong becomes one kind of error, at once; and the real program answers."""
 
+import json
 import threading
 import time
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 
 import pytest
 
@@ -10,6 +12,7 @@ from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources.prometheus import PrometheusSource
+from slo_autoscaler.spec import GatewaySlos, Slo
 from support import doubles
 from support.doubles import a_fleet, a_gateway, a_prometheus
 from support.waits import until
@@ -194,3 +197,54 @@ def _is_whole(seen: dict[str, Observation]) -> bool:
     busy = seen.get("busy.fn", Observation())
     replicas = (busy.capacity, busy.up_replicas, busy.rated_replicas)
     return (busy.samples or 0.0) > 250 and replicas == (60.0, 2.0, 2.0)
+
+
+def test_earlier_range_around_a_moment_of_late_ends_now(server, source):
+    ends = []
+
+    def answer(request):
+        ends.extend(parse_qs(urlsplit(request.path).query).get("end", ()))
+        doubles.status(200, VECTOR % b'[{"metric": {}, "value": [5000, "5000"]}]')(request)
+
+    server.faults["GET"] = answer
+    source.earlier([600.0], 3600.0)
+    assert [float(end) for end in ends] == [5000.0]
+
+
+def corrected(server, corrections, **answers):
+    """Answer the query of corrections with these, another by its part, others with nothing; return all."""
+    asked = []
+
+    def answer(request):
+        query = unquote_plus(request.path)
+        asked.append(query)
+        series = [
+            {"metric": {"function_name": name}, "value": [5000, str(value)]}
+            for name, value in corrections.items()
+        ]
+        result = series if "watchdog_identity" in query else []
+        result = next((answers[part] for part in answers if part in query), result)
+        doubles.status(200, VECTOR % json.dumps(result).encode())(request)
+
+    server.faults["GET"] = answer
+    return asked
+
+
+@pytest.mark.parametrize(("count", "named"), [(10, True), (11, False)])
+def test_observe_names_functions_with_new_replicas_while_they_are_few(server, source, count, named):
+    asked = corrected(server, {f"new{number}.fn": 1 for number in range(count)})
+    source.observe()
+    assert any("new0[.]fn" in query for query in asked) is named
+
+
+def test_earlier_of_a_gateway_that_two_jobs_scrape_counts_each_request_once(server, keep):
+    settings, slos = PrometheusSettings(url=server.url, timeout=30.0), GatewaySlos({"a.fn": Slo(0.25, 0.9)})
+    source = keep(PrometheusSource(settings, slos))
+    corrected(
+        server,
+        {"/gateways": -2},
+        query_range=[{"metric": {"function_name": "a.fn"}, "value": [4400, "100"]}],
+        **{"=vector(time())": [{"metric": {}, "value": [5000, "5000"]}]},
+    )
+    source.observe()
+    assert source.earlier([600.0], 60.0) == {"a.fn": {600.0: ((0.0, 50.0),)}}

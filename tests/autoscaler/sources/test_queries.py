@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import SIGNALS
-from slo_autoscaler.sources import queries
+from slo_autoscaler.sources import charts, queries
 from slo_autoscaler.spec import GatewaySlos, Slo
 from support.promtool import complaints, needs_promtool
 
@@ -36,8 +36,10 @@ def test_fill_every_query_leaves_nothing_open():
         *(queries.fill(texts, 2.0, 7.5) for texts in (queries.WATCHDOG, queries.NEW, queries.LEARNED)),
         queries.fill({"corrections": queries.CORRECTIONS, "exported": queries.EXPORTED_AT}, 2.0),
         queries.gateway(SLOS, 2.0, 7.5),
-        *(queries.of_chart("a.fn", slo, 2.0, 7.5) for slo in (None, Slo(0.25, 0.99))),
-        queries.of_chart("a.fn", None, 2.0, 7.5, streams=True),
+        *(
+            charts.filled(shown, "a.fn", Slo(0.25, 0.99), 2.0, 7.5)
+            for shown in (charts.CHARTS, charts.STREAM_CHARTS, charts.GATEWAY_CHARTS)
+        ),
         {"arrivals": queries.arrivals(2.0, SLOS)},
     ]
     for text in (text for texts in asked for text in texts.values()):
@@ -114,3 +116,8 @@ def test_p99_is_of_the_first_piece_where_a_function_streams_else_of_the_answer(t
     }
     test = {"interval": "15s", "input_series": series, "promql_expr_test": [asked]}
     assert complaints(tmp_path, "5m", test) == ""
+
+
+def test_gateway_slo_at_an_edge_counts_what_is_below_that_edge():
+    texts = queries.gateway(GatewaySlos({"a.fn": Slo(0.25, 0.99)}), 20.0, 30.0)
+    assert 'le=~"0[.]25"' in texts["attainment"]

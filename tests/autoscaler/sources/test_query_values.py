@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from slo_autoscaler.signals import SIGNALS, Summed
-from slo_autoscaler.sources import queries
+from slo_autoscaler.sources import charts, queries
 from slo_autoscaler.spec import GatewaySlos, Slo
 from support.promtool import promtool
 
@@ -421,11 +421,13 @@ def test_every_query_gives_what_the_series_say(tmp_path, series, texts, expected
 
 
 def test_narrowed_every_selector_of_every_query_has_the_matchers():
-    some = [queries.WATCHDOG, queries.NEW, queries.LEARNED, queries.CHARTS, queries.GATEWAY_CHARTS]
+    some = [queries.WATCHDOG, queries.NEW, queries.LEARNED]
     named = queries.matching(["up.slo_x", "watchdog_y"])
     texts = [
         text for each in some for text in queries.fill(each, 20.0, 20.0, functions=named, SLO="1").values()
     ]
+    shown = [*charts.CHARTS, *charts.STREAM_CHARTS, *charts.GATEWAY_CHARTS]
+    texts += charts.filled(shown, "up.slo_x", Slo(1.0, 0.9), 20.0, 20.0).values()
     texts += queries.gateway(GatewaySlos({"up.fn": Slo(0.2, 0.99)}), 20.0, 20.0).values()
     more = [queries.CORRECTIONS, queries.EXPORTED_AT, queries.SEVERAL_CLUSTERS, queries.GATEWAYS]
     asked = {str(index): text for index, text in enumerate(more)} | queries.RESTORED

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.windows import Hold, ScheduleEntry, hold_of, schedule_of
+from slo_autoscaler.schedule import Hold, ScheduleEntry, hold_of, schedule_of
 
 MORNING = ScheduleEntry(cron="0 8 * * 1-5", duration=7200.0, min_replicas=4, timezone="Europe/Berlin")
 

@@ -118,15 +118,15 @@ _HOLD: Final = TypeAdapter(Hold)
 @lru_cache(REMEMBERED)
 def schedule_of(text: str) -> Schedule:
     """Return the schedule in an annotation. Raises ``ValueError`` with entries, keys, values and rules."""
-    found: Schedule = _parsed(_SCHEDULE, text)
-    return found
+    schedule: Schedule = _parsed(_SCHEDULE, text)
+    return schedule
 
 
 @lru_cache(REMEMBERED)
 def hold_of(text: str) -> Hold:
     """Return the hold in an annotation. Raises ``ValueError`` with keys, values and rules."""
-    found: Hold = _parsed(_HOLD, text)
-    return found
+    hold: Hold = _parsed(_HOLD, text)
+    return hold
 
 
 def _parsed(adapter: TypeAdapter[Any], text: str) -> Any:
