@@ -55,6 +55,9 @@ FUZZERS := $(addprefix tests/watchdog/,test_wire.py pool/test_connection.py fron
 fuzz: $(INSTALLED) ## Try FUZZ_EXAMPLES (20000) new inputs with each fuzzer: minutes
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n $(TEST_PROCESSES) $(FUZZERS) --timeout 0 $(TEST_ARGS)
 
+mutants: $(INSTALLED) ## Try slips of the hand, and say which the fast tests miss (MUTANTS_ARGS: names, --processes N)
+	$(BIN)/python tests/mutants/run.py $(MUTANTS_ARGS)
+
 lint: $(INSTALLED) ## Style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .

@@ -125,6 +125,13 @@ async def turn() -> None:
 
 
 @scenario()
+async def test_start_up_lasts_from_the_shells_start_to_the_first_worker(bench):
+    bench.clock.now += 3.0
+    bench.shell.came_up()
+    assert bench.metrics.start_up_seconds == 3.0
+
+
+@scenario()
 async def test_requests_of_one_turn_leave_together_and_those_after_it_when_the_worker_is_ready(bench):
     bench.shell.worker_ready(bench.worker)
     for number in range(2):

@@ -426,7 +426,7 @@ PLACES = {
 def test_sticky_error_of_an_accelerator_ends_the_worker(load, place, error):
     function = load(f"{place}def fail():\n    raise {error}\n")
     with pytest.raises(Poisoned) as raised:
-        function.serve(b"a")
+        function.handler.serve([event(b"a"), event(b"b")])
     assert raised.value.trace.rstrip().endswith(("device-side assert", "device-side assert triggered"))
 
 
