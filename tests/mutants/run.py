@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import cache_from_source
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
@@ -82,10 +83,15 @@ def copy_tree(to: Path) -> Path:
 def run_tests(root: Path, tests: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
     """Run tests on the code of the copy ``root``, up to the first that fails."""
     code = os.pathsep.join(str(root / Path(folder).parent) for folder in FOLDERS)
-    # A slip may leave a file's size and second as they were, by which Python would know its bytecode.
-    environ = {**os.environ, "PYTHONPATH": code, "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = {**os.environ, "PYTHONPATH": code}
     command = [sys.executable, *PYTEST, "--timeout", str(TEST_SECONDS), "-x", *map(str, tests)]
     return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)
+
+
+def write(path: Path, text: str) -> None:
+    """Write code. Python would know its bytecode by size and second, which a slip may leave as they were."""
+    path.write_text(text)
+    Path(cache_from_source(path)).unlink(missing_ok=True)
 
 
 def try_slip(slip: Slip, copies: "SimpleQueue[Path]") -> str:
@@ -94,9 +100,9 @@ def try_slip(slip: Slip, copies: "SimpleQueue[Path]") -> str:
     path = root / slip.file
     sound, slipped = path.read_text(), slip.applied(root)
     try:
-        path.write_text(slipped)
+        write(path, slipped)
         ran = run_tests(root, slip.tests(root))
-        path.write_text(sound)
+        write(path, sound)
         if not ran.returncode:
             return ""
         failed = re.search(r"^(?:FAILED|ERROR) (\S+?\.py(?:::[^\[\s]+)?)", ran.stdout, re.MULTILINE)
@@ -104,7 +110,7 @@ def try_slip(slip: Slip, copies: "SimpleQueue[Path]") -> str:
             raise RuntimeError(f"{slip.name}: the tests fail without it too:\n{ran.stdout}{ran.stderr}")
         return failed[1]
     finally:
-        path.write_text(sound)
+        write(path, sound)
         copies.put(root)
 
 

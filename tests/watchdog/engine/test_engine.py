@@ -327,6 +327,24 @@ def test_late_request_is_served_or_shed_as_configured(shed):
     assert [ids(batch) for batch in crew.tick(0.3)] == ([] if shed else [[0]])
 
 
+def test_model_that_was_slow_is_measured_again_by_a_request_that_seems_late():
+    crew = Crew(shed_late=True, learned=False)
+    learn(crew.cost.overall, lambda size: 2 * SLO * size, (1, 2), 5)
+    crew.offer(request(0), request(1))
+    assert [ids(batch) for batch in crew.tick()] == [[1]]
+    assert isinstance(crew.answers.get(0), PredictedLate)
+
+
+def test_deadlines_of_clients_order_the_requests_of_one_class_in_its_places():
+    crew = Crew(idle=0)
+    requests = some(4)
+    requests[1].slo_class = "other"
+    requests[2].wanted_by, requests[3].wanted_by = 0.09, 0.05
+    crew.offer(*requests)
+    crew.hire()
+    assert [ids(batch) for batch in crew.tick()] == [[3, 1, 2, 0]]
+
+
 @pytest.mark.parametrize(("now", "budget", "first"), [(0.3, 9.0, [9]), (5.1, 9.0, [0]), (5.1, 0.02, [9])])
 def test_late_request_waits_for_those_on_time_until_half_of_its_timeout_if_they_stay_on_time(
     now, budget, first
@@ -632,6 +650,15 @@ def test_busy_worker_gets_its_next_batch_shortly_before_it_is_done():
     crew.now = 0.06
     crew.reply(crew.workers[0], OK)
     assert batch.dispatched == 0.06, "its time counts from the reply before it"
+
+
+def test_next_batch_of_a_short_one_waits_until_a_quarter_of_it_is_left():
+    crew = Crew(lead=law(1) / 2)
+    crew.offer(request(0, budget=5.0))
+    crew.tick()
+    crew.offer(request(1, budget=5.0))
+    assert crew.tick(0.7 * law(1)) == []
+    assert [ids(batch) for batch in crew.tick(0.8 * law(1))] == [[1]]
 
 
 def test_worker_about_to_be_done_makes_the_engine_eager_but_idle_ones_come_first():

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.engine.streams import steady
-from batching_watchdog.messages import Target
+from batching_watchdog.engine.streams import Streams, steady
+from batching_watchdog.errors import QueueFull
+from batching_watchdog.messages import DEFAULT_CLASS, Target
+from watchdog.engine.queues import request
 from watchdog.engine.streaming import Streaming
 
 
@@ -139,6 +141,17 @@ def test_late_request_joins_only_while_none_on_time_waits():
     assert world.on_time(first)
     assert world.on_time(on_time)
     assert late.client.came[0] > on_time.client.came[-1]
+
+
+def test_request_at_the_limit_displaces_a_late_one_unless_it_is_late_itself():
+    engine = Streams({DEFAULT_CLASS: Target(0.1, 0.99, 0.05)}, max_inflight=1, max_streams=1, workers=1)
+    late = request(0)
+    engine.offer(late, 0.0)
+    engine.tick(0.2)
+    with pytest.raises(QueueFull):
+        engine.offer(request(1, 0.2, budget=0.0), 0.2)
+    (answer,) = engine.offer(request(2, 0.2), 0.2)
+    assert (answer.request, type(answer.outcome)) == (late, QueueFull)
 
 
 def test_late_request_is_refused_if_asked_but_not_while_nothing_runs():
