@@ -21,6 +21,7 @@ from batching_watchdog.front import routes
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.protocol import HttpProtocol
 from batching_watchdog.front.routes import Front, MetricsPage
+from batching_watchdog.front.streams import KEEP_ALIVE_SECONDS
 from batching_watchdog.logs import RequestLine
 from batching_watchdog.messages import Batch, Iteration, Output, Reply
 from batching_watchdog.metrics import Exposition, Metrics
@@ -380,12 +381,12 @@ async def test_client_that_leaves_misses_its_own_deadline_only_after_it(bench, s
     assert bench.metrics.client_deadlines == {"met": 0, "missed": missed}
 
 
-async def a_stream(bench: Bench, method: str = "POST") -> Connection:
+async def a_stream(bench: Bench, method: str = "POST", headers: str = "") -> Connection:
     """A client whose request has joined the only worker, which streams."""
     bench.shell.stream(closed=False, starts=(), steps=())
     await bench.worker_idle()
     client = bench.client()
-    client.protocol.data_received(f"{method} / HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    client.protocol.data_received(f"{method} / HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
     await bench.turn()
     return client
 
@@ -417,6 +418,29 @@ async def test_stream_that_the_function_ends_with_an_error_is_answered_with_it(b
     (answer,) = client.answers()
     assert (answer.status, answer.body) == (404, b"none")
     assert (bench.shell.admitted, bench.metrics.in_flight) == (0, 0)
+
+
+@scenario(slo_interval="1s")
+async def test_stream_with_one_late_piece_is_slow_though_the_next_ones_are_early(bench):
+    await a_stream(bench)
+    bench.clock.now += 0.2
+    await bench.piece()
+    await bench.piece(done=True)
+    assert {key: number for key, number in bench.metrics.outcomes.items() if number} == {
+        ("default", "slow"): 1
+    }
+
+
+@scenario()
+async def test_stream_of_events_that_is_silent_for_long_gets_a_comment(bench):
+    client = await a_stream(bench, headers="Accept: text/event-stream\r\n")
+    await bench.piece(Reply(200, b"Content-Type: application/json\r\n", b"1"))
+    client.wire.sent.clear()
+    bench.front.keep_alive()
+    assert not client.wire.sent
+    bench.clock.now += KEEP_ALIVE_SECONDS
+    bench.front.keep_alive()
+    assert client.wire.sent == b"3\r\n:\n\n\r\n"
 
 
 def gateway(seconds: float) -> str:
