@@ -262,3 +262,42 @@ def test_worker_that_ends_while_the_pool_stops_is_no_restart():
         return [before, pool.restarts]
 
     assert asyncio.run(run()) == [1, 1]
+
+
+def test_old_worker_that_is_surplus_is_not_counted_as_recycled():
+    def use(pool: WorkerPool) -> None:
+        crew = [Loaded([]), Loaded([])]
+        take(pool, *crew)
+        for worker in crew:
+            worker.idle = False
+        pool.resize(1, 1)
+        crew[0].idle = True
+        pool.replied(crew[0], batch(*[b""] * 11), [Reply(200, b"", b"")] * 11, Spent())  # type: ignore[arg-type]
+        assert pool.by_state() == {"starting": 0, "idle": 0, "busy": 1}
+        assert pool.recycled == 0
+
+    quiet: dict[str, Any] = {"came_up": lambda: None, "worker_ready": lambda _: None}
+    settings = {"workers": "2", "max_requests": "10"}
+    with_pool(use, settings, batch_done=lambda *_, **__: None, **quiet)
+
+
+@pytest.mark.parametrize(("chosen", "counts"), [((b"own",), True), ((b"other",), False)])
+def test_streams_measured_by_a_worker_count_only_for_its_own_example(chosen, counts):
+    heard: list[bool] = []
+
+    def stream(*, closed: bool, starts: object, steps: object) -> None:
+        heard.append(bool(starts) and bool(steps))
+
+    async def run() -> None:
+        told: Any = SimpleNamespace(
+            learn=None, came_up=lambda: None, worker_ready=lambda _: None, stream=stream
+        )
+        pool = WorkerPool(Config.from_env({}, cpus=1.0), {}, told, LatencyModel(8), lambda _: chosen)
+        shake = Handshake(
+            1, examples=(b"own",), streams=True, starts=[(1, 0.1)], steps=[(1, 0.1)], mix_paths=False
+        )
+        pool.loaded(Loaded([]), shake)  # type: ignore[arg-type]
+        await pool.stop()
+
+    asyncio.run(run())
+    assert heard == [counts]
