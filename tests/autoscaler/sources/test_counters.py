@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.sources.counters import (
+    SHORTEST,
     SPANS,
     WHOLE,
     Page,
@@ -87,6 +88,15 @@ def test_arrivals_are_those_since_the_newest_sample_that_is_old_enough(steps, sp
         assert found[0] == count - begins[-1][1]
         between = [moment for moment, _ in moments if begins[-1][0] < moment < now]
         assert all(now - moment < span for moment in between), "no longer than it must be"
+
+
+def test_samples_that_are_too_close_to_each_other_give_no_arrivals():
+    page = Page()
+    page.add(0.0, {"a.fn": 0.0})
+    page.add(SHORTEST / 2, {"a.fn": 50.0})
+    assert page.arrivals(SPANS[0]) == {}
+    page.add(SHORTEST, {"a.fn": 60.0})
+    assert page.arrivals(SPANS[0]) == {"a.fn": (60.0, SHORTEST)}
 
 
 def test_arrivals_after_a_restart_count_from_the_next_sample_on():
