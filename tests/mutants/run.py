@@ -29,8 +29,6 @@ FOLDERS: Final = {
 }
 """Folders of code and the folders of their tests."""
 PYTEST: Final = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not e2e", "--hypothesis-seed", "0")
-TEST_SECONDS: Final = 120
-"""Time limit of one test: a slip may let one hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ def run_tests(root: Path, tests: Sequence[str | Path]) -> subprocess.CompletedPr
     """Run tests on the code of the copy ``root``, up to the first that fails."""
     code = os.pathsep.join(str(root / Path(folder).parent) for folder in FOLDERS)
     environ = {**os.environ, "PYTHONPATH": code}
-    command = [sys.executable, *PYTEST, "--timeout", str(TEST_SECONDS), "-x", *map(str, tests)]
+    command = [sys.executable, *PYTEST, "-x", *map(str, tests)]  # a test that hangs has its own time limit
     return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)
 
 
@@ -95,7 +93,7 @@ def write(path: Path, text: str) -> None:
 
 
 def try_slip(slip: Slip, copies: "SimpleQueue[Path]") -> str:
-    """Return the test that catches ``slip``; empty if none does. Raises ``RuntimeError`` if none can tell."""
+    """Return the test that catches ``slip``; empty if none does, or if that fails without the slip too."""
     root = copies.get()
     path = root / slip.file
     sound, slipped = path.read_text(), slip.applied(root)
@@ -107,7 +105,8 @@ def try_slip(slip: Slip, copies: "SimpleQueue[Path]") -> str:
             return ""
         failed = re.search(r"^(?:FAILED|ERROR) (\S+?\.py(?:::[^\[\s]+)?)", ran.stdout, re.MULTILINE)
         if failed is None or run_tests(root, failed.groups()).returncode:
-            raise RuntimeError(f"{slip.name}: the tests fail without it too:\n{ran.stdout}{ran.stderr}")
+            sys.stderr.write(f"{slip.name}: the tests fail without it too:\n{ran.stdout}{ran.stderr}\n")
+            return ""
         return failed[1]
     finally:
         write(path, sound)

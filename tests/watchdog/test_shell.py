@@ -259,6 +259,31 @@ async def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_a
 
 
 @scenario()
+async def test_worker_that_is_to_leave_gets_no_batch_after_the_one_that_it_has(bench):
+    bench.shell.worker_ready(bench.worker)
+    bench.offer(0, timeout=1000.0)
+    await turn()
+    bench.worker.sent.clear()
+    bench.offer(1, timeout=1000.0)
+    bench.clock.now += 0.009
+    await asyncio.wait_for(bench.worker.sent.wait(), 60)
+    bench.shell.batch_done(bench.worker, [OK], Spent(0.01), ready=False)
+    bench.clock.now += 0.009
+    bench.offer(2, timeout=0.001)  # before each timer, so that the engine looks now
+    await turn()
+    assert bench.sizes() == [1, 1]
+
+
+@scenario()
+async def test_cores_that_stay_the_same_start_no_new_search(bench):
+    steps = []
+    for workers in (1, 1, 2):
+        bench.shell.resize(workers, 1.0)
+        steps.append(sum(1 for _ in bench.metrics.capacity.estimate()))
+    assert [number > 0 for number in steps] == [True, False, True]
+
+
+@scenario()
 async def test_idle_worker_that_dies_is_sent_nothing(bench):
     bench.shell.worker_ready(bench.worker)
     bench.shell.worker_lost(bench.worker)

@@ -52,6 +52,16 @@ http_requests_in_flight 3
     assert arrived(b"something else") == {}
 
 
+def test_function_that_ended_more_than_it_started_has_nothing_inside():
+    page = b"""gateway_function_invocation_started{function_name="a.fn"} 1
+gateway_function_invocation_started{function_name="b.fn"} 9
+gateway_function_invocation_total{code="200",function_name="a.fn"} 2
+gateway_function_invocation_total{code="200",function_name="b.fn"} 4
+gateway_function_invocation_total{code="500",function_name="b.fn"} 2
+"""
+    assert inside(page) == {"a.fn": 0.0, "b.fn": 3.0}
+
+
 def test_told_takes_the_known_numbers_of_the_default_class():
     page = b"""slo_latency_seconds{slo_class="fast"} 0.01
 slo_latency_seconds{slo_class="default"} 0.1

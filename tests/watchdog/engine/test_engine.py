@@ -554,6 +554,19 @@ def test_part_that_may_kill_waits_while_a_quarter_of_the_workers_is_dead(workers
     assert crew.engine.suspects == 1
 
 
+def test_parts_that_may_kill_are_tried_one_at_a_time():
+    crew = Crew(workers=8)
+    for key in (b"a", b"b"):
+        crew.offer(*some(2, first=10 * key[0], key=key, budget=60.0))
+    crew.tick()
+    for worker in list(crew.running):
+        kill(crew, worker)
+    (batch,) = crew.tick(0.01)
+    crew.reply(next(iter(crew.running)), OK)
+    assert batch.reason is DispatchReason.RETRY
+    assert len(crew.tick(0.02)) == 1
+
+
 @pytest.mark.parametrize(
     ("replies", "learns"),
     [
