@@ -275,6 +275,19 @@ async def test_worker_that_is_to_leave_gets_no_batch_after_the_one_that_it_has(b
 
 
 @scenario()
+async def test_idle_worker_gets_a_request_at_once_while_another_is_busy(bench):
+    bench.shell.worker_ready(bench.worker)
+    bench.offer(0)
+    await turn()
+    other = Worker()
+    bench.shell.worker_ready(other)
+    await turn()
+    bench.offer(1)
+    await turn()
+    assert [batch.number for batch in other.batches] == [1]
+
+
+@scenario()
 async def test_cores_that_stay_the_same_start_no_new_search(bench):
     steps = []
     for workers in (1, 1, 2):

@@ -335,6 +335,23 @@ def test_model_that_was_slow_is_measured_again_by_a_request_that_seems_late():
     assert isinstance(crew.answers.get(0), PredictedLate)
 
 
+def test_request_that_seems_late_is_read_while_a_worker_is_idle():
+    crew = Crew(shed_late=True, max_inflight=100)
+    crew.offer(*some(40))
+    assert crew.engine.refusal(SLO, 0.0) is None
+    crew.tick()
+    assert isinstance(crew.engine.refusal(SLO, 0.0), PredictedLate)
+
+
+def test_request_that_can_replace_a_late_one_is_read_unless_it_is_late_itself():
+    crew = Crew(idle=0, max_inflight=20)
+    crew.offer(*some(20))
+    crew.hire()
+    crew.tick(0.2)  # some run, and the others are late
+    assert crew.engine.refusal(0.2 + SLO, 0.2) is None
+    assert isinstance(crew.engine.refusal(0.2, 0.2), QueueFull)
+
+
 def test_deadlines_of_clients_order_the_requests_of_one_class_in_its_places():
     crew = Crew(idle=0)
     requests = some(4)
