@@ -19,7 +19,7 @@ MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyprojec
 # The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test fast fuzz check lint format images page-test node-test gpu-test pictures manifests bench clean
+.PHONY: help install demo test fast fuzz mutants check lint format images page-test node-test gpu-test pictures manifests bench clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
