@@ -352,6 +352,18 @@ def test_request_that_can_replace_a_late_one_is_read_unless_it_is_late_itself():
     assert isinstance(crew.engine.refusal(0.2, 0.2), QueueFull)
 
 
+def test_body_larger_than_those_of_a_batch_goes_alone():
+    crew = Crew(max_batch_bytes=8)
+    requests = some(3, budget=5.0)
+    for each, size in zip(requests, (9, 4, 4), strict=True):
+        each.body = bytes(size)
+    crew.offer(*requests)
+    (first,) = crew.tick()
+    crew.reply(crew.workers[0], OK)
+    (second,) = crew.tick()
+    assert (ids(first), ids(second)) == ([0], [1, 2])
+
+
 def test_deadlines_of_clients_order_the_requests_of_one_class_in_its_places():
     crew = Crew(idle=0)
     requests = some(4)
