@@ -19,7 +19,7 @@ MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyprojec
 # The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test fast fuzz check lint format images page-test node-test gpu-test pictures manifests bench clean
+.PHONY: help install demo test fast fuzz mutants check lint format images page-test node-test gpu-test pictures manifests bench clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ FUZZERS := $(addprefix tests/watchdog/,test_wire.py pool/test_connection.py fron
 
 fuzz: $(INSTALLED) ## Try FUZZ_EXAMPLES (20000) new inputs with each fuzzer: minutes
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n $(TEST_PROCESSES) $(FUZZERS) --timeout 0 $(TEST_ARGS)
+
+mutants: $(INSTALLED) ## Try slips of the hand, and say which the fast tests miss (MUTANTS_ARGS: names, --processes N)
+	$(BIN)/python tests/mutants/run.py $(MUTANTS_ARGS)
 
 lint: $(INSTALLED) ## Style, types and import contracts
 	$(BIN)/ruff check .

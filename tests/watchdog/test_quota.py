@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,11 @@ def test_counts_keep_what_was_asked_and_auto_fits_the_cpus(cpus, workers, thread
     counts = Asked(workers, threads).counts(cpus)
     assert counts[0] == workers if workers else 1 <= counts[0] <= max(1, min(MAX_AUTO_WORKERS, cpus + 0.5))
     assert counts[1] == threads if threads else counts[1] == 1 or counts[0] * counts[1] <= cpus
+
+
+@pytest.mark.parametrize(("cpus", "counts"), [(0.5, (1, 1)), (1.4, (1, 1)), (1.5, (2, 1)), (8.0, (4, 2))])
+def test_auto_rounds_workers_to_the_nearest_and_threads_down(cpus, counts):
+    assert Asked(None, None).counts(cpus) == counts
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 20.0), CPUS), min_size=1))

@@ -125,6 +125,13 @@ async def turn() -> None:
 
 
 @scenario()
+async def test_start_up_lasts_from_the_shells_start_to_the_first_worker(bench):
+    bench.clock.now += 3.0
+    bench.shell.came_up()
+    assert bench.metrics.start_up_seconds == 3.0
+
+
+@scenario()
 async def test_requests_of_one_turn_leave_together_and_those_after_it_when_the_worker_is_ready(bench):
     bench.shell.worker_ready(bench.worker)
     for number in range(2):
@@ -249,6 +256,44 @@ async def test_request_that_is_withdrawn_before_its_worker_begins_is_cancelled_a
     bench.shell.batch_done(bench.worker, [DROPPED], Spent())
     assert set(bench.answers) == {0}
     assert b"watchdog_service_seconds_count 1.0" in Exposition(bench.metrics).scrape()[0]
+
+
+@scenario()
+async def test_worker_that_is_to_leave_gets_no_batch_after_the_one_that_it_has(bench):
+    bench.shell.worker_ready(bench.worker)
+    bench.offer(0, timeout=1000.0)
+    await turn()
+    bench.worker.sent.clear()
+    bench.offer(1, timeout=1000.0)
+    bench.clock.now += 0.009
+    await asyncio.wait_for(bench.worker.sent.wait(), 60)
+    bench.shell.batch_done(bench.worker, [OK], Spent(0.01), ready=False)
+    bench.clock.now += 0.009
+    bench.offer(2, timeout=0.001)  # before each timer, so that the engine looks now
+    await turn()
+    assert bench.sizes() == [1, 1]
+
+
+@scenario()
+async def test_idle_worker_gets_a_request_at_once_while_another_is_busy(bench):
+    bench.shell.worker_ready(bench.worker)
+    bench.offer(0)
+    await turn()
+    other = Worker()
+    bench.shell.worker_ready(other)
+    await turn()
+    bench.offer(1)
+    await turn()
+    assert [batch.number for batch in other.batches] == [1]
+
+
+@scenario()
+async def test_cores_that_stay_the_same_start_no_new_search(bench):
+    steps = []
+    for workers in (1, 1, 2):
+        bench.shell.resize(workers, 1.0)
+        steps.append(sum(1 for _ in bench.metrics.capacity.estimate()))
+    assert [number > 0 for number in steps] == [True, False, True]
 
 
 @scenario()

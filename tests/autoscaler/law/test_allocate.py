@@ -137,3 +137,10 @@ def test_replicas_that_do_not_come_up_are_cut_only_where_the_budget_is_short(bud
         "other": Claim(1, 5, 2, 10.0, even(0.5)),
     }
     assert allocate(fleet, budget) == given
+
+
+def test_replicas_that_save_only_together_stay_unless_others_save_more_than_both():
+    together, alone = [1.0, 0.4, 0.3, 0.0], [1.0, 0.4, 0.0]
+    claims = {"a": Claim(1, 3, 3, 10.0, together.__getitem__), "b": Claim(1, 2, 1, 10.0, alone.__getitem__)}
+    assert allocate(claims, 4) == {"a": 3, "b": 1}
+    assert allocate({**claims, "a": replace(claims["a"], current=1)}, 4) == {"a": 2, "b": 2}

@@ -32,6 +32,10 @@ def test_allowed_stays_within_its_bounds(story, objective):
     assert budget.remaining(PERIOD) <= 1.0
 
 
+def test_account_has_earned_the_share_of_its_period_that_it_has_seen():
+    assert steady(0.0, PERIOD / 10).remaining(PERIOD) == pytest.approx(0.1, rel=0.1)
+
+
 @given(reconciles, OBJECTIVES, st.floats(0.1, 1e3), st.floats(0.1, 300.0), SHARES, SHARES)
 def test_late_requests_leave_less_budget_and_allow_less(story, objective, usual, passed, one, other):
     budget, few, many = account(story, objective), min(one, other), max(one, other)

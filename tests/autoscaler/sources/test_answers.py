@@ -5,11 +5,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.restart import Recorded
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals import SIGNALS, Observation, Summed
 from slo_autoscaler.sources import answers, queries
 from slo_autoscaler.spec import GatewaySlos, Slo
 
 names = st.sampled_from(["a.fn", "b.fn", "c.fn"])
+
+
+@pytest.mark.parametrize(
+    ("summed", "with_watchdog", "without"),
+    [
+        (Summed.NO, 1.0, 1.0),
+        (Summed.WATCHDOGS, 2.0, 1.0),
+        (Summed.GATEWAYS, 3.0, 3.0),
+        (Summed.ALL, 2.0, 3.0),
+    ],
+)
+def test_signal_is_divided_by_the_jobs_that_scrape_the_pages_it_adds_up(summed, with_watchdog, without):
+    corrections = answers.Corrections.of({"a.fn": -2.0, queries.GATEWAY_PAGES: -3.0})
+    signal = next(name for name, signal in SIGNALS.items() if signal.summed is summed)
+    assert corrections.factor("a.fn", signal, watchdog=True) == with_watchdog
+    assert corrections.factor("a.fn", signal, watchdog=False) == without
 
 
 @given(st.dictionaries(st.sampled_from(sorted(queries.WATCHDOG)), st.dictionaries(names, st.floats(0, 1e6))))

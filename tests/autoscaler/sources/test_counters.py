@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.sources.counters import (
+    SHORTEST,
     SPANS,
     WHOLE,
     Page,
@@ -51,6 +52,16 @@ http_requests_in_flight 3
     assert arrived(b"something else") == {}
 
 
+def test_function_that_ended_more_than_it_started_has_nothing_inside():
+    page = b"""gateway_function_invocation_started{function_name="a.fn"} 1
+gateway_function_invocation_started{function_name="b.fn"} 9
+gateway_function_invocation_total{code="200",function_name="a.fn"} 2
+gateway_function_invocation_total{code="200",function_name="b.fn"} 4
+gateway_function_invocation_total{code="500",function_name="b.fn"} 2
+"""
+    assert inside(page) == {"a.fn": 0.0, "b.fn": 3.0}
+
+
 def test_told_takes_the_known_numbers_of_the_default_class():
     page = b"""slo_latency_seconds{slo_class="fast"} 0.01
 slo_latency_seconds{slo_class="default"} 0.1
@@ -87,6 +98,15 @@ def test_arrivals_are_those_since_the_newest_sample_that_is_old_enough(steps, sp
         assert found[0] == count - begins[-1][1]
         between = [moment for moment, _ in moments if begins[-1][0] < moment < now]
         assert all(now - moment < span for moment in between), "no longer than it must be"
+
+
+def test_samples_that_are_too_close_to_each_other_give_no_arrivals():
+    page = Page()
+    page.add(0.0, {"a.fn": 0.0})
+    page.add(SHORTEST / 2, {"a.fn": 50.0})
+    assert page.arrivals(SPANS[0]) == {}
+    page.add(SHORTEST, {"a.fn": 60.0})
+    assert page.arrivals(SPANS[0]) == {"a.fn": (60.0, SHORTEST)}
 
 
 def test_arrivals_after_a_restart_count_from_the_next_sample_on():

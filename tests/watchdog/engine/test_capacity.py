@@ -117,6 +117,8 @@ def line(constant: float, each: float, spread: float = 0.0, best_size: int = 256
     return Known(lambda size: constant + each * size, deviations, best_size)
 
 
+ONE_SLOW_RUN = Known(lambda _: 0.01, (*[1.0] * 199, 11.0), best_size=1)
+
 LINES = st.builds(line, st.floats(0, 0.5), st.floats(0.001, 0.3), st.floats(0, 0.5), st.integers(1, 256))
 
 
@@ -148,6 +150,7 @@ def test_workers_sustain_less_for_a_higher_objective_and_where_batches_vary_more
     [
         pytest.param(line(0.08, 0.03), 0, 0, id="one request takes the SLO"),
         pytest.param(line(0.01, 0.0, best_size=1), 70, 90, id="one at a time, 100 without a wait"),
+        pytest.param(ONE_SLOW_RUN, 5, 90, id="one run of 200 too slow, which no replica changes"),
     ],
 )
 def test_sustained_rate_by_hand(model, low, high):

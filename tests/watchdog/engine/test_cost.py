@@ -90,7 +90,7 @@ def test_mix_is_the_share_of_the_recent_requests_of_each_pool():
     assert sorted(share for share, _ in cost.mix) == pytest.approx([0.25, 0.75])
     for _ in range(4000):
         cost.pool(LONG)
-    assert max(cost.mix, key=lambda part: part[0]) == (pytest.approx(1.0, abs=0.1), pool.times)
+    assert max(cost.mix, key=lambda part: part[0]) == (pytest.approx(1.0, abs=0.01), pool.times)
 
 
 def test_mix_of_classes_that_cost_alike_is_one_curve():

@@ -327,6 +327,53 @@ def test_late_request_is_served_or_shed_as_configured(shed):
     assert [ids(batch) for batch in crew.tick(0.3)] == ([] if shed else [[0]])
 
 
+def test_model_that_was_slow_is_measured_again_by_a_request_that_seems_late():
+    crew = Crew(shed_late=True, learned=False)
+    learn(crew.cost.overall, lambda size: 2 * SLO * size, (1, 2), 5)
+    crew.offer(request(0), request(1))
+    assert [ids(batch) for batch in crew.tick()] == [[1]]
+    assert isinstance(crew.answers.get(0), PredictedLate)
+
+
+def test_request_that_seems_late_is_read_while_a_worker_is_idle():
+    crew = Crew(shed_late=True, max_inflight=100)
+    crew.offer(*some(40))
+    assert crew.engine.refusal(SLO, 0.0) is None
+    crew.tick()
+    assert isinstance(crew.engine.refusal(SLO, 0.0), PredictedLate)
+
+
+def test_request_that_can_replace_a_late_one_is_read_unless_it_is_late_itself():
+    crew = Crew(idle=0, max_inflight=20)
+    crew.offer(*some(20))
+    crew.hire()
+    crew.tick(0.2)  # some run, and the others are late
+    assert crew.engine.refusal(0.2 + SLO, 0.2) is None
+    assert isinstance(crew.engine.refusal(0.2, 0.2), QueueFull)
+
+
+def test_body_larger_than_those_of_a_batch_goes_alone():
+    crew = Crew(max_batch_bytes=8)
+    requests = some(3, budget=5.0)
+    for each, size in zip(requests, (9, 4, 4), strict=True):
+        each.body = bytes(size)
+    crew.offer(*requests)
+    (first,) = crew.tick()
+    crew.reply(crew.workers[0], OK)
+    (second,) = crew.tick()
+    assert (ids(first), ids(second)) == ([0], [1, 2])
+
+
+def test_deadlines_of_clients_order_the_requests_of_one_class_in_its_places():
+    crew = Crew(idle=0)
+    requests = some(4)
+    requests[1].slo_class = "other"
+    requests[2].wanted_by, requests[3].wanted_by = 0.09, 0.05
+    crew.offer(*requests)
+    crew.hire()
+    assert [ids(batch) for batch in crew.tick()] == [[3, 1, 2, 0]]
+
+
 @pytest.mark.parametrize(("now", "budget", "first"), [(0.3, 9.0, [9]), (5.1, 9.0, [0]), (5.1, 0.02, [9])])
 def test_late_request_waits_for_those_on_time_until_half_of_its_timeout_if_they_stay_on_time(
     now, budget, first
@@ -536,6 +583,19 @@ def test_part_that_may_kill_waits_while_a_quarter_of_the_workers_is_dead(workers
     assert crew.engine.suspects == 1
 
 
+def test_parts_that_may_kill_are_tried_one_at_a_time():
+    crew = Crew(workers=8)
+    for key in (b"a", b"b"):
+        crew.offer(*some(2, first=10 * key[0], key=key, budget=60.0))
+    crew.tick()
+    for worker in list(crew.running):
+        kill(crew, worker)
+    (batch,) = crew.tick(0.01)
+    crew.reply(next(iter(crew.running)), OK)
+    assert batch.reason is DispatchReason.RETRY
+    assert len(crew.tick(0.02)) == 1
+
+
 @pytest.mark.parametrize(
     ("replies", "learns"),
     [
@@ -632,6 +692,15 @@ def test_busy_worker_gets_its_next_batch_shortly_before_it_is_done():
     crew.now = 0.06
     crew.reply(crew.workers[0], OK)
     assert batch.dispatched == 0.06, "its time counts from the reply before it"
+
+
+def test_next_batch_of_a_short_one_waits_until_a_quarter_of_it_is_left():
+    crew = Crew(lead=law(1) / 2)
+    crew.offer(request(0, budget=5.0))
+    crew.tick()
+    crew.offer(request(1, budget=5.0))
+    assert crew.tick(0.7 * law(1)) == []
+    assert [ids(batch) for batch in crew.tick(0.8 * law(1))] == [[1]]
 
 
 def test_worker_about_to_be_done_makes_the_engine_eager_but_idle_ones_come_first():

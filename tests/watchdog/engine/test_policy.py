@@ -13,6 +13,7 @@ from batching_watchdog.engine.policy import (
     ByDeadline,
     Fixed,
     Late,
+    Overload,
     PolicySettings,
     Situation,
     Take,
@@ -108,7 +109,7 @@ STEP: Law = lambda size: 0.01 if size <= 4 else 0.04  # noqa: E731 - the best si
         pytest.param(STEP, [(20, 1000)], 1.0, False, (0, 4), id="the best size"),
         pytest.param(steady, [(8, 12.5)], 0.1, False, (0, 4), id="what meets the deadline"),
         pytest.param(steady, [(2, 10.5), (9, 50)], 0.1, False, (2, 8), id="early drop"),
-        pytest.param(steady, [(2, 10.5), (6, 50)], 0.1, False, (0, 2), id="no better batch behind"),
+        pytest.param(steady, [(2, 10.5), (7, 50)], 0.1, False, (0, 2), id="no better batch behind"),
         # A batch of four takes half of 25 ms: so many can be kept up.
         pytest.param(steady, [(2, 12.5), (50, 13)], 0.025, False, (0, 4), id="sustainable size"),
         pytest.param(steady, [(2, 10.5), (50, 12.5)], 0.025, False, (2, 4), id="sustainable behind"),
@@ -141,6 +142,14 @@ def test_cut_under_overload_tries_a_double_that_seems_late():
 def test_slo_reports_why_its_batch_has_that_size(model, count, now, expected):
     lane = alike(model, count, 0.1)
     assert EIGHT.choose([lane], at(now)) == Take(lane, *expected)
+
+
+def test_overload_is_forgotten_within_some_budgets():
+    overload = Overload()
+    overload.count(0.0, SLO_LATENCY, late=100)
+    assert overload.now
+    overload.count(10 * TUNING.overload_budgets * SLO_LATENCY, SLO_LATENCY, on_time=1)
+    assert not overload.now
 
 
 def test_slo_keeps_a_reserve_for_the_way_to_the_client_under_overload_only():

@@ -1,13 +1,17 @@
 import random
 from math import inf, isnan
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batching_watchdog.engine.effects import Join
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.engine.streams import steady
-from batching_watchdog.messages import Target
+from batching_watchdog.engine.streams import Streams, steady
+from batching_watchdog.errors import QueueFull
+from batching_watchdog.messages import DEFAULT_CLASS, Iteration, Output, Reply, Target
+from watchdog.engine.queues import request
 from watchdog.engine.streaming import Streaming
 
 
@@ -139,6 +143,35 @@ def test_late_request_joins_only_while_none_on_time_waits():
     assert world.on_time(first)
     assert world.on_time(on_time)
     assert late.client.came[0] > on_time.client.came[-1]
+
+
+def test_request_at_the_limit_displaces_a_late_one_unless_it_is_late_itself():
+    engine = Streams({DEFAULT_CLASS: Target(0.1, 0.99, 0.05)}, max_inflight=1, max_streams=1, workers=1)
+    late = request(0)
+    engine.offer(late, 0.0)
+    engine.tick(0.2)
+    with pytest.raises(QueueFull):
+        engine.offer(request(1, 0.2, budget=0.0), 0.2)
+    (answer,) = engine.offer(request(2, 0.2), 0.2)
+    assert (answer.request, type(answer.outcome)) == (late, QueueFull)
+
+
+def test_stream_that_was_late_once_keeps_no_other_out():
+    engine = Streams({DEFAULT_CLASS: Target(0.5, 0.99, 0.05)}, max_inflight=9, max_streams=9, workers=1)
+    engine.start.observe(1, 0.3)
+    for size in (1, 2):
+        engine.step.observe(size, 0.001)
+    worker: Any = object()
+    engine.worker_ready(worker)
+    engine.offer(request(0, budget=0.5), 0.0)
+    engine.tick(0.0)
+    for _ in range(12):  # the first ones are late, the last one is early
+        engine.stepped(
+            worker, Iteration([Output(0, Reply(200, b"", b""), False)], 0, 0.0, 1, 0.001, 0.0), 1.0
+        )
+    engine.offer(request(1, 1.0, budget=1.0), 1.0)
+    (joined,) = [effect.batch for effect in engine.tick(1.0) if isinstance(effect, Join)]
+    assert [each.id for each in joined.requests] == [1]
 
 
 def test_late_request_is_refused_if_asked_but_not_while_nothing_runs():

@@ -107,6 +107,13 @@ def test_several_headers_with_a_captured_name_count_as_the_last_of_them():
     assert client.application.messages[0].captured_headers == {b"x-timeout": b"2s"}
 
 
+def test_request_behind_another_is_not_told_to_continue_before_the_answer_to_that():
+    client = Connection(Echo(hold=True))
+    assert client.send(GET + post(4, b"Expect: 100-continue\r\n")) == []
+    assert client.send(b"abcd") == []
+    assert statuses(client.release()) == [200, 200]
+
+
 def test_pipelined_requests_are_answered_in_order_whatever_order_they_finish_in():
     client = Connection(Echo(hold=True))
     client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(3)))

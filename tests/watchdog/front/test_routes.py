@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -15,12 +15,15 @@ from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
+from batching_watchdog.engine.streams import Streams
+from batching_watchdog.errors import ShuttingDown
 from batching_watchdog.front import routes
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.protocol import HttpProtocol
 from batching_watchdog.front.routes import Front, MetricsPage
+from batching_watchdog.front.streams import KEEP_ALIVE_SECONDS
 from batching_watchdog.logs import RequestLine
-from batching_watchdog.messages import Batch, Reply
+from batching_watchdog.messages import Batch, Iteration, Output, Reply
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 from batching_watchdog.trace_context import format_traceparent
@@ -45,9 +48,16 @@ class Bench:
     model: LatencyModel
     tracer: KeepsSpans | None = None
     batches: list[Batch] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
+    """Streams that were taken off the worker."""
 
     def send(self, batch: Batch) -> None:
         self.batches.append(batch)
+
+    join = send
+
+    def leave(self, streams: Sequence[int]) -> None:
+        self.left += streams
 
     def client(self) -> Connection:
         return Connection(self.front, clock=self.clock)
@@ -74,6 +84,12 @@ class Bench:
         self.shell.worker_ready(self)
         await self.turn()
 
+    async def piece(self, reply: Reply = OK, *, done: bool = False) -> None:
+        """The worker makes a step of its streams, each of which gets this piece."""
+        outputs = [Output(stream.id, reply, done) for batch in self.batches for stream in batch.requests]
+        self.shell.stepped(self, Iteration(outputs, 1, 0.0, 1, 0.0, 0.0))
+        await self.turn()
+
     @staticmethod
     async def turn() -> None:
         for _ in range(3):
@@ -93,7 +109,10 @@ async def a_bench(
     metrics = Metrics(config.slos, Capacity(cost, 1, 0.1, 0.99, 1.0))
     policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
     engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
-    shell = Shell(clock, engine, cost, metrics, tracer)
+    shell = Shell(
+        clock, engine, cost, metrics, tracer,
+        lambda closed: Streams(config.slos, max_inflight=9, max_streams=9, workers=1, closed=closed),
+    )  # fmt: skip
     front = Front(
         config,
         shell,
@@ -351,6 +370,77 @@ async def test_tighter_deadline_of_a_client_is_met_by_an_answer_until_then(bench
     await bench.reply()
     assert bench.metrics.outcomes["default", "good"] == 1
     assert bench.metrics.client_deadlines[outcome] == 1
+
+
+@pytest.mark.parametrize(("seconds", "missed"), [(0.04, 0), (0.06, 1)])
+@scenario()
+async def test_client_that_leaves_misses_its_own_deadline_only_after_it(bench, seconds, missed):
+    client = await bench.ask(headers="X-Deadline-Ms: 50\r\n")
+    bench.clock.now += seconds
+    client.lose()
+    assert bench.metrics.client_deadlines == {"met": 0, "missed": missed}
+
+
+async def a_stream(bench: Bench, method: str = "POST", headers: str = "") -> Connection:
+    """A client whose request has joined the only worker, which streams."""
+    bench.shell.stream(closed=False, starts=(), steps=())
+    await bench.worker_idle()
+    client = bench.client()
+    client.protocol.data_received(f"{method} / HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+    await bench.turn()
+    return client
+
+
+@scenario()
+async def test_head_ends_a_stream_at_its_first_piece_and_keeps_the_connection(bench):
+    client = await a_stream(bench, "HEAD")
+    await bench.piece()
+    (answer,) = client.answers()
+    assert (answer.status, answer.body, client.wire.closed) == (200, b"", False)
+    assert bench.left == [0]
+    assert (bench.shell.admitted, bench.metrics.in_flight) == (0, 0)
+
+
+@scenario()
+async def test_stream_that_our_own_error_breaks_off_is_counted_by_its_reason_and_closes_its_connection(bench):
+    client = await a_stream(bench)
+    await bench.piece()
+    bench.shell.give_up(ShuttingDown("it ends"))
+    assert client.wire.sent.endswith(b"\r\nok\r\n")  # no last chunk
+    assert client.wire.closed
+    assert bench.metrics.stream_cancels["shutting_down"] == 1
+
+
+@scenario()
+async def test_stream_that_the_function_ends_with_an_error_is_answered_with_it(bench):
+    client = await a_stream(bench)
+    await bench.piece(Reply(404, b"", b"none"), done=True)
+    (answer,) = client.answers()
+    assert (answer.status, answer.body) == (404, b"none")
+    assert (bench.shell.admitted, bench.metrics.in_flight) == (0, 0)
+
+
+@scenario(slo_interval="1s")
+async def test_stream_with_one_late_piece_is_slow_though_the_next_ones_are_early(bench):
+    await a_stream(bench)
+    bench.clock.now += 0.2
+    await bench.piece()
+    await bench.piece(done=True)
+    assert {key: number for key, number in bench.metrics.outcomes.items() if number} == {
+        ("default", "slow"): 1
+    }
+
+
+@scenario()
+async def test_stream_of_events_that_is_silent_for_long_gets_a_comment(bench):
+    client = await a_stream(bench, headers="Accept: text/event-stream\r\n")
+    await bench.piece(Reply(200, b"Content-Type: application/json\r\n", b"1"))
+    client.wire.sent.clear()
+    bench.front.keep_alive()
+    assert not client.wire.sent
+    bench.clock.now += KEEP_ALIVE_SECONDS
+    bench.front.keep_alive()
+    assert client.wire.sent == b"3\r\n:\n\n\r\n"
 
 
 def gateway(seconds: float) -> str:

@@ -132,6 +132,12 @@ def test_measuring_ends_in_time_whatever_takes_long(law, warm_up, most):
     assert worker.now <= most + 1e-9
 
 
+def test_first_run_of_a_size_is_not_learned():
+    worker = Worker(lambda n: 0.01, warm_up=0.5, max_batch_size="1")
+    worker.measured()
+    assert worker.model.deviations[-1] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_nothing_is_learned_from_an_example_that_the_handler_rejects_and_the_log_says_so_once(status, caplog):
     worker = Worker(lambda n: 0.01, status=status)

@@ -17,12 +17,12 @@ from support.heard import batch
 WORKER: Any = object()
 
 
-def with_pool(use: Callable[[WorkerPool], None], **shell: Any) -> None:
+def with_pool(use: Callable[[WorkerPool], None], environ: dict[str, str] | None = None, **shell: Any) -> None:
     """Use a pool that is not started, and whose shell has these methods only."""
 
     async def run() -> None:
         told: Any = SimpleNamespace(learn=None, **shell)
-        pool = WorkerPool(Config.from_env({}, cpus=1.0), {}, told, LatencyModel(8))
+        pool = WorkerPool(Config.from_env(environ or {}, cpus=1.0), {}, told, LatencyModel(8))
         use(pool)
         await pool.stop()
 
@@ -186,3 +186,118 @@ def test_threads_of_all_workers_change_and_later_ones_get_them_too():
 
     with_pool(use, came_up=lambda: None, worker_ready=lambda _: None)
     assert done == ["3 threads", "3 threads"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "replaced"),
+    [
+        pytest.param(1, [], id="the only one serves on"),
+        pytest.param(3, [0], id="one of several, and the next not before SICK_SECONDS"),
+    ],
+)
+def test_worker_that_is_suspected_without_an_example_is_replaced_if_others_serve(workers, replaced):
+    done: list[list[str]] = [[] for _ in range(workers)]
+    served_on: list[object] = []
+
+    def use(pool: WorkerPool) -> None:
+        crew = [Loaded(log) for log in done]
+        take(pool, *crew)
+        for worker in crew[:2]:
+            pool.suspected(worker)  # type: ignore[arg-type]
+        assert pool.sick == len(replaced)
+
+    def ready(worker: object, *, checked: bool = False) -> None:
+        if checked:
+            served_on.append(worker)
+
+    with_pool(use, {"workers": str(workers)}, came_up=lambda: None, worker_ready=ready)
+    assert [number for number, log in enumerate(done) if log] == replaced
+    assert len(served_on) == min(2, workers) - len(replaced)
+
+
+def test_workers_that_are_old_at_the_same_time_are_replaced_one_by_one():
+    done: list[str] = []
+
+    def use(pool: WorkerPool) -> None:
+        crew = [Loaded(done), Loaded(done)]
+        take(pool, *crew)
+        for worker in crew:
+            pool.replied(worker, batch(*[b""] * 11), [Reply(200, b"", b"")] * 11, Spent())  # type: ignore[arg-type]
+        assert done == ["closed"]
+        take(pool, Loaded([]))
+        pool.replied(crew[1], batch(b""), [Reply(200, b"", b"")], Spent())  # type: ignore[arg-type]
+        assert pool.recycled == 2
+
+    quiet: dict[str, Any] = {"came_up": lambda: None, "worker_ready": lambda _: None}
+    settings = {"workers": "2", "max_requests": "10"}
+    with_pool(use, settings, batch_done=lambda *_, **__: None, **quiet)
+    assert done == ["closed", "closed"]
+
+
+def test_cold_start_ends_once_with_the_first_worker_that_serves():
+    starts: list[None] = []
+    with_pool(
+        lambda pool: take(pool, Loaded([]), Loaded([])),
+        {"workers": "2"},
+        came_up=lambda: starts.append(None),
+        worker_ready=lambda _: None,
+    )
+    assert len(starts) == 1
+
+
+def test_worker_that_ends_while_the_pool_stops_is_no_restart():
+    async def run() -> list[int]:
+        told: Any = SimpleNamespace(
+            learn=None, came_up=lambda: None, worker_ready=lambda _: None, worker_lost=lambda *_, **__: None
+        )
+        pool = WorkerPool(Config.from_env({"workers": "2"}, cpus=1.0), {}, told, LatencyModel(8))
+        crew: Any = Loaded([]), Loaded([])
+        take(pool, *crew)
+        for worker in crew:
+            worker.streams = ()
+        pool.closed(crew[0], None)
+        before = pool.restarts
+        await pool.stop()
+        pool.closed(crew[1], None)
+        return [before, pool.restarts]
+
+    assert asyncio.run(run()) == [1, 1]
+
+
+def test_old_worker_that_is_surplus_is_not_counted_as_recycled():
+    def use(pool: WorkerPool) -> None:
+        crew = [Loaded([]), Loaded([])]
+        take(pool, *crew)
+        for worker in crew:
+            worker.idle = False
+        pool.resize(1, 1)
+        crew[0].idle = True
+        pool.replied(crew[0], batch(*[b""] * 11), [Reply(200, b"", b"")] * 11, Spent())  # type: ignore[arg-type]
+        assert pool.by_state() == {"starting": 0, "idle": 0, "busy": 1}
+        assert pool.recycled == 0
+
+    quiet: dict[str, Any] = {"came_up": lambda: None, "worker_ready": lambda _: None}
+    settings = {"workers": "2", "max_requests": "10"}
+    with_pool(use, settings, batch_done=lambda *_, **__: None, **quiet)
+
+
+@pytest.mark.parametrize(("chosen", "counts"), [((b"own",), True), ((b"other",), False)])
+def test_streams_measured_by_a_worker_count_only_for_its_own_example(chosen, counts):
+    heard: list[bool] = []
+
+    def stream(*, closed: bool, starts: object, steps: object) -> None:
+        heard.append(bool(starts) and bool(steps))
+
+    async def run() -> None:
+        told: Any = SimpleNamespace(
+            learn=None, came_up=lambda: None, worker_ready=lambda _: None, stream=stream
+        )
+        pool = WorkerPool(Config.from_env({}, cpus=1.0), {}, told, LatencyModel(8), lambda _: chosen)
+        shake = Handshake(
+            1, examples=(b"own",), streams=True, starts=[(1, 0.1)], steps=[(1, 0.1)], mix_paths=False
+        )
+        pool.loaded(Loaded([]), shake)  # type: ignore[arg-type]
+        await pool.stop()
+
+    asyncio.run(run())
+    assert heard == [counts]

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -426,8 +427,21 @@ PLACES = {
 def test_sticky_error_of_an_accelerator_ends_the_worker(load, place, error):
     function = load(f"{place}def fail():\n    raise {error}\n")
     with pytest.raises(Poisoned) as raised:
-        function.serve(b"a")
+        function.handler.serve([event(b"a"), event(b"b")])
     assert raised.value.trace.rstrip().endswith(("device-side assert", "device-side assert triggered"))
+
+
+OF_PARSE = {"parse": "def parse(event):\n    fail()\ndef handle(event, context):\n    return event\n"}
+
+
+@pytest.mark.parametrize("place", [*PLACES.values(), *OF_PARSE.values()], ids=[*PLACES, *OF_PARSE])
+def test_process_that_the_handler_forked_answers_nothing_and_leaves_by_its_error(load, place, monkeypatch):
+    forked = "def fail():\n    os.getpid = lambda: 0  # as in a child\n    raise SystemExit(3)\n"
+    function = load(f"import os\n{place}{forked}")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", os.getpid)
+        with pytest.raises(SystemExit):
+            function.serve(b"a")
 
 
 @pytest.mark.parametrize("result", ["{'y': 1}", "'y'", "b'y'", "None", "iter([1])", "[]"])

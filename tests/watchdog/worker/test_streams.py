@@ -44,6 +44,8 @@ def step(states, context):
             results.append(ValueError("bad"))
         elif state[1] == "odd":
             results.append("no pair")
+        elif state[1] == "refused":
+            results.append(({"statusCode": 404, "body": "refused"}, False))
         elif state[1] == "vague":
             results.append((state[2], Vague()))
         elif state[1] == "mute":
@@ -175,6 +177,11 @@ def test_result_that_is_an_exception_or_no_pair_of_piece_and_truth_ends_its_stre
     outputs = {output.stream: output for output in worker.streams.iterate().outputs}
     assert (outputs[2].done, outputs[2].reply.failed) == (True, True)
     assert not outputs[1].done
+
+
+def test_piece_with_a_status_of_an_error_ends_its_stream(worker):
+    worker.join(refused=1, a=2)
+    assert worker.iterate() == {1: (b"refused", True), 2: (b"1", False)}
 
 
 @settings(max_examples=40, deadline=None)
