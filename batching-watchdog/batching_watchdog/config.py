@@ -315,7 +315,9 @@ class Config:
         "auto: where a fork cannot break it, and not with CUDA devices",
     )
     load_timeout: float = variable(
-        "10m", POSITIVE, "time in which the handler must be imported and load() must end"
+        "10m",
+        POSITIVE,
+        "time in which the handler must be imported and load() must end; then that of the first batch",
     )
     max_inflight: int = variable(
         "4096",
@@ -346,7 +348,9 @@ class Config:
     write_timeout: float = variable(
         "30s", POSITIVE, "time in which a client must read an answer; if set, also the drain limit"
     )
-    exec_timeout: float = variable("30s", POSITIVE, "time after which a request gets 504")
+    exec_timeout: float = variable(
+        "30s", POSITIVE, "time after which a request gets 504, and a worker that hangs is ended"
+    )
     healthcheck_interval: float = variable(
         "5s", DURATION, "time between failing health checks and closing the listener on SIGTERM"
     )

@@ -104,6 +104,9 @@ def test_requests_of_one_length_are_told_apart_by_the_functions_own_weight_and_b
 
 def test_hung_worker_is_killed_logs_where_it_hung_and_its_request_is_answered_504():
     with watchdog(GATED, slo_latency="2s", exec_timeout="2s") as dog:
+        dog.open_gate()
+        until(lambda: dog.call().status == 200, "a first batch has ended")
+        dog.close_gate()
         answer = dog.call()
         assert (answer.status, answer.headers["X-Watchdog-Reason"]) == (504, "expired")
         until(lambda: dog.metric("watchdog_worker_restarts_total") == 1, "it is killed")

@@ -274,6 +274,53 @@ def test_inputs_of_clients_alone_cost_no_worker_that_serves_its_example():
         assert dog.metric("watchdog_workers_sick_total") == 0
 
 
+COMPILES = """
+import pathlib, time
+
+def wait_for(name):
+    while not pathlib.Path(__file__).with_name(name).exists():
+        time.sleep(0.05)
+
+def compile():
+    wait_for("compiled")
+    COMPILED.append(True)
+
+COMPILED = []
+EXAMPLE
+def handle(event, context):
+    COMPILED or compile()
+    if event.body == b"hangs":
+        wait_for("never")
+    return event.body
+"""
+
+
+@pytest.mark.parametrize("example", ["", "def example(): return b''"])
+def test_first_batch_may_take_longer_than_exec_timeout_and_the_replica_is_not_ready_meanwhile(example):
+    with starting_watchdog(
+        COMPILES.replace("EXAMPLE", example), slo_latency="200ms", exec_timeout="1s"
+    ) as dog:
+        until(lambda: " listens on " in dog.log, "it listens")
+        assert {dog.call().status for _ in range(4)} == {504}
+        assert not dog.ready()
+        (dog.folder / "compiled").touch()
+        dog.wait_ready()
+        assert dog.call(body=b"x").body == b"x"
+        assert "died" not in dog.log
+
+
+def test_worker_that_hangs_while_requests_wait_is_replaced_before_they_reach_exec_timeout():
+    with watchdog(COMPILES.replace("EXAMPLE", ""), slo_latency="200ms") as dog:
+        (dog.folder / "compiled").touch()
+        assert dog.call().status == 200
+        with ThreadPoolExecutor() as pool:
+            hangs = pool.submit(dog.call, body=b"hangs", headers={"X-Timeout": "3s"})
+            until(lambda: dog.metric('watchdog_workers{state="busy"}') == 1, "it hangs")
+            assert dog.call(body=b"x").body == b"x"
+            assert hangs.result().status in (502, 504)
+        assert "slo_latency" in dog.log
+
+
 MENDED = """
 import pathlib
 

@@ -14,6 +14,7 @@ class Heard:
         self.handshake: asyncio.Future[wire.Handshake] = asyncio.get_running_loop().create_future()
         self.answers: asyncio.Queue[tuple[list[Reply], wire.Spent]] = asyncio.Queue()
         """Replies, and what they took; none for a batch that failed as a whole."""
+        self.iterations: asyncio.Queue[Iteration] = asyncio.Queue()
         self.crashes: list[Crash] = []
         self.failures: list[Failure] = []
         self.lost: list[Batch | None] = []
@@ -29,7 +30,7 @@ class Heard:
         self.answers.put_nowait(([], wire.Spent()))
 
     def stepped(self, connection: Connection, iteration: Iteration) -> None:
-        raise AssertionError
+        self.iterations.put_nowait(iteration)
 
     def suspected(self, connection: Connection) -> None:
         raise AssertionError

@@ -125,6 +125,10 @@ class Watchdog:
         """Let the ``GATED`` handler answer."""
         (self.folder / "gate").touch()
 
+    def close_gate(self) -> None:
+        """Let it wait again."""
+        (self.folder / "gate").unlink()
+
     def wait_ready(self) -> None:
         until(lambda: self.process.poll() is not None or self.ready(), f"ready\n{self.log}")
         assert self.process.poll() is None, self.log

@@ -3,6 +3,7 @@
 - ``supervisor``     the gunicorn child: start, ready, recycle, stop
 - ``profile``        measures example() on a worker before it serves
 - ``connection``     the kept connection to one worker: batch out, replies in
+- ``overdue``      finds the workers that take too long, and the limit that ends each
 - ``child``          starts a process, relays its output, restarts it with backoff
 
 Makes no decisions about requests. The other end of a connection is ``worker.serve``.

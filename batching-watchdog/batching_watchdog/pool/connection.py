@@ -11,11 +11,13 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import Final, Protocol
 
 from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
 from batching_watchdog.messages import Batch, Crash, Failure, Iteration, Reply
+from batching_watchdog.pool.overdue import Work
 
 MAX_OUT: Final = 2
 """Maximum batches of a worker: the running one, and the next."""
@@ -68,6 +70,16 @@ class Connection:
         """Batches that were sent and not answered."""
         self.streams: set[int] = set()
         """Streams that joined and have neither ended nor left."""
+        self._starting: set[int] = set()
+        """Those of them that have been in no iteration."""
+        self._iterates = False
+        """Whether an iteration follows. Streams that have left may still be in a step."""
+        self._ended = 0
+        """Batches or iterations that have ended."""
+        self._sizes: set[int] = set()
+        """Their sizes."""
+        self._usual = 0.0
+        """Seconds of the last iteration."""
         self._closing = False
         self.handshake: wire.Handshake | None = None
         self.gone = asyncio.Event()
@@ -77,6 +89,16 @@ class Connection:
     def idle(self) -> bool:
         """Whether the worker waits for a batch."""
         return self._serves and not self._out and not self.streams
+
+    @property
+    def work(self) -> Work:
+        """Return the batch or the iteration that the worker runs; the next batch has not begun."""
+        if not self._out:
+            untried = bool(self._starting) or len(self.streams) not in self._sizes
+            return Work(self._ended, self._iterates, self._usual, untried)
+        batch = self._out[0]
+        seconds = 0.0 if batch.seconds == inf else batch.seconds
+        return Work(self._ended, True, seconds, len(batch.requests) not in self._sizes)
 
     @property
     def _serves(self) -> bool:
@@ -98,13 +120,17 @@ class Connection:
 
     def join(self, batch: Batch) -> None:
         """Start the streams of ``batch`` before the next step; ``stepped`` or ``closed`` follows."""
+        self._iterates = True
         self.streams.update(request.id for request in batch.requests)
+        self._starting.update(request.id for request in batch.requests)
         joined = [(request.id, request.header_block, request.body) for request in batch.requests]
         self._write(wire.encode_join(joined))
 
     def leave(self, streams: Sequence[int]) -> None:
         """Drop these streams before the next step."""
+        self._iterates = True
         self.streams.difference_update(streams)
+        self._starting.difference_update(streams)
         self._write(wire.encode_leave(streams))
 
     def set_threads(self, count: int) -> None:
@@ -211,14 +237,21 @@ class Connection:
         if streams:
             iteration = wire.decode_iteration(header, data)
             self.streams.difference_update(output.stream for output in iteration.outputs if output.done)
+            self._starting.difference_update(output.stream for output in iteration.outputs)
+            self._iterates = bool(self.streams)
+            self._usual = iteration.start_seconds + iteration.step_seconds
+            self._ran(iteration.stepped)
             return partial(events.stepped, self, iteration)
         if more and len(self._out) < MAX_OUT:
             raise FrameError("worker sent bytes without a batch")
         if self.handshake is None:
             self.handshake = wire.decode_handshake(header, data)
+            if self.handshake.starts:  # it has measured its example() before it said so
+                self._ran(1)
             return partial(events.loaded, self, self.handshake)
         if not self._out:
             raise FrameError("worker replied without a batch")
+        self._ran(len(self._out[0].requests))
         if header.kind is wire.Kind.CRASH:
             crash = wire.decode_crash(header, data)
             return partial(events.crashed, self, self._out.popleft(), crash)
@@ -226,6 +259,11 @@ class Connection:
         if len(replies) != len(self._out[0].requests):
             raise FrameError("worker returned a different number of replies than requests")
         return partial(events.replied, self, self._out.popleft(), replies, spent)
+
+    def _ran(self, size: int) -> None:
+        """Note that a batch or an iteration of ``size`` has ended."""
+        self._ended += 1
+        self._sizes.add(size)
 
 
 async def connect(path: str, events: Events) -> Connection:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,7 @@ from batching_watchdog.machine import oom_kills
 from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Iteration, Reply
 from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Backoff, Child, Tasks
 from batching_watchdog.pool.connection import Connection, connect
+from batching_watchdog.pool.overdue import PERIOD, Kill, Overdue
 from batching_watchdog.pool.profile import Profiler
 from batching_watchdog.shell import Shell
 from batching_watchdog.stacks import left_stack
@@ -70,7 +72,11 @@ class WorkerPool:
         self._failures = FailureLog(log)
         self._measures = True
         """Measures workers before they serve, until the first one serves or the measurement killed one."""
+        self._overdue: Overdue[Connection] = Overdue(config)
+        self._open: set[Connection] = set()
+        """Workers that have loaded, those too that are measured."""
         self._loaded: set[Connection] = set()
+        """Those of them that serve."""
         self._left: dict[Connection, int] = {}
         """Requests left for each worker before it is replaced, with ``max_requests``."""
         self._replaces_old = True
@@ -111,7 +117,7 @@ class WorkerPool:
     def not_ready(self) -> str:
         """Why no worker can serve now; empty if one can."""
         if self._loaded:
-            return ""
+            return "every worker has been at its batch or step for too long" if self._overdue.all else ""
         if time.monotonic() - self._away_since > self._config.load_timeout:
             return f"no worker has loaded the handler within load_timeout ({self._config.load_timeout:g} s)"
         if self._load_failed:
@@ -156,6 +162,7 @@ class WorkerPool:
     def start(self) -> None:
         """Start gunicorn, and connect to its workers as they start."""
         self._tasks.spawn(self._gunicorn.keep_running(self._ended), "gunicorn")
+        self._tasks.spawn(self._end_overdue(), "overdue")
         self._connect_missing()
 
     def resize(self, workers: int, threads: int) -> int:
@@ -206,6 +213,7 @@ class WorkerPool:
             text = f"a worker could not load the handler again: {handshake.error}"
             log.error(Failure(text, handshake.trace) if handshake.trace else text)
             return
+        self._open.add(connection)
         self._forks = handshake.forked
         if handshake.mix_paths:
             self._shell.mix_paths()
@@ -269,6 +277,7 @@ class WorkerPool:
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """Handle a dead worker. gunicorn starts another, and ``_keep_connected`` connects to it."""
         self._left.pop(connection, None)
+        self._open.discard(connection)
         if connection in self._loaded:
             self._discard(connection)
             self.restarts += not self._stopping
@@ -384,6 +393,31 @@ class WorkerPool:
         else:
             self._take_in(connection)
 
+    async def _end_overdue(self) -> None:
+        """End the workers that take too long; gunicorn starts others."""
+        while True:
+            works = {connection: connection.work for connection in self._open}
+            now, queued = time.monotonic(), self._shell.queued > 0
+            for kill in self._overdue.look(works, self._loaded, now, queued=queued):
+                self._kill(kill)
+            await asyncio.sleep(PERIOD)
+
+    def _kill(self, kill: Kill[Connection]) -> None:
+        """End a worker by SIGABRT, at which it writes its stack; one that does not end, by SIGKILL."""
+        handshake = kill.worker.handshake
+        if handshake is None:  # it has just died
+            return
+        log.error(
+            "worker %d is ended%s: it has been at its batch or step for %.1f s; its limit is %g s (%s)",
+            handshake.pid,
+            " by SIGKILL" if kill.at_once else "",
+            kill.seconds,
+            kill.limit,
+            kill.setting,
+        )
+        with suppress(ProcessLookupError):
+            os.kill(handshake.pid, signal.SIGKILL if kill.at_once else signal.SIGABRT)
+
     def _connect_missing(self) -> None:
         for _ in range(self._workers - self._connecting):
             self._connecting += 1
@@ -462,7 +496,8 @@ def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]
         *("--workers", str(config.workers)),
         *("--worker-class", "batching_watchdog.worker.serve.BatchWorker"),
         *("--worker-tmp-dir", heartbeat),
-        *("--timeout", str(math.ceil(config.exec_timeout) + 1)),
+        # The outer bound: ``overdue`` ends a worker before, unless it has not come up.
+        *("--timeout", str(math.ceil(max(config.load_timeout, config.exec_timeout)) + 1)),
         *("--graceful-timeout", str(math.ceil(STOP_SECONDS))),
         *("--log-level", "error"),
         "--no-control-socket",

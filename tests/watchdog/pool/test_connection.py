@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batching_watchdog import wire
-from batching_watchdog.messages import Crash, Failure, Reply
+from batching_watchdog.messages import Crash, Failure, Iteration, Output, Reply
 from batching_watchdog.pool.connection import MAX_OUT, Connection, connect
+from batching_watchdog.pool.overdue import Work
 from support.fuzzing import fuzzed
 from support.heard import Heard, batch
 from support.loops import within
@@ -133,6 +134,40 @@ async def test_worker_can_have_its_next_batch_while_it_runs_one(connection, hear
     assert [[reply.body for reply in replies] for replies, _ in told] == [[b"A"], [b"B", b"C"]]
     assert [spent.cpu_seconds for _, spent in told] == [0.1, 0.2]
     assert connection.idle
+
+
+@scenario()
+async def test_work_is_the_batch_that_runs_and_its_size_is_tried_once_one_has_ended(
+    connection, heard, worker
+):
+    await shake_hands(heard, worker)
+    works = [connection.work]
+    for sent in (batch(b"a"), batch(b"b")):
+        sent.seconds = 0.5
+        connection.send(sent)
+        works.append(connection.work)
+    worker[1].writelines(wire.encode_replies([Reply(200, b"", b"A")], wire.Spent(0.1, 0.1)))
+    await heard.answers.get()
+    works.append(connection.work)
+    assert [(work.number, work.busy) for work in works] == [(0, False), (0, True), (0, True), (1, True)]
+    assert [(work.untried, work.seconds) for work in works[1:]] == [(True, 0.5), (True, 0.5), (False, 0.5)]
+
+
+@scenario()
+async def test_worker_whose_streams_have_left_is_at_work_until_its_iteration_ends(connection, heard, worker):
+    worker[1].write(b"".join(wire.encode_handshake(wire.Handshake(1, streams=True))))
+    await heard.handshake
+    joined = batch(b"a", b"b")
+    connection.join(joined)
+    outputs = [Output(request.id, Reply(200, b"", b"A"), False) for request in joined.requests]
+    worker[1].writelines(wire.encode_iteration(Iteration(outputs, 2, 0.25, 2, 0.5, 0.0)))
+    await heard.iterations.get()
+    assert connection.work == Work(1, busy=True, seconds=0.75, untried=False)
+    connection.leave([request.id for request in joined.requests])
+    assert connection.work.busy
+    worker[1].writelines(wire.encode_iteration(Iteration([], 0, 0.0, 0, 0.0, 0.0)))
+    await heard.iterations.get()
+    assert not connection.work.busy
 
 
 @scenario()
