@@ -97,7 +97,7 @@ class Function:
         A batch that fails as a whole is tried again in halves, as in production. Of a function that streams
         an answer has all pieces, or is the error with which it breaks off. What the handler raises goes to
         stderr. Raises ``HandlerNotLoaded`` if it cannot be loaded, ``WorkerDied`` if it ends the
-        worker or takes longer than exec_timeout.
+        worker or takes longer than exec_timeout; the first batch, than load_timeout.
         """
         fields = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()
@@ -172,6 +172,8 @@ class _Worker:
             self.stop()
             sys.stderr.write(f"{printable(self.handshake.trace)}\n")
             raise HandlerNotLoaded(self.handshake.error, self.handshake.trace)
+        self._config, self._limit = config, "load_timeout"
+        connection.settimeout(config.load_timeout)
 
     def serve(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply] | Crash:
         """Return the replies to one batch, or how it failed as a whole."""
@@ -184,8 +186,10 @@ class _Worker:
             elif header.kind is wire.Kind.CRASH:
                 crash = wire.decode_crash(header, data)
                 _show(Failure(f"handler error: a batch of {len(requests)} requests failed", crash.error))
+                self._ran()
                 return crash
             else:
+                self._ran()
                 return wire.decode_replies(header, data)[0]
 
     def stream(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
@@ -204,17 +208,27 @@ class _Worker:
                 if output.reply is not None:
                     pieces[output.stream].append(output.reply)
                 left -= output.done
+            self._ran()
         return [whole(head, sent) for (head, _), sent in zip(requests, pieces, strict=True)]
 
     def _frame(self) -> tuple[wire.FrameHeader, memoryview]:
         header = wire.decode_header(self._read(wire.HEADER_SIZE))
         return header, memoryview(self._read(header.size))
 
+    def _ran(self) -> None:
+        """Give the next batch ``exec_timeout``: the first one may have compiled."""
+        self._limit = "exec_timeout"
+        self._connection.settimeout(self._config.exec_timeout)
+
     def _read(self, size: int) -> bytes:
         try:
             data = self._replies.read(size)
         except ConnectionError:
             data = b""
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                os.kill(self.handshake.pid, signal.SIGABRT)  # it writes its stack
+            raise WorkerDied(f"the worker took longer than {self._limit}, and is ended") from None
         if len(data) < size:
             raise WorkerDied("the worker process ended under this batch; its output has the reason")
         return data

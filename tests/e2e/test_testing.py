@@ -1,6 +1,7 @@
 """``batching_watchdog.testing`` on functions of all kinds, with real worker processes."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,10 @@ def written(tmp_path):
     """Return the function with this handler."""
     functions = []
 
-    def write(handler: str, name: str = "fn") -> Function:
+    def write(handler: str, name: str = "fn", **settings: str) -> Function:
         (tmp_path / name).mkdir()
         (tmp_path / name / "handler.py").write_text(handler)
-        functions.append(Function(tmp_path / name))
+        functions.append(Function(tmp_path / name, {**os.environ, **settings}))
         return functions[-1]
 
     yield write
@@ -78,6 +79,23 @@ def test_worker_that_ends_under_a_batch_is_an_error_and_the_next_batch_has_anoth
     with pytest.raises(WorkerDied):
         function.call(b"13")
     assert function.call(b"1").status == 201
+
+
+SLEEPY = """
+import time
+
+def handle(event, context):
+    time.sleep(event.json())
+    return "awake"
+"""
+
+
+def test_first_batch_may_take_longer_than_exec_timeout_and_a_later_one_is_ended(written):
+    function = written(SLEEPY, exec_timeout="1s")
+    assert function.call(b"1.5").body == b"awake"
+    with pytest.raises(WorkerDied, match="exec_timeout"):
+        function.call(b"600")
+    assert function.call(b"0").body == b"awake"
 
 
 def test_bodies_larger_than_a_buffer_come_back_whole(written):
