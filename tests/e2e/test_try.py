@@ -135,6 +135,15 @@ def test_handler_whose_streams_fail_has_exit_status_1_and_an_error(tmp_path, han
     assert not done.stdout
 
 
+@pytest.mark.parametrize(("preload", "noted"), [("auto", 1), ("false", 0)])
+def test_handler_whose_thread_survives_no_fork_is_noted_as_loaded_twice(tmp_path, preload, noted):
+    thread = "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    handler = SLEEPING.replace("return set", f"import threading; {thread}; return set")
+    done = tried(tmp_path, handler, "--json", preload=preload)
+    assert done.returncode == 0, done.stderr
+    assert sum("preload" in note for note in json.loads(done.stdout)["notes"]) == noted
+
+
 PADDED = """
 import time
 

@@ -103,6 +103,7 @@ async def measure(
             slo_from=source.slo_from,
             import_seconds=largest.import_seconds,
             load_seconds=largest.load_seconds,
+            loaded_twice=config.preload == "auto" and not largest.forked,
             resident_bytes=max(pool.resident_bytes().values(), default=0),
             typical=bool(given or largest.examples),
             bodies=tuple(map(len, subject.bodies)),

@@ -116,6 +116,8 @@ class Trial:
     """Source of slo_latency; empty: the default."""
     import_seconds: float
     load_seconds: float
+    loaded_twice: bool
+    """Whether what ``preload=auto`` loaded could not be forked, so that the workers loaded it again."""
     resident_bytes: int
     """Of the largest worker."""
     typical: bool
@@ -231,6 +233,11 @@ def _notes(trial: Trial) -> Iterator[str]:
         yield "no example(): measured with an empty body; --body FILE or example() gives a typical one"
     elif len(trial.bodies) == 1:
         yield "one example: the rate holds if all requests cost as much; --bodies DIR measures a mix"
+    if trial.loaded_twice:
+        yield (
+            'loaded twice, for the reason above: preload: "false" starts '
+            f"{_time(trial.import_seconds + trial.load_seconds)} sooner"
+        )
     yield from trial.ignored
     if trial.busy > BUSY:
         yield f"{_digits(trial.busy)} processes per CPU wait to run: measure again on an idle CPU"

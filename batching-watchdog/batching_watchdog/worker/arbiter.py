@@ -231,7 +231,7 @@ def preload(*, required: bool) -> Preloaded:
 
 def begin_again(reason: str) -> NoReturn:
     """Replace this process by an arbiter whose workers load the function for themselves."""
-    sys.stderr.write(f"preload=auto: {reason}. Each worker loads the handler for itself now.\n")
+    sys.stderr.write(f"preload=auto: {reason}. Each worker loads the handler again, for itself.\n")
     sys.stdout.flush()
     sys.stderr.flush()
     os.environ["preload"] = "false"

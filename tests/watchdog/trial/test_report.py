@@ -39,6 +39,7 @@ TRIAL = Trial(
     slo_from="stack.yml",
     import_seconds=0.0123,
     load_seconds=2.5,
+    loaded_twice=False,
     resident_bytes=31_000_000,
     typical=True,
     bodies=(22,),
