@@ -12,7 +12,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -199,19 +199,18 @@ def set_up(form: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def line_maker(form: str, stream: str) -> Callable[[str], str]:
+def lines_maker(form: str, stream: str) -> Callable[[Sequence[str]], str]:
     """Return a function that formats a child's lines of ``stream`` like ours, with the time of day."""
 
-    def text_line(text: str) -> str:
-        return f"{time.strftime(_TIME)} {stream}: {printable(text)}"
+    def text_lines(texts: Sequence[str]) -> str:
+        prefix = f"{time.strftime(_TIME)} {stream}: "
+        return "".join(f"{prefix}{printable(text)}\n" for text in texts)
 
-    def json_line(text: str) -> str:
-        moment = _moment(time.time())
-        return json.dumps(
-            {"time": moment, "level": "info", "event": "output", "stream": stream, "text": text}
-        )
+    def json_lines(texts: Sequence[str]) -> str:
+        document = {"time": _moment(time.time()), "level": "info", "event": "output", "stream": stream}
+        return "".join(f"{json.dumps({**document, 'text': text})}\n" for text in texts)
 
-    return json_line if form == "json" else text_line
+    return json_lines if form == "json" else text_lines
 
 
 def printable(text: str) -> str:

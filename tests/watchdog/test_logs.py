@@ -18,7 +18,7 @@ from batching_watchdog.logs import (
     LineLimit,
     RequestLine,
     TextFormatter,
-    line_maker,
+    lines_maker,
     loggable,
 )
 from batching_watchdog.messages import Failure
@@ -117,8 +117,8 @@ def test_failure_is_one_record_in_both_formats_with_its_trace_whole(call_id, tra
 
 
 def test_line_of_a_worker_keeps_its_stream_in_both_formats():
-    assert line_maker("text", "stderr")("gone").endswith(" stderr: gone")
-    document = json.loads(line_maker("json", "stdout")('{"own": 1}'))
+    assert lines_maker("text", "stderr")(["gone"]).endswith(" stderr: gone\n")
+    document = json.loads(lines_maker("json", "stdout")(['{"own": 1}']))
     assert (document["event"], document["stream"], document["text"]) == ("output", "stdout", '{"own": 1}')
 
 

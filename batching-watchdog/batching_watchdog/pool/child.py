@@ -12,12 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from itertools import count
 from typing import Final, TextIO
 
 from batching_watchdog.config import KEPT_BYTES, Config
 from batching_watchdog.launch import how_it_ended
-from batching_watchdog.logs import line_maker
+from batching_watchdog.logs import lines_maker
 from batching_watchdog.machine import THREAD_VARIABLES
 
 log = logging.getLogger(__name__)
@@ -32,8 +31,13 @@ STOP_SECONDS: Final = 3.0
 FLUSH_SECONDS: Final = 0.5
 """Seconds to read the rest of a child's output; a process that left its group can keep the pipe open."""
 MAX_LOG_LINE: Final = 1 << 16
-LINES_PER_TURN: Final = 64
-"""Lines copied before the loop continues: a pipe holds 32,768 of the shortest, a quarter of a second."""
+BLOCK_BYTES: Final = 1 << 15
+"""Output that is copied before the loop continues."""
+RELAYED_BYTES: Final = 1 << 22
+"""Output of a stream that is copied in a second, some 20,000 lines. More is dropped, since a full pipe would
+stop the worker that prints."""
+PREFIX_BYTES: Final = 128
+"""Cost of a line beside its length."""
 MALLOC_TUNABLES: Final = (
     "glibc.malloc.mmap_threshold=268435456"
     ":glibc.malloc.trim_threshold=1073741824"
@@ -186,7 +190,7 @@ class Child:
             with suppress(OSError):  # it has ended already
                 os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
         relays = [
-            self._tasks.spawn(relay(source, sink, line_maker(config.log_format, stream)), stream)
+            self._tasks.spawn(relay(source, sink, lines_maker(config.log_format, stream)), stream)
             for source, sink, stream in (
                 (process.stdout, sys.stdout, "stdout"),
                 (process.stderr, sys.stderr, "stderr"),
@@ -214,22 +218,37 @@ def reap_orphans(owns: Callable[[int], bool]) -> None:
             os.waitpid(ended.si_pid, os.WNOHANG)
 
 
-async def relay(source: asyncio.StreamReader, sink: TextIO, line_of: Callable[[str], str]) -> None:
-    """Copy a child's output line by line, formatted by ``line_of``. Overlong lines are cut, not lost."""
-    for number in count(1):
-        try:
-            line = await source.readuntil()
-        except asyncio.IncompleteReadError as error:
-            line = error.partial
-            if not line:
-                return
-        except asyncio.LimitOverrunError:
-            line = await source.read(MAX_LOG_LINE)
-        text = line.decode(errors="replace").rstrip("\r\n")
-        sink.write(f"{line_of(text)}\n")
-        sink.flush()
-        if number % LINES_PER_TURN == 0:
-            await asyncio.sleep(0)
+async def relay(
+    source: asyncio.StreamReader,
+    sink: TextIO,
+    form: Callable[[Sequence[str]], str],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Copy a child's output in blocks of lines, formatted by ``form``. Overlong lines are cut.
+
+    Lines beyond ``RELAYED_BYTES`` in a second are dropped, and counted in the log.
+    """
+    rest, since, used, dropped = b"", clock(), 0, 0
+    while True:
+        block = await source.read(BLOCK_BYTES)
+        *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > MAX_LOG_LINE or (rest and not block):
+            lines, rest = [*lines, rest[:MAX_LOG_LINE]], rest[MAX_LOG_LINE:]
+        now = clock()
+        if dropped and (now >= since + 1.0 or not block):
+            log.warning("%d lines that the workers printed were dropped: too many in a second", dropped)
+            dropped = 0
+        if now >= since + 1.0:
+            since, used = now, 0
+        used += len(block) + PREFIX_BYTES * len(lines)
+        if used > RELAYED_BYTES:
+            dropped += len(lines)
+        elif lines:
+            sink.write(form([line.decode(errors="replace").rstrip("\r") for line in lines]))
+            sink.flush()
+        if not block:
+            return
+        await asyncio.sleep(0)
 
 
 def worker_environment(config: Config, environ: Mapping[str, str]) -> dict[str, str]:

@@ -10,12 +10,13 @@ import pytest
 from batching_watchdog.config import Config
 from batching_watchdog.errors import StartFailed
 from batching_watchdog.launch import how_it_ended
-from batching_watchdog.logs import line_maker
+from batching_watchdog.logs import lines_maker
 from batching_watchdog.pool.child import (
     BACKOFF_SECONDS,
-    LINES_PER_TURN,
+    BLOCK_BYTES,
     MALLOC_TUNABLES,
     MAX_LOG_LINE,
+    RELAYED_BYTES,
     STABLE_SECONDS,
     Backoff,
     Child,
@@ -187,7 +188,7 @@ def test_output_is_relayed_line_by_line_with_a_prefix_and_overlong_lines_are_cut
         source.feed_data(written)
         source.feed_eof()
         sink = io.StringIO()
-        await relay(source, sink, line_maker("text", "stderr"))
+        await relay(source, sink, lines_maker("text", "stderr"))
         return sink.getvalue()
 
     assert [line.split(" stderr: ", 1)[1] for line in asyncio.run(run()).splitlines()] == lines
@@ -196,9 +197,9 @@ def test_output_is_relayed_line_by_line_with_a_prefix_and_overlong_lines_are_cut
 def test_child_that_prints_without_end_leaves_the_loop_its_turns():
     async def run() -> int:
         source = asyncio.StreamReader(limit=MAX_LOG_LINE)
-        source.feed_data(b"\n" * 10 * LINES_PER_TURN)
+        source.feed_data(b"\n" * 10 * BLOCK_BYTES)
         source.feed_eof()
-        copying = asyncio.ensure_future(relay(source, io.StringIO(), line_maker("text", "stderr")))
+        copying = asyncio.ensure_future(relay(source, io.StringIO(), lines_maker("text", "stderr")))
         turns = 0
         while not copying.done():
             turns += 1
@@ -206,6 +207,28 @@ def test_child_that_prints_without_end_leaves_the_loop_its_turns():
         return turns
 
     assert asyncio.run(run()) >= 10
+
+
+@pytest.mark.parametrize(("seconds_each", "dropped"), [(0.0, True), (1.0, False)])
+def test_lines_beyond_the_bound_of_a_second_are_dropped_whole_and_counted(seconds_each, dropped, caplog):
+    now = iter(number * seconds_each for number in range(10**6))
+
+    async def run() -> list[str]:
+        source = asyncio.StreamReader()
+        for number in range(RELAYED_BYTES // 1000):
+            source.feed_data(b"%0999d\n" % number)
+        source.feed_data(b"the last one\n")
+        source.feed_eof()
+        sink = io.StringIO()
+        await relay(source, sink, lambda texts: "".join(f"{text}\n" for text in texts), lambda: next(now))
+        return sink.getvalue().splitlines()
+
+    lines = asyncio.run(run())
+    numbers = [int(line) for line in lines if line != "the last one"]
+    assert numbers == list(range(len(numbers)))
+    missing = RELAYED_BYTES // 1000 + 1 - len(lines)
+    assert (missing > 0) == dropped
+    assert [record.args for record in caplog.records] == [(missing,)] * dropped
 
 
 def test_reaping_orphans_leaves_the_status_of_a_child_to_what_waits_for_it():
