@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -257,6 +258,28 @@ def test_exec_timeout_breaks_off_a_stream_and_frees_its_place():
             assert "not ended within" in lines(broken.value.partial)[-1]["error"]
         assert dog.call(body=b"b").status == 200
         assert dog.metric('watchdog_stream_cancels_total{reason="expired"}') == 1
+
+
+HANGS = """
+import time
+
+def start(events, context):
+    return [bytes(event.body) for event in events]
+
+def step(states, context):
+    while b"hangs" in states:
+        time.sleep(0.05)
+    return [(state, True) for state in states]
+"""
+
+
+def test_step_that_hangs_while_streams_wait_is_ended_before_exec_timeout():
+    with watchdog(HANGS, slo_latency="200ms", slo_interval="50ms") as dog, ThreadPoolExecutor() as pool:
+        assert dog.call(body=b"a").status == 200
+        pool.submit(dog.call, body=b"hangs", headers={"X-Timeout": "8s"})
+        until(lambda: not dog.ready(), "it hangs")
+        pool.submit(dog.call, body=b"waits", headers={"X-Timeout": "8s"})
+        until(lambda: dog.metric("watchdog_worker_restarts_total") == 1, "its worker is ended")
 
 
 def test_http_1_0_client_reads_until_the_connection_closes():

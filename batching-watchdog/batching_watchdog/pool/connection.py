@@ -95,7 +95,7 @@ class Connection:
         """Return the batch or the iteration that the worker runs; the next batch has not begun."""
         if not self._out:
             untried = bool(self._starting) or len(self.streams) not in self._sizes
-            return Work(self._ended, self._iterates, self._usual, untried)
+            return Work(self._ended, self._iterates, self._usual, untried, len(self._starting))
         batch = self._out[0]
         seconds = 0.0 if batch.seconds == inf else batch.seconds
         return Work(self._ended, True, seconds, len(batch.requests) not in self._sizes)

@@ -21,7 +21,7 @@ PERIOD: Final = 0.25
 TIMES: Final = 10
 LEAST_SECONDS: Final = 2.0
 """A garbage collection, a page that is read from a disk or a throttled CPU is no hang."""
-SETTLED_SECONDS: Final = 1.0
+SETTLED_SECONDS: Final = 0.5
 """After this time streams that join are not in the present iteration."""
 GRACE_SECONDS: Final = 1.0
 """Seconds until a worker that is told to end is killed: it writes its stack meanwhile."""
@@ -37,6 +37,8 @@ class Work(NamedTuple):
     """Predicted seconds; 0 if unknown."""
     untried: bool
     """Whether the worker has not run work of this size yet."""
+    starting: int = 0
+    """Its streams that have been in no iteration that has ended."""
 
 
 class Kill(NamedTuple, Generic[WorkerT]):
@@ -61,6 +63,10 @@ class _Spell:
     due: float = 0.0
     """Seconds after which it is overdue."""
     untried: bool = False
+    starting: int = 0
+    """Streams that start in it."""
+    delays: bool = False
+    """Whether streams have joined meanwhile: they wait for its end."""
     told: float | None = None
     """``seconds`` at which it was told to end."""
 
@@ -93,6 +99,7 @@ class Overdue(Generic[WorkerT]):
         self._spells = {worker: spell for worker, spell in self._spells.items() if works.get(worker)}
         overdue = {worker for worker, spell in self._spells.items() if spell.seconds > spell.due}
         self.all = bool(serving) and overdue.issuperset(serving)
+        queued = queued or any(spell.delays for spell in self._spells.values())
         return [
             kill
             for worker, spell in self._spells.items()
@@ -112,9 +119,11 @@ class Overdue(Generic[WorkerT]):
             spell.seconds += passed
         if spell.seconds < SETTLED_SECONDS:
             spell.untried |= work.untried or not work.number
+            spell.starting = work.starting
             compiles = self._first or 0.0 if spell.untried else 0.0
             usual = TIMES * max(self._slo_latency, work.seconds, compiles)
             spell.due = min(self._exec_timeout, max(LEAST_SECONDS, usual))
+        spell.delays = work.starting > spell.starting
 
     def _judged(self, worker: WorkerT, spell: _Spell, *, needed: bool) -> Kill[WorkerT] | None:
         limit, setting = self._limit(spell, needed=needed)

@@ -108,9 +108,9 @@ def test_worker_that_does_not_end_is_killed():
     assert killed.seconds == pytest.approx(told.seconds + GRACE_SECONDS)
 
 
-def test_stream_that_joins_while_a_step_hangs_gives_that_step_no_more_time():
+def test_stream_that_joins_while_a_step_hangs_waits_for_it_and_gives_it_no_more_time():
     workers = Workers()
     workers.run(1.5, {"a": work(0), "b": work(0)})
     workers.run(1.5, {"a": work(), "b": work()})
-    joined = work(untried=True)
-    assert workers.run(1.5, {"a": joined, "b": joined})[0].limit == LEAST_SECONDS
+    joined = work(untried=True)._replace(starting=1)
+    assert workers.run(1.5, {"a": joined, "b": work()}, queued=False)[0].limit == LEAST_SECONDS
