@@ -21,6 +21,8 @@ from batching_watchdog.machine import THREAD_VARIABLES
 
 log = logging.getLogger(__name__)
 
+LOW_NICENESS: Final = 5
+"""Of workers with worker_priority=low, beyond ours: a third of our weight on a busy CPU."""
 BACKOFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds before each restart of a child; the first again after a life of ``STABLE_SECONDS``."""
 STABLE_SECONDS: Final = 30.0
@@ -183,12 +185,12 @@ class Child:
             self._starting = False
         if self._stopping:
             self._kill()  # a stop during the start had no process to kill
-        if config.low_priority and hasattr(os, "SCHED_IDLE"):
-            # Else we wait for a model to have had its turn whenever we wake to read a request, even while
-            # another CPU is idle: measured, the highest rate within the SLO was a fifth lower. It matters
-            # between us and the child only: between containers the cgroups share out the CPUs.
+        if config.low_priority:
+            # Else the front end waits for a model's turn whenever it wakes to read a request. Not SCHED_IDLE:
+            # the kernel then gives this container's share of a CPU to its neighbors.
             with suppress(OSError):  # it has ended already
-                os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+                own = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PROCESS, process.pid, own + LOW_NICENESS)
         relays = [
             self._tasks.spawn(relay(source, sink, lines_maker(config.log_format, stream)), stream)
             for source, sink, stream in (

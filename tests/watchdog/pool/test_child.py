@@ -14,6 +14,7 @@ from batching_watchdog.logs import lines_maker
 from batching_watchdog.pool.child import (
     BACKOFF_SECONDS,
     BLOCK_BYTES,
+    LOW_NICENESS,
     MALLOC_TUNABLES,
     MAX_LOG_LINE,
     RELAYED_BYTES,
@@ -31,7 +32,7 @@ def config(*devices: str, **environment: str) -> Config:
 
 
 PROMPT = config(worker_priority="normal")
-"""At low priority a child may wait for long on a busy machine."""
+"""At low priority a child may wait for longer on a busy machine."""
 
 
 def test_every_short_life_lengthens_the_wait_up_to_the_longest_and_a_long_one_forgets_them():
@@ -94,6 +95,19 @@ def test_child_that_is_stopped_takes_along_what_it_has_started(at_once, tmp_path
     stopped(run, f"sleep 300 > {held} & wait")
 
 
+@pytest.mark.parametrize(("priority", "niceness"), [("low", LOW_NICENESS), ("normal", 0)])
+def test_child_of_low_priority_has_less_weight_and_the_usual_scheduler(priority, niceness):
+    async def run(child: Child, running: asyncio.Task[None]) -> None:
+        while not child.pid:  # noqa: ASYNC110 - the child has no event for its start
+            await asyncio.sleep(0)
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) - os.getpriority(os.PRIO_PROCESS, 0) == niceness
+        assert os.sched_getscheduler(child.pid) == os.SCHED_OTHER
+        await child.stop(at_once=True)
+        await running
+
+    stopped(run, "sleep 300", worker_priority=priority)
+
+
 def test_child_that_is_stopped_while_it_starts_ends():
     async def run(child: Child, running: asyncio.Task[None]) -> None:
         await asyncio.sleep(0)
@@ -104,7 +118,11 @@ def test_child_that_is_stopped_while_it_starts_ends():
     stopped(run, "sleep 300")
 
 
-def stopped(run: Callable[[Child, asyncio.Task[None]], Awaitable[None]], script: str) -> None:
+def stopped(
+    run: Callable[[Child, asyncio.Task[None]], Awaitable[None]],
+    script: str,
+    worker_priority: str = "normal",
+) -> None:
     """Run this with a child that nobody else stops; time does not count but against hangs."""
 
     async def main() -> None:
@@ -112,7 +130,7 @@ def stopped(run: Callable[[Child, asyncio.Task[None]], Awaitable[None]], script:
         child = Child(
             "it",
             ("sh", "-c", script),
-            config(worker_priority="normal", prefix_logs="false"),
+            config(worker_priority=worker_priority, prefix_logs="false"),
             os.environ,
             tasks,
         )
