@@ -19,9 +19,11 @@ WITHIN: Final = 600.0
 class ScalerConflict:
     """Unrequested changes of one function's replicas; times are the caller's ``now``."""
 
-    lowest: int | None = None
-    """The expected counts; None: no count is known yet."""
-    highest: int | None = None
+    count: int | None = None
+    """The count that the platform last reported; None: none yet."""
+    lowest: int = 0
+    """The expected counts: that one, and own requests until the platform reports a change."""
+    highest: int = 0
     foreign: tuple[float, ...] = ()
     """Times of the last few unrequested changes."""
     revision: str = ""
@@ -32,23 +34,23 @@ class ScalerConflict:
     def read(self, scale: Scale, now: float) -> "ScalerConflict":
         """Return the state after the platform has reported the desired count."""
         desired, same = scale.desired, scale.revision == self.revision
-        if self.lowest == self.highest == desired and same:
+        if desired == self.count and same:
+            # The platform may report an own request later, so it stays expected.
             return self
         foreign, by_hand = self.foreign, self.by_hand if same else ""
-        if self.lowest is not None and self.highest is not None and same:
+        if self.count is not None and same:
             # The platform wakes a function from zero itself.
-            woken = self.lowest == self.highest == 0
+            woken = self.highest == 0
             if not self.lowest <= desired <= self.highest and not woken:
                 foreign = (*foreign, now)[-FEW:]
                 client = f" by {scale.scaler}" if scale.scaler else ""
                 deployed = scale.scaler == ""
-                by_hand = "" if deployed or not desired else f"from {self.highest} to {desired}{client}"
-        return ScalerConflict(desired, desired, foreign, scale.revision, by_hand)
+                by_hand = "" if deployed or not desired else f"from {self.count} to {desired}{client}"
+        return ScalerConflict(desired, desired, desired, foreign, scale.revision, by_hand)
 
     def requested(self, replicas: int) -> "ScalerConflict":
         """Return the state after a request for a count, of which the platform may grant a part."""
-        lowest = replicas if self.lowest is None else min(self.lowest, replicas)
-        highest = replicas if self.highest is None else max(self.highest, replicas)
+        lowest, highest = min(self.lowest, replicas), max(self.highest, replicas)
         return replace(self, lowest=lowest, highest=highest, by_hand="")
 
     def set_by_hand(self, now: float, seconds: float) -> str:

@@ -56,6 +56,16 @@ def test_own_requests_are_never_a_conflict_whatever_is_granted(asks):
     assert not conflict.foreign
 
 
+@given(st.integers(0, 20), st.lists(st.integers(1, 20), min_size=1, max_size=3))
+def test_own_request_that_is_reported_late_is_no_conflict(before, requested):
+    conflict = ScalerConflict().read(Scale(before, before), 0.0)
+    for replicas in requested:
+        conflict = conflict.requested(replicas).read(Scale(before, before), 5.0)
+    conflict = conflict.read(Scale(requested[-1], before), 10.0)
+    assert not conflict.foreign
+    assert conflict.set_by_hand(10.0, 300.0) == ""
+
+
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
 def test_an_own_request_that_was_reported_excuses_no_later_change(before, requested, after):
     conflict = ScalerConflict().read(Scale(before, before), 0.0).requested(requested)

@@ -81,7 +81,7 @@ def copy_tree(to: Path) -> Path:
 def run_tests(root: Path, tests: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
     """Run tests on the code of the copy ``root``, up to the first that fails."""
     code = os.pathsep.join(str(root / Path(folder).parent) for folder in FOLDERS)
-    environ = {**os.environ, "PYTHONPATH": code}
+    environ = {**os.environ, "PYTHONPATH": code, "TEST_PATIENCE": "30"}
     command = [sys.executable, *PYTEST, "-x", *map(str, tests)]  # a test that hangs has its own time limit
     return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)
 

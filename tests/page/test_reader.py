@@ -44,6 +44,17 @@ def test_an_answer_is_kept_for_some_seconds_by_its_queries_and_grid(reader, prom
     assert len(prometheus.requests) == 7
 
 
+def test_slow_answer_is_kept_from_its_arrival(reader, prometheus, clock):
+    def answer(request):
+        clock[0] += web_reader.KEPT
+        doubles.status(200, doubles.NO_SERIES)(request)
+
+    prometheus.faults["GET"] = answer
+    for _ in range(2):
+        reader.instants({"a": "x"})
+    assert len(prometheus.requests) == 1
+
+
 def test_only_so_many_answers_are_kept(reader, prometheus, monkeypatch):
     monkeypatch.setattr(web_reader, "MAX_KEPT", 3)
     for number in [0, 1, 2, 3, 3, 0]:

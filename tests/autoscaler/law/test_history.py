@@ -129,6 +129,13 @@ def test_a_peak_of_the_day_before_is_foreseen_where_the_days_are_alike():
     assert not list(other.repeats(due, due, 0.0))
 
 
+def test_step_of_an_earlier_day_that_began_before_the_first_rate_is_not_compared():
+    minutes = [100.0 * (minute % 7) for minute in range(40)]
+    history = play([rate for rate in minutes for _ in range(12)])
+    day = [(30.0, 9000.0), *((60.0 * minute, rate) for minute, rate in enumerate(minutes, start=1))]
+    assert history.with_past([day]).past[0].agreement == pytest.approx(1.0)
+
+
 def test_ramp_of_some_seconds_has_no_period_however_short_the_interval():
     history = History(slot=1.0)
     for second, rate in enumerate([20.0] * 12 + [40.0] * 10 + [65.0] * 14):

@@ -206,6 +206,14 @@ def test_revisions_of_another_class_are_left_alone_until_their_class_changes(wor
     world.until(lambda: world.function not in platform.scales(), "it is not ours any more", platform)
 
 
+def test_revision_that_is_being_deleted_is_of_no_function(world, one):
+    platform, name = one
+    metadata = {"deletionTimestamp": "2026-12-01T00:00:00Z", "finalizers": ["another.dev/controller"]}
+    world.change(POD_AUTOSCALERS, name, metadata=metadata)
+    world.settle(platform)
+    assert platform.scales() == {}
+
+
 @pytest.mark.parametrize("owned", [True, False])
 def test_a_service_that_is_there_is_put_into_serve_or_left_alone_if_it_has_another_owner(world, start, owned):
     name, platform = world.revise(), start()

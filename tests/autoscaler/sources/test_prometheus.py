@@ -11,7 +11,7 @@ from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Settings as PrometheusSettings
-from slo_autoscaler.sources.prometheus import PrometheusSource
+from slo_autoscaler.sources.prometheus import RECONCILES_BETWEEN, PrometheusSource
 from slo_autoscaler.spec import GatewaySlos, Slo
 from support import doubles
 from support.doubles import a_fleet, a_gateway, a_prometheus
@@ -197,6 +197,13 @@ def _is_whole(seen: dict[str, Observation]) -> bool:
     busy = seen.get("busy.fn", Observation())
     replicas = (busy.capacity, busy.up_replicas, busy.rated_replicas)
     return (busy.samples or 0.0) > 250 and replicas == (60.0, 2.0, 2.0)
+
+
+def test_observe_queries_soon_again_for_what_changes_slowly_and_had_no_answer(server, source):
+    asked = corrected(server, {})
+    for _ in range(RECONCILES_BETWEEN // 4):
+        source.observe()
+    assert sum("slo_autoscaler_desired_replicas" in query for query in asked) > 1
 
 
 def test_earlier_range_around_a_moment_of_late_ends_now(server, source):
