@@ -150,7 +150,7 @@ class Output(NamedTuple):
     """Its piece; None: nothing to send yet, or no more. A failed one ends the stream."""
     done: bool
     out_of_memory: bool = False
-    """Whether its state is gone because memory did not suffice for all streams of the worker."""
+    """Whether memory did not suffice for it beside the other streams of its worker."""
 
 
 class Iteration(NamedTuple):
@@ -158,13 +158,17 @@ class Iteration(NamedTuple):
 
     outputs: Sequence[Output]
     started: int
-    """Streams that started; 0 if starting failed."""
+    """Streams that started; 0 if not together."""
     start_seconds: float
     stepped: int
-    """Streams of the step; 0 if it failed."""
+    """Streams of the step; 0 if they made it in parts."""
     step_seconds: float
     cpu_seconds: float
     """CPU time since the iteration before."""
+    start_overflow: int = 0
+    """Fewest streams whose start ran out of memory although each of its halves did not; 0: none."""
+    step_overflow: int = 0
+    """Likewise of the step."""
 
 
 DROPPED: Final = Reply(0, b"", b"")

@@ -121,11 +121,11 @@ def test_streams_that_run_out_of_memory_show_as_a_ceiling_in_the_report(tmp_path
 @pytest.mark.parametrize(
     ("handler", "environment", "named"),
     [
-        (streaming("RuntimeError", 1).replace("def example", "def no_example"), {}, "streams at a time"),
+        (streaming("RuntimeError", 0).replace("def example", "def no_example"), {}, "streams at a time"),
         (streaming("RuntimeError", 0), {}, "example()"),
         (streaming().replace("not state[0]", "False"), {"exec_timeout": "2s"}, "within 2"),
     ],
-    ids=["several fail", "fails on its example", "never ends"],
+    ids=["fails on its body", "fails on its example", "never ends"],
 )
 def test_handler_whose_streams_fail_has_exit_status_1_and_an_error(tmp_path, handler, environment, named):
     (tmp_path / "body").write_bytes(b"." * 20)

@@ -9,6 +9,10 @@ workers it joins the one with the most slack. Requests wait by deadline; a late 
 time waits. Running streams are never preempted. This is iteration-level scheduling (Orca, OSDI'22) with
 deadlines.
 
+The worker tries in parts what failed, so it knows whose error it is. Fewer streams run, or start together,
+only where parts passed for which memory had not sufficed together. A stream alone for which memory did not
+suffice is started once more, on a worker with fewer.
+
 Invariants: every admitted request leaves exactly once, by a last ``Piece``, by an ``Answer`` or by
 ``abandon``; no join breaks by prediction the due time of a stream that has kept all of its own; after
 ``tick`` no request waits that may join. Times are seconds on any monotonic clock.
@@ -125,7 +129,7 @@ class _Stream:
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A worker with its streams. Times are predictions; the last four fields are of the present ``tick``."""
+    """A worker with its streams. Times are predictions; the last five fields are of the present ``tick``."""
 
     worker: Streamer
     streams: dict[int, _Stream] = field(default_factory=dict)
@@ -139,8 +143,15 @@ class _Running:
     """The earliest due time in it that a join could break."""
     interval: float = inf
     """The smallest of the streams."""
+    starts: int = 0
+    """Streams that start in the next iteration."""
     next_ends: float = 0.0
     """When it ends with one more stream, with the reserve."""
+
+    @property
+    def begun(self) -> int:
+        """Number of its streams in the present iteration."""
+        return sum(stream.begun for stream in self.streams.values())
 
 
 class Streams:
@@ -179,6 +190,8 @@ class Streams:
         """Pieces of the streams that have ended lately."""
         self._workers: dict[Streamer, _Running] = {}
         self._on: dict[int, _Stream] = {}
+        self._retried: dict[int, int] = {}
+        """By request for which memory did not suffice: the other streams on its worker, which had enough."""
         self._queues = Queues(max_inflight, by_deadline=True)
         self._pool = Pool(self.step, self.step)
         """All requests share one lane."""
@@ -266,29 +279,31 @@ class Streams:
         if worker not in self._workers:
             return []
         streams = list(self._workers[worker].streams.values())
-        effects = self._lower(len(streams)) if out_of_memory and len(streams) > 1 else []
+        effects = self._lower(self.step, len(streams)) if out_of_memory and len(streams) > 1 else []
         for stream in streams:
-            again = stream.request.attempts < TUNING.stream_tries
-            effects += self._again_or_end(stream, _DIED, again=again)
+            effects += self._again_or_end(stream, _DIED)
         del self._workers[worker]
         return effects
 
     def stepped(self, worker: Streamer, iteration: Iteration, now: float) -> list[Effect]:
         """Learn from an iteration, and send its pieces. Streams that have left meanwhile are passed over."""
         running = self._workers[worker]
-        size = len(running.streams)
         if iteration.started:
             self.start.observe(iteration.started, iteration.start_seconds)
         if iteration.stepped:
             # Memory fills over the length of a stream: a step shows only that those that end in it fit.
             ended = sum(output.done for output in iteration.outputs)
             self.step.observe(iteration.stepped, iteration.step_seconds, share=ended / iteration.stepped)
-        effects: list[Effect] = []
-        if size > 1 and any(output.out_of_memory for output in iteration.outputs):
-            effects += self._lower(size)
+        effects = self._lower(self.start, iteration.start_overflow)
+        effects += self._lower(self.step, iteration.step_overflow)
+        if short := [output.stream for output in iteration.outputs if output.out_of_memory]:
+            beside = running.begun - len(short)
+            self._retried |= {
+                stream: beside for stream in short if stream in running.streams and running.begun > 1
+            }
         for output in iteration.outputs:
             if stream := running.streams.get(output.stream):
-                effects += self._put_out(stream, output, now, alone=size == 1)
+                effects += self._put_out(stream, output, now)
         running.idle = not running.streams
         self._begin(running, now)
         return effects
@@ -341,6 +356,7 @@ class Streams:
         """Find out what a worker could take in this ``tick``, after those that it has taken."""
         streams = running.streams.values()
         starts = sum(not stream.begun for stream in streams)
+        running.starts = starts
         running.limit = min((stream.due for stream in streams if not stream.late), default=inf)
         running.interval = min((stream.interval for stream in streams), default=inf)
         begins = now if running.idle else max(now, running.ends)
@@ -352,6 +368,8 @@ class Streams:
         if not running.streams:
             return running.idle
         if (self._closed and not running.idle) or running.next_ends > running.limit:
+            return False
+        if running.starts >= self.start.ceiling:
             return False
         return len(running.streams) < self.step.largest_within(min(running.interval, interval))
 
@@ -373,15 +391,21 @@ class Streams:
     def _join_late(self, workers: Sequence[_Running], now: float) -> None:
         """Let late requests join, the one first that has been late longest."""
         for request in list(self._queues.late.values()):
-            if not self._join(workers, request, now, late=True):
+            if self._join(workers, request, now, late=True):
+                self._queues.late.pop(request.id)
+            elif request.id not in self._retried:
                 return
-            self._queues.late.pop(request.id)
 
     def _join(self, workers: Sequence[_Running], request: Request, now: float, *, late: bool = False) -> bool:
         """Let ``request`` join the worker with the most slack left; return whether one may take it."""
         interval = self._targets[request.slo_class].interval
         due = inf if late else request.deadline
-        fits = [each for each in workers if each.next_ends <= due and self._may_take(each, interval)]
+        most = max(1, self._retried.get(request.id, inf))
+        fits = [
+            each
+            for each in workers
+            if each.next_ends <= due and len(each.streams) < most and self._may_take(each, interval)
+        ]
         best = max(fits, key=lambda each: min(each.limit, due) - each.next_ends, default=None)
         if best is None:
             return False
@@ -407,12 +431,16 @@ class Streams:
             self._begin(running, now)
         return effects
 
-    def _put_out(self, stream: _Stream, output: Output, now: float, *, alone: bool) -> list[Effect]:
-        """Send the piece of a stream, or end it. ``alone``: it was the only one of its worker."""
+    def _put_out(self, stream: _Stream, output: Output, now: float) -> list[Effect]:
+        """Send the piece of a stream, or end it."""
         request, reply, batch = stream.request, output.reply, stream.batch
         if reply is not None and reply.failed:
-            again = output.out_of_memory and not alone
-            return self._again_or_end(stream, reply, again=again)
+            return self._again_or_end(
+                stream, reply, again=output.out_of_memory and request.id in self._retried
+            )
+        effects: list[Effect] = []
+        if (beside := self._retried.pop(request.id, None)) is not None:
+            effects += self._lower(self.step, beside + 1, passed=self._workers[stream.worker].begun)
         if reply is not None:
             stream.late |= now > request.deadline + stream.sent * stream.interval
             stream.sent += 1
@@ -420,23 +448,27 @@ class Streams:
             self._lengths.append(stream.sent)
             self._remove(request)
         elif reply is None:
-            return []
+            return effects
         assert batch is not None, "set by the join"  # noqa: S101 - for the type checker
-        return [Piece(request, reply, output.done, batch)]
+        return [*effects, Piece(request, reply, output.done, batch)]
 
-    def _again_or_end(self, stream: _Stream, outcome: Reply | WatchdogError, *, again: bool) -> list[Effect]:
-        """Start a stream whose state is lost again, if its client has got nothing; else end it."""
-        if stream.sent or not again:
+    def _again_or_end(
+        self, stream: _Stream, outcome: Reply | WatchdogError, *, again: bool = True
+    ) -> list[Effect]:
+        """Start a stream whose state is lost once more, if its client has got nothing; else end it."""
+        if stream.sent or not again or stream.request.attempts >= TUNING.stream_tries:
             self._remove(stream.request)
             return [Answer(stream.request, outcome, stream.batch)]
         self._take_off(stream.request)
         self._queues.add(stream.request, self._pool)
         return []
 
-    def _lower(self, size: int) -> list[Effect]:
-        """Lower the streams of a worker, since ``size`` ran out of memory."""
-        before, ceiling = self.step.ceiling, self.step.out_of_memory(size)
-        return [Lowered(size, ceiling)] if ceiling < before else []
+    def _lower(self, model: LatencyModel, size: int, passed: int = 0) -> list[Effect]:
+        """Lower a ceiling, since ``size`` ran out of memory and ``passed`` or half of them did not."""
+        # Above it are streams that ran before it fell.
+        if not max(1, passed) < size <= model.ceiling:
+            return []
+        return [Lowered(size, model.out_of_memory(2 * max(passed, size // 2)))]
 
     def _end(self, request: Request, outcome: WatchdogError) -> list[Effect]:
         """Answer an admitted request, and remove it."""
@@ -451,6 +483,7 @@ class Streams:
     def _remove(self, request: Request) -> _Stream | None:
         """Remove an admitted request; return its stream if it was on a worker."""
         stream = self._take_off(request)
+        self._retried.pop(request.id, None)
         self._queues.leave(request)
         return stream
 

@@ -64,7 +64,7 @@ class Tuning:
     """Share of the latency budget that a join leaves before each due time, at most an interval: with less,
     steps of usual noise make many streams late under overload."""
     stream_tries: int = 2
-    """Times that a stream whose worker dies before its first piece is started."""
+    """Times that a stream is started whose worker dies, or has too little memory, before its first piece."""
 
     # Retries: ``engine``
     parts_first: int = 3

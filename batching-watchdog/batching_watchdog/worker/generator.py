@@ -1,7 +1,8 @@
 """Adapts a ``handle_batch`` that is a generator to start, step and finish.
 
 Each of its yields has one piece per event, in their order; ``StopIteration`` in the place of a piece ends
-that stream. Used by ``handler``.
+that stream. A batch that fails before its first pieces can be started again in parts: a step of some of its
+states begins a generator of their own. Used by ``handler``.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -19,13 +20,45 @@ class _Batch:
     size: int
     left: int
     """Streams that have not ended."""
+    steps: int = 0
+    """Pieces that it has yielded for each stream."""
     pieces: Sequence[Any] = ()
-    """Of the present step."""
+    """Of the last step."""
     ended: bool = False
+    error: BaseException | None = None
+    """What it raised: it yields no more."""
+
+    def advance(self) -> None:
+        """Make the next step."""
+        if self.error is not None:
+            raise self.error
+        try:
+            pieces = next(self.generator, None)
+            self.ended, self.pieces = pieces is None, [None] * self.size if pieces is None else pieces
+            if len(self.pieces) != self.size:
+                raise ValueError(f"handle_batch yielded {len(self.pieces)} pieces for {self.size} events")
+        except BaseException as error:
+            self.error = error
+            raise
+        self.steps += 1
 
 
-_State = tuple[_Batch, int]
-"""A batch, and the place of the stream in it."""
+@dataclass(slots=True, eq=False)
+class _State:
+    """A stream of a batch."""
+
+    event: Any
+    batch: _Batch
+    place: int
+    """In the batch."""
+    steps: int = 0
+    """Pieces that it has got."""
+
+    def leave(self) -> None:
+        """Leave the batch; the last one closes its generator."""
+        self.batch.left -= 1
+        if not self.batch.left:
+            self.batch.generator.close()
 
 
 def closed_batches(
@@ -39,28 +72,32 @@ def closed_batches(
 
     def start(events: Sequence[Any], context: Any) -> Sequence[_State]:
         batch = _Batch(generate(events, context), len(events), len(events))
-        return [(batch, place) for place in range(len(events))]
+        return [_State(event, batch, place) for place, event in enumerate(events)]
 
-    return start, _step, _finish
+    def again(states: Sequence[_State], context: Any) -> None:
+        """Begin a generator for states whose batch failed before its first pieces."""
+        batch = _Batch(generate([state.event for state in states], context), len(states), len(states))
+        for place, state in enumerate(states):
+            state.leave()
+            state.batch, state.place = batch, place
 
+    def step(states: Sequence[_State], context: Any) -> Sequence[Any]:
+        for batch in {id(state.batch): state.batch for state in states}.values():
+            members = [state for state in states if state.batch is batch]
+            if batch.error is not None and not batch.steps and len(members) < batch.size:
+                batch.error.__traceback__ = None  # its frames hold what the parts need the memory of
+                again(members, context)
+            # Not where a step failed after it: the others of the step before still wait for its pieces.
+            if members[0].steps == members[0].batch.steps:
+                members[0].batch.advance()
+        for state in states:
+            state.steps += 1
+        return [_result(state.batch.pieces[state.place], ended=state.batch.ended) for state in states]
 
-def _step(states: Sequence[_State], _context: Any) -> Sequence[Any]:
-    for batch in {id(batch): batch for batch, _ in states}.values():
-        pieces = next(batch.generator, None)
-        batch.ended, batch.pieces = pieces is None, [None] * batch.size if pieces is None else pieces
-        if len(batch.pieces) != batch.size:
-            raise ValueError(f"handle_batch yielded {len(batch.pieces)} pieces for {batch.size} events")
-    return [_result(batch.pieces[place], ended=batch.ended) for batch, place in states]
+    return start, step, lambda state, _: state.leave()
 
 
 def _result(piece: Any, *, ended: bool) -> Any:
     if piece is StopIteration or isinstance(piece, StopIteration):
         return None, True
     return piece if isinstance(piece, BaseException) else (piece, ended)
-
-
-def _finish(state: _State, _context: Any) -> None:
-    batch, _ = state
-    batch.left -= 1
-    if not batch.left:
-        batch.generator.close()

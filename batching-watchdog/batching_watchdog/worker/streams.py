@@ -1,12 +1,14 @@
 """Runs the streams of one worker: starts those that join, makes one step of all, finishes each once.
 
 Owns the states of the handler's ``start``, and calls ``step`` and ``finish`` with them (``handler`` turns
-pieces into replies). It knows no sockets and no frames. Exceptions of the function never leave it, except
+pieces into replies). A start or a step that fails is tried in halves within the iteration, so only those that
+fail alone get an error. It knows no sockets and no frames. Exceptions of the function never leave it, except
 ``Poisoned``. Used by ``serve``.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from batching_watchdog import wire
@@ -14,7 +16,6 @@ from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.function import Event
 from batching_watchdog.messages import Iteration, Output, Reply
 from batching_watchdog.worker.handler import Handler, is_out_of_memory
-from batching_watchdog.worker.results import FAILED
 
 MEASURE_SECONDS: Final = 2.0
 """Time limit of measuring starts and steps with example() before a worker is ready, in seconds."""
@@ -22,6 +23,8 @@ MEASURED_STARTS: Final = 4
 """Starts of each size; the first one of a size allocates memory that later ones reuse, so it is left out."""
 MEASURED_STEPS: Final = 2
 """Steps after each start."""
+SICK_AFTER: Final = 3
+"""Iterations in a row whose every state failed alone after which this process is replaced."""
 
 
 class Measured(NamedTuple):
@@ -51,6 +54,8 @@ def measure(handler: Handler, bodies: Sequence[bytes], *, most: int, interval: f
                 return measured
             if any(output.reply is not None and output.reply.status >= 400 for output in outputs):
                 raise HandlerNotLoaded("the handler fails on its own example(); the log has the reason")
+            if not (rounds[0].started and rounds[0].stepped):  # so many only in parts
+                return measured
             if run or time.monotonic() > ends:
                 measured.starts.append((size, rounds[0].start_seconds))
                 steps = [round_.step_seconds for round_ in rounds if round_.stepped == size]
@@ -70,6 +75,53 @@ class _Running(NamedTuple):
     state: Any
 
 
+class _Failed(NamedTuple):
+    """In the place of a result: the item failed alone."""
+
+    reply: Reply
+    out_of_memory: bool
+
+
+@dataclass(slots=True)
+class _Tried:
+    """A function of the handler for several items: what fails is tried in halves, down to single ones."""
+
+    handler: Handler
+    name: str
+    items: str
+    call: Callable[[Sequence[Any], Any], Sequence[Any]]
+    parts: bool = False
+    """Whether it was tried in parts."""
+    overflow: int = 0
+    """Fewest items for which memory did not suffice although it did for their halves; 0: none."""
+
+    def results(self, given: Sequence[Any], events: Sequence[Event], *, fails: bool = False) -> list[Any]:
+        """Return one result per item, ``_Failed`` for each that failed alone. Raises ``Poisoned``.
+
+        ``fails``: all of them together would fail, as the fault is known to be among them.
+        """
+        problem, out_of_memory, half = "", False, (len(given) + 1) // 2
+        if not fails or len(given) == 1:
+            results, problem, error = self.handler.guarded(
+                lambda: self.call(list(given), self.handler.context), self.name, len(given), self.items
+            )
+            if not problem:
+                return results
+            self.parts, out_of_memory = True, is_out_of_memory(error)
+            if len(given) == 1:
+                return [_Failed(self.handler.blamed(problem, error, events[0]), out_of_memory)]
+            del error  # its frames hold what the halves need the memory of
+        results = self.results(given[:half], events[:half])
+        passed = not any(isinstance(result, _Failed) for result in results)
+        results += self.results(given[half:], events[half:], fails=passed and not out_of_memory)
+        if problem and not any(isinstance(result, _Failed) for result in results):
+            if out_of_memory:
+                self.overflow = self.overflow or len(given)
+            else:
+                self.handler.failure(problem, events[0])  # of all together
+        return results
+
+
 class RunningStreams:
     """The streams of this worker."""
 
@@ -80,12 +132,17 @@ class RunningStreams:
         self._joining: dict[int, Event] = {}
         self._running: dict[int, _Running] = {}
         self._cpu = time.process_time()
-        self.broken = False
-        """Whether a step failed as a whole: the states are lost, and this process must end."""
+        self._sick = 0
+        """Iterations in a row whose every state failed."""
 
     def __len__(self) -> int:
         """Return the number of streams that run or are about to start."""
         return len(self._joining) + len(self._running)
+
+    @property
+    def broken(self) -> bool:
+        """Whether no state gets a step any more: this process must end."""
+        return self._sick >= SICK_AFTER
 
     def join(self, stream: int, event: Event) -> None:
         """Start a stream before the next step."""
@@ -106,64 +163,63 @@ class RunningStreams:
         began = time.monotonic()
         outputs: list[Output] = []
         joining, self._joining = self._joining, {}
-        started = self._start(joining, outputs) if joining else 0
+        start = _Tried(self._handler, "start", "events", self._functions.start)
+        started = self._start(start, joining, outputs) if joining else 0
         middle = time.monotonic()
-        stepped = self._step(outputs) if self._running else 0
+        step = _Tried(self._handler, "step", "states", self._functions.step)
+        stepped = self._step(step, outputs) if self._running else 0
         cpu, self._cpu = self._cpu, time.process_time()
         return Iteration(
-            outputs, started, middle - began, stepped, time.monotonic() - middle, self._cpu - cpu
+            outputs,
+            0 if start.parts else started,
+            middle - began,
+            0 if step.parts else stepped,
+            time.monotonic() - middle,
+            self._cpu - cpu,
+            start.overflow,
+            step.overflow,
         )
 
-    def _start(self, joining: Mapping[int, Event], outputs: list[Output]) -> int:
-        """Start streams; return their number, or 0 if one failed. Several that fail are tried one by one."""
+    def _start(self, start: _Tried, joining: Mapping[int, Event], outputs: list[Output]) -> int:
+        """Start streams; return the number of those that parse() did not refuse."""
         refused: dict[Event, Reply] = {}
         inputs = self._handler.inputs(list(joining.values()), refused)
         outputs += [
             Output(stream, refused[event], True) for stream, event in joining.items() if event in refused
         ]
         left = {stream: event for stream, event in joining.items() if event not in refused}
-        return self._start_parsed(left, inputs, outputs) if left else 0
+        states = start.results(inputs, list(left.values())) if left else []
+        for (stream, event), state in zip(left.items(), states, strict=True):
+            if isinstance(state, _Failed):
+                outputs.append(Output(stream, state.reply, True, state.out_of_memory))
+            elif isinstance(state, BaseException):
+                outputs.append(Output(stream, self._handler.reply(state, event), True))
+            else:
+                self._running[stream] = _Running(event, state)
+        return len(left)
 
-    def _start_parsed(self, left: Mapping[int, Event], inputs: Sequence[Any], outputs: list[Output]) -> int:
-        states, problem, error = self._handler.guarded(
-            lambda: self._functions.start(list(inputs), self._handler.context), "start", len(left), "events"
-        )
-        if not problem:
-            for (stream, event), state in zip(left.items(), states, strict=True):
-                if isinstance(state, BaseException):
-                    outputs.append(Output(stream, self._handler.reply(state, event), True))
+    def _step(self, step: _Tried, outputs: list[Output]) -> int:
+        """Make one step of all streams; return their number."""
+        left, size, passed = list(self._running.items()), len(self._running), False
+        while left:
+            results = step.results([one.state for _, one in left], [one.event for _, one in left])
+            failed = [result for result in results if isinstance(result, _Failed)]
+            whole = len(failed) == len(left)
+            if not whole:
+                passed = True
+                step.overflow = step.overflow or (2 * len(left) if len(left) < size else 0)
+            # Not even one fits beside the states of all: the newer half makes room for the others.
+            kept = len(left) // 2 if whole and all(result.out_of_memory for result in failed) else 0
+            for (stream, one), result in list(zip(left, results, strict=True))[kept:]:
+                if isinstance(result, _Failed):
+                    outputs.append(Output(stream, result.reply, True, result.out_of_memory))
                 else:
-                    self._running[stream] = _Running(event, state)
-            return len(states)
-        out_of_memory = is_out_of_memory(error)
-        if len(left) > 1 and not out_of_memory:
-            for one, given in zip(left.items(), inputs, strict=True):
-                self._start_parsed(dict([one]), [given], outputs)
-            return 0
-        for stream, event in left.items():
-            blamed = self._handler.blamed(problem, error, event)
-            outputs.append(Output(stream, blamed, True, out_of_memory))
-        return 0
-
-    def _step(self, outputs: list[Output]) -> int:
-        """Make one step of all streams; return their number, or 0 if it failed."""
-        running = list(self._running.items())
-        states = [stream.state for _, stream in running]
-        results, problem, error = self._handler.guarded(
-            lambda: self._functions.step(states, self._handler.context), "step", len(states), "states"
-        )
-        if problem:
-            out_of_memory = is_out_of_memory(error)
-            self.broken = not out_of_memory
-            self._handler.failure(problem, running[0][1].event)
-            outputs += [Output(stream, FAILED, True, out_of_memory) for stream, _ in running]
-        else:
-            for (stream, one), result in zip(running, results, strict=True):
-                outputs.append(self._output(stream, one.event, result))
-        for output in outputs:
-            if output.done:
-                self._finish(output.stream)
-        return 0 if problem else len(running)
+                    outputs.append(self._output(stream, one.event, result))
+                if outputs[-1].done:
+                    self._finish(stream)
+            left = left[:kept]
+        self._sick = 0 if passed else self._sick + 1
+        return size
 
     def _output(self, stream: int, event: Event, result: Any) -> Output:
         if isinstance(result, BaseException):

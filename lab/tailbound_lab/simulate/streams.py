@@ -4,6 +4,7 @@ Owns the outcomes of its streams; ``virtual`` plays it. As in production, the en
 starts and steps from ``example()`` and from iterations, and the number of pieces from streams that ended.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -11,9 +12,9 @@ from math import inf
 from batching_watchdog.engine.effects import Answer, Effect, Join, Piece
 from batching_watchdog.engine.streams import Steady, Streams
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import DEFAULT_CLASS, Request, Target
+from batching_watchdog.messages import DEFAULT_CLASS, Iteration, Request, Target
 from tailbound_lab.simulate.function import Answered, Function, Served, Streaming, show
-from tailbound_lab.simulate.virtual import StreamStep, StreamWorker, StreamWorkers, Timeline
+from tailbound_lab.simulate.virtual import StreamWorker, StreamWorkers, Timeline
 
 
 @dataclass(slots=True, eq=False)
@@ -109,11 +110,11 @@ class StreamReplica:
             self.served.lost.append(self._timeline.now)
         return self._engine.eager
 
-    def _step(self, started: int, size: int) -> StreamStep:
-        start = started * self._streaming.start / self._speed
-        step = self._function.service.seconds[size - 1] / self._speed
+    def _step(self, joined: Sequence[int], running: Sequence[int]) -> Iteration:
+        start = len(joined) * self._streaming.start / self._speed
+        step = self._function.service.seconds[len(running) - 1] / self._speed
         self.served.busy += start + step
-        return StreamStep(start, step)
+        return Iteration((), len(joined), start, len(running), step, 0.0)
 
     def _count(self, effect: Effect) -> None:
         now = self._timeline.now

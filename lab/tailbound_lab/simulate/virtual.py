@@ -18,7 +18,6 @@ from batching_watchdog.engine.streams import Streams
 from batching_watchdog.messages import Batch, Crash, Iteration, Output, Reply, Request
 
 OK: Final = Reply(200, b"", b"")
-OUT_OF_MEMORY: Final = Reply(500, b"", b"", failed=True)
 
 OnEffect = Callable[[Effect], None]
 """Receives each effect except ``WakeAt``, before it is carried out."""
@@ -187,21 +186,11 @@ class StreamWorker:
         """Do nothing: ``StreamWorkers`` carries out the effect."""
 
 
-class StreamStep(NamedTuple):
-    """Seconds of an iteration."""
-
-    start: float
-    """Of the streams that join."""
-    step: float
-    out_of_memory: bool = False
-    """Whether it ends every stream of its worker without a piece."""
-
-
 class StreamWorkers:
     """The workers of a ``Streams`` engine.
 
-    ``step`` states what becomes of an iteration, by the numbers of streams that start and of all. ``pieces``
-    is the length of a request's stream.
+    ``step`` states what becomes of an iteration, by the requests that join and all on the worker: its times,
+    and an output for each stream that fails in it. ``pieces`` is the length of a request's stream.
     """
 
     __slots__ = ("_engine", "_on_effect", "_pieces", "_step", "_timeline")
@@ -210,7 +199,7 @@ class StreamWorkers:
         self,
         timeline: Timeline,
         engine: Streams,
-        step: Callable[[int, int], StreamStep],
+        step: Callable[[Sequence[int], Sequence[int]], Iteration],
         pieces: Callable[[Request], int],
         on_effect: OnEffect,
     ) -> None:
@@ -243,25 +232,20 @@ class StreamWorkers:
         joined, worker.joins = worker.joins, []
         for request in joined:
             worker.left[request.id] = self._pieces(request)
-        size = len(worker.left)
         worker.iteration = None
-        if not size:
-            return
-        start, step, out_of_memory = self._step(len(joined), size)
-        worker.iteration = iteration = Iteration((), len(joined), start, size, step, 0.0)
-        ends = self._timeline.now + start + step
-        self._timeline.schedule(ends, partial(self._end, worker, iteration, out_of_memory=out_of_memory))
+        if worker.left:
+            iteration = self._step([request.id for request in joined], list(worker.left))
+            worker.iteration = iteration
+            ends = self._timeline.now + iteration.start_seconds + iteration.step_seconds
+            self._timeline.schedule(ends, partial(self._end, worker, iteration))
 
-    def _end(self, worker: StreamWorker, iteration: Iteration, *, out_of_memory: bool) -> None:
+    def _end(self, worker: StreamWorker, iteration: Iteration) -> None:
         """End an iteration. The next one begins before the front end reads this one's pieces."""
         if worker.iteration is not iteration:
             return  # the worker has died
-        left = worker.left
-        outputs = []
-        if out_of_memory:
-            outputs = [Output(stream, OUT_OF_MEMORY, done=True, out_of_memory=True) for stream in left]
-            iteration = iteration._replace(started=0, stepped=0)
-            left.clear()
+        left, outputs = worker.left, list(iteration.outputs)
+        for output in outputs:
+            left.pop(output.stream, None)
         for stream, pieces in list(left.items()):
             outputs.append(Output(stream, OK, pieces == 1))
             if pieces == 1:

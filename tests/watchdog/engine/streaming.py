@@ -1,16 +1,20 @@
 """Streams in virtual time: their engine as it is, made-up workers, Poisson arrivals."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from math import inf
 
 from batching_watchdog.engine.effects import Answer, Effect, Join, Piece
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import DispatchReason, Request, Target
-from tailbound_lab.simulate.virtual import StreamStep, StreamWorker, StreamWorkers, Timeline
+from batching_watchdog.messages import DispatchReason, Iteration, Output, Reply, Request, Target
+from tailbound_lab.simulate.virtual import StreamWorker, StreamWorkers, Timeline
 from watchdog.engine.queues import Law
+
+FAILED = Reply(500, b"", b"", failed=True)
+FAULTS = ("start", "start for memory", "step", "step for memory")
+"""Ways in which a stream fails by itself."""
 
 
 @dataclass(eq=False)
@@ -19,6 +23,8 @@ class Client:
 
     pieces: int
     """That its stream has."""
+    fault: str = ""
+    """Of ``FAULTS``."""
     came: list[float] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
 
@@ -35,10 +41,14 @@ class Streaming:
     interval: float = 0.05
     intervals: dict[str, float] = field(default_factory=dict)
     lengths: Callable[[random.Random], int] = lambda _: 20
+    faults: Callable[[], str] = lambda: ""
+    """That of the next request."""
     timeout: float = 60.0
     max_streams: int = 256
     memory: float = inf
-    """Streams that fit into the memory of a worker."""
+    """Streams whose states fit into the memory of a worker."""
+    workspace: float = inf
+    """Streams that fit into the memory of one step."""
     closed: bool = False
     shed_late: bool = False
     noise: float = 0.03
@@ -104,11 +114,14 @@ class Streaming:
         """Let something happen then."""
         self._timeline.schedule(moment, happens)
 
-    def arrive(self, slo_class: str = "default", latency: float | None = None) -> Request:
+    def arrive(
+        self, slo_class: str = "default", latency: float | None = None, fault: str | None = None
+    ) -> Request:
         """Offer a request now."""
+        client = Client(self.lengths(self._random), self.faults() if fault is None else fault)
         request = Request(
             len(self.requests), b"POST /", b"", self.now, self.now + (latency or self.latency),
-            self.now + self.timeout, client=Client(self.lengths(self._random)), slo_class=slo_class,
+            self.now + self.timeout, client=client, slo_class=slo_class,
         )  # fmt: skip
         self.requests.append(request)
         try:
@@ -131,7 +144,11 @@ class Streaming:
 
     def good(self, since: float = 0.0, until: float = inf) -> float:
         """Return the share of streams of that time that got every piece when it was due."""
-        of = [request for request in self.requests if since <= request.arrived < until]
+        of = [
+            request
+            for request in self.requests
+            if since <= request.arrived < until and not request.client.fault
+        ]
         return sum(self.on_time(request) for request in of) / max(1, len(of))
 
     def on_time(self, request: Request) -> bool:
@@ -147,11 +164,38 @@ class Streaming:
         idle = any(worker.iteration is None for worker in self.crew)
         self.idle_while_waiting += idle and self.engine.queued > 0
 
-    def _step(self, started: int, size: int) -> StreamStep:
-        self.most = max(self.most, size)
-        start = self.start(started) * self._random.gauss(1.0, self.noise) if started else 0.0
-        step = self.step(size) * self._random.gauss(1.0, self.noise)
-        return StreamStep(start, step, size > self.memory)
+    def _step(self, joined: Sequence[int], running: Sequence[int]) -> Iteration:
+        """Fail those with a fault, and the newest beyond the memory; all others get their piece."""
+        self.most = max(self.most, len(running))
+        faults = {stream: self.requests[stream].client.fault for stream in running}
+        failed = {stream for stream in joined if faults[stream].startswith("start")}
+        fitting = [stream for stream in running if stream not in failed]
+        short = {stream for place, stream in enumerate(fitting) if stream in joined and place >= self.memory}
+        begun = [stream for stream in fitting if stream not in short]
+        start, _ = self._in_parts(self.start, joined, failed | short)
+        stuck = {stream for stream in begun if faults[stream].startswith("step")}
+        step, overflow = self._in_parts(self.step, begun, stuck, fits=self.workspace)
+        outputs = [
+            Output(stream, FAILED, True, stream in short or faults[stream].endswith("memory"))
+            for stream in failed | short | stuck
+        ]
+        started = 0 if failed | short else len(joined)
+        stepped = 0 if stuck or overflow else len(begun)
+        return Iteration(outputs, started, start, stepped, step, 0.0, step_overflow=overflow)
+
+    def _in_parts(
+        self, law: Law, streams: Sequence[int], bad: Collection[int], *, fits: float = inf
+    ) -> tuple[float, int]:
+        """Return the seconds of a call that is tried in halves where it fails, and its overflow."""
+        if not streams:
+            return 0.0, 0
+        seconds = law(len(streams)) * self._random.gauss(1.0, self.noise)
+        healthy, half = not any(stream in bad for stream in streams), (len(streams) + 1) // 2
+        if len(streams) == 1 or (healthy and len(streams) <= fits):
+            return seconds, 0
+        parts = [self._in_parts(law, part, bad, fits=fits) for part in (streams[:half], streams[half:])]
+        overflow = max(part[1] for part in parts) or (len(streams) if healthy else 0)
+        return seconds + sum(part[0] for part in parts), overflow
 
     def _on_effect(self, effect: Effect) -> None:
         if isinstance(effect, Piece):

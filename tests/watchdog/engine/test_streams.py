@@ -12,7 +12,7 @@ from batching_watchdog.engine.streams import Streams, steady
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import DEFAULT_CLASS, Iteration, Output, Reply, Target
 from watchdog.engine.queues import request
-from watchdog.engine.streaming import Streaming
+from watchdog.engine.streaming import FAULTS, Streaming
 
 
 def start_law(size: int) -> float:
@@ -21,6 +21,10 @@ def start_law(size: int) -> float:
 
 def step_law(size: int) -> float:
     return 0.012 + 0.001 * size
+
+
+def quick_law(size: int) -> float:
+    return 0.006 + 0.0003 * size
 
 
 def slow_law(size: int) -> float:
@@ -191,12 +195,64 @@ def test_streams_that_do_not_fit_into_memory_are_started_again_and_fewer_run():
     world.at(0.0, lambda: [world.arrive() for _ in range(12)])
     world.to_the_end()
     assert [request.client.ends for request in world.requests] == [["end"]] * 12
-    assert world.engine.step.ceiling <= 6
+    assert world.engine.step.ceiling == 6
+
+
+def with_faults(world: Streaming, *faults: str, until: float) -> float:
+    """The share of good streams before ``until``, with one of each fault a second."""
+    for second in range(int(until)):
+        for place, fault in enumerate(faults):
+            moment = second + (place + 1) / (len(faults) + 1)
+            world.at(moment, lambda fault=fault: world.arrive(fault=fault))
+    world.run(15.0, until + 15.0)
+    return world.good(0.0, until)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_stream_a_second_that_fails_by_itself_leaves_the_others_on_time(fault):
+    def made() -> Streaming:
+        return Streaming(start_law, quick_law, latency=0.3, interval=0.06, lengths=lambda _: 40)
+
+    alone, world = made(), made()
+    alone.run(15.0, 35.0)
+    assert with_faults(world, fault, until=20.0) >= 0.9 * alone.good(0.0, 20.0)
+    assert world.good(20.0) >= 0.95
+    assert world.engine.step.ceiling == world.max_streams
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    share=st.floats(0.0, 1.0),
+    rate=st.sampled_from([5.0, 20.0, 60.0]),
+    workers=st.integers(1, 3),
+    closed=st.booleans(),
+    workspace=st.sampled_from([3, inf]),
+)
+def test_no_stream_gets_the_error_of_another_whatever_share_fails(
+    seed, share, rate, workers, closed, workspace
+):
+    draws = random.Random(seed)
+    world = Streaming(
+        start_law, step_law, workers=workers, closed=closed, workspace=workspace, seed=seed,
+        faults=lambda: draws.choice(FAULTS) if draws.random() < share else "",
+    )  # fmt: skip
+    world.run(rate, 3.0)
+    clients = [each.client for each in world.requests]
+    assert all(client.ends == (["Reply"] if client.fault else ["end"]) for client in clients)
+
+
+def test_streams_whose_step_does_not_fit_into_memory_lose_nothing_and_fewer_run():
+    world = Streaming(start_law, step_law, lengths=lambda _: 30, workspace=6, noise=0.0)
+    world.at(0.0, lambda: [world.arrive() for _ in range(12)])
+    world.to_the_end()
+    assert [len(request.client.came) for request in world.requests] == [30] * 12
+    assert 3 <= world.engine.step.ceiling <= 6
 
 
 def test_ceiling_of_memory_rises_again_once_more_streams_fit():
     world = Streaming(start_law, step_law, lengths=lambda _: 10, memory=6, noise=0.0)
-    for memory, number in ((6, 12), (inf, 400)):
+    for memory, number in ((6, 12), (inf, 800)):
         world.memory = memory
         world.at(world.now, lambda number=number: [world.arrive() for _ in range(number)])
         world.to_the_end()

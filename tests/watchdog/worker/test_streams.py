@@ -124,30 +124,140 @@ def test_start_that_empties_its_list_and_raises_is_tried_with_each_event(worker)
     assert (outputs[1], outputs[3]) == ((b"1", False), (b"1", False))
 
 
-def test_events_for_which_memory_does_not_suffice_fail_without_harm_to_running_streams(worker):
+def test_event_for_which_memory_does_not_suffice_fails_without_harm_to_others(worker):
     worker.join(a=1)
     worker.iterate()
     worker.join(huge=2, b=3)
     outputs = {output.stream: output for output in worker.streams.iterate().outputs}
-    assert [outputs[stream].out_of_memory for stream in (1, 2, 3)] == [False, True, True]
-    assert outputs[1].reply.body == b"2"
+    assert [outputs[stream].out_of_memory for stream in (1, 2, 3)] == [False, True, False]
+    assert [outputs[stream].reply.body for stream in (1, 3)] == [b"2", b"1"]
 
 
-def test_step_for_which_memory_does_not_suffice_finishes_all_states_and_the_worker_goes_on(worker):
-    worker.join(a=1, hungry=2)
-    outputs = worker.streams.iterate().outputs
-    assert all(output.out_of_memory and output.done for output in outputs)
-    assert sorted(finished(worker)) == [1, 2]
-    worker.join(a=3)
-    assert worker.iterate() == {3: (b"1", False)}
-    assert not worker.streams.broken
+@pytest.mark.parametrize("body", ["wild", "hungry"])
+def test_state_whose_step_raises_fails_alone_and_others_get_their_step(worker, body):
+    worker.join(**{"a": 1, "b": 2, body: 3, "c": 4})
+    iteration = worker.streams.iterate()
+    outputs = {output.stream: output for output in iteration.outputs}
+    assert [stream for stream, output in outputs.items() if output.done] == [3]
+    assert outputs[3].out_of_memory == (body == "hungry")
+    assert (iteration.stepped, iteration.step_overflow) == (0, 0)
+    assert len(finished(worker)) == 1
+    assert worker.iterate() == {1: (b"2", False), 2: (b"2", False), 4: (b"2", False)}
 
 
-def test_step_that_raises_breaks_the_worker_after_all_states_are_finished(worker):
-    worker.join(a=1, wild=2)
-    assert all(done for _, done in worker.iterate().values())
+def test_worker_breaks_only_after_iterations_in_a_row_without_any_step(worker):
+    for body in ("wild", "wild", "a", "wild", "wild", "wild"):
+        assert not worker.streams.broken
+        worker.join(**{body: 1})
+        worker.iterate()
+        worker.streams.leave(1)
     assert worker.streams.broken
-    assert sorted(finished(worker)) == [1, 2]
+
+
+CRAMPED = """
+held = []
+
+def start(events, context):
+    if len(events) > 4:
+        raise MemoryError
+    states = [object() for _ in events]
+    held.extend(states)
+    return states
+
+def step(states, context):
+    if len(states) > STEP or len(held) > STATES:
+        raise MemoryError
+    return [(0, False)] * len(states)
+
+def finish(state, context):
+    held.remove(state)
+"""
+
+
+def cramped(folder: Path, *, step: int, states: int) -> Worker:
+    """A worker whose memory suffices for a step of so many, and for so many states."""
+    return Worker(f"STEP, STATES = {step}, {states}\n{CRAMPED}", folder)
+
+
+def test_start_and_step_that_fit_in_halves_pass_and_tell_the_fewest_that_do_not(tmp_path):
+    worker = cramped(tmp_path, step=3, states=100)
+    worker.join(**{f"a{stream}": stream for stream in range(8)})
+    iteration = worker.streams.iterate()
+    assert [output.done for output in iteration.outputs] == [False] * 8
+    assert (iteration.start_overflow, iteration.step_overflow) == (8, 4)
+    assert (iteration.started, iteration.stepped) == (0, 0)
+
+
+def test_newer_half_makes_room_where_not_even_one_step_fits_beside_all_states(tmp_path):
+    worker = cramped(tmp_path, step=100, states=6)
+    worker.join(**{f"a{stream}": stream for stream in range(12)})
+    iteration = worker.streams.iterate()
+    assert {output.stream for output in iteration.outputs if output.out_of_memory} == set(range(6, 12))
+    assert len(worker.streams) == 6
+    assert iteration.step_overflow == 12
+
+
+FRAGILE = """
+def start(events, context):
+    if any(event.body in (b"start", b"start for memory") for event in events):
+        raise MemoryError if any(event.body == b"start for memory" for event in events) else ValueError
+    return [[event.body, 0] for event in events]
+
+def step(states, context):
+    for kind, place in states:
+        if place == 2 and kind.startswith(b"step"):
+            raise MemoryError if kind == b"step for memory" else ValueError
+    for state in states:
+        state[1] += 1
+    return [(state[1], state[1] == 5) for state in states]
+"""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bodies=st.lists(
+        st.sampled_from(["good", "good", "start", "start for memory", "step", "step for memory"]),
+        min_size=1,
+        max_size=24,
+    ),
+    seed=st.integers(0, 10_000),
+)
+def test_no_stream_gets_the_error_of_another_and_each_gets_every_piece_once(bodies, seed, tmp_path_factory):
+    worker, draws = Worker(FRAGILE, tmp_path_factory.mktemp("handler")), random.Random(seed)
+    pieces: dict[int, list[bytes]] = {stream: [] for stream in range(len(bodies))}
+    failed: set[int] = set()
+    waiting = list(enumerate(bodies))
+    while waiting or len(worker.streams):
+        for _ in range(min(len(waiting), draws.randrange(1, 8))):
+            stream, body = waiting.pop()
+            worker.streams.join(stream, Event(b"POST /\r\n", body.encode()))
+        for output in worker.streams.iterate().outputs:
+            if output.reply is not None and output.reply.failed:
+                failed.add(output.stream)
+            elif output.reply is not None:
+                pieces[output.stream].append(output.reply.body)
+    assert failed == {stream for stream, body in enumerate(bodies) if body != "good"}
+    assert all(
+        pieces[stream] == [b"1", b"2", b"3", b"4", b"5"]
+        for stream, body in enumerate(bodies)
+        if body == "good"
+    )
+
+
+def test_step_that_raises_for_several_and_for_none_alone_passes_in_parts_and_is_logged(tmp_path):
+    source = """
+def start(events, context):
+    return list(events)
+
+def step(states, context):
+    if len(states) > 1:
+        raise ValueError("one at a time")
+    return [(0, True)]
+"""
+    worker = Worker(source, tmp_path)
+    worker.join(a=1, b=2)
+    assert worker.iterate() == {1: (b"0", True), 2: (b"0", True)}
+    assert ["one at a time" in failure.trace for failure in worker.failures] == [True]
 
 
 SCALAR = """
@@ -168,7 +278,6 @@ def test_start_and_step_that_return_no_sequence_fail_their_streams(tmp_path):
     assert not worker.streams.broken
     worker.join(a=2)
     assert worker.iterate()[2][1]
-    assert worker.streams.broken
 
 
 @pytest.mark.parametrize("body", ["bad", "odd", "vague"])
@@ -224,12 +333,45 @@ def handle_batch(events, context):
     assert sys.modules["function.handler"].closed == [2]
 
 
-def test_generator_that_yields_too_few_pieces_breaks_the_worker(tmp_path):
-    worker = Worker("def handle_batch(events, context):\n    yield [1]\n", tmp_path)
+def test_generator_that_yields_too_many_pieces_fails_its_streams_and_names_both_counts(tmp_path):
+    worker = Worker("def handle_batch(events, context):\n    yield [1] * 5\n", tmp_path)
     worker.join(a=1, b=2)
-    worker.iterate()
-    assert worker.streams.broken
-    assert "yielded 1 pieces for 2 events" in worker.failures[0].trace
+    assert all(done for _, done in worker.iterate().values())
+    assert "yielded 5 pieces for 1 events" in worker.failures[0].trace
+
+
+RELAY = """
+closed = []
+def handle_batch(events, context):
+    bodies = [event.body for event in events]
+    try:
+        for at in range(4):
+            if any(body == b"bad%d" % at for body in bodies):
+                raise ValueError(at)
+            yield [at for _ in bodies]
+    finally:
+        closed.extend(bodies)
+"""
+
+
+def test_event_whose_generator_raises_before_its_first_piece_fails_alone(tmp_path):
+    worker = Worker(RELAY, tmp_path)
+    worker.join(a=1, b=2, bad0=3, c=4)
+    pieces = [worker.iterate() for _ in range(5)]
+    assert pieces[0][3][1]
+    for place in range(4):
+        assert all(pieces[place][stream] == (b"%d" % place, False) for stream in (1, 2, 4))
+    assert all(pieces[4][stream] == (None, True) for stream in (1, 2, 4))
+
+
+def test_generator_that_raises_later_fails_all_of_its_streams(tmp_path):
+    worker = Worker(RELAY, tmp_path)
+    worker.join(a=1, bad2=2)
+    assert [worker.iterate() for _ in range(2)] == [
+        {1: (b"%d" % at, False), 2: (b"%d" % at, False)} for at in range(2)
+    ]
+    assert all(done for _, done in worker.iterate().values())
+    assert len(worker.streams) == 0
 
 
 def test_example_is_measured_at_powers_of_two_up_to_the_most_streams(worker):
