@@ -48,7 +48,7 @@ OVERHEAD_PER_BYTE: Final = 16
 """Bytes of chunk framing allowed per byte of a chunked body. Any further ones may not exceed
 ``MAX_HEADER_BYTES``, which cuts endless extensions, zeros and trailers (as Go's net/http does)."""
 MAX_UNSENT_BYTES: Final = 1 << 26
-"""Bytes of unread answers beyond which a pipelining client is cut at its next answer."""
+"""Bytes of unread answers, but for the largest, beyond which a client is cut at its next answer."""
 MAX_PIPELINED: Final = 64
 """Unanswered requests of one connection at which reading from it stops; those of one read are taken."""
 KEEP_ALIVE_SECONDS: Final = 3900.0
@@ -77,7 +77,7 @@ IDLE_SECONDS: Final = 1.0
 IDLE_SEARCH: Final = 32
 """Connections that are checked to find an idle one."""
 MAX_UNREAD: Final = 1 << 18
-"""Bytes of a streamed answer that may wait for a slow client."""
+"""Bytes that may wait for the client of a streamed answer, besides the largest piece or answer among them."""
 SMALL_BYTES: Final = 1 << 16
 """Bytes of an answer's body up to which it is joined to its head: a copy is cheaper than a second write."""
 
@@ -245,7 +245,7 @@ class HttpProtocol(asyncio.Protocol):
     """One connection."""
 
     __slots__ = (
-        "_application", "_clock", "_closing", "_connections", "_current", "_excess", "_limits",
+        "_application", "_clock", "_closing", "_connections", "_current", "_excess", "_largest", "_limits",
         "_lingers_until", "_parser", "_pending", "_reading", "_resumed", "_since", "_transport",
         "_unsent", "stalled_since", "surplus",
     )  # fmt: skip
@@ -273,6 +273,9 @@ class HttpProtocol(asyncio.Protocol):
         """Time since which unread bytes of an answer wait for the client."""
         self._unsent = 0
         """Unread bytes of answers, by the last count."""
+        self._largest = 0
+        """Bytes of the largest piece or answer since all were read: it comes at once, whatever the client
+        reads."""
         self.surplus = False
         """Whether the connection exceeds the limit: its first request is refused."""
         self._lingers_until: float | None = None
@@ -323,6 +326,7 @@ class HttpProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Asyncio: the client reads again."""
         self.stalled_since = None
+        self._largest = 0
         self._connections.stalled.pop(self, None)
         self._count_unsent()
         self._update_reading()
@@ -567,7 +571,7 @@ class HttpProtocol(asyncio.Protocol):
         self._add(exchange, b"".join((line, self._connections.date_line, head, framing, b"\r\n")))
 
     def send(self, exchange: Exchange, data: bytes) -> bool:
-        """Send bytes of a streamed answer; return False if more than ``MAX_UNREAD`` wait for the client."""
+        """Send bytes of a streamed answer; return False if too many wait (``MAX_UNREAD``)."""
         return self._add(exchange, _chunk(exchange, data))
 
     def end(self, exchange: Exchange, data: bytes, *, complete: bool) -> None:
@@ -588,12 +592,13 @@ class HttpProtocol(asyncio.Protocol):
         if transport is None or parts is None:
             return True  # the client has left, and the application has been told
         parts.append(data)
+        self._largest = max(self._largest, len(data))
         unread = sum(map(len, parts))
         self._connections.charge(exchange, unread)
         if exchange is self._pending[0]:
             self._flush(exchange, transport)
             unread = transport.get_write_buffer_size()
-        return unread <= MAX_UNREAD
+        return unread <= MAX_UNREAD + self._largest
 
     def _flush(self, exchange: Exchange, transport: asyncio.Transport) -> None:
         """Write the parts of a streamed answer whose turn it is."""
@@ -611,12 +616,13 @@ class HttpProtocol(asyncio.Protocol):
             answer_head, answer_body = done.answer  # type: ignore[misc] # just tested
             if done.held:
                 self._connections.charge(done, 0)
-            if self.stalled_since is not None and transport.get_write_buffer_size() > most:
+            if self.stalled_since is not None and transport.get_write_buffer_size() > most + self._largest:
                 self.abort()
                 return
             if len(answer_body) <= SMALL_BYTES:
                 transport.write(answer_head + answer_body)
             else:
+                self._largest = max(self._largest, len(answer_body))
                 transport.writelines((answer_head, answer_body))
             if self.stalled_since is not None:
                 self._count_unsent()

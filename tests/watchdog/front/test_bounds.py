@@ -10,6 +10,7 @@ from batching_watchdog.front.protocol import (
     CONNECTION_BYTES,
     IDLE_SECONDS,
     MAX_HEADER_BYTES,
+    MAX_UNREAD,
     STALL_SECONDS,
     SURPLUS_CONNECTIONS,
     SURPLUS_SECONDS,
@@ -30,6 +31,7 @@ from support.connection import (
 pytestmark = pytest.mark.usefixtures("speedups")
 
 READ = 1 << 16
+MIB = 1 << 20
 TOO_LONG = b"a: b\r\n" * (2 + MAX_HEADER_BYTES // 6)
 
 REFUSED = {
@@ -162,6 +164,51 @@ def test_answers_that_are_not_read_count_until_they_are():
     client.protocol.resume_writing()
     assert statuses(other.send(GET)) == [200]
     assert client.held == 0
+
+
+@pytest.mark.parametrize("first", ["piece", "answer"])
+def test_client_is_a_slow_reader_by_what_comes_after_one_that_is_large(first):
+    client = Connection(Echo(hold=True, answer_size=8 * MIB), replace(LIMITS, max_queued_bytes=64 * MIB))
+    client.send(GET + GET)
+    large, stream = client.application.exchanges
+    if first == "answer":
+        client.application.answer(large)
+    else:
+        large.respond(200, b"", b"")
+    stream.begin(200, b"")
+    client.wire.unread = 8 * MIB
+    client.protocol.pause_writing()
+    assert first == "answer" or stream.send(b"x" * 8 * MIB)
+    client.wire.unread += MAX_UNREAD // 2
+    assert stream.send(b"x")
+    client.wire.unread += MAX_UNREAD
+    assert not stream.send(b"x")
+
+
+def test_client_that_has_read_a_large_piece_is_bounded_as_before():
+    client = Connection(Echo(hold=True))
+    client.send(GET)
+    (stream,) = client.application.exchanges
+    stream.begin(200, b"")
+    client.protocol.pause_writing()
+    assert stream.send(b"x" * MIB)
+    client.protocol.resume_writing()
+    client.wire.unread = 2 * MAX_UNREAD
+    client.protocol.pause_writing()
+    assert not stream.send(b"x")
+
+
+def test_answer_after_one_that_is_larger_than_the_limit_waits_for_its_client():
+    client = Connection(Echo(hold=True, answer_size=300_000), SMALL)
+    client.send(GET * 3)
+    client.release(0)
+    client.wire.unread = 300_000
+    client.protocol.pause_writing()
+    client.release(1)
+    assert not client.wire.aborted
+    client.wire.unread = 600_000
+    client.release(2)
+    assert client.wire.aborted
 
 
 def test_client_stalled_longest_is_cut_while_too_much_is_held():
