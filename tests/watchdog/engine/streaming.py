@@ -48,7 +48,7 @@ class Streaming:
     memory: float = inf
     """Streams whose states fit into the memory of a worker."""
     workspace: float = inf
-    """Streams that fit into the memory of one step."""
+    """Streams that fit into the memory of one start, and of one step."""
     closed: bool = False
     shed_late: bool = False
     noise: float = 0.03
@@ -172,16 +172,16 @@ class Streaming:
         fitting = [stream for stream in running if stream not in failed]
         short = {stream for place, stream in enumerate(fitting) if stream in joined and place >= self.memory}
         begun = [stream for stream in fitting if stream not in short]
-        start, _ = self._in_parts(self.start, joined, failed | short)
+        start, crowded = self._in_parts(self.start, joined, failed | short, fits=self.workspace)
         stuck = {stream for stream in begun if faults[stream].startswith("step")}
         step, overflow = self._in_parts(self.step, begun, stuck, fits=self.workspace)
         outputs = [
             Output(stream, FAILED, True, stream in short or faults[stream].endswith("memory"))
             for stream in failed | short | stuck
         ]
-        started = 0 if failed | short else len(joined)
+        started = 0 if failed | short or crowded else len(joined)
         stepped = 0 if stuck or overflow else len(begun)
-        return Iteration(outputs, started, start, stepped, step, 0.0, step_overflow=overflow)
+        return Iteration(outputs, started, start, stepped, step, 0.0, crowded, overflow)
 
     def _in_parts(
         self, law: Law, streams: Sequence[int], bad: Collection[int], *, fits: float = inf

@@ -242,12 +242,14 @@ def test_no_stream_gets_the_error_of_another_whatever_share_fails(
     assert all(client.ends == (["Reply"] if client.fault else ["end"]) for client in clients)
 
 
-def test_streams_whose_step_does_not_fit_into_memory_lose_nothing_and_fewer_run():
+def test_streams_that_fit_into_memory_in_halves_lose_nothing_and_fewer_start_and_run():
     world = Streaming(start_law, step_law, lengths=lambda _: 30, workspace=6, noise=0.0)
-    world.at(0.0, lambda: [world.arrive() for _ in range(12)])
+    for moment in (0.0, 2.0):
+        world.at(moment, lambda: [world.arrive() for _ in range(12)])
     world.to_the_end()
-    assert [len(request.client.came) for request in world.requests] == [30] * 12
+    assert [len(request.client.came) for request in world.requests] == [30] * 24
     assert 3 <= world.engine.step.ceiling <= 6
+    assert max(len(join.batch.requests) for join in world.joins[1:]) <= 6
 
 
 def test_ceiling_of_memory_rises_again_once_more_streams_fit():
