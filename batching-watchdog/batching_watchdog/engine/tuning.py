@@ -60,9 +60,9 @@ class Tuning:
     """Multiple of what can be served before a deadline from which a request is predicted to be late."""
 
     # Streams: ``streams``
-    stream_reserve: float = 0.25
-    """Share of the latency budget that a join leaves before each due time, at most an interval: with less,
-    steps of usual noise make many streams late under overload."""
+    stream_reserve: float = 0.1
+    """Share of the latency budget that a join leaves before each due time, at most an interval: a larger one
+    refuses joins that would be on time."""
     stream_tries: int = 2
     """Times that a stream is started whose worker dies, or has too little memory, before its first piece."""
 
