@@ -165,6 +165,8 @@ class Iteration(NamedTuple):
     step_seconds: float
     cpu_seconds: float
     """CPU time since the iteration before."""
+    waited: float = 0.0
+    """Seconds of the step in which the worker could run and had no core."""
 
 
 DROPPED: Final = Reply(0, b"", b"")

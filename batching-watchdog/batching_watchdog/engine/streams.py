@@ -45,6 +45,10 @@ class Steady(NamedTuple):
     """Streams per second; NaN until learned."""
     concurrency: float
     """Streams that its workers hold; NaN until learned."""
+    pieces: float = 1.0
+    """Mean pieces of a stream."""
+    cpu_seconds: float = 0.0
+    """Mean CPU seconds of a worker per piece; 0 while unknown."""
 
 
 def steady(
@@ -99,7 +103,7 @@ def steady(
 
     rates = [ending[-1] * part / RATES for part in range(RATES)]
     highest = bisect_right(rates, 1.0 - target.objective, lo=1, key=late) - 1
-    return Steady(rates[highest], float(workers * size))
+    return Steady(rates[highest], float(workers * size), pieces, step.predict_cpu(size) / size)
 
 
 @dataclass(slots=True, eq=False)
@@ -218,8 +222,8 @@ class Streams:
         if not any(self._lengths):
             return Steady(nan, nan)
         return steady(
-            self.start,
-            self.step,
+            self.start.own,
+            self.step.own,
             lengths=self._lengths,
             target=self._tightest,
             workers=self._count,
@@ -282,7 +286,13 @@ class Streams:
         if iteration.stepped:
             # Memory fills over the length of a stream: a step shows only that those that end in it fit.
             ended = sum(output.done for output in iteration.outputs)
-            self.step.observe(iteration.stepped, iteration.step_seconds, share=ended / iteration.stepped)
+            self.step.observe(
+                iteration.stepped,
+                iteration.step_seconds,
+                iteration.cpu_seconds,
+                iteration.waited,
+                share=ended / iteration.stepped,
+            )
         effects: list[Effect] = []
         if size > 1 and any(output.out_of_memory for output in iteration.outputs):
             effects += self._lower(size)

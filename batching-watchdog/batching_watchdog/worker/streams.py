@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.function import Event
+from batching_watchdog.machine import RunDelay
 from batching_watchdog.messages import Iteration, Output, Reply
 from batching_watchdog.worker.handler import Handler, is_out_of_memory
 from batching_watchdog.worker.results import FAILED
@@ -80,6 +81,7 @@ class RunningStreams:
         self._joining: dict[int, Event] = {}
         self._running: dict[int, _Running] = {}
         self._cpu = time.process_time()
+        self._delay = RunDelay()
         self.broken = False
         """Whether a step failed as a whole: the states are lost, and this process must end."""
 
@@ -107,12 +109,12 @@ class RunningStreams:
         outputs: list[Output] = []
         joining, self._joining = self._joining, {}
         started = self._start(joining, outputs) if joining else 0
-        middle = time.monotonic()
+        middle, delayed = time.monotonic(), self._delay.seconds()
         stepped = self._step(outputs) if self._running else 0
+        took = time.monotonic() - middle
+        waited = min(took, self._delay.seconds() - delayed)
         cpu, self._cpu = self._cpu, time.process_time()
-        return Iteration(
-            outputs, started, middle - began, stepped, time.monotonic() - middle, self._cpu - cpu
-        )
+        return Iteration(outputs, started, middle - began, stepped, took, self._cpu - cpu, waited)
 
     def _start(self, joining: Mapping[int, Event], outputs: list[Output]) -> int:
         """Start streams; return their number, or 0 if one failed. Several that fail are tried one by one."""
