@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 BACKLOG: Final = 4096
 SWEEP_SECONDS: Final = 1.0
 ESTIMATE_SECONDS: Final = 5.0
-"""Between two searches for the capacity."""
+"""Between two searches for the capacity, at least: there is none while the curves stay."""
 SEARCH_SHARE: Final = 0.1
 """Share of the CPU quota that a search may take: at a quarter of a core, requests would wait for it."""
 QUOTA_SECONDS: Final = 1.0
@@ -451,12 +451,13 @@ async def _estimate(capacity: Capacity) -> None:
             since = time.thread_time()
         else:
             await asyncio.sleep(ESTIMATE_SECONDS)
-        if capacity.times.overall.alone > capacity.slo_latency and not told:
+        alone = capacity.times.overall.own.alone
+        if alone > capacity.slo_latency and not told:
             told = True
             log.warning(
                 "one request alone takes %.3g s, longer than slo_latency (%g s): all will be late, with any"
                 " number of replicas; raise slo_latency, or make the model faster",
-                capacity.times.overall.alone,
+                alone,
                 capacity.slo_latency,
             )
 

@@ -165,6 +165,8 @@ class Iteration(NamedTuple):
     step_seconds: float
     cpu_seconds: float
     """CPU time since the iteration before."""
+    waited: float = 0.0
+    """Seconds of the step in which the worker could run and had no core."""
     start_overflow: int = 0
     """Fewest streams whose start ran out of memory although each of its halves did not; 0: none."""
     step_overflow: int = 0

@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from batching_watchdog.engine.capacity import Capacity, Reading
-from batching_watchdog.engine.streams import Streams
+from batching_watchdog.engine.capacity import Capacity, Reading, Sustained
+from batching_watchdog.engine.streams import Steady, Streams
 from batching_watchdog.errors import REFUSALS
 from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason, Target
 
@@ -38,7 +38,6 @@ OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
 JOIN_REASONS: Final = (DispatchReason.IDLE, DispatchReason.JOIN, DispatchReason.LATE)
 CANCEL_REASONS: Final = ("client_left", "slow_reader", "expired", "shutting_down")
 ANSWERED: Final = frozenset(("good", "slow"))
-SERVED: Final = frozenset(("good", "slow", "error"))
 UNITS: Final = ("seconds", "bytes", "ratio")
 """Where a name ends with one of these, OpenMetrics has it as the metric's unit."""
 UNCONNECTED: Final[Mapping[str, Callable[[], Any]]] = {
@@ -189,7 +188,7 @@ class Metrics(Collector):
     @property
     def concurrency(self) -> float:
         """Streams that the workers hold within their interval; NaN until learned."""
-        return math.nan if self.streams is None else self.streams.steady().concurrency
+        return math.nan if self.streams is None else self._steady(self.streams).concurrency
 
     def batch_dispatched(self, size: int, reason: DispatchReason) -> None:
         """Count a batch that leaves for a worker."""
@@ -203,16 +202,28 @@ class Metrics(Collector):
 
     def requests_per_second(self) -> float:
         """Requests per second with which the objective is still met; NaN until learned."""
-        if self.streams is not None:
-            return self.streams.steady().rate
         if self.cpu is not None:
-            served = sum(n for (_, outcome), n in self.outcomes.items() if outcome in SERVED)
-            served += self.client_errors
             now, front = self.cpu()
-            front -= self.capacity.search_seconds
-            reading = Reading(now, front, served, sum(self.service_seconds.counts))
-            self.capacity.cost.read(reading, self.capacity.cpus)
+            requests = sum(self.outcomes.values()) + self.client_errors + self.abandoned_requests
+            if self.streams is not None:
+                histograms = (*self.first_piece_seconds.values(), *self.piece_interval_seconds.values())
+                requests = sum(sum(histogram.counts) for histogram in histograms)
+            reading = Reading(
+                now, front - self.capacity.search_seconds, requests, sum(self.service_seconds.counts)
+            )
+            self.capacity.cost.read(reading)
+        if self.streams is not None:
+            return self._steady(self.streams).rate
         return self.capacity.requests_per_second()
+
+    def _steady(self, streams: Streams) -> Steady:
+        """Return what the workers sustain, limited by the front end and the cores."""
+        steady, capacity = streams.steady(), self.capacity
+        pieces = Sustained(steady.rate * steady.pieces, math.inf, steady.cpu_seconds)
+        if not pieces.rate > 0.0:
+            return steady
+        share = capacity.cost.bound(pieces, capacity.cpus) / pieces.rate
+        return steady._replace(rate=share * steady.rate, concurrency=share * steady.concurrency)
 
     def collect(self) -> Iterator[Metric]:
         """Everything as prometheus-client families."""

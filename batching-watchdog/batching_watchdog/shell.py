@@ -178,9 +178,9 @@ class Shell:
         """Allow requests of different paths in one batch, as the handler does."""
         self._cost.mix_paths()
 
-    def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
-        """Learn that ``size`` examples took a worker ``seconds`` and ``cpu_seconds`` of CPU."""
-        self._cost.learn_any(size, seconds, cpu_seconds)
+    def learn(self, size: int, spent: Spent) -> None:
+        """Learn what ``size`` examples took a worker."""
+        self._cost.learn_any(size, *spent)
 
     def batch_done(
         self, worker: AnyWorker, replies: list[Reply], spent: Spent, *, ready: bool = True
@@ -188,7 +188,13 @@ class Shell:
         """Handle a worker's replies to its batch; ``ready``: it may get the next one."""
         now = self._clock()
         batch, answers = self._batches.batch_done(
-            worker, replies, now, seconds=spent.seconds, cpu_seconds=spent.cpu_seconds, last=not ready
+            worker,
+            replies,
+            now,
+            seconds=spent.seconds,
+            cpu_seconds=spent.cpu_seconds,
+            waited=spent.waited,
+            last=not ready,
         )
         if batch.trace is not None:
             self._end_batch(batch, now, cpu_seconds=spent.cpu_seconds)

@@ -113,6 +113,8 @@ class Spent(NamedTuple):
     """From its begin to its replies."""
     cpu_seconds: float = 0.0
     """CPU time, with that for receiving it and sending the replies before."""
+    waited: float = 0.0
+    """Seconds of it in which the worker could run and had no core: a CPU quota's, or a neighbor's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,14 +263,15 @@ def decode_requests(header: FrameHeader, data: memoryview) -> list[tuple[bytes, 
 def decode_replies(header: FrameHeader, data: memoryview) -> tuple[list[Reply], Spent]:
     """Return the replies in the ``header.size`` bytes after the header, in order. Raises ``FrameError``."""
     with _understood(header, Kind.REPLIES, data):
-        seconds, cpu_seconds, rows = _values(header, data)
+        *numbers, rows = _values(header, data)
+        spent = Spent(*numbers)
         replies = list(map(Reply._make, rows))
         if header.bodies:
             bodies = _bodies(header, data, [reply.body for reply in replies])
             replies = [reply._replace(body=body) for reply, body in zip(replies, bodies, strict=True)]
-        if not (0.0 <= seconds < inf and 0.0 <= cpu_seconds < inf):
-            raise ValueError(f"it took {seconds} and {cpu_seconds} seconds")
-        return replies, Spent(seconds, cpu_seconds)
+        if not all(0.0 <= number < inf for number in spent):
+            raise ValueError(f"it took {spent}")
+        return replies, spent
 
 
 def decode_crash(header: FrameHeader, data: memoryview) -> Crash:

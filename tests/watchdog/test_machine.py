@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from batching_watchdog.machine import (
+    RunDelay,
     available_cpus,
     cpu_quota,
     cuda_devices,
@@ -162,3 +163,13 @@ def test_devices_are_those_of_this_container_and_not_all_of_the_host(tmp_path, n
         (tmp_path / f"proc/driver/nvidia/gpus/0000:0{number}:00.0").mkdir(parents=True)
     write(tmp_path, {f"dev/{name}": "" for name in nodes})
     assert cuda_devices({}, tmp_path) == devices
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1490320 2275836000 2\n", 2.275836), ("0 0 0\n", 0.0), ("", 0.0), (None, 0.0)],
+    ids=["Linux", "not counted", "empty", "gVisor"],
+)
+def test_run_delay_is_the_kernels_and_none_where_it_does_not_count(tmp_path, text, seconds):
+    write(tmp_path, {} if text is None else {"proc/self/schedstat": text})
+    assert RunDelay(tmp_path).seconds() == pytest.approx(seconds)

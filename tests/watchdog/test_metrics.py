@@ -9,6 +9,7 @@ from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.messages import DispatchReason, Target
 from batching_watchdog.metrics import DEFAULT_BUCKETS, GAUGE, UNCONNECTED, Exposition, Metrics, Row, Traced
+from watchdog.engine.streaming import Streaming
 
 
 def make(slo_latency: float = 0.2, largest: int = 8, **classes: Target) -> tuple[Metrics, LatencyModel]:
@@ -162,6 +163,25 @@ def test_capacity_is_no_more_than_the_cpu_time_of_the_front_without_its_search_a
         metrics.service_seconds.observe(0.001)
     metrics.capacity.search_seconds += search
     assert value(metrics, "watchdog_capacity_requests_per_second") == pytest.approx(100 / front)
+
+
+def test_streams_are_no_more_than_the_front_end_can_send_pieces_of():
+    metrics, _ = make()
+    world = Streaming(lambda size: 0.01, lambda size: 0.01 + 0.001 * size, lengths=lambda _: 20)
+    world.run(5.0, 2.0)
+    metrics.stream(world.engine)
+    of_workers, names = (
+        world.engine.steady(),
+        ("watchdog_capacity_requests_per_second", "watchdog_concurrency"),
+    )
+    cpu = iter([(0.0, 0.0), (5.0, 0.0), (10.0, 5.0), (15.0, 5.0)])
+    metrics.cpu = lambda: next(cpu)
+    assert [value(metrics, name) for name in names] == [of_workers.rate, of_workers.concurrency]
+    for _ in range(1000):
+        metrics.piece_interval_seconds["default"].observe(0.01)
+    rate, concurrency = (value(metrics, name) for name in names)
+    assert rate == pytest.approx(200 / 20), "5 ms of CPU for each piece"
+    assert concurrency / of_workers.concurrency == pytest.approx(rate / of_workers.rate)
 
 
 # As Prometheus 2.53 asks.

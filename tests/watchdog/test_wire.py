@@ -29,7 +29,7 @@ LARGE = b"x" * wire.JOIN_BELOW
 PARTS = st.binary(max_size=40)
 BODIES = PARTS | st.just(LARGE)
 REPLIES = st.builds(Reply, st.integers(100, 599), PARTS, BODIES, st.booleans(), st.booleans())
-SPENT = st.builds(Spent, st.floats(0, 1e6), st.floats(0, 1e6))
+SPENT = st.builds(Spent, *[st.floats(0, 1e6)] * 3)
 HANDSHAKES = st.builds(
     Handshake,
     *(st.integers(0, 2**31), st.none() | st.text(), st.text(), st.none() | PARTS),
@@ -41,7 +41,7 @@ OUTPUTS = st.builds(Output, IDS, st.none() | REPLIES, st.booleans(), st.booleans
 ITERATIONS = st.builds(
     Iteration,
     st.lists(OUTPUTS, max_size=9),
-    *(st.integers(0, 99), st.floats(0, 1e6), st.integers(0, 99), st.floats(0, 1e6), st.floats(0, 1e6)),
+    *(st.integers(0, 99), st.floats(0, 1e6), st.integers(0, 99), *[st.floats(0, 1e6)] * 3),
 )
 FAILURES = st.builds(Failure, st.text(), st.text(), st.text(), st.text())
 CRASHES = st.builds(Crash, st.text(), REPLIES, st.booleans())
@@ -142,7 +142,7 @@ def test_frame_of_another_length_is_an_error(replies, data):
 
 @pytest.mark.parametrize("seconds", [nan, inf, -1.0])
 def test_time_of_a_batch_that_no_clock_measures_is_an_error(seconds):
-    for spent in (Spent(seconds, 0.0), Spent(0.0, seconds)):
+    for spent in (Spent(seconds, 0.0), Spent(0.0, seconds), Spent(0.0, 0.0, seconds)):
         with pytest.raises(FrameError):
             wire.decode_replies(*split(wire.encode_replies([], spent)))
 

@@ -1,6 +1,8 @@
 """Estimates the capacity of one replica from its workers, its front thread and its cores. [P]
 
-Owns the exported capacity; ``latency`` knows the service times.
+Owns the exported capacity; ``latency`` knows the service times. Times are the model's own: of a batch that
+waited for a core because of a CPU quota or a neighbor, that wait is left out. It depends on the load, so an
+overload would count as a slow model for as long as its batches are remembered.
 
 **The workers within the objective** (``sustained``). Where few requests fit into the SLO, a burst of arrivals
 uses all of it, and workers that are out of step share neither the wait nor the requests evenly. No formula
@@ -14,9 +16,9 @@ equal mixes give equal rates.
 **The front end and the cores** (``CpuCost``) limit the workers of a small model. The utilization law (Denning
 and Buzen, 1978, "The Operational Analysis of Queueing Network Models") applies: a resource that spends D
 seconds on each request serves at most 1/D of them per second. CPU per request falls as load rises, since
-more requests share a batch. So the search adds up the CPU time of the batches that it plays, and
-``batch_cost`` converts the front end's cost to full batches. Readings count only while it is busy: in an idle
-one, health checks and scrapes would dominate.
+more requests share a batch. So the search adds up the CPU time of the batches that it plays, and lets them
+wait where the cores of a period are used up. ``batch_cost`` converts the front end's cost to full batches.
+Its CPU time without requests is no request's: health checks and scrapes.
 """
 
 from bisect import bisect_left, bisect_right
@@ -29,6 +31,7 @@ from math import inf, log, nan, sqrt
 from typing import Final, NamedTuple, Protocol
 
 from batching_watchdog.engine.cost import CostModel
+from batching_watchdog.engine.latency import LEAST
 from batching_watchdog.engine.policy import cut, first_on_time
 from batching_watchdog.engine.tuning import TUNING
 
@@ -42,10 +45,13 @@ LOWEST: Final = 0.01
 """Share of the throughput at which the search ends: replicas that idle for 99% of the time are no remedy."""
 READ_SECONDS: Final = 1.0
 """Minimum seconds between two readings: the kernel counts CPU time in ticks."""
-BUSY: Final = 0.1
-"""Minimum share of its core, or of less, that the front end must have used for a reading to count."""
-WEIGHT: Final = 0.5
-"""Weight of the newest reading."""
+UNITS: Final = 10_000.0
+"""Requests, with ``batch_cost`` for each batch, after whose number a reading weighs half: seconds under load,
+minutes at some requests per second."""
+PERIOD: Final = 0.1
+"""Seconds of a CPU quota's period, as container runtimes set it."""
+CHANGED: Final = 1.05
+"""Factor between two curves from which the capacity is searched again."""
 
 
 class Curve(Protocol):
@@ -77,7 +83,7 @@ class Sustained(NamedTuple):
     """A rate within the objective."""
 
     rate: float
-    """Requests per second; 0 if not even one request fits into the SLO."""
+    """Requests per second; 0 if not even one request fits into the SLO, or too many do not."""
     size: float
     """Mean batch size at it."""
     cpu_seconds: float = 0.0
@@ -87,9 +93,9 @@ class Sustained(NamedTuple):
 NONE: Final = Sustained(0.0, 1.0)
 
 
-def sustained(mix: Mix, workers: int, slo_latency: float, objective: float) -> Sustained:
-    """Return the highest rate of ``workers`` within the objective. Takes some 100 ms of CPU time."""
-    steps = search(mix, workers, slo_latency, objective)
+def sustained(mix: Mix, workers: int, slo_latency: float, objective: float, cpus: float = inf) -> Sustained:
+    """Return the highest rate of ``workers`` within the objective. Takes some 20 ms of CPU time."""
+    steps = search(mix, workers, slo_latency, objective, cpus)
     while True:
         try:
             next(steps)
@@ -98,7 +104,9 @@ def sustained(mix: Mix, workers: int, slo_latency: float, objective: float) -> S
             return result
 
 
-def search(mix: Mix, workers: int, slo_latency: float, objective: float) -> Generator[None, None, Sustained]:
+def search(
+    mix: Mix, workers: int, slo_latency: float, objective: float, cpus: float
+) -> Generator[None, None, Sustained]:
     """Return the same as ``sustained``, in steps of about a millisecond. Reads ``mix`` in the first one."""
     parts = [(share, _Table.of(curve)) for share, curve in mix]
     fits = sum(times.largest_within(slo_latency) for _, times in parts)
@@ -115,7 +123,7 @@ def search(mix: Mix, workers: int, slo_latency: float, objective: float) -> Gene
         split.append((times, _drawn(count, below, below + share)))
         below += share
         yield
-    serve = partial(_serve, split, workers, slo_latency)
+    serve = partial(_serve, split, workers, slo_latency, TUNING.busiest * cpus)
     high = low = TUNING.saturation * workers / sum(share * times.least(slo_latency) for share, times in parts)
     lowest = LOWEST * high
     while (served := (yield from serve(low, late))) is None:
@@ -198,7 +206,12 @@ class _Queue:
 
 
 def _serve(
-    parts: Sequence[tuple[_Table, Sequence[float]]], workers: int, slo: float, rate: float, allowed: float
+    parts: Sequence[tuple[_Table, Sequence[float]]],
+    workers: int,
+    slo: float,
+    cpus: float,
+    rate: float,
+    allowed: float,
 ) -> Generator[None, None, Sustained | None]:
     """Return how ``workers`` in virtual time serve ``rate``, or None if more than ``allowed`` are late.
 
@@ -208,7 +221,7 @@ def _serve(
     queues = [_Queue(times, [*(slo + at / rate for at in arrivals), inf]) for times, arrivals in parts]
     free = [0.0] * workers
     batches = served = late = waits = 0
-    cpu = 0.0
+    cpu = spent = 0.0
     while (head := _head(queue := min(queues, key=_head))) < inf:
         if not batches % max(1, BATCHES // len(queues)):
             yield
@@ -218,8 +231,8 @@ def _serve(
             queue = min((queue for queue in queues if queue.late), key=lambda queue: queue.late[0])
             times = queue.times
             size = min(len(queue.late), times.largest_within(slo / 2) or times.best_size)
-            done = now + times.means[size] * times.deviation(deviation)
-            late -= sum([done <= queue.late.popleft() for _ in range(size)])
+            waiting: Sequence[float] = [queue.late.popleft() for _ in range(size)]
+            late -= size
             waits -= size
         else:
             times, first = queue.times, queue.first
@@ -236,8 +249,11 @@ def _serve(
                 if late > allowed:
                     return None
                 continue
-            done = now + times.means[size] * times.deviation(deviation)
-            late += bisect_left(waiting, done, 0, size)
+        done = now + times.means[size] * times.deviation(deviation)
+        spent = max(now, spent) + times.cpu[size] / cpus
+        if spent > now + PERIOD:  # a quota stops nothing that it allows within its period
+            done = max(done, spent)
+        late += bisect_left(waiting, done, 0, size)
         batches += 1
         served += size
         cpu += times.cpu[size]
@@ -285,8 +301,8 @@ class Reading(NamedTuple):
     now: float
     front: float
     """CPU time of the front end's thread."""
-    served: int
-    """Requests answered by workers."""
+    requests: int
+    """Requests answered, whoever answered them, or pieces of streams."""
     batches: int
     """Batches finished by workers."""
 
@@ -296,25 +312,37 @@ class CpuCost:
     """Learns the front end's CPU cost of a request from readings."""
 
     _last: Reading | None = None
-    _front: float = 0.0
-    """The front end's CPU seconds per request, without its share of a batch; 0 while unknown."""
+    _idle: float = 0.0
+    """Its least CPU seconds per second without a request; 0 while unknown."""
+    _seconds: float = 0.0
+    _units: float = 0.0
+    """CPU seconds for requests, and these, with the batches; older ones weigh less."""
 
-    def read(self, reading: Reading, cpus: float) -> None:
-        """Learn from the time since the last reading, if it is long and had load enough for ``cpus``."""
+    @property
+    def front(self) -> float:
+        """The front end's CPU seconds per request, without its share of a batch; 0 while unknown."""
+        return self._seconds / self._units if self._units else 0.0
+
+    def read(self, reading: Reading) -> None:
+        """Learn from the time since the last reading, if it is long enough."""
         last = self._last
         if last is not None and reading.now - last.now < READ_SECONDS:
             return
         self._last = reading
         if last is None:
             return
-        front, served = reading.front - last.front, reading.served - last.served
-        if served > 0 and front >= BUSY * min(1.0, cpus) * (reading.now - last.now):
-            cost = front / (served + TUNING.batch_cost * (reading.batches - last.batches))
-            self._front += (WEIGHT if self._front else 1.0) * (cost - self._front)
+        past, front = reading.now - last.now, reading.front - last.front
+        units = reading.requests - last.requests + TUNING.batch_cost * (reading.batches - last.batches)
+        if units <= 0:
+            self._idle = min(self._idle or inf, front / past)
+            return
+        keep = 0.5 ** (units / UNITS)
+        self._seconds = keep * self._seconds + max(0.0, front - self._idle * past)
+        self._units = keep * self._units + units
 
     def bound(self, sustained_rate: Sustained, cpus: float) -> float:
         """Return the requests per second of the workers, limited by front end and ``cpus`` cores."""
-        front = self._front * (1.0 + TUNING.batch_cost / sustained_rate.size)
+        front = self.front * (1.0 + TUNING.batch_cost / sustained_rate.size)
         worker = sustained_rate.cpu_seconds
         bounds = [sustained_rate.rate]
         if front:
@@ -339,22 +367,41 @@ class Capacity:
     search_seconds: float = 0.0
     """CPU time of the steps of ``estimate``, which the caller adds: no request causes it."""
     _sustained: Sustained | None = None
-    _searched: int = 0
-    """Batches that ``times`` had learned from when the last search began."""
+    _searched: Sequence[float] = ()
+    """What the last search began with: ``_shape``."""
 
     def resize(self, workers: int, cpus: float) -> None:
         """Take the number of workers and the cores as these in the next search."""
-        self.workers, self.cpus, self._searched = workers, cpus, 0
+        self.workers, self.cpus, self._searched = workers, cpus, ()
 
     def estimate(self) -> Iterator[None]:
-        """Search in steps of about a millisecond, if batches have finished."""
-        if self.times.overall.runs > self._searched and self.workers > 0:
-            self._searched, cpus = self.times.overall.runs, self.cpus
-            self._sustained = yield from search(
-                self.times.mix, self.workers, self.slo_latency, self.objective
-            )
-            self.cores = cpus
+        """Search in steps of about a millisecond, if a batch has finished and the curves have changed."""
+        if not self.times.overall.learned or self.workers <= 0:
+            return
+        mix, cpus, before = self.times.mix, self.cpus, self._searched
+        shape = [number for share, curve in mix for number in _shape(share, curve)]
+        ratios = [new / old for new, old in zip(shape, before, strict=False)]
+        if len(shape) == len(before) and max(ratios) <= CHANGED and min(ratios) >= 1 / CHANGED:
+            return
+        self._searched = shape
+        self._sustained = yield from search(mix, self.workers, self.slo_latency, self.objective, cpus)
+        self.cores = cpus
 
     def requests_per_second(self) -> float:
-        """Requests per second with which the objective is still met; NaN until a search has ended."""
-        return nan if self._sustained is None else self.cost.bound(self._sustained, self.cores)
+        """Requests per second with which the objective is still met; NaN while unknown.
+
+        0 only if one request alone takes longer than the SLO: so many late requests have other causes.
+        """
+        if self._sustained is None:
+            return nan
+        if not self._sustained.rate:
+            return 0.0 if self.times.overall.own.alone > self.slo_latency else nan
+        return self.cost.bound(self._sustained, self.cores)
+
+
+def _shape(share: float, curve: Curve) -> Sequence[float]:
+    """Return numbers above 0 that change with the curve by about as much as its capacity does."""
+    sizes = [1 << power for power in range(curve.best_size.bit_length())]
+    slowest = curve.deviations[-max(1, len(curve.deviations) // 10) :]
+    means = [max(LEAST, curve.predict_mean(size)) for size in sizes]
+    return [1.0 + share, curve.predict(1) / means[0], sum(slowest) / len(slowest), *means]

@@ -83,8 +83,8 @@ class Cost(Protocol):
     def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> CostClass | None:
         """Return the class to batch alone instead of the first ``size`` requests, or None."""
 
-    def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float) -> None:
-        """Learn that a batch of these took a worker ``seconds`` and ``cpu_seconds`` of CPU; 0: unknown."""
+    def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float, waited: float) -> None:
+        """Learn from a batch of these; the seconds are those of ``LatencyModel.observe``."""
 
 
 class Pool:
@@ -111,8 +111,8 @@ class _Class:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.requests = 0.0
-        self.runs: deque[tuple[int, float, float]] = deque(maxlen=KNOWN)
-        """Size, seconds and CPU seconds."""
+        self.runs: deque[tuple[int, float, float, float]] = deque(maxlen=KNOWN)
+        """Size, seconds, CPU seconds and the seconds waited for a core."""
 
     def wants(self, size: int) -> bool:
         """Return whether a batch of ``size`` alone would show more."""
@@ -135,14 +135,14 @@ class CostModel:
 
     @property
     def mix(self) -> list[tuple[float, LatencyModel]]:
-        """Share of the recent requests and service times of each pool; of a single one, ``overall``."""
+        """Share of the recent requests and own times of each pool; of a single one, those of ``overall``."""
         counts = defaultdict[Pool, float](float)
         for of in self._classes.values():
             counts[of.pool] += of.requests
         total = sum(counts.values())
         if not total or len(counts) == 1:
-            return [(1.0, self.overall)]
-        return [(count / total, pool.times) for pool, count in counts.items()]
+            return [(1.0, self.overall.own)]
+        return [(count / total, pool.times.own) for pool, count in counts.items()]
 
     @property
     def ceiling(self) -> int:
@@ -182,14 +182,16 @@ class CostModel:
             return None
         return min(wanting or many, key=lambda kind: len(self._of(kind).runs), default=None)
 
-    def learn_any(self, size: int, seconds: float, cpu_seconds: float = 0.0) -> None:
+    def learn_any(self, size: int, seconds: float, cpu_seconds: float = 0.0, waited: float = 0.0) -> None:
         """Learn what a batch of ``size`` representative requests took, as ``learn`` does."""
-        self.overall.observe(size, seconds, cpu_seconds)
+        self.overall.observe(size, seconds, cpu_seconds, waited)
 
-    def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float = 0.0) -> None:
-        """Learn that a batch of these took a worker ``seconds`` and ``cpu_seconds`` of CPU; 0: unknown."""
+    def learn(
+        self, requests: Sequence[Request], seconds: float, cpu_seconds: float = 0.0, waited: float = 0.0
+    ) -> None:
+        """Learn from a batch of these; the seconds are those of ``LatencyModel.observe``."""
         size = len(requests)
-        self.overall.observe(size, seconds, cpu_seconds)
+        self.overall.observe(size, seconds, cpu_seconds, waited)
         kinds = {request.cost_class for request in requests}
         classes = [self._of(kind) for kind in kinds]
         pool = classes[0].pool
@@ -199,8 +201,8 @@ class CostModel:
         if len(self._keys) == len(pools) == len(pool.classes) == 1:
             return  # the only class so far: the overall curve is its own
         if len(kinds) == 1 and pool.times.knows(size):
-            classes[0].runs.append((size, seconds, cpu_seconds))
-        pool.model.observe(size, seconds, cpu_seconds)
+            classes[0].runs.append((size, seconds, cpu_seconds, waited))
+        pool.model.observe(size, seconds, cpu_seconds, waited)
         pool.batches += 1
         if pool.batches == KNOWN:
             pool.model.ceiling = pool.times.ceiling
@@ -282,10 +284,10 @@ class CostModel:
         pools[1:] = [kept for kept in pools[1:] if kept.classes]
 
 
-def _off(runs: Iterable[tuple[int, float, float]], times: LatencyModel) -> float:
+def _off(runs: Iterable[tuple[int, float, float, float]], times: LatencyModel) -> float:
     """Return the factor between ``runs`` and ``times``, at least 1; infinite if ``times`` lacks the sizes."""
     ratios = [
-        seconds / max(LEAST, times.predict_mean(size)) for size, seconds, _ in runs if times.knows(size)
+        seconds / max(LEAST, times.predict_mean(size)) for size, seconds, *_ in runs if times.knows(size)
     ]
     ratio = median(ratios) if ratios else inf
     return max(ratio, 1 / ratio)

@@ -173,19 +173,20 @@ class Engine:
         *,
         seconds: float | None = None,
         cpu_seconds: float = 0.0,
+        waited: float = 0.0,
         last: bool = False,
     ) -> tuple[Batch, list[Effect]]:
         """Learn from a finished batch, and answer its requests; return the batch with the effects.
 
         ``seconds``: its time in the worker, None if unknown; ``cpu_seconds``: its CPU time, 0 if unknown.
-        ``last``: the worker must get no further batch.
+        ``waited``: of these, without a core. ``last``: the worker must get no further batch.
         """
         batch = self._end_running(worker, now, last=last)
         took = now - batch.dispatched if seconds is None else seconds
         if cpu_seconds and took > 0:
             self._prefetch.observe(cpu_seconds / took)
         if ran := _work_done(batch, replies):
-            self._cost.learn(ran, took, cpu_seconds)
+            self._cost.learn(ran, took, cpu_seconds, waited)
             self._policy.observe(len(ran), took)
         if any(not reply.failed for reply in replies if reply != DROPPED):
             self._suspects.passed(worker)

@@ -7,11 +7,15 @@ and Clockwork, OSDI'20). Beyond the largest size the curve goes on as a line.
 Sizes are found by doubling: twice the best known size is tried until it has run ``tries`` times, then ever
 more seldom. A model that has changed its speed shows it in all of its last runs: older runs of every size are
 then scaled by the change.
+
+A batch also takes the time in which its worker could run and got no core, because of a CPU quota or a
+neighbor. Deadlines need that time; how fast the model is does not show in it. ``own`` is l(b) without it.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Sequence
+from copy import deepcopy
 from itertools import chain
 from statistics import median
 from typing import Final, NamedTuple
@@ -24,6 +28,9 @@ CPU_FIRST: Final = 256
 """First batches whose CPU time is all learned, including those of ``example()``."""
 CPU_EVERY: Final = 8
 """Afterwards one in this many batches is learned: CPU time varies little, and learning costs time."""
+
+NOTICED: Final = 0.02
+"""Share of a batch's time for which its worker waited for a core, from which ``own`` is learned apart."""
 
 
 class Run(NamedTuple):
@@ -78,6 +85,8 @@ class LatencyModel:
         """The upper quantile as a multiple of the mean."""
         self._cpu: LatencyModel | None = None
         """CPU seconds of a batch by its size. Not a share of its time: a quota stops some batches."""
+        self._own: LatencyModel | None = None
+        """The same without the waits; None while they are not worth noticing."""
 
     @property
     def learned(self) -> bool:
@@ -88,6 +97,11 @@ class LatencyModel:
     def best_size(self) -> int:
         """The power of two with the best throughput, or twice that while the double is unknown."""
         return min(self._best, self.ceiling)
+
+    @property
+    def own(self) -> "LatencyModel":
+        """l(b) without the time in which a worker could have run, and other processes or a quota kept it."""
+        return self._own or self
 
     def out_of_memory(self, size: int) -> int:
         """Lower the ceiling, since a batch of ``size`` did not fit into memory; return it.
@@ -100,11 +114,20 @@ class LatencyModel:
         self.ceiling, self._full, self._raised = max(1, min(self.ceiling, size // 2)), 0.0, False
         return self.ceiling
 
-    def observe(self, size: int, seconds: float, cpu_seconds: float = 0.0, *, share: float = 1.0) -> None:
+    def observe(
+        self, size: int, seconds: float, cpu_seconds: float = 0.0, waited: float = 0.0, *, share: float = 1.0
+    ) -> None:
         """Learn from a batch of ``size`` requests that took a worker ``seconds``.
 
-        ``cpu_seconds``: its CPU time; 0: unknown. ``share``: of its requests that ended.
+        ``cpu_seconds``: its CPU time; 0: unknown. ``waited``: those in which it had no core.
+        ``share``: of its requests that ended.
         """
+        if self._own is None and waited > NOTICED * seconds:
+            self._own = deepcopy(self)
+        if self._own is not None:
+            self._own.ceiling = self.ceiling
+            self._own.observe(size, seconds - waited, cpu_seconds, share=share)
+            cpu_seconds = 0.0  # learned there
         self._full += share * (size >= self.ceiling)
         if self._raised and self._full >= TUNING.probe_after:
             self._probe_after, self._raised = TUNING.probe_after, False
@@ -154,7 +177,8 @@ class LatencyModel:
 
     def predict_cpu(self, size: float) -> float:
         """Return the mean CPU seconds for ``size`` requests; 0 while unknown."""
-        return self._cpu.predict_mean(size) if self._cpu else 0.0
+        cpu = self.own._cpu  # noqa: SLF001 - of the same class
+        return cpu.predict_mean(size) if cpu else 0.0
 
     def largest_within(self, seconds: float) -> int:
         """Return the largest size whose upper quantile is at most ``seconds``; 0 if no request fits.

@@ -49,6 +49,10 @@ class Steady(NamedTuple):
     """Streams per second; NaN until learned."""
     concurrency: float
     """Streams that its workers hold; NaN until learned."""
+    pieces: float = 1.0
+    """Mean pieces of a stream."""
+    cpu_seconds: float = 0.0
+    """Mean CPU seconds of a worker per piece; 0 while unknown."""
 
 
 def steady(
@@ -103,7 +107,7 @@ def steady(
 
     rates = [ending[-1] * part / RATES for part in range(RATES)]
     highest = bisect_right(rates, 1.0 - target.objective, lo=1, key=late) - 1
-    return Steady(rates[highest], float(workers * size))
+    return Steady(rates[highest], float(workers * size), pieces, step.predict_cpu(size) / size)
 
 
 @dataclass(slots=True, eq=False)
@@ -231,8 +235,8 @@ class Streams:
         if not any(self._lengths):
             return Steady(nan, nan)
         return steady(
-            self.start,
-            self.step,
+            self.start.own,
+            self.step.own,
             lengths=self._lengths,
             target=self._tightest,
             workers=self._count,
@@ -293,7 +297,13 @@ class Streams:
         if iteration.stepped:
             # Memory fills over the length of a stream: a step shows only that those that end in it fit.
             ended = sum(output.done for output in iteration.outputs)
-            self.step.observe(iteration.stepped, iteration.step_seconds, share=ended / iteration.stepped)
+            self.step.observe(
+                iteration.stepped,
+                iteration.step_seconds,
+                iteration.cpu_seconds,
+                iteration.waited,
+                share=ended / iteration.stepped,
+            )
         effects = self._lower(self.start, iteration.start_overflow)
         effects += self._lower(self.step, iteration.step_overflow)
         if short := [output.stream for output in iteration.outputs if output.out_of_memory]:

@@ -32,11 +32,11 @@ class Profiler:
     def __init__(
         self,
         config: Config,
-        learn: Callable[[int, float, float], None],
+        learn: Callable[[int, wire.Spent], None],
         model: LatencyModel,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``learn`` takes the size, seconds and CPU seconds of a batch (0: unknown)."""
+        """``learn`` takes the size of a batch, and what it took."""
         self._config = config
         self._learn = learn
         self._model = model
@@ -123,7 +123,7 @@ class Profiler:
             if self._rejected:
                 break
             if run:
-                self._learn(size, seconds, spent.cpu_seconds)
+                self._learn(size, spent._replace(seconds=seconds))
             if self._clock() + (seconds if run else 0.0) >= ends:
                 break
         return seconds

@@ -152,7 +152,7 @@ def promise_within(
     slo_latency: float, mix: Mix, cost: CpuCost, *, workers: int, objective: float, cpus: float
 ) -> Promise:
     """Return one replica's capacity, as the watchdog exports it, within ``slo_latency`` seconds."""
-    rate = sustained(mix, workers, slo_latency, objective)
+    rate = sustained(mix, workers, slo_latency, objective, cpus)
     return Promise(slo_latency, cost.bound(rate, cpus), rate.size)
 
 

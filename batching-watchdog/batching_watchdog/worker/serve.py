@@ -31,6 +31,7 @@ from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded, Poisoned
 from batching_watchdog.function import Event
 from batching_watchdog.launch import die_with_parent
+from batching_watchdog.machine import RunDelay
 from batching_watchdog.messages import DROPPED, Crash, Failure, Reply
 from batching_watchdog.stacks import stack_file, stack_folder
 from batching_watchdog.worker.devices import change_threads, device, take_devices, take_threads, threads
@@ -204,7 +205,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         self._send(connection, wire.encode_handshake(handshake))
         poll = self._poll(connection)
         self._buffer = wire.ReceiveBuffer()
-        cpu = time.process_time()
+        cpu, delay = time.process_time(), RunDelay()
         while self._goes_on():
             if not poll.poll(HEARTBEAT_SECONDS * 1000):
                 continue
@@ -219,7 +220,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 self._handler.context.threads = count = wire.decode_threads(*frame)
                 change_threads(count)
                 continue
-            began = time.monotonic()
+            began, delayed = time.monotonic(), delay.seconds()
             events = [Event(head, body) for head, body in wire.decode_requests(*frame)]
             cancelled = self._cancelled(connection, poll)
             try:
@@ -231,7 +232,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             if isinstance(outcome, Crash):
                 self._send(connection, wire.encode_crash(outcome))
             else:
-                spent = wire.Spent(time.monotonic() - began, cpu - earlier)
+                took = time.monotonic() - began
+                spent = wire.Spent(took, cpu - earlier, min(took, delay.seconds() - delayed))
                 self._send(connection, wire.encode_replies(outcome, spent))
             _LIFE.pack_into(self._life, 0, self.loaded_at, True)
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.function import Event
+from batching_watchdog.machine import RunDelay
 from batching_watchdog.messages import Iteration, Output, Reply
 from batching_watchdog.worker.handler import Handler, is_out_of_memory
 
@@ -132,6 +133,7 @@ class RunningStreams:
         self._joining: dict[int, Event] = {}
         self._running: dict[int, _Running] = {}
         self._cpu = time.process_time()
+        self._delay = RunDelay()
         self._sick = 0
         """Iterations in a row whose every state failed."""
 
@@ -165,17 +167,20 @@ class RunningStreams:
         joining, self._joining = self._joining, {}
         start = _Tried(self._handler, "start", "events", self._functions.start)
         started = self._start(start, joining, outputs) if joining else 0
-        middle = time.monotonic()
+        middle, delayed = time.monotonic(), self._delay.seconds()
         step = _Tried(self._handler, "step", "states", self._functions.step)
         stepped = self._step(step, outputs) if self._running else 0
+        took = time.monotonic() - middle
+        waited = min(took, self._delay.seconds() - delayed)
         cpu, self._cpu = self._cpu, time.process_time()
         return Iteration(
             outputs,
             0 if start.parts else started,
             middle - began,
             0 if step.parts else stepped,
-            time.monotonic() - middle,
+            took,
             self._cpu - cpu,
+            waited,
             start.overflow,
             step.overflow,
         )

@@ -155,8 +155,8 @@ class _Example:
     def check(self) -> None:
         """Do nothing: no example fails."""
 
-    def _learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
-        self._traffic.cost.learn_any(size, seconds)
+    def _learn(self, size: int, spent: Spent) -> None:
+        self._traffic.cost.learn_any(size, spent.seconds)
 
 
 def maximum(drawn: Drawn, *, example: bool) -> float:

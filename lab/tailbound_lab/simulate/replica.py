@@ -67,7 +67,7 @@ class _Alike:
     def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> None:
         """Return None: with a single class no class is tried alone."""
 
-    def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float) -> None:
+    def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float, waited: float) -> None:
         """Nothing to learn."""
 
     def untried(self, size: int) -> bool:

@@ -181,7 +181,7 @@ class Streaming:
         ]
         started = 0 if failed | short or crowded else len(joined)
         stepped = 0 if stuck or overflow else len(begun)
-        return Iteration(outputs, started, start, stepped, step, 0.0, crowded, overflow)
+        return Iteration(outputs, started, start, stepped, step, 0.0, 0.0, crowded, overflow)
 
     def _in_parts(
         self, law: Law, streams: Sequence[int], bad: Collection[int], *, fits: float = inf

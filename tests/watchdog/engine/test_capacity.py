@@ -1,13 +1,15 @@
 """What workers sustain with the objective met, and what the front end and the cores leave of that."""
 
 from dataclasses import dataclass
+from random import Random
 from statistics import NormalDist
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog.engine.capacity import CpuCost, Reading, Sustained, sustained
+from batching_watchdog.engine.capacity import Capacity, CpuCost, Reading, Sustained, sustained
+from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.tuning import TUNING
 from support.fuzzing import fuzzed
@@ -24,12 +26,11 @@ FAST = 80_000.0
 """Requests per second: more than the front end of any test can do."""
 
 
-def read(*readings: Reading, cpus: float = 1.0) -> CpuCost:
+def read(*readings: Reading) -> CpuCost:
     """Return what these readings teach."""
     cost = CpuCost()
-    cost.read(Reading(0.0, 0.0, 0, 0), cpus)
-    for reading in readings:
-        cost.read(reading, cpus)
+    for reading in (Reading(0.0, 0.0, 0, 0), *readings):
+        cost.read(reading)
     return cost
 
 
@@ -45,7 +46,13 @@ def read(*readings: Reading, cpus: float = 1.0) -> CpuCost:
         pytest.param(read(SMALL), FAST, 2, 0.0, 8.0, 10_000, id="small batches"),
         pytest.param(read(SMALL), FAST, 40, 0.0, 8.0, 1 / 36.6667e-6, id="large ones after them"),
         pytest.param(
-            read(Reading(10.0, 0.05, 50, 0)), 3e3, LARGE, 0.0, 2.0, 3e3, id="idle: scrapes would count"
+            read(Reading(10.0, 0.05, 0, 0), Reading(20.0, 0.102, 100, 0)),
+            FAST,
+            LARGE,
+            0.0,
+            8.0,
+            50_000,
+            id="a thousandth of its core: without what an idle one takes",
         ),
         pytest.param(
             read(Reading(0.5, 0.4, 10, 0), BUSY), FAST, LARGE, 0.0, 8.0, 50_000, id="close together"
@@ -56,8 +63,8 @@ def read(*readings: Reading, cpus: float = 1.0) -> CpuCost:
             LARGE,
             0.0,
             8.0,
-            1 / 30e-6,
-            id="followed by half",
+            1 / 40e-6,
+            id="the newest thousands",
         ),
     ],
 )
@@ -65,11 +72,65 @@ def test_capacity_is_what_the_front_end_and_the_cores_leave(cost, rate, size, wo
     assert cost.bound(Sustained(rate, size, worker), cpus) == pytest.approx(bound, rel=0.01)
 
 
-def test_a_front_end_with_a_quarter_of_a_core_is_busy_at_a_quarter_of_the_load():
-    reading = Reading(10.0, 0.3, 100, 0)  # 3 ms for each of 10/s: 3% of a core
-    assert read(reading).bound(Sustained(30.0, LARGE), 0.25) == 30.0
-    cost = read(reading, cpus=0.25)
-    assert cost.bound(Sustained(1e3, LARGE), 0.25) == pytest.approx(TUNING.busiest * 0.25 / 0.003, rel=0.01)
+def test_front_end_under_little_load_does_not_outweigh_what_it_took_under_much():
+    cost = read(BUSY, Reading(20.0, 2.05, 100_050, 0))  # 1 ms for each of 50
+    assert cost.bound(Sustained(FAST, LARGE), 8.0) > 40_000
+
+
+class Throttled:
+    """One worker of a handler that takes 5 ms of CPU for each request, with a quota of 0.25 cores."""
+
+    def __init__(self) -> None:
+        self.random = Random(1)
+        self.cost = CostModel(64)
+        self.capacity = Capacity(self.cost, workers=1, slo_latency=1.0, objective=0.99, cpus=0.25)
+
+    def serve(self, sizes: tuple[int, ...], *, busy: bool) -> float:
+        """Serve batches of these sizes, which the quota stops always or one in ten times; the capacity."""
+        for size in sizes:
+            own = 0.005 * size
+            stopped = busy or self.random.random() < 0.1
+            waited = 3.0 * own * busy + stopped * self.random.uniform(0.0, 0.2)
+            self.cost.learn_any(size, own + waited, own, waited)
+        list(self.capacity.estimate())
+        return self.capacity.requests_per_second()
+
+
+def test_capacity_of_a_throttled_replica_stays_through_an_overload_and_after_it():
+    replica = Throttled()
+    before = replica.serve((1,) * 60 + (2,) * 20, busy=False)
+    assert before == pytest.approx(TUNING.busiest * 0.25 / 0.005, rel=0.1)
+    overload = [replica.serve((4, 8, 16, 32), busy=True) for _ in range(10)]
+    after = [replica.serve((1,) * 100 + (2,) * 10, busy=False) for _ in range(16)]
+    assert min(overload + after) > before / 2
+
+
+def test_capacity_is_unknown_if_requests_are_late_by_batches_that_vary_and_0_if_one_alone_takes_too_long():
+    for often, expected in ((4, "nan"), (1, "0.0")):
+        cost = CostModel(1)
+        capacity = Capacity(cost, workers=1, slo_latency=0.1, objective=0.999, cpus=1.0)
+        for run in range(24):
+            cost.learn_any(1, 0.5 if run % often == 0 else 0.05)
+        list(capacity.estimate())
+        assert str(capacity.requests_per_second()) == expected
+
+
+def test_same_curve_is_not_searched_again():
+    replica = Throttled()
+    replica.serve((1,) * 60, busy=False)
+    replica.cost.learn_any(1, 0.006, 0.005, 0.001)
+    assert not list(replica.capacity.estimate())
+    replica.capacity.resize(2, 0.5)
+    assert list(replica.capacity.estimate())
+
+
+def test_requests_that_a_quota_stops_are_late_in_the_search_where_the_target_is_shorter_than_its_period():
+    model = LatencyModel(4)
+    for size in (1, 2, 4) * 8:
+        model.observe(size, 0.010 * size, 0.010 * size)
+    strict, loose = (sustained([(1.0, model)], 1, slo, 0.99, 0.25).rate for slo in (0.08, 2.0))
+    assert 0.0 < strict < 0.6 * loose
+    assert loose < 25.0
 
 
 def test_cores_bound_the_rate_by_cpu_time_where_the_times_of_batches_show_a_quota_instead():

@@ -160,6 +160,23 @@ def test_cpu_time_of_a_batch_that_doubles_is_followed_and_an_unknown_one_changes
     assert model.predict_cpu(8) == pytest.approx(0.016)
 
 
+def test_own_times_are_without_waits_for_a_core_which_count_against_deadlines():
+    model = learn(LatencyModel(64), accelerator, POWERS)
+    for size in POWERS * 5:
+        model.observe(size, 5 * accelerator(size), waited=4 * accelerator(size))
+    for size in POWERS:
+        assert model.own.predict_mean(size) == pytest.approx(accelerator(size), rel=0.05)
+        assert model.predict(size) > 4 * accelerator(size)
+    assert model.own.own is model.own
+
+
+def test_own_times_lower_their_ceiling_with_the_others():
+    model = learn(LatencyModel(64), accelerator, POWERS)
+    model.out_of_memory(16)
+    model.observe(8, 0.1, waited=0.05)
+    assert model.own.ceiling == model.ceiling == 8
+
+
 def test_batch_out_of_memory_halves_the_ceiling_which_full_batches_probe_ever_more_seldom():
     model = learned(accelerator, POWERS, 64)
     assert model.out_of_memory(64) == model.ceiling == model.best_size == model.largest_within(9.0) == 32

@@ -309,7 +309,7 @@ def test_steady_is_unknown_without_a_step_and_zero_where_one_exceeds_the_interva
     start, step, target = LatencyModel(64), LatencyModel(64), Target(0.5, 0.99, 0.05)
     assert isnan(steady(start, step, lengths=(10,), target=target, workers=2).rate)
     step.observe(1, 0.06)
-    assert steady(start, step, lengths=(10,), target=target, workers=2) == (0.0, 0.0)
+    assert steady(start, step, lengths=(10,), target=target, workers=2).rate == 0.0
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_exported_capacity_is_sustained_and_at_least_half_of_the_possible(start,
     draws = [lengths(random.Random(seed)) for seed in range(400)]
     target = Target(0.5, 0.99, 0.05)
     workers = more.get("workers", 1)
-    rate, _ = steady(profiled.start, profiled.step, lengths=draws, target=target, workers=workers)
+    rate = steady(profiled.start, profiled.step, lengths=draws, target=target, workers=workers).rate
     good = {}
     for times in (1, 2):
         world = Streaming(start, step, lengths=lengths, noise=0.05, timeout=10.0, **more)
@@ -355,9 +355,9 @@ def test_exported_capacity_of_closed_batches_is_sustained(lengths, latency, work
 
     profiled, target = made().engine, Target(latency, 0.99, 0.05)
     draws = [lengths(random.Random(seed)) for seed in range(400)]
-    rate, _ = steady(
+    rate = steady(
         profiled.start, profiled.step, lengths=draws, target=target, workers=workers, closed=True
-    )
+    ).rate
     world = made()
     world.run(rate, max(20.0, 100 / rate))
     assert world.good() > 0.95

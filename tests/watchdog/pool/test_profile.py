@@ -57,8 +57,8 @@ class Worker:
     def check(self) -> None:
         raise AssertionError
 
-    def learn(self, size: int, seconds: float, cpu_seconds: float) -> None:
-        self.model.observe(size, seconds)
+    def learn(self, size: int, spent: wire.Spent) -> None:
+        self.model.observe(size, spent.seconds)
 
     def measured(self, example: bytes = b"x" * 800) -> list[int]:
         asyncio.run(self.profiler.measure(self, [example]))

@@ -86,6 +86,8 @@ async def test_worker_shakes_hands_and_says_with_its_replies_what_time_they_took
         assert [reply.body for reply in replies] == [b"body", b"body"]
     assert taken[b"/computes"].cpu_seconds >= 0.4
     assert taken[b"/waits"].cpu_seconds < 0.4 <= taken[b"/waits"].seconds
+    assert all(0.0 <= spent.waited <= spent.seconds for spent in taken.values())
+    assert taken[b"/waits"].seconds - taken[b"/waits"].waited >= 0.4, "sleep is no wait for a core"
 
 
 DIVIDING = "def handle_batch(events, context):\n    return [1 / int(event.body) for event in events]\n"
