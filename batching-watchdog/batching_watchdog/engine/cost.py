@@ -69,6 +69,9 @@ class Shared(Protocol):
     def overdue_at(self) -> dict[str, float]:
         """Time from which an SLO class goes first: a request of it is late, and none left on time since."""
 
+    limit: float
+    """Largest batch after some that failed whole: ``retries``."""
+
 
 class Cost(Protocol):
     """All pools together, as the engine uses them."""
@@ -90,13 +93,14 @@ class Cost(Protocol):
 class Pool:
     """Classes that share batches, and the service times of those."""
 
-    __slots__ = ("batches", "classes", "model", "overdue_at", "times", "turns")
+    __slots__ = ("batches", "classes", "limit", "model", "overdue_at", "times", "turns")
 
     def __init__(self, model: LatencyModel, times: LatencyModel) -> None:
         self.model = model
         self.times = times
         """``model``, once that has run often enough."""
         self.overdue_at: dict[str, float] = {}
+        self.limit = inf
         self.classes: set[CostClass] = set()
         self.batches = 0
         self.turns = 0

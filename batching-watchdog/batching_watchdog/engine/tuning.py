@@ -1,6 +1,6 @@
 """The constants of the engine, each with its unit and its reason. [P]
 
-``window``, ``patience`` and the limits of retries were chosen on draws from seed 50000 on and on simulated
+``window`` and the limits of retries were chosen on draws from seed 50000 on and on simulated
 faults, so those draws are no held-out set for them; ``docs/benchmarks.md`` has other seeds. Numbers of one
 module's bookkeeping stand in that module.
 """
@@ -54,8 +54,6 @@ class Tuning:
     """Latency budgets over which that share is measured."""
     overload_least: float = 2.0
     """Requests above that share that must have gone late: one or two show nothing."""
-    patience: float = 0.5
-    """Share of its timeout after which a late request may go before those on time, if these stay on time."""
     admit: float = 1.5
     """Multiple of what can be served before a deadline from which a request is predicted to be late."""
 
@@ -67,11 +65,6 @@ class Tuning:
     """Times that a stream is started whose worker dies, or has too little memory, before its first piece."""
 
     # Retries: ``engine``
-    parts_first: int = 3
-    """Batches that fail whole, while none succeeds, after which their parts go first."""
-    down_after: int = 16
-    """Batches that fail whole, while none succeeds, after which a failed batch is not tried again in parts:
-    what the function needs is down."""
     missing: float = 0.25
     """Share of the workers that may be dead while a batch that may kill another is tried."""
     lately: float = 600.0

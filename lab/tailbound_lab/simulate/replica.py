@@ -6,7 +6,7 @@ Owns the outcomes of its requests; ``virtual`` plays it.
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import partial
-from math import nan
+from math import inf, nan
 from typing import Protocol
 
 from batching_watchdog.engine.cost import Cost, Shared
@@ -54,6 +54,7 @@ class _Alike:
         self.max_batch_size = self.ceiling = len(self._seconds)
         self.lead = 0.0
         self.overdue_at: dict[str, float] = {}
+        self.limit = inf
 
     @property
     def cost(self) -> "_Alike":
