@@ -285,7 +285,7 @@ class Engine:
         if isinstance(answer, Late):
             head = answer.lane.on_time[0]
             self._overload.count(now, head.deadline - head.arrived, late=answer.number)
-            self._queues.go_late(answer.lane, answer.number, now)
+            self._queues.go_late(answer.lane, answer.number)
         elif not self._idle:
             # Checked again when its deadline passes with every worker busy: it may be shed then.
             return answer.lane.keys[0]
@@ -297,13 +297,10 @@ class Engine:
         lane = take.lane
         head = lane.on_time[take.start]
         self._overload.count(now, head.deadline - head.arrived, on_time=take.size)
-        waiting = lane.on_time[take.start :]
-        only = self._cost.alone(lane.pool, waiting, take.size)
-        if only is not None:
-            waiting = [request for request in waiting if request.cost_class == only]
-        taken = self._together(waiting[: take.size])
-        self._queues.serve(lane, taken, take.start if only is None else None)
-        self._dispatch(taken, take.reason if only is None else DispatchReason.ALONE, now, effects)
+        size = 1 if self._cost.alone(head) else take.size
+        taken = self._together(lane.on_time[take.start : take.start + size])
+        self._queues.serve(lane, taken, take.start)
+        self._dispatch(taken, take.reason, now, effects)
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
         """Dispatch late requests of one lane, the oldest first, if none on time needs the worker."""

@@ -3,9 +3,9 @@
 One rule for whatever failed it: a handler that raised, a lack of memory, a worker that died. A batch of
 several is never answered with its error. Both halves of it are tried, and halved again if they fail (binary
 splitting: F. K. Hwang, "A method for detecting all defective members in a population by group testing", JASA
-67, 1972). If a part fails, the fault is taken to be in it, and those that wait beside it go back to their lane
-unsuspected. If all but one part passed, the fault is in that one, which is halved without a try. If all parts
-passed after a lack of memory, the batch was too large.
+67, 1972). If a part fails, the fault is taken to be in it, and those that wait beside it go back to their
+lane unsuspected. If all but one part passed, the fault is in that one, which is halved without a try. If all
+parts passed after a lack of memory, the batch was too large.
 
 Where faults are dense, smaller batches find them with fewer tries. So each batch that fails whole halves the
 largest batch of its pool, and each that passes doubles it: about half of the batches pass then, which is the

@@ -33,21 +33,15 @@ class Tuning:
 
     # Cost classes: ``cost``
     apart: float = 1.5
-    """Classes whose batches differ by this factor get lanes of their own."""
-    alike: float = 1.25
-    """Lanes whose batches differ by less merge: below ``apart``, so that they do not flap."""
+    """Factor over the shares of their classes at which mixed batches lose a class to a lane of its own."""
     max_classes: int = 64
     """Classes and batch keys that are kept: clients choose them."""
     max_lanes: int = 8
     """Lanes of one batch key: each needs its own batch within the SLO."""
-    alone_every: int = 8
-    """One in this many batches of a lane is of a single class while a class of it is unknown."""
 
     # Batches: ``policy``
     reserve: float = 0.025
     """Share of the smallest SLO latency that is left for the way to the client under overload."""
-    age: float = 10.0
-    """Budgets after which an SLO class of a lane that was passed over goes first."""
     overload: float = 0.05
     """Share of requests that go late from which only throughput counts."""
     overload_budgets: float = 4.0

@@ -525,7 +525,7 @@ def test_batches_shrink_to_one_request_while_all_fail_and_grow_again_as_they_pas
     sizes = []
     while batches := crew.tick():
         sizes += [len(batch.requests) for batch in batches]
-        crew.reply(crew.workers[0], OK)
+        crew.reply(crew.workers[0], OK, seconds=law(sizes[-1]))
     assert max(sizes) == 8
     assert list(crew.answers.values()).count(FAILED) == 5
 

@@ -4,7 +4,7 @@ import pytest
 
 from batching_watchdog.engine.tuning import TUNING
 from watchdog.engine.queues import accelerator
-from watchdog.engine.simulation import TIMEOUT, Part, Simulation
+from watchdog.engine.simulation import Part, Simulation
 
 # Seconds of computing, whatever the machine does besides.
 pytestmark = pytest.mark.timeout(600)
@@ -56,12 +56,25 @@ def test_lengths_that_a_model_pads_are_told_apart_with_nothing_set():
     goodput = {}
     for name, mix in (("nothing set", kinds), ("by hand", by_hand), ("as one", kinds)):
         simulation = Simulation(accelerator, workers=1, slo_latency=0.2, mix=mix, max_inflight=4096)
-        simulation.padded = lambda size, longest: 0.005 + 0.00001 * size * longest
+        simulation.by_lengths = lambda lengths: 0.005 + 0.00001 * len(lengths) * max(lengths)
         simulation.by_length = name != "as one"
         simulation.run(500, 8)
         goodput[name] = simulation.run(1200, 8).count("good")
     assert goodput["nothing set"] > 0.95 * goodput["by hand"]
     assert goodput["nothing set"] > 1.3 * goodput["as one"]
+
+
+@pytest.mark.parametrize("dear", [8, 30])
+def test_dear_inputs_whose_costs_add_are_on_time_as_the_others_are(dear):
+    kinds = [Part(0.9, length=16), Part(0.1, length=16 * dear)]
+    simulation = Simulation(accelerator, workers=1, slo_latency=0.2, mix=kinds, max_inflight=4096)
+    simulation.by_lengths = lambda lengths: 0.008 + 0.0005 * sum(lengths) / 16
+    rate = 0.72 / (0.0005 * (0.9 + 0.1 * dear))
+    simulation.run(rate, 8)
+    outcome = simulation.run(rate, 20)
+    for kind in kinds:
+        ends = [ended.kind for ended in outcome.ended if ended.request.client is kind]
+        assert ends.count("good") >= 0.97 * len(ends)
 
 
 CLASSES = [Part(1.0, budget=0.1 * wider, slo_class=f"{wider}") for wider in (1, 3, 10)]
