@@ -30,8 +30,6 @@ class DispatchReason(StrEnum):
     """Requests that joined the running streams of a worker."""
     RETRY = "retry"
     """A part of a batch that failed whole, to find the request at fault."""
-    ALONE = "alone"
-    """One cost class alone, to measure its cost."""
     PROFILE = "profile"
     """Bodies of example(), to measure l(b) before there is traffic."""
 

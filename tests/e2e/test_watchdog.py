@@ -90,11 +90,9 @@ def weight(event):
 """
 
 
-def test_requests_of_one_length_are_told_apart_by_the_functions_own_weight_and_by_length_where_it_fails():
+def test_weight_of_the_function_is_measured_and_the_length_decides_where_it_fails():
     with watchdog(BATCHES, weight=WEIGHT) as dog:
-        bodies = [b"short", b"large"] * 8
-        alone = 'watchdog_dispatch_total{reason="alone"}'
-        until(lambda: dog.call_all(bodies) and dog.metric(alone), "a batch of one cost class alone")
+        assert {answer.status for answer in dog.call_all([b"short", b"large"] * 8)} == {201}
         assert dog.metric("watchdog_weight_failures_total") == 0
         assert {answer.status for answer in dog.call_all([b"?"] * 3)} == {201}
         assert dog.metric("watchdog_weight_failures_total") == 3

@@ -2,19 +2,19 @@
 
 Requests of one method and path, ``X-Batch-Key`` and length of body (by powers of two) form a cost class; a
 handler's ``weight(event)`` takes the place of the length. Classes of one batch key begin in one ``Pool``,
-whose requests share batches and one l(b) (``latency``). One in ``alone_every`` batches has a single class
-while one is unknown. A class whose batches alone cost other than its pool's leaves for a pool that matches,
-or a new one, and pools that have become alike merge. So a model that pads to the longest body gets batches of
-similar lengths, and a model that depends on neither length nor path gets full ones, without settings.
+whose requests share batches and one l(b) (``latency``). The first request of a class, and batches that
+happen to have one class, teach l(b) of that class. If mixed batches take ``apart`` times as long as the
+shares of their classes, the dearest class leaves for a pool that matches, or a new one. So a model that pads
+to the longest body gets batches of similar lengths, and a model whose costs add, or depend on neither length
+nor path, gets full ones, without settings.
 
 Requests of different batch keys never share a batch, nor do those of different paths if the handler forbids
 it (``mix_paths``). Clients choose classes and keys, so their number is bounded: those that have shown no cost
 are dropped first. One more curve learns from all batches, and predicts for pools with few of their own.
 """
 
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Sequence
 from math import inf
 from statistics import median
 from typing import Final, Protocol
@@ -27,8 +27,6 @@ KNOWN: Final = 2 * TUNING.tries
 """Batches after which a pool's own curve replaces that of all, and between two looks at its classes."""
 RECENT: Final = 512
 """Requests after which all counts are halved: shares follow the traffic of the last thousand or so."""
-AGAIN: Final = 16
-"""Factor by which batches of one class become rarer once all are known."""
 
 
 class ServiceTimes(Protocol):
@@ -65,9 +63,8 @@ class Shared(Protocol):
     def times(self) -> ServiceTimes:
         """Service times of its batches."""
 
-    @property
-    def overdue_at(self) -> dict[str, float]:
-        """Time from which an SLO class goes first: a request of it is late, and none left on time since."""
+    limit: float
+    """Largest batch after some that failed whole: ``retries``."""
 
 
 class Cost(Protocol):
@@ -80,8 +77,8 @@ class Cost(Protocol):
     def pool(self, cost_class: CostClass) -> Shared:
         """Return the pool of one more request's class: requests of a pool may share a batch."""
 
-    def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> CostClass | None:
-        """Return the class to batch alone instead of the first ``size`` requests, or None."""
+    def alone(self, request: Request) -> bool:
+        """Return whether ``request`` gets a batch alone: the first of its class among others in its pool."""
 
     def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float, waited: float) -> None:
         """Learn from a batch of these; the seconds are those of ``LatencyModel.observe``."""
@@ -90,33 +87,30 @@ class Cost(Protocol):
 class Pool:
     """Classes that share batches, and the service times of those."""
 
-    __slots__ = ("batches", "classes", "model", "overdue_at", "times", "turns")
+    __slots__ = ("batches", "classes", "excess", "limit", "model", "times")
 
     def __init__(self, model: LatencyModel, times: LatencyModel) -> None:
         self.model = model
         self.times = times
         """``model``, once that has run often enough."""
-        self.overdue_at: dict[str, float] = {}
+        self.limit = inf
         self.classes: set[CostClass] = set()
         self.batches = 0
-        self.turns = 0
-        """Batches that left, for whose turn it is to be of one class."""
+        self.excess: deque[float] = deque(maxlen=KNOWN)
+        """Times of the last mixed batches as multiples of the shares of their classes."""
 
 
 class _Class:
-    """The pool of a class, its recent requests, and its last batches alone."""
+    """The pool of a class, its recent requests, and the service times of its batches alone."""
 
-    __slots__ = ("pool", "requests", "runs")
+    __slots__ = ("pool", "requests", "shown", "times")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, times: LatencyModel) -> None:
         self.pool = pool
         self.requests = 0.0
-        self.runs: deque[tuple[int, float, float, float]] = deque(maxlen=KNOWN)
-        """Size, seconds, CPU seconds and the seconds waited for a core."""
-
-    def wants(self, size: int) -> bool:
-        """Return whether a batch of ``size`` alone would show more."""
-        return len(self.runs) < TUNING.tries or size >= 2 * max(run[0] for run in self.runs)
+        self.shown = False
+        """Whether a request of it had a batch alone, so that its cost is known."""
+        self.times = times
 
 
 class CostModel:
@@ -168,19 +162,13 @@ class CostModel:
                 each.requests /= 2
         return of.pool
 
-    def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> CostClass | None:
-        """Return the class to batch alone instead of the first ``size`` requests, or None."""
-        assert isinstance(pool, Pool)  # noqa: S101 - ours
-        pool.turns += 1
-        if len(pool.classes) < 2 or pool.turns % TUNING.alone_every:
-            return None
-        counts = Counter([request.cost_class for request in islice(waiting, size)])
-        # A batch of fewer would cost throughput and show little.
-        many = {kind: count for kind, count in counts.items() if max(2, size // 8) <= count < size}
-        wanting = [kind for kind, count in many.items() if self._of(kind).wants(count)]
-        if not wanting and pool.turns % (AGAIN * TUNING.alone_every):
-            return None
-        return min(wanting or many, key=lambda kind: len(self._of(kind).runs), default=None)
+    def alone(self, request: Request) -> bool:
+        """Return whether ``request`` gets a batch alone: the first of its class among others in its pool."""
+        of = self._of(request.cost_class)
+        if of.shown or len(of.pool.classes) == 1:
+            return False
+        of.shown = True
+        return True
 
     def learn_any(self, size: int, seconds: float, cpu_seconds: float = 0.0, waited: float = 0.0) -> None:
         """Learn what a batch of ``size`` representative requests took, as ``learn`` does."""
@@ -200,17 +188,18 @@ class CostModel:
             return  # the batch was cut before its classes were separated
         if len(self._keys) == len(pools) == len(pool.classes) == 1:
             return  # the only class so far: the overall curve is its own
-        if len(kinds) == 1 and pool.times.knows(size):
-            classes[0].runs.append((size, seconds, cpu_seconds, waited))
+        if len(kinds) == 1:
+            classes[0].times.observe(size, seconds, cpu_seconds, waited)
+        elif all(of.times.learned for of in classes):
+            shares = sum(self._of(request.cost_class).times.predict_mean(size) for request in requests) / size
+            pool.excess.append(seconds / max(LEAST, shares))
         pool.model.observe(size, seconds, cpu_seconds, waited)
         pool.batches += 1
         if pool.batches == KNOWN:
             pool.model.ceiling = pool.times.ceiling
             pool.times = pool.model
-        if pool.batches % KNOWN == 0:
-            for kind in list(pool.classes):
-                self._leave(kind, pools)
-            self._join(pool, pools)
+        if len(pool.excess) == KNOWN and median(pool.excess) > TUNING.apart:
+            self._separate(pool, pools, size)
 
     def _of(self, cost_class: CostClass) -> _Class:
         """Return the class, marked as the most recently used."""
@@ -237,65 +226,38 @@ class CostModel:
         near = [kind for pool in pools for kind in pool.classes if kind[:2] == cost_class[:2]]
         nearest = min(near, key=lambda kind: abs(kind[2] - cost_class[2]), default=None)
         pool = self._classes[nearest].pool if nearest is not None else pools[0]
-        self._classes[cost_class] = added = _Class(pool)
+        self._classes[cost_class] = added = _Class(pool, LatencyModel(self.max_batch_size))
         pool.classes.add(cost_class)
         if len(self._classes) > TUNING.max_classes:
-            unknown = (kind for kind, of in self._classes.items() if not of.runs and of is not added)
+            unknown = (kind for kind, of in self._classes.items() if not of.times.learned and of is not added)
             gone = next(unknown, next(iter(self._classes)))
             self._classes.pop(gone).pool.classes.discard(gone)
         return added
 
-    def _leave(self, kind: CostClass, pools: list[Pool]) -> None:
-        """Move a class whose batches alone differ from its pool's to a pool that matches, or a new one."""
-        of = self._classes[kind]
-        old = of.pool
-        if len(old.classes) == 1 or len(of.runs) < 2 or not TUNING.apart < _off(of.runs, old.times) < inf:
-            return
-        off = {pool: _off(of.runs, pool.times) for pool in pools if pool is not old}
-        best = min(off, key=lambda pool: off[pool], default=None)
-        if best is None or off[best] > TUNING.alike:
+    def _separate(self, pool: Pool, pools: list[Pool], size: int) -> None:
+        """Move the class with the dearest batches of ``size`` to a pool that matches, or to a new one."""
+        pools[1:] = [kept for kept in pools[1:] if kept.classes]
+        classes = {kind: self._classes[kind] for kind in pool.classes}
+        kind = max(classes, key=lambda kind: classes[kind].times.predict_mean(size))
+        of = classes[kind]
+        off = {other: _off(of.times, other.times, size) for other in pools if other is not pool}
+        best = min(off, key=lambda other: off[other], default=None)
+        if best is None or off[best] > TUNING.apart:
             if len(pools) == TUNING.max_lanes:
                 return
-            model = LatencyModel(self.max_batch_size)
-            for run in of.runs:
-                model.observe(*run)
-            model.ceiling = old.times.ceiling
-            best = Pool(model, model)
+            best = Pool(of.times, of.times)
+            of.times.ceiling = pool.times.ceiling
             best.batches = KNOWN
             pools.append(best)
         # Those that stay are learned anew, since the runs so far include the class. Until then they predict.
-        old.classes.discard(kind)
-        old.model, old.batches = LatencyModel(self.max_batch_size), 0
+        pool.classes.discard(kind)
+        pool.model, pool.batches = LatencyModel(self.max_batch_size), 0
+        pool.excess.clear()
         best.classes.add(kind)
-        of.pool = best
-        of.runs.clear()
-
-    def _join(self, pool: Pool, pools: list[Pool]) -> None:
-        """Merge ``pool`` with another of similar cost; drop empty ones."""
-        for other in pools:
-            if other is not pool and other.times is other.model and _alike(pool.times, other.times):
-                stays, goes = (pool, other) if pool is pools[0] else (other, pool)
-                for kind in goes.classes:
-                    self._classes[kind].pool = stays
-                    self._classes[kind].runs.clear()
-                stays.classes |= goes.classes
-                goes.classes.clear()
-                break
-        pools[1:] = [kept for kept in pools[1:] if kept.classes]
+        of.pool, of.times = best, LatencyModel(self.max_batch_size)
 
 
-def _off(runs: Iterable[tuple[int, float, float, float]], times: LatencyModel) -> float:
-    """Return the factor between ``runs`` and ``times``, at least 1; infinite if ``times`` lacks the sizes."""
-    ratios = [
-        seconds / max(LEAST, times.predict_mean(size)) for size, seconds, *_ in runs if times.knows(size)
-    ]
-    ratio = median(ratios) if ratios else inf
-    return max(ratio, 1 / ratio)
-
-
-def _alike(one: LatencyModel, other: LatencyModel) -> bool:
-    """Return whether two curves share a size, and agree at the largest one of either."""
-    sizes, others = set(one.sizes_learned()), set(other.sizes_learned())
-    largest = max(sizes | others, default=1)
-    low, high = sorted((one.predict_mean(largest), other.predict_mean(largest)))
-    return not sizes.isdisjoint(others) and high <= TUNING.alike * low
+def _off(one: LatencyModel, other: LatencyModel, size: int) -> float:
+    """Return the factor between two curves at ``size``, at least 1."""
+    low, high = sorted((one.predict_mean(size), other.predict_mean(size)))
+    return high / max(LEAST, low)

@@ -20,7 +20,7 @@ from batching_watchdog.engine.effects import Answer, Check, Dispatch, Effect, Lo
 from batching_watchdog.engine.lanes import GONE, RUNNING, Queues
 from batching_watchdog.engine.policy import BatchingPolicy, Late, Overload, Situation, Take, Wait
 from batching_watchdog.engine.prefetch import Prefetch
-from batching_watchdog.engine.retries import Part, Suspects
+from batching_watchdog.engine.retries import Failure, Part, Suspects
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
 from batching_watchdog.messages import DROPPED, PROBE, Batch, Crash, DispatchReason, Reply, Request
@@ -188,12 +188,12 @@ class Engine:
         if ran := _work_done(batch, replies):
             self._cost.learn(ran, took, cpu_seconds, waited)
             self._policy.observe(len(ran), took)
+        effects: list[Effect] = []
         if any(not reply.failed for reply in replies if reply != DROPPED):
-            self._suspects.passed(worker)
+            effects += self._passed(worker, batch)
         elif any(reply.failed for reply in replies):
             self._queue_again(self._suspects.failed(worker, batch))
         admitted = self._queues.admitted
-        effects: list[Effect] = []
         for request, reply in zip(batch.requests, replies, strict=True):
             if request.place == RUNNING:  # else it has expired, or its client has left
                 request.place = GONE
@@ -204,10 +204,7 @@ class Engine:
     def batch_failed(
         self, worker: Worker, crash: Crash, now: float, *, last: bool = False
     ) -> tuple[Batch, list[Effect]]:
-        """Handle a batch of several requests that failed as a whole; the worker lives.
-
-        Out of memory: its requests wait again, and batches of their class are smaller from now on.
-        """
+        """Handle a batch of several requests that failed as a whole; the worker lives."""
         batch = self._end_running(worker, now, last=last)
         return batch, self._retry(worker, batch, crash.reply, out_of_memory=crash.out_of_memory)
 
@@ -270,8 +267,8 @@ class Engine:
         if part is not None and self._in_turn(part, now):
             if self._idle[-1] in self._running:
                 return inf  # a part may kill its worker, which ends its batch first
-            self._suspects.send(part, self._idle[-1])
-            self._dispatch(part.requests, DispatchReason.RETRY, now, effects)
+            requests = self._suspects.send(part, self._idle[-1])
+            self._dispatch(requests, DispatchReason.RETRY, now, effects)
             return None
         if self._queues.late:
             served = self._shed(now, effects) if self._shed_late else self._serve_late(now, effects)
@@ -289,7 +286,7 @@ class Engine:
         if isinstance(answer, Late):
             head = answer.lane.on_time[0]
             self._overload.count(now, head.deadline - head.arrived, late=answer.number)
-            self._queues.go_late(answer.lane, answer.number, now)
+            self._queues.go_late(answer.lane, answer.number)
         elif not self._idle:
             # Checked again when its deadline passes with every worker busy: it may be shed then.
             return answer.lane.keys[0]
@@ -301,31 +298,23 @@ class Engine:
         lane = take.lane
         head = lane.on_time[take.start]
         self._overload.count(now, head.deadline - head.arrived, on_time=take.size)
-        waiting = lane.on_time[take.start :]
-        only = self._cost.alone(lane.pool, waiting, take.size)
-        if only is not None:
-            waiting = [request for request in waiting if request.cost_class == only]
-        taken = self._within_bytes(waiting[: take.size])
-        self._queues.serve(lane, taken, take.start if only is None else None)
-        self._dispatch(taken, take.reason if only is None else DispatchReason.ALONE, now, effects)
+        size = 1 if self._cost.alone(head) else take.size
+        taken = self._together(lane.on_time[take.start : take.start + size])
+        self._queues.serve(lane, taken, take.start)
+        self._dispatch(taken, take.reason, now, effects)
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
-        """Dispatch late requests of one lane, the oldest first, if those on time leave time for them."""
+        """Dispatch late requests of one lane, the oldest first, if none on time needs the worker."""
+        if self._queues.lanes:
+            return False
         late = self._queues.late
         head = next(iter(late.values()))
         times = head.lane.times
-        if self._suspects.down:
-            size = times.ceiling  # a batch that fails answers all of its requests
-        elif self._queues.lanes:
-            size = min(times.best_size, times.largest_within(self._spare(head, now)))
-        else:
-            # New arrivals wait for at most half of their budget. If none can be on time, throughput counts.
-            half = times.largest_within((head.deadline - head.arrived) / 2)
-            size = min(times.best_size, half or times.best_size)
-        if not size:
-            return False
+        # New arrivals wait for at most a quarter of their budget. If none can be on time, throughput counts.
+        quarter = times.largest_within((head.deadline - head.arrived) / 4)
+        size = min(times.best_size, quarter or times.best_size)
         alike = (request for request in late.values() if request.lane.pool is head.lane.pool)
-        taken = self._within_bytes(islice(alike, size))
+        taken = self._together(islice(alike, size))
         for request in taken:
             del late[request.id]
         self._dispatch(taken, DispatchReason.LATE, now, effects)
@@ -348,47 +337,29 @@ class Engine:
             effects += self._end(request, _NO_TIME)
         return tried
 
-    def _spare(self, head: Request, now: float) -> float:
-        """Return the seconds that late work, whose oldest is ``head``, may take before requests on time.
-
-        It waits until none needs the worker: more are on time so. Only after half of its timeout it may go
-        before them, as long as they stay on time by that.
-        """
-        if now < head.arrived + TUNING.patience * (head.expires - head.arrived):
-            return 0.0
-        return min(lane.slack(now) for lane in self._queues.choice()) if self._policy.by_deadline else inf
-
     def _in_turn(self, part: Part, now: float) -> bool:
-        """Return whether ``part`` goes before the requests on time.
+        """Return whether ``part`` goes before the requests on time: in order of deadline, while on time."""
+        lanes = self._queues.choice()
+        return not lanes or now < part.deadline <= min(lane.keys[0] for lane in lanes)
 
-        It does in order of deadline, while it is on time. So it does when nothing but parts of failed batches
-        shows whether the function works at all.
-        """
-        if not self._queues.lanes or self._suspects.only_failures:
-            return True
-        if now < part.deadline <= min(lane.keys[0] for lane in self._queues.choice()):
-            return True
-        head = part.requests[0]
-        return bool(head.lane.times.predict(len(part.requests)) < self._spare(head, now))
+    def _passed(self, worker: Worker, batch: Batch) -> list[Effect]:
+        """Note that a batch succeeded, and lower the ceiling if a larger one was too large."""
+        failure = self._suspects.passed(worker, batch)
+        if failure is None:
+            return []
+        times = batch.requests[0].lane.times
+        before, ceiling = times.ceiling, times.out_of_memory(failure.size)
+        return [Lowered(failure.size, ceiling)] if ceiling < before else []
 
     def _retry(
         self, worker: Worker, batch: Batch, outcome: Reply | WatchdogError, *, out_of_memory: bool
     ) -> list[Effect]:
-        """Try a failed batch again in parts, or answer it with ``outcome`` where that shows nothing more.
-
-        One that ran out of memory is under no suspicion: it was too large.
-        """
+        """Try both halves of a failed batch; a request that was alone is answered with ``outcome``."""
         size, left, kills = len(batch.requests), _still_running(batch), outcome is _DIED
-        if out_of_memory and size > 1:
-            times = batch.requests[0].lane.times
-            before, ceiling = times.ceiling, times.out_of_memory(size)
-            self._queue_again([*self._suspects.ended(worker), *left])
-            return [Lowered(size, ceiling)] if ceiling < before else []
         self._queue_again(self._suspects.failed(worker, batch, kills=kills))
         # A request that was alone may not be the reason why its worker died.
-        again = not self._suspects.down if size > 1 else kills and batch.reason is not DispatchReason.RETRY
-        if again:
-            self._suspects.split(left, kills=kills)
+        if size > 1 or (kills and batch.reason is not DispatchReason.RETRY):
+            self._suspects.split(left, Failure(size, kills, out_of_memory and size > 1))
             return []
         return [effect for request in left for effect in self._end(request, outcome, batch)]
 
@@ -417,13 +388,13 @@ class Engine:
         to[worker] = batch
         effects.append(Dispatch(worker, batch))
 
-    def _within_bytes(self, requests: Iterable[Request]) -> list[Request]:
-        """Return the first requests whose bodies have at most ``max_batch_bytes``, at least one."""
+    def _together(self, requests: Iterable[Request]) -> list[Request]:
+        """Return the first requests of a pool that may share a batch by its limit and ``max_batch_bytes``."""
         total = 0
         taken: list[Request] = []
         for request in requests:
             total += len(request.body)
-            if total > self._max_batch_bytes and taken:
+            if taken and (total > self._max_batch_bytes or len(taken) >= request.lane.pool.limit):
                 break
             taken.append(request)
         return taken

@@ -13,7 +13,6 @@ from math import inf
 from typing import Final
 
 from batching_watchdog.engine.cost import ServiceTimes, Shared
-from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.messages import Request
 
 # ``Request.place``: plain numbers, since an Enum's hash is Python code and places change with every request.
@@ -93,10 +92,6 @@ class Lane:
         del self.on_time[start:end], self.keys[start:end]
         return taken
 
-    def slack(self, now: float) -> float:
-        """Return the seconds that the lane can wait, with all that fits into a batch on time."""
-        return self.keys[0] - now - self.times.predict(min(len(self.keys), self.times.best_size))
-
     def share_before(self, deadline: float, now: float, workers: int) -> float:
         """Return the requests on time up to ``deadline``, as a share of what workers serve until then.
 
@@ -170,17 +165,13 @@ class Queues:
         else:
             for request in requests:
                 lane.remove(request, self._key(request))
-        for request in requests if lane.pool.overdue_at else ():
-            lane.pool.overdue_at.pop(request.slo_class, None)
         del self.lanes[lane.pool]
         if lane.keys:
             self.lanes[lane.pool] = lane
 
-    def go_late(self, lane: Lane, count: int, now: float) -> None:
+    def go_late(self, lane: Lane, count: int) -> None:
         """Make the first ``count`` requests of a lane late."""
         for request in lane.drop(0, count):
-            overdue_at = now + TUNING.age * (request.deadline - request.arrived)
-            lane.pool.overdue_at.setdefault(request.slo_class, overdue_at)
             request.place = LATE
             self.late[request.id] = request
         if not lane.keys:

@@ -177,8 +177,8 @@ class Job(NamedTuple):
 
     lane: Lane
     cut: Cut
-    turn: tuple[bool, float]
-    """Its order: overdue ones first, then by deadline, or under overload by requests on time per second."""
+    turn: float
+    """Its order: by deadline, or under overload by requests on time per second."""
 
 
 def first_on_time(deadlines: Sequence[float], times: ServiceTimes, size: int, begin: float) -> int:
@@ -216,13 +216,8 @@ def cut(
     start = first_on_time(deadlines, times, least, begin) if waiting > least else 0
     if start + least > waiting:
         start = 0
-    return cut_from(deadlines, times, start, begin)
-
-
-def cut_from(deadlines: Sequence[float], times: ServiceTimes, start: int, begin: float) -> Cut:
-    """Return the largest batch from the request at ``start`` on, at least that one."""
     fits = times.largest_within(deadlines[start] - begin)
-    size = max(1, min(len(deadlines) - start, times.best_size, fits))
+    size = max(1, min(waiting - start, times.best_size, fits))
     return Cut(start, size, times.predict(size))
 
 
@@ -230,9 +225,7 @@ def cut_from(deadlines: Sequence[float], times: ServiceTimes, start: int, begin:
 class ByDeadline:
     """Policy ``slo``: maximizes requests on time per second of the workers; ``cut`` is its rule for a lane.
 
-    Among lanes the earliest deadline goes first, under overload the densest cut. An SLO
-    class of a lane that was passed over for ``age`` of its budgets goes first: the next batch holds a request
-    of it, as soon as one can be on time.
+    Among lanes the earliest deadline goes first, under overload the densest cut.
 
     In deadline order an overloaded queue finishes each request just before its deadline, so a millisecond of
     network makes most of them late: ``reserve`` is kept.
@@ -271,16 +264,10 @@ class ByDeadline:
 
 
 def _job(lane: Lane, begin: float, at: Situation) -> Job:
-    """Return the cut of ``lane``, with a request of an SLO class that was passed over for too long."""
-    budget = lane.budget(0)
-    chosen = cut(lane.keys, lane.times, begin, budget=budget, overloaded=at.overloaded)
-    classes = {slo_class for slo_class, since in lane.pool.overdue_at.items() if since <= at.now}
-    places = (place for place, request in enumerate(lane.on_time) if request.slo_class in classes)
-    place = next(places, None) if classes else None
-    if place is not None and not chosen.start <= place < chosen.start + chosen.size:
-        chosen = cut_from(lane.keys, lane.times, place, begin)
-    order = -chosen.size / max(LEAST, chosen.seconds) if at.overloaded else lane.keys[chosen.start]
-    return Job(lane, chosen, (place is None, order))
+    """Return the cut of ``lane``, and its order among those of others."""
+    chosen = cut(lane.keys, lane.times, begin, budget=lane.budget(0), overloaded=at.overloaded)
+    density = chosen.size / max(LEAST, chosen.seconds)
+    return Job(lane, chosen, -density if at.overloaded else lane.keys[chosen.start])
 
 
 def _first_key(lane: Lane) -> float:

@@ -1,10 +1,15 @@
 """Finds the request at fault in a batch that failed. [P]
 
-One bisection for a handler that raised and for a worker that died. Of the two halves of a failed batch the
-first is tried, and the second is held. If the first fails too, the fault is taken to be in it: it is halved
-in turn, and the second half goes back to its lane unsuspected. If it succeeds, the second is halved without
-a try. So a bad request costs about log2(n) tries, half of which serve requests (binary splitting: F. K.
-Hwang, "A method for detecting all defective members in a population by group testing", JASA 67, 1972).
+One rule for whatever failed it: a handler that raised, a lack of memory, a worker that died. A batch of
+several is never answered with its error. Both halves of it are tried, and halved again if they fail (binary
+splitting: F. K. Hwang, "A method for detecting all defective members in a population by group testing", JASA
+67, 1972). If a part fails, the fault is taken to be in it, and those that wait beside it go back to their
+lane unsuspected. If all but one part passed, the fault is in that one, which is halved without a try. If all
+parts passed after a lack of memory, the batch was too large.
+
+Where faults are dense, smaller batches find them with fewer tries. So each batch that fails whole halves the
+largest batch of its pool, and each that passes doubles it: about half of the batches pass then, which is the
+best for group tests. While all fail, each request is tried once, and the first that passes ends that.
 
 ``Suspects`` owns the parts that wait, by deadline, and those that run, and counts failures. ``Engine``
 chooses the time of a try.
@@ -12,24 +17,34 @@ chooses the time of a try.
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from math import inf
 
 from batching_watchdog.engine.effects import Worker
 from batching_watchdog.engine.lanes import SUSPECT
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import Batch, DispatchReason, Request
+from batching_watchdog.messages import Batch, Request
+
+
+@dataclass(slots=True, eq=False)
+class Failure:
+    """A batch that failed whole."""
+
+    size: int
+    kills: bool
+    """Whether a worker died under it: another may."""
+    out_of_memory: bool = False
+    passed: int = 0
+    """Of its requests, those in parts that passed."""
 
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """Requests that are tried together, and those that wait for the result."""
+    """Requests of a failed batch that are tried together."""
 
     requests: list[Request]
-    held: list[Request] = field(default_factory=list)
-    kills: bool = False
-    """Whether a worker died under them: another may."""
+    failure: Failure
 
     @property
     def deadline(self) -> float:
@@ -38,33 +53,20 @@ class Part:
 
 
 class Suspects:
-    """The parts of failed batches, and what failures show of workers and of the function."""
+    """The parts of failed batches, and what failures show of workers."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._waiting: list[Part] = []
         self._running: dict[Worker, Part] = {}
-        self._in_a_row = 0
-        """Batches that failed whole since one succeeded."""
         self._failed: Counter[Worker] = Counter()
         """Batches in a row that failed whole on a worker, without parts of such."""
         self._killed_at = -inf
         """When the last part that killed its worker was sent."""
 
     def __len__(self) -> int:
-        """Return the number of requests that wait or are held."""
-        parts = [*self._waiting, *self._running.values()]
-        return sum(len(_still(part.requests)) + len(_still(part.held)) for part in parts)
-
-    @property
-    def only_failures(self) -> bool:
-        """Whether only parts of failed batches show whether the function works: they go first."""
-        return self._in_a_row >= TUNING.parts_first
-
-    @property
-    def down(self) -> bool:
-        """Whether all requests seem to fail, as if what the function needs were down."""
-        return self._in_a_row >= TUNING.down_after
+        """Return the number of requests that wait."""
+        return sum(len(_still(part.requests)) for part in self._waiting)
 
     def failures(self, worker: Worker) -> int:
         """Return the batches in a row that failed whole on ``worker``, without parts of such."""
@@ -87,52 +89,71 @@ class Suspects:
         """
         few = self.workers - len(alive) >= TUNING.missing * self.workers
         safe = not (few and now < self._killed_at + TUNING.lately)
-        safe = safe and not any(part.kills for part in self._running.values())
+        safe = safe and not any(part.failure.kills for part in self._running.values())
         for part in list(self._waiting):
             part.requests = _still(part.requests)
             if not part.requests:
                 self._waiting.remove(part)
-                self.split(_still(part.held), kills=part.kills)
-            elif safe or not part.kills:
+            elif safe or not part.failure.kills:
                 return part
         return None
 
-    def send(self, part: Part, worker: Worker) -> None:
-        """Note that ``worker`` tries ``part``."""
+    def send(self, part: Part, worker: Worker) -> list[Request]:
+        """Return the requests of ``part`` that ``worker`` tries: as many as its pool allows."""
+        pool = part.requests[0].lane.pool
+        most = int(min(pool.limit, pool.times.ceiling, len(part.requests)))
         self._waiting.remove(part)
-        self._running[worker] = part
+        self._wait(part.requests[most:], part.failure)
+        self._running[worker] = Part(part.requests[:most], part.failure)
+        return part.requests[:most]
 
-    def split(self, requests: Sequence[Request], *, kills: bool) -> None:
-        """Try the first half of a failed batch, and hold the others."""
+    def split(self, requests: list[Request], failure: Failure) -> None:
+        """Try both halves of a batch that failed."""
+        half = (len(requests) + 1) // 2
+        self._wait(requests[:half], failure)
+        self._wait(requests[half:], failure)
+
+    def passed(self, worker: Worker, batch: Batch) -> Failure | None:
+        """Note that a batch succeeded; return the larger one that ran out of memory, if that shows it."""
+        self.forget(worker)
+        batch.requests[0].lane.pool.limit *= 2
+        part = self._running.pop(worker, None)
+        if part is None:
+            return None
+        failure = part.failure
+        failure.passed += len(part.requests)
+        if failure.out_of_memory:
+            return failure if failure.passed == failure.size else None
+        for other in self._waiting:
+            size = len(other.requests)
+            if other.failure is failure and failure.passed + size == failure.size and size > 1:
+                self._waiting.remove(other)
+                self.split(_still(other.requests), Failure(size, failure.kills))
+                break
+        return None
+
+    def failed(self, worker: Worker, batch: Batch, *, kills: bool = False) -> list[Request]:
+        """Note that a batch failed whole; if it was a part, return those that wait beside it, unsuspected."""
+        size = len(batch.requests)
+        if size > 1:
+            pool = batch.requests[0].lane.pool
+            pool.limit = max(1.0, min(pool.limit, size) / 2)
+        part = self._running.pop(worker, None)
+        if part is None:
+            self._failed[worker] += 1
+            return []
+        if kills:
+            self._killed_at = batch.dispatched
+        beside = [other for other in self._waiting if other.failure is part.failure]
+        self._waiting = [other for other in self._waiting if other.failure is not part.failure]
+        return [request for other in beside for request in _still(other.requests)]
+
+    def _wait(self, requests: list[Request], failure: Failure) -> None:
         if requests:
             for request in requests:
                 request.place = SUSPECT
-            half = (len(requests) + 1) // 2
-            part = Part(list(requests[:half]), list(requests[half:]), kills)
-            insort(self._waiting, part, key=lambda waiting: waiting.deadline)
-
-    def passed(self, worker: Worker) -> None:
-        """Note that a batch of ``worker`` succeeded; if it was a part, the fault is in what was held."""
-        self._in_a_row = 0
-        self.forget(worker)
-        part = self._running.pop(worker, None)
-        if part is not None:
-            self.split(_still(part.held), kills=part.kills)
-
-    def failed(self, worker: Worker, batch: Batch, *, kills: bool = False) -> list[Request]:
-        """Note that a batch failed whole; if it was a part, return what was held for it, unsuspected."""
-        self._in_a_row += 1
-        if batch.reason is not DispatchReason.RETRY:
-            self._failed[worker] += 1
-        elif kills:
-            self._killed_at = batch.dispatched
-        return self.ended(worker)
-
-    def ended(self, worker: Worker) -> list[Request]:
-        """Note that a part shows nothing, if ``worker`` had one; return what was held for it."""
-        part = self._running.pop(worker, None)
-        return [] if part is None else _still(part.held)
+            insort(self._waiting, Part(requests, failure), key=lambda part: part.deadline)
 
 
-def _still(requests: Sequence[Request]) -> list[Request]:
+def _still(requests: Iterable[Request]) -> list[Request]:
     return [request for request in requests if request.place == SUSPECT]

@@ -387,7 +387,7 @@ class Streams:
         """Let requests on time join, by deadline; return when the next one is late by prediction."""
         for lane in list(self._queues.lanes.values()):
             while lane.keys and lane.keys[0] - self._soonest <= now:
-                self._queues.go_late(lane, 1, now)
+                self._queues.go_late(lane, 1)
             passed_over = 0
             for request in list(lane.on_time):
                 if passed_over == SEARCHED or not any(self._may_take(running, inf) for running in workers):

@@ -1,6 +1,6 @@
 """The constants of the engine, each with its unit and its reason. [P]
 
-``window``, ``patience`` and the limits of retries were chosen on draws from seed 50000 on and on simulated
+``window`` and the limits of retries were chosen on draws from seed 50000 on and on simulated
 faults, so those draws are no held-out set for them; ``docs/benchmarks.md`` has other seeds. Numbers of one
 module's bookkeeping stand in that module.
 """
@@ -33,29 +33,21 @@ class Tuning:
 
     # Cost classes: ``cost``
     apart: float = 1.5
-    """Classes whose batches differ by this factor get lanes of their own."""
-    alike: float = 1.25
-    """Lanes whose batches differ by less merge: below ``apart``, so that they do not flap."""
+    """Factor over the shares of their classes at which mixed batches lose a class to a lane of its own."""
     max_classes: int = 64
     """Classes and batch keys that are kept: clients choose them."""
     max_lanes: int = 8
     """Lanes of one batch key: each needs its own batch within the SLO."""
-    alone_every: int = 8
-    """One in this many batches of a lane is of a single class while a class of it is unknown."""
 
     # Batches: ``policy``
     reserve: float = 0.025
     """Share of the smallest SLO latency that is left for the way to the client under overload."""
-    age: float = 10.0
-    """Budgets after which an SLO class of a lane that was passed over goes first."""
     overload: float = 0.05
     """Share of requests that go late from which only throughput counts."""
     overload_budgets: float = 4.0
     """Latency budgets over which that share is measured."""
     overload_least: float = 2.0
     """Requests above that share that must have gone late: one or two show nothing."""
-    patience: float = 0.5
-    """Share of its timeout after which a late request may go before those on time, if these stay on time."""
     admit: float = 1.5
     """Multiple of what can be served before a deadline from which a request is predicted to be late."""
 
@@ -67,11 +59,6 @@ class Tuning:
     """Times that a stream is started whose worker dies, or has too little memory, before its first piece."""
 
     # Retries: ``engine``
-    parts_first: int = 3
-    """Batches that fail whole, while none succeeds, after which their parts go first."""
-    down_after: int = 16
-    """Batches that fail whole, while none succeeds, after which a failed batch is not tried again in parts:
-    what the function needs is down."""
     missing: float = 0.25
     """Share of the workers that may be dead while a batch that may kill another is tried."""
     lately: float = 600.0

@@ -4,12 +4,12 @@ Owns the outcomes of its requests; ``virtual`` plays it.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from math import nan
+from math import inf, nan
 from typing import Protocol
 
-from batching_watchdog.engine.cost import Cost, Shared
+from batching_watchdog.engine.cost import Cost
 from batching_watchdog.engine.effects import Answer, Effect
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import ByDeadline
@@ -53,7 +53,7 @@ class _Alike:
         self.best_size = function.service.best_size
         self.max_batch_size = self.ceiling = len(self._seconds)
         self.lead = 0.0
-        self.overdue_at: dict[str, float] = {}
+        self.limit = inf
 
     @property
     def cost(self) -> "_Alike":
@@ -64,8 +64,8 @@ class _Alike:
     def pool(self, cost_class: CostClass) -> "_Alike":
         return self
 
-    def alone(self, pool: Shared, waiting: Iterable[Request], size: int) -> None:
-        """Return None: with a single class no class is tried alone."""
+    def alone(self, request: Request) -> bool:
+        return False
 
     def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float, waited: float) -> None:
         """Nothing to learn."""

@@ -88,8 +88,8 @@ class Simulation:
     """Seconds from a reply until a batch that is sent then begins."""
     mix: Sequence[Part] = (Part(1.0),)
     mix_paths: bool = True
-    padded: Callable[[int, int], float] | None = None
-    """Instead of ``law``: seconds by size and length of the longest."""
+    by_lengths: Callable[[Sequence[int]], float] | None = None
+    """Instead of ``law``: seconds by the lengths of the requests."""
     by_length: bool = True
     """Whether the engine sees how long bodies are."""
     noise: float = 0.03
@@ -164,8 +164,8 @@ class Simulation:
         self.batches += 1
         size = len(requests)
         seconds = self.law(size)
-        if self.padded is not None:
-            seconds = self.padded(size, max(request.client.length for request in requests))
+        if self.by_lengths is not None:
+            seconds = self.by_lengths([request.client.length for request in requests])
         seconds *= self._random.lognormvariate(0.0, self.noise)
         fault = self.fault(self, worker, requests)
         if fault is None:

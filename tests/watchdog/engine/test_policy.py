@@ -21,7 +21,7 @@ from batching_watchdog.engine.policy import (
     cut,
 )
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason
+from batching_watchdog.messages import DispatchReason
 from watchdog.engine.queues import MAX_BATCH_SIZE, SLO_LATENCY, Law, learn, learned, policy, request
 
 TIMES = st.floats(0, 10)
@@ -172,20 +172,10 @@ def test_slo_takes_the_earliest_deadline_of_several_lanes():
     assert EIGHT.choose([many, few], at(0.0)) == Take(few, 1, IDLE)
 
 
-def test_slo_under_overload_takes_the_densest_until_another_is_overdue():
+def test_slo_under_overload_takes_the_densest():
     cheap, dear = learned(steady, times=9), learned(lambda size: 0.05 + 0.005 * size, times=9)
     lanes = [alike(dear, 8, 0.095), alike(cheap, 8, 0.1)]
-    assert EIGHT.choose(lanes, at(0.0, overloaded=True)).lane is lanes[1]
-    lanes[0].pool.overdue_at[DEFAULT_CLASS] = 0.0
-    assert EIGHT.choose(lanes, at(0.0, overloaded=True)).lane is lanes[0]
-
-
-def test_slo_class_that_is_overdue_is_in_the_next_batch():
-    lane = alike(learned(steady, times=9), 12, 0.1)
-    lane.on_time[10].slo_class = "wide"
-    lane.pool.overdue_at["wide"] = 0.05
-    assert EIGHT.choose([lane], at(0.049)) == Take(lane, 8, FULL)
-    assert EIGHT.choose([lane], at(0.05)) == Take(lane, 2, IDLE, 10)
+    assert [EIGHT.choose(lanes, at(0.0, overloaded=mode)).lane for mode in (False, True)] == lanes
 
 
 @pytest.mark.parametrize(
