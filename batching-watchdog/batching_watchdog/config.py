@@ -355,6 +355,12 @@ class Config:
         "5s", DURATION, "time between failing health checks and closing the listener on SIGTERM"
     )
     ready_path: str = variable("", PATH, "function path that /_/ready calls")
+    trust_start_time: bool = variable(
+        "false",
+        TRUTH,
+        "count the time since X-Start-Time as latency; true where every request comes through a gateway that "
+        "writes it, as OpenFaaS' does: otherwise clients could make requests late",
+    )
     access_log: float | None = variable(
         "false",
         LOGGED,
