@@ -37,7 +37,7 @@ BODY_SHARE: Final = 4
 """Default of max_body_bytes, at most that of max_queued_bytes divided by this."""
 
 BATCH_SHARE: Final = 4
-"""Bodies of one batch have at most max_queued_bytes divided by this: its worker copies them."""
+"""Bodies and answers of one batch have at most max_queued_bytes divided by this: its worker copies them."""
 
 KEPT_BYTES: Final = 1 << 26
 KEPT_SHARE: Final = 16
@@ -398,7 +398,7 @@ class Config:
 
     @property
     def max_batch_bytes(self) -> int:
-        """Most bytes of bodies in a batch of several requests."""
+        """Most bytes of bodies and answers in a batch of several requests."""
         return self.max_queued_bytes // BATCH_SHARE
 
     @classmethod

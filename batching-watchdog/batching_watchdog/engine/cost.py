@@ -61,6 +61,9 @@ class ServiceTimes(Protocol):
 class Shared(Protocol):
     """A pool as the engine uses it: compared with others only."""
 
+    answer_bytes: float
+    """Expected bytes of an answer, which the engine learns."""
+
     @property
     def times(self) -> ServiceTimes:
         """Service times of its batches."""
@@ -90,13 +93,14 @@ class Cost(Protocol):
 class Pool:
     """Classes that share batches, and the service times of those."""
 
-    __slots__ = ("batches", "classes", "model", "overdue_at", "times", "turns")
+    __slots__ = ("answer_bytes", "batches", "classes", "model", "overdue_at", "times", "turns")
 
     def __init__(self, model: LatencyModel, times: LatencyModel) -> None:
         self.model = model
         self.times = times
         """``model``, once that has run often enough."""
         self.overdue_at: dict[str, float] = {}
+        self.answer_bytes = 0.0
         self.classes: set[CostClass] = set()
         self.batches = 0
         self.turns = 0

@@ -45,7 +45,7 @@ class Engine:
         lead: float = 0.0,
         cpus: float = inf,
     ) -> None:
-        """``max_batch_bytes``: of the bodies of one batch, unless it has one request.
+        """``max_batch_bytes``: of the bodies and expected answers of one batch, unless it has one request.
 
         ``lead`` and ``cpus``: see ``Prefetch``.
         """
@@ -187,6 +187,7 @@ class Engine:
         if ran := _work_done(batch, replies):
             self._cost.learn(ran, took, cpu_seconds)
             self._policy.observe(len(ran), took)
+            _learn_bytes(batch, replies)
         if any(not reply.failed for reply in replies if reply != DROPPED):
             self._suspects.passed(worker)
         elif any(reply.failed for reply in replies):
@@ -417,11 +418,11 @@ class Engine:
         effects.append(Dispatch(worker, batch))
 
     def _within_bytes(self, requests: Iterable[Request]) -> list[Request]:
-        """Return the first requests whose bodies have at most ``max_batch_bytes``, at least one."""
-        total = 0
+        """Return the first requests whose bodies and answers have ``max_batch_bytes``; at least one."""
+        total = 0.0
         taken: list[Request] = []
         for request in requests:
-            total += len(request.body)
+            total += len(request.body) + request.lane.pool.answer_bytes
             if total > self._max_batch_bytes and taken:
                 break
             taken.append(request)
@@ -464,6 +465,13 @@ class Engine:
 
 def _still_running(batch: Batch) -> list[Request]:
     return [request for request in batch.requests if request.place == RUNNING]
+
+
+def _learn_bytes(batch: Batch, replies: Sequence[Reply]) -> None:
+    """Learn how long the answers of a batch's pool are: longer ones at once, shorter ones slowly."""
+    pool = batch.requests[0].lane.pool
+    mean = sum(len(reply.body) for reply in replies) / len(replies)
+    pool.answer_bytes = max(mean, pool.answer_bytes + (mean - pool.answer_bytes) / 8)
 
 
 def _work_done(batch: Batch, replies: Sequence[Reply]) -> Sequence[Request]:
