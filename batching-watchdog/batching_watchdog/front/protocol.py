@@ -638,15 +638,17 @@ class HttpProtocol(asyncio.Protocol):
 
     def _send_answers(self, transport: asyncio.Transport) -> None:
         """Send all answers that are next in order."""
-        pending, most = self._pending, min(MAX_UNSENT_BYTES, self._limits.max_queued_bytes)
+        pending = self._pending
         while pending and pending[0].answer is not None:
             done = pending.pop(0)
             answer_head, answer_body = done.answer  # type: ignore[misc] # just tested
             if done.held:
                 self._connections.charge(done, 0)
-            if self.stalled_since is not None and transport.get_write_buffer_size() > most + self._largest:
-                self.abort()
-                return
+            if self.stalled_since is not None:
+                most = min(MAX_UNSENT_BYTES, self._limits.max_queued_bytes)
+                if transport.get_write_buffer_size() > most + self._largest:
+                    self.abort()
+                    return
             if len(answer_body) <= SMALL_BYTES:
                 transport.write(answer_head + answer_body)
             else:
