@@ -318,7 +318,8 @@ class WorkerPool:
         self._load_failed = False
         self._measures = False
         self._loaded.add(connection)
-        connection.pause(paused=self._paused)
+        if self._paused:
+            connection.pause(paused=True)
         if self._surplus:  # its number has been lowered while it loaded
             self._replace(connection)
             return
