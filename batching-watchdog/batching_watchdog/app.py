@@ -185,7 +185,7 @@ def build(
         config.max_connections,
     )
     loop_lag = LoopLag(asyncio.get_running_loop(), clock, pool.poll_workers)
-    requests = Connections(front, limits, clock, loop_lag)
+    requests = Connections(front, limits, clock, loop_lag, lambda paused: pool.pause_answers(paused=paused))
     metrics.cpu = lambda: (clock(), time.thread_time())
     metrics.gauges = {
         "queue_length": lambda: shell.queued,

@@ -37,7 +37,7 @@ BODY_SHARE: Final = 4
 """Default of max_body_bytes, at most that of max_queued_bytes divided by this."""
 
 BATCH_SHARE: Final = 4
-"""Bodies of one batch have at most max_queued_bytes divided by this: its worker copies them."""
+"""Bodies and answers of one batch have at most max_queued_bytes divided by this: its worker copies them."""
 
 KEPT_BYTES: Final = 1 << 26
 KEPT_SHARE: Final = 16
@@ -355,6 +355,12 @@ class Config:
         "5s", DURATION, "time between failing health checks and closing the listener on SIGTERM"
     )
     ready_path: str = variable("", PATH, "function path that /_/ready calls")
+    trust_start_time: bool = variable(
+        "false",
+        TRUTH,
+        "count the time since X-Start-Time as latency; true where every request comes through a gateway that "
+        "writes it, as OpenFaaS' does: otherwise clients could make requests late",
+    )
     access_log: float | None = variable(
         "false",
         LOGGED,
@@ -392,7 +398,7 @@ class Config:
 
     @property
     def max_batch_bytes(self) -> int:
-        """Most bytes of bodies in a batch of several requests."""
+        """Most bytes of bodies and answers in a batch of several requests."""
         return self.max_queued_bytes // BATCH_SHARE
 
     @classmethod

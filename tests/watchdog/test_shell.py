@@ -176,6 +176,26 @@ async def test_batch_ends_where_its_bodies_exceed_its_bytes_and_the_rest_leaves_
     assert set(bench.answers) == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("late", [False, True])
+@within(lambda: a_bench(max_batch_bytes=250))
+async def test_batch_ends_where_its_expected_answers_exceed_its_bytes(bench, late):
+    def reply() -> None:
+        answers = [Reply(200, b"", bytes(100)) for _ in bench.worker.batches[-1].requests]
+        bench.clock.now += 0.01
+        bench.shell.batch_done(bench.worker, answers, Spent(0.01))
+
+    bench.shell.worker_ready(bench.worker)
+    bench.offer(0)
+    await turn()
+    for number in range(1, 5):
+        bench.offer(number)
+    bench.clock.now += 0.2 * late
+    while bench.shell.admitted:
+        reply()
+        await turn()
+    assert bench.sizes() == [1, 2, 2]
+
+
 @scenario()
 async def test_request_that_is_withdrawn_while_it_runs_holds_nothing(bench):
     bench.shell.worker_ready(bench.worker)

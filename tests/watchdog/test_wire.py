@@ -42,6 +42,7 @@ ITERATIONS = st.builds(
     Iteration,
     st.lists(OUTPUTS, max_size=9),
     *(st.integers(0, 99), st.floats(0, 1e6), st.integers(0, 99), *[st.floats(0, 1e6)] * 3),
+    *(st.integers(0, 99), st.integers(0, 99)),
 )
 FAILURES = st.builds(Failure, st.text(), st.text(), st.text(), st.text())
 CRASHES = st.builds(Crash, st.text(), REPLIES, st.booleans())

@@ -59,6 +59,9 @@ class ServiceTimes(Protocol):
 class Shared(Protocol):
     """A pool as the engine uses it: compared with others only."""
 
+    answer_bytes: float
+    """Expected bytes of an answer, which the engine learns."""
+
     @property
     def times(self) -> ServiceTimes:
         """Service times of its batches."""
@@ -87,13 +90,14 @@ class Cost(Protocol):
 class Pool:
     """Classes that share batches, and the service times of those."""
 
-    __slots__ = ("batches", "classes", "excess", "limit", "model", "times")
+    __slots__ = ("answer_bytes", "batches", "classes", "excess", "limit", "model", "times")
 
     def __init__(self, model: LatencyModel, times: LatencyModel) -> None:
         self.model = model
         self.times = times
         """``model``, once that has run often enough."""
         self.limit = inf
+        self.answer_bytes = 0.0
         self.classes: set[CostClass] = set()
         self.batches = 0
         self.excess: deque[float] = deque(maxlen=KNOWN)

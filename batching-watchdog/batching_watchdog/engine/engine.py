@@ -45,7 +45,7 @@ class Engine:
         lead: float = 0.0,
         cpus: float = inf,
     ) -> None:
-        """``max_batch_bytes``: of the bodies of one batch, unless it has one request.
+        """``max_batch_bytes``: of the bodies and expected answers of one batch, unless it has one request.
 
         ``lead`` and ``cpus``: see ``Prefetch``.
         """
@@ -188,6 +188,7 @@ class Engine:
         if ran := _work_done(batch, replies):
             self._cost.learn(ran, took, cpu_seconds, waited)
             self._policy.observe(len(ran), took)
+            _learn_bytes(batch, replies)
         effects: list[Effect] = []
         if any(not reply.failed for reply in replies if reply != DROPPED):
             effects += self._passed(worker, batch)
@@ -389,12 +390,16 @@ class Engine:
         effects.append(Dispatch(worker, batch))
 
     def _together(self, requests: Iterable[Request]) -> list[Request]:
-        """Return the first requests of a pool that may share a batch by its limit and ``max_batch_bytes``."""
-        total = 0
+        """Return the first requests of a pool that may share a batch; at least one.
+
+        By the pool's limit, and by ``max_batch_bytes`` of their bodies and answers.
+        """
+        total = 0.0
         taken: list[Request] = []
         for request in requests:
-            total += len(request.body)
-            if taken and (total > self._max_batch_bytes or len(taken) >= request.lane.pool.limit):
+            pool = request.lane.pool
+            total += len(request.body) + pool.answer_bytes
+            if taken and (total > self._max_batch_bytes or len(taken) >= pool.limit):
                 break
             taken.append(request)
         return taken
@@ -436,6 +441,13 @@ class Engine:
 
 def _still_running(batch: Batch) -> list[Request]:
     return [request for request in batch.requests if request.place == RUNNING]
+
+
+def _learn_bytes(batch: Batch, replies: Sequence[Reply]) -> None:
+    """Learn how long the answers of a batch's pool are: longer ones at once, shorter ones slowly."""
+    pool = batch.requests[0].lane.pool
+    mean = sum(len(reply.body) for reply in replies) / len(replies)
+    pool.answer_bytes = max(mean, pool.answer_bytes + (mean - pool.answer_bytes) / 8)
 
 
 def _work_done(batch: Batch, replies: Sequence[Reply]) -> Sequence[Request]:

@@ -145,7 +145,8 @@ class LatencyModel:
         kept = self._kept.setdefault(power, deque(maxlen=TUNING.window))
         kept.append(Run(size, seconds, self.runs))
         self._stale.add(power)
-        few = self._trying or self.runs <= TUNING.again or len(kept) <= TUNING.tries
+        trying = self._trying and 2 * size > self._best
+        few = trying or self.runs <= TUNING.again or len(kept) <= TUNING.tries
         # While the speed changes, the factor is measured against the curve before.
         if few or (self.runs % TUNING.refit_every == 0 and not changing):
             self._refit()

@@ -70,12 +70,17 @@ SURPLUS_CONNECTIONS: Final = 32
 """Connections beyond ``max_connections`` that get a refusal as an answer; further ones are reset."""
 SURPLUS_SECONDS: Final = 2.0
 """Seconds that a surplus connection has to send the request that will be refused."""
-STALL_SECONDS: Final = 0.1
-"""Seconds without a read after which a client may be cut while too much is held."""
+UNSENT_SHARE: Final = 2
+"""Answers that clients have not read have at most ``max_queued_bytes`` divided by this, and one batch of a
+worker: beyond it no worker's answers are read."""
+STALL_SECONDS: Final = 1.0
+LEAST_RATE: Final = 1 << 18
+"""While too much is held, a client is cut whose answer has waited for so many seconds, if it has read fewer
+bytes per second than this since."""
 IDLE_SECONDS: Final = 1.0
 """Seconds without a request after which a connection may be closed for a new one."""
-IDLE_SEARCH: Final = 32
-"""Connections that are checked to find an idle one."""
+SEARCH: Final = 32
+"""Connections that are checked to find one that is idle, or one that reads too slowly."""
 MAX_UNREAD: Final = 1 << 18
 """Bytes that may wait for the client of a streamed answer, besides the largest piece or answer among them."""
 SMALL_BYTES: Final = 1 << 16
@@ -133,8 +138,12 @@ class Connections:
         limits: Limits,
         clock: Callable[[], float],
         loop_lag: LoopLag | None = None,
+        pause_answers: Callable[[bool], None] = lambda paused: None,
     ) -> None:
-        """``loop_lag`` measures the time of requests in the kernel; without it that time counts as 0."""
+        """``loop_lag`` measures the time of requests in the kernel; without it that time counts as 0.
+
+        ``pause_answers``: told when the application should stop (True) or go on to answer, for slow clients.
+        """
         self.application = application
         self.limits = limits
         self.clock = clock
@@ -143,8 +152,13 @@ class Connections:
         self.captured_names = tuple(self.captured)
         self.closing = False
         self._all_closed = asyncio.Event()
+        self._pause_answers = pause_answers
         self.queued_bytes = 0
         """Bytes held now, limited by ``Limits.max_queued_bytes``."""
+        self._unsent_bytes = 0
+        """Those of answers that clients have not read."""
+        self.paused = False
+        """Whether these are too many."""
         self.max_connections = min(limits.max_connections, limits.max_queued_bytes // (2 * CONNECTION_BYTES))
         """Maximum connections, which may hold half of ``Limits.max_queued_bytes``."""
         self.surplus = 0
@@ -167,9 +181,9 @@ class Connections:
         now = self.clock()
         for protocol in tuple(self.open):
             protocol.check_timeouts(now)
-        self.cut_stalled()
+        self.cut_stalled(len(self.stalled))
         if self._cut:
-            log.warning("clients that do not read: %d were cut, max_queued_bytes was exceeded", self._cut)
+            log.warning("clients that read too slowly: %d were cut, max_queued_bytes was exceeded", self._cut)
             self._cut = 0
 
     def opened(self, protocol: "HttpProtocol") -> None:
@@ -223,22 +237,33 @@ class Connections:
     def _close_an_idle_one(self) -> bool:
         """Close the first idle connection among the next few; return False if none is idle."""
         now = self.clock()
-        for _ in range(min(IDLE_SEARCH, len(self.open))):
+        for _ in range(min(SEARCH, len(self.open))):
             protocol = next(iter(self.open))
             self.open.move_to_end(protocol)
             if protocol.close_if_idle(now):
                 return True
         return False
 
-    def cut_stalled(self) -> None:
-        """Cut clients that do not read, the longest stalled first, while too much is held."""
-        before = self.clock() - STALL_SECONDS
-        while self.stalled and self.queued_bytes > self.limits.max_queued_bytes:
+    def count_unsent(self, change: int) -> None:
+        """Count ``change`` bytes of answers that clients have not read; pause the answers at too many."""
+        self.queued_bytes += change
+        self._unsent_bytes += change
+        paused = self._unsent_bytes * UNSENT_SHARE > self.limits.max_queued_bytes
+        if paused != self.paused:
+            self.paused = paused
+            self._pause_answers(paused)
+
+    def cut_stalled(self, most: int = SEARCH) -> None:
+        """Cut clients among the next ``most`` stalled ones that read too slowly, while too much is held."""
+        now = self.clock()
+        for _ in range(min(most, len(self.stalled))):
+            if not self.paused and self.queued_bytes <= self.limits.max_queued_bytes:
+                return
             protocol = next(iter(self.stalled))
-            if protocol.stalled_since is None or protocol.stalled_since > before:
-                break
-            protocol.abort()
-            self._cut += 1
+            self.stalled.move_to_end(protocol)
+            if protocol.reads_slowly(now):
+                protocol.abort()
+                self._cut += 1
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -246,7 +271,7 @@ class HttpProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_application", "_clock", "_closing", "_connections", "_current", "_excess", "_largest", "_limits",
-        "_lingers_until", "_parser", "_pending", "_reading", "_resumed", "_since", "_transport",
+        "_lingers_until", "_parser", "_pending", "_read", "_reading", "_resumed", "_since", "_transport",
         "_unsent", "stalled_since", "surplus",
     )  # fmt: skip
 
@@ -276,6 +301,8 @@ class HttpProtocol(asyncio.Protocol):
         self._largest = 0
         """Bytes of the largest piece or answer since all were read: it comes at once, whatever the client
         reads."""
+        self._read = 0
+        """Bytes that the client has read since ``stalled_since``."""
         self.surplus = False
         """Whether the connection exceeds the limit: its first request is refused."""
         self._lingers_until: float | None = None
@@ -290,7 +317,8 @@ class HttpProtocol(asyncio.Protocol):
         """Asyncio: the client left; withdraw its requests."""
         self._transport = None
         connections, current = self._connections, self._current
-        connections.queued_bytes -= CONNECTION_BYTES + self._unsent
+        connections.queued_bytes -= CONNECTION_BYTES
+        connections.count_unsent(-self._unsent)
         self._unsent = 0
         connections.stalled.pop(self, None)
         if current is not None:
@@ -315,7 +343,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Asyncio: the client reads too slowly: stop reading requests from it."""
-        self.stalled_since = self._clock()
+        self.stalled_since, self._read = self._clock(), 0
         connections = self._connections
         connections.stalled[self] = None
         self._count_unsent()
@@ -610,15 +638,17 @@ class HttpProtocol(asyncio.Protocol):
 
     def _send_answers(self, transport: asyncio.Transport) -> None:
         """Send all answers that are next in order."""
-        pending, most = self._pending, min(MAX_UNSENT_BYTES, self._limits.max_queued_bytes)
+        pending = self._pending
         while pending and pending[0].answer is not None:
             done = pending.pop(0)
             answer_head, answer_body = done.answer  # type: ignore[misc] # just tested
             if done.held:
                 self._connections.charge(done, 0)
-            if self.stalled_since is not None and transport.get_write_buffer_size() > most + self._largest:
-                self.abort()
-                return
+            if self.stalled_since is not None:
+                most = min(MAX_UNSENT_BYTES, self._limits.max_queued_bytes)
+                if transport.get_write_buffer_size() > most + self._largest:
+                    self.abort()
+                    return
             if len(answer_body) <= SMALL_BYTES:
                 transport.write(answer_head + answer_body)
             else:
@@ -678,16 +708,23 @@ class HttpProtocol(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         if self._transport is not None:
-            self._connections.queued_bytes -= self._unsent
+            self._connections.count_unsent(-self._unsent)
             self._unsent = 0
             self._connections.stalled.pop(self, None)
             self._transport.abort()
+
+    def reads_slowly(self, now: float) -> bool:
+        """Return whether the client has long had bytes to read, and has read few of them."""
+        self._count_unsent()
+        waited = 0.0 if self.stalled_since is None else now - self.stalled_since
+        return waited >= STALL_SECONDS and self._read < LEAST_RATE * waited
 
     def _count_unsent(self) -> None:
         """Count the bytes of answers that the kernel has not accepted."""
         if self._transport is not None:
             unsent = self._transport.get_write_buffer_size()
-            self._connections.queued_bytes += unsent - self._unsent
+            self._read += max(0, self._unsent - unsent)
+            self._connections.count_unsent(unsent - self._unsent)
             self._unsent = unsent
 
     def _check_room(self) -> None:

@@ -75,7 +75,9 @@ class Front:
 
         ``tracer``: takes the spans of requests; None: there are none.
         """
-        self.captured_headers = frozenset((TIMEOUT, START_TIME, BATCH_KEY, CALL_ID, DEADLINE_MS, TRACEPARENT))
+        self.captured_headers = frozenset((TIMEOUT, BATCH_KEY, CALL_ID, DEADLINE_MS, TRACEPARENT))
+        if config.trust_start_time:
+            self.captured_headers |= {START_TIME}
         self._config = config
         self._class_names: dict[bytes, str] = {}
         """Classes by the value of X-SLO-Class. Empty without declared classes: then the header is ignored."""

@@ -81,6 +81,8 @@ class Connection:
         self._usual = 0.0
         """Seconds of the last iteration."""
         self._closing = False
+        self._paused = False
+        """Whether replies stay in the socket for now."""
         self.handshake: wire.Handshake | None = None
         self.gone = asyncio.Event()
         self._loop.add_reader(connected, self._readable)
@@ -148,9 +150,18 @@ class Connection:
         if not self._closing and not waits and not self._send():
             self._loop.add_writer(self._socket, self._writable)
 
+    def pause(self, *, paused: bool) -> None:
+        """Stop or resume reading: a worker whose replies are not read waits before its next batch."""
+        if paused != self._paused and not self._closing:
+            self._paused = paused
+            if paused:
+                self._loop.remove_reader(self._socket)
+            else:
+                self._loop.add_reader(self._socket, self._readable)
+
     def poll(self) -> None:
         """Read available replies now, without waiting for the loop."""
-        if (self._out or self.streams) and not self._closing:
+        if (self._out or self.streams) and not self._closing and not self._paused:
             self._readable()
 
     def close(self) -> None:

@@ -43,6 +43,8 @@ class Profiler:
         self._clock = clock
         self._running: dict[Worker, asyncio.Future[tuple[Sequence[Reply], wire.Spent]]] = {}
         """Resolves with the replies and what the batch took; without replies it failed as a whole."""
+        self._answers = 0
+        """Bytes of the answers to the last batch."""
         self._rejected = False
         """Whether the handler rejects the example, so that its time is meaningless."""
         self.split = False
@@ -101,6 +103,7 @@ class Profiler:
             if (
                 self._rejected
                 or self.split
+                or 2 * self._answers > config.max_batch_bytes
                 or seconds > config.slo_latency
                 or size >= 4 * self._model.best_size
             ):
@@ -117,6 +120,7 @@ class Profiler:
             if not replies:
                 return seconds
             seconds = spent.seconds or self._clock() - started
+            self._answers = sum(len(reply.body) for reply in replies)
             rejected = next((reply for reply in replies if reply.failed or reply.status >= 400), None)
             if rejected is not None:
                 self._reject(rejected)

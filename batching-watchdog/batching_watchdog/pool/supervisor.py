@@ -94,6 +94,8 @@ class WorkerPool:
         self._away_since = time.monotonic()
         """Time since which no worker can serve; None if one can."""
         self._load_failed = False
+        self._paused = False
+        """Whether the workers' answers are not read for now."""
         self.restarts = 0
         """Number of workers that died after loading."""
         self.recycled = 0
@@ -158,6 +160,12 @@ class WorkerPool:
         """Read the available replies of busy workers."""
         for connection in tuple(self._loaded):
             connection.poll()
+
+    def pause_answers(self, *, paused: bool) -> None:
+        """Stop or resume reading the workers' answers."""
+        self._paused = paused
+        for connection in self._loaded:
+            connection.pause(paused=paused)
 
     def start(self) -> None:
         """Start gunicorn, and connect to its workers as they start."""
@@ -310,6 +318,8 @@ class WorkerPool:
         self._load_failed = False
         self._measures = False
         self._loaded.add(connection)
+        if self._paused:
+            connection.pause(paused=True)
         if self._surplus:  # its number has been lowered while it loaded
             self._replace(connection)
             return
@@ -398,7 +408,8 @@ class WorkerPool:
         while True:
             works = {connection: connection.work for connection in self._open}
             now, queued = time.monotonic(), self._shell.queued > 0
-            for kill in self._overdue.look(works, self._loaded, now, queued=queued):
+            # While answers are not read, a worker waits for slow clients: that is no time of its own.
+            for kill in () if self._paused else self._overdue.look(works, self._loaded, now, queued=queued):
                 self._kill(kill)
             await asyncio.sleep(PERIOD)
 

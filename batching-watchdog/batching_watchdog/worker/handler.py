@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from batching_watchdog.logs import LineLimit, printable
 from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.trace_context import parse_traceparent
 from batching_watchdog.worker.generator import closed_batches
-from batching_watchdog.worker.results import FAILED, TEXT, encode
+from batching_watchdog.worker.results import FAILED, TEXT, encode, with_status
 
 _NO_BATCH: Final = (dict, str, bytes)
 """Types that have a length and yet are the result of one request."""
@@ -131,22 +131,30 @@ class Handler:
 
         Raises ``Poisoned`` if this process cannot serve any more.
         """
-        refused: dict[Event, Reply] = {}
-        inputs = self.inputs(events, refused)
-        left = [event for event in events if event not in refused]
-        outcome: list[Reply] | Crash = []
-        while left:
+        replies: dict[Event, Reply] = {}
+        inputs = self.inputs(events, replies)
+        left = dict(zip((event for event in events if event not in replies), inputs, strict=True))
+        parts, searched = [left] if left else [], False
+        while parts:
+            part = parts.pop()
             try:
-                outcome = self._run(inputs, left)
-                break
+                outcome = self._run(part)
             except BadRequest as error:  # of one event, which it names: the others run again
-                refused.update((event, self.error(error, event)) for event in left if event is error.event)
-                inputs = [given for given, event in zip(inputs, left, strict=True) if event not in refused]
-                left = [event for event in left if event not in refused]
-        if not refused or isinstance(outcome, Crash):
-            return outcome
-        served = iter(outcome)
-        return [refused[event] if event in refused else next(served) for event in events]
+                bad = next(event for event in part if event is error.event)
+                replies[bad] = self.error(error, bad)
+                del part[bad]
+                unread: set[Event] = set()
+                if not searched and not _is_json(bad):
+                    # Others like it would be a run each, so they run apart: the function may not read them.
+                    searched, unread = True, {event for event in part if not _is_json(event)}
+                apart = {event: given for event, given in part.items() if event in unread}
+                others = {event: given for event, given in part.items() if event not in unread}
+                parts += filter(None, (apart, others))
+            else:
+                if isinstance(outcome, Crash):
+                    return outcome
+                replies.update(zip(part, outcome, strict=True))
+        return [replies[event] for event in events]
 
     def inputs(self, events: Sequence[Event], refused: dict[Event, Reply]) -> Sequence[Any]:
         """Return what the function gets for these events; those on which parse() raises get their reply."""
@@ -162,23 +170,24 @@ class Handler:
                 refused[event] = self.error(error, event, parsing=True)
         return inputs
 
-    def _run(self, inputs: Sequence[Any], events: Sequence[Event]) -> list[Reply] | Crash:
-        """Return the replies to ``events`` for the handler's ``inputs``; a ``Crash`` if it failed as a whole.
+    def _run(self, inputs: Mapping[Event, Any]) -> list[Reply] | Crash:
+        """Return the replies to events, whose ``inputs`` the handler gets; a ``Crash`` if all failed at once.
 
         Raises the ``BadRequest`` of a batch that names one of its events.
         """
         handle_batch, context = self._handle_batch, self.context
         if handle_batch is None:
-            return [self._serve_alone(given, event) for given, event in zip(inputs, events, strict=True)]
+            return [self._serve_alone(given, event) for event, given in inputs.items()]
+        given = list(inputs.values())  # its own: it may take events off
         results, problem, error = self.guarded(
-            lambda: handle_batch(inputs, context), "handle_batch", len(events), "events"
+            lambda: handle_batch(given, context), "handle_batch", len(inputs), "events"
         )
         if not problem:
-            return [self.reply(result, event) for result, event in zip(results, events, strict=True)]
-        if isinstance(error, BadRequest) and error.event in events:
+            return [self.reply(result, event) for result, event in zip(results, inputs, strict=True)]
+        if isinstance(error, BadRequest) and any(event is error.event for event in inputs):
             raise error
-        if len(events) == 1:
-            return [self.blamed(problem, error, events[0])]
+        if len(inputs) == 1:
+            return [self.blamed(problem, error, event) for event in inputs]
         return Crash(problem, FAILED, out_of_memory=is_out_of_memory(error))
 
     def guarded(
@@ -224,7 +233,7 @@ class Handler:
     def _serve_alone(self, given: Any, event: Event) -> Reply:
         assert self._handle is not None, "checked on loading"  # noqa: S101 - for the type checker
         try:
-            return self.reply(self._handle(given, self.context), event)
+            return self.reply(with_status(self._handle(given, self.context)), event)
         except BaseException as error:  # a handler may raise anything
             self._leave_if_forked()
             return self.error(error, event)
@@ -304,6 +313,14 @@ def _listed(results: Any) -> list[Any] | None:
     except TypeError:  # an array without dimensions
         return None
     return listed if len(listed) == len(results) else None  # a DataFrame has rows, and iterates its columns
+
+
+def _is_json(event: Event) -> bool:
+    try:
+        event.json()
+    except BadRequest:
+        return False
+    return True
 
 
 def _takes_context(load: Callable[..., Any]) -> bool:

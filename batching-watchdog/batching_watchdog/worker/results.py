@@ -6,6 +6,7 @@ function, and answers for its errors.
 
 import json
 import math
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ def encode(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of resu
     if result is None:
         return Reply(200, TEXT, b"")
     if isinstance(result, Response):
-        return _with_status(result.body, result.status, result.headers)
+        return _reply(result.body, result.status, result.headers)
     if isinstance(result, BadRequest):
         return encode(result.args[0])._replace(status=400, client_error=True)
     if isinstance(result, BaseException):
@@ -46,19 +47,17 @@ def encode(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of resu
         and result.keys() <= {"statusCode", "body", "headers"}
     ):
         headers = result.get("headers") or {}
-        return _with_status(result.get("body"), result.get("statusCode", 200), headers)
-    if _has_status(result):
-        return _with_status(result[0], result[1], result[2] if len(result) > 2 else {})
+        return _reply(result.get("body"), result.get("statusCode", 200), headers)
     if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
-        return _with_status(result.get_data(), result.status_code, result.headers)
+        return _reply(result.get_data(), result.status_code, result.headers)
     try:
         text = _JSON.encode(result)
-    except ValueError as error:
-        raise ValueError(_not_finite(result) or str(error)) from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(_not_json(result) or str(error)) from None
     return Reply(200, b"Content-Type: application/json\r\n", text.encode())
 
 
-def _with_status(body: Any, status: Any, headers: Any) -> Reply:
+def _reply(body: Any, status: Any, headers: Any) -> Reply:
     """Return the reply to a result with status and headers: a mapping, or pairs to repeat a name."""
     reply = encode(body)
     status = int(status)
@@ -71,19 +70,22 @@ def _with_status(body: Any, status: Any, headers: Any) -> Reply:
     return reply._replace(status=status, header_block=b"".join(lines))
 
 
-def _has_status(result: Any) -> bool:
-    """Return whether a result is (body, status) or (body, status, headers), as Flask's, and not a value.
+def with_status(result: Any) -> Any:
+    """Return ``handle``'s (body, status) or (body, status, headers), as Flask's, as a ``Response``.
 
-    Only a registered status counts: (label, class index) is a value. So is a pair that begins with a number.
+    Any other result is returned as it is. Only a registered status counts: (label, class index) is a value.
+    So is a pair that begins with a number.
     """
-    return (
+    if (
         isinstance(result, tuple)
         and 2 <= len(result) <= 3
         and isinstance(result[1], int)
         and result[1] in _STATUSES
         and not (isinstance(result[0], int | float) or hasattr(result[0], "tolist"))
         and (len(result) == 2 or isinstance(result[2], list) or hasattr(result[2], "items"))
-    )
+    ):
+        return Response(*result)
+    return result
 
 
 def _to_list(value: Any) -> Any:
@@ -93,20 +95,23 @@ def _to_list(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _not_finite(value: Any, place: str = "the result") -> str:
-    """Return the place of the first number in ``value`` that JSON has not; empty without one."""
+def _not_json(value: Any, place: str = "the result") -> str:
+    """Return place and type of the first part of ``value`` that JSON has not; empty without one."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{place} is {value}, which JSON cannot hold"
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list | tuple)
-        else ()
-    )
-    return next(filter(None, (_not_finite(inner, f"{place}[{key!r}]") for key, inner in items)), "")
+    if isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value)):
+        return ""
+    if isinstance(value, list | tuple):
+        items: Iterable[tuple[Any, Any]] = enumerate(value)
+    elif isinstance(value, dict):
+        items = value.items()
+        for key in value:
+            if not isinstance(key, str | int | float | None):
+                return f"{place} has a key of type {type(key).__name__}: {key!r}, which JSON cannot hold"
+    else:
+        what = value if isinstance(value, float) else type(value).__name__
+        return f"{place} is {what}, which JSON cannot hold"
+    return next(filter(None, (_not_json(inner, f"{place}[{key!r}]") for key, inner in items)), "")
 
 
 # With arguments json.dumps makes a new encoder for each call. NaN and Infinity are not JSON.

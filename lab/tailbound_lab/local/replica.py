@@ -143,6 +143,7 @@ class Replica:
             **inherited,
             # The replica leaves routing before SIGTERM, so the health check need not fail first.
             "healthcheck_interval": "1s",
+            "trust_start_time": "true",  # as in the template's image: the gateway writes X-Start-Time
             "PYTHONUNBUFFERED": "1",
             **fprocess,
             **self.spec.env_vars,

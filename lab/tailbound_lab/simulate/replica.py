@@ -54,6 +54,7 @@ class _Alike:
         self.max_batch_size = self.ceiling = len(self._seconds)
         self.lead = 0.0
         self.limit = inf
+        self.answer_bytes = 0.0
 
     @property
     def cost(self) -> "_Alike":

@@ -9,6 +9,7 @@ import pytest
 from batching_watchdog.front.protocol import (
     CONNECTION_BYTES,
     IDLE_SECONDS,
+    LEAST_RATE,
     MAX_HEADER_BYTES,
     MAX_UNREAD,
     STALL_SECONDS,
@@ -223,6 +224,44 @@ def test_client_stalled_longest_is_cut_while_too_much_is_held():
     last.wire.unread = 1
     last.protocol.pause_writing()
     assert [client.wire.aborted for client in (*stalled, last)] == [True, False, False, False]
+
+
+def test_answers_pause_while_clients_have_too_many_bytes_to_read():
+    client, other = clients(2, limits=SMALL)
+    for one in (client, other):
+        one.send(GET)
+        one.wire.unread = SMALL.max_queued_bytes // 3
+        assert not client.connections.paused
+        one.protocol.pause_writing()
+    assert client.connections.paused
+    client.wire.unread = 0
+    client.protocol.resume_writing()
+    assert not client.connections.paused
+
+
+@pytest.mark.parametrize("end", ["lose", "cut"])
+def test_answers_go_on_once_a_client_that_does_not_read_has_gone(end):
+    client, other = clients(2, limits=SMALL)
+    client.wire.unread = SMALL.max_queued_bytes
+    client.protocol.pause_writing()
+    assert other.connections.paused
+    if end == "lose":
+        client.lose()
+    else:
+        other.pass_time(STALL_SECONDS)
+        assert client.wire.aborted
+    assert not other.connections.paused
+
+
+@pytest.mark.parametrize(("rate", "aborted"), [(LEAST_RATE - 1, True), (LEAST_RATE, False)])
+def test_client_is_cut_while_answers_pause_if_it_reads_too_slowly(rate, aborted):
+    client = Connection(limits=SMALL)
+    client.wire.unread = 10 * LEAST_RATE
+    client.protocol.pause_writing()
+    for _ in range(3):
+        client.wire.unread -= rate
+        client.pass_time(1.0)
+    assert client.wire.aborted == aborted
 
 
 def test_small_parts_of_a_body_take_about_as_much_memory_as_the_body():

@@ -449,6 +449,15 @@ def gateway(seconds: float) -> str:
 
 
 @scenario()
+async def test_start_time_of_a_client_without_a_gateway_is_no_miss(bench, monkeypatch):
+    monkeypatch.setattr(routes, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
+    await bench.worker_idle()
+    await bench.ask(headers=gateway(2.0))
+    await bench.reply()
+    assert {key for key, number in bench.metrics.outcomes.items() if number} == {("default", "good")}
+
+
+@scenario()
 async def test_slow_upload_is_no_miss_and_is_measured_apart(bench):
     await bench.worker_idle()
     client = bench.client()
@@ -500,7 +509,7 @@ TERMS = {
 
 
 @pytest.mark.parametrize(("headers", "name", "wanted", "deadline", "expiry"), TERMS.values(), ids=TERMS)
-@scenario(slo_latency="125ms", slo_classes="batch=2s, fast=62.5ms")
+@scenario(slo_latency="125ms", slo_classes="batch=2s, fast=62.5ms", trust_start_time="true")
 async def test_request_sets_its_own_terms_which_count_from_its_last_byte(
     bench, headers, name, wanted, deadline, expiry, monkeypatch
 ):

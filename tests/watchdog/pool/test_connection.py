@@ -88,6 +88,21 @@ async def test_failures_before_the_replies_are_told_of_and_the_replies_follow(co
 
 
 @scenario()
+async def test_replies_stay_unread_while_the_connection_pauses(connection, heard, worker):
+    await shake_hands(heard, worker)
+    connection.send(batch(b"a"))
+    connection.pause(paused=True)
+    worker[1].writelines(wire.encode_replies([Reply(200, b"", b"A")], wire.Spent(0.1, 0.1)))
+    await worker[1].drain()
+    for _ in range(10):
+        connection.poll()
+        await asyncio.sleep(0.001)
+    assert heard.answers.empty()
+    connection.pause(paused=False)
+    assert (await heard.answers.get())[0] == [Reply(200, b"", b"A")]
+
+
+@scenario()
 async def test_crash_stands_for_the_replies_to_its_batch(connection, heard, worker):
     await shake_hands(heard, worker)
     connection.send(batch(b"a", b"b"))

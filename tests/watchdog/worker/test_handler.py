@@ -230,6 +230,29 @@ def test_number_that_json_has_not_is_named_by_its_place(load, result, place):
     assert place in function.failures[0].trace
 
 
+KEYED = "{'rows': [{__import__('numpy').int64(7): 1}]}"
+
+
+@pytest.mark.parametrize(
+    ("result", "place"),
+    [
+        ("{'price': __import__('decimal').Decimal('1.5')}", "the result['price'] is Decimal"),
+        ("[{'at': __import__('datetime').date(2026, 1, 1)}]", "the result[0]['at'] is date"),
+        (KEYED, "the result['rows'][0] has a key of type int64"),
+        ("{'body': {'model': object()}}", "the result['model'] is object"),
+    ],
+)
+def test_value_that_json_has_not_is_named_by_its_place(load, result, place):
+    function = load(f"def handle(event, context):\n    return {result}\n")
+    assert function.one().failed
+    assert place in function.failures[0].trace
+
+
+def test_pair_among_the_results_of_a_batch_is_a_value_whatever_its_number(load):
+    function = load("def handle_batch(events, context):\n    return [('tabby', 404) for _ in events]\n")
+    assert [(reply.status, reply.body) for reply in function.serve(b"", b"")] == [(200, b'["tabby",404]')] * 2
+
+
 @pytest.mark.parametrize("name", ["handle", "handle_batch", "load", "example"])
 def test_handler_with_async_functions_is_told_what_to_write_instead(load, name):
     rest = "def handle(event, context): ...\n" if name in ("load", "example") else ""
@@ -364,6 +387,48 @@ def test_batch_runs_again_without_the_event_that_a_bad_request_names(load, read)
     replies = function.serve(b"1", b"{", b"2", b"{")
     assert [reply.status for reply in replies] == [200, 400, 200, 400]
     assert [reply.body for reply in replies if reply.status == 200] == [b"2", b"2"]
+
+
+def test_good_requests_of_a_batch_run_once_more_however_many_are_not_json(load):
+    function = load("""
+        runs = []
+        def handle_batch(events, context):
+            runs.append(len(events))
+            if events[0].body == b"runs":
+                return [runs]
+            return [event.json() for event in events]
+    """)
+    replies = function.serve(*[b"1", b"{"] * 20)
+    assert [reply.status for reply in replies] == [200, 400] * 20
+    sizes = json.loads(function.serve(b"runs")[0].body)
+    assert sizes[:2] == [40, 20]
+    assert all(size < 20 for size in sizes[2:])
+
+
+def test_request_whose_json_the_handler_does_not_read_is_served_beside_bad_json(load):
+    function = load("""
+        def handle_batch(events, context):
+            return [event.json() if event.path == "/json" else event.body for event in events]
+    """)
+    paths = [b"/json", b"/raw", b"/json", b"/json"]
+    events = [event(body, path) for body, path in zip((b"{", b"{raw", b"[", b"2"), paths, strict=True)]
+    assert [reply.status for reply in function.handler.serve(events)] == [400, 200, 400, 200]
+
+
+def test_handler_that_empties_its_list_of_events_still_names_a_bad_request(load):
+    function = load("""
+        from batching_watchdog import BadRequest
+        def handle_batch(events, context):
+            results = []
+            while events:
+                event = events.pop(0)
+                if event.body == b"bad":
+                    raise BadRequest("no", event)
+                results.append(event.body)
+            return results
+    """)
+    replies = function.serve(b"1", b"bad", b"2")
+    assert [(reply.status, reply.body) for reply in replies] == [(200, b"1"), (400, b"no"), (200, b"2")]
 
 
 def test_body_that_nests_too_deeply_is_the_clients_error(load):
