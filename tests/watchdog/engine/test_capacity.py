@@ -248,7 +248,7 @@ def test_rate_of_short_and_long_requests_that_a_model_pads_meets_the_objective_a
         TABULAR,
         workers=workers,
         mix=[Part(share, length=length) for share, length in ((0.6, 8), (0.3, 200), (0.1, 2000))],
-        padded=lambda size, longest: 0.0005 + 0.000003 * size * longest,
+        by_lengths=lambda lengths: 0.0005 + 0.000003 * len(lengths) * max(lengths),
     )
     simulation.run(250 * workers, 6)
     simulation.run(1500 * workers, 1)  # of what is late in the end most is long, which must not count as more

@@ -82,7 +82,7 @@ async def test_failures_before_the_replies_are_told_of_and_the_replies_follow(co
     for at in range(0, len(said), 700):
         worker[1].write(said[at : at + 700])
         await asyncio.sleep(0)
-    assert await heard.answers.get() == (replies, (0.1, 0.1))
+    assert await heard.answers.get() == (replies, wire.Spent(0.1, 0.1))
     assert heard.failures == failures
     assert connection.idle == (out == 1)
 
