@@ -305,11 +305,11 @@ class Engine:
         self._dispatch(taken, take.reason, now, effects)
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
-        """Dispatch late requests of one lane, the oldest first, if none on time needs the worker."""
-        if self._queues.lanes:
-            return False
+        """Dispatch late requests of one lane, the oldest first, if it is their turn."""
         late = self._queues.late
         head = next(iter(late.values()))
+        if not self._late_in_turn(head, now):
+            return False
         times = head.lane.times
         # New arrivals wait for at most a quarter of their budget. If none can be on time, throughput counts.
         quarter = times.largest_within((head.deadline - head.arrived) / 4)
@@ -320,6 +320,15 @@ class Engine:
             del late[request.id]
         self._dispatch(taken, DispatchReason.LATE, now, effects)
         return True
+
+    def _late_in_turn(self, head: Request, now: float) -> bool:
+        """Return whether late work, whose oldest is ``head``, may go.
+
+        It waits until no request on time needs the worker: more are on time so. After half of its timeout it
+        goes first, unless that would only make others late: a late answer is better than none.
+        """
+        waited = now - head.arrived >= TUNING.patience * (head.expires - head.arrived)
+        return not self._queues.lanes or (waited and not self._overload.now)
 
     def _shed(self, now: float, effects: list[Effect]) -> bool:
         """Answer all late requests with ``PredictedLate``; return whether a worker got one instead.
@@ -340,8 +349,10 @@ class Engine:
 
     def _in_turn(self, part: Part, now: float) -> bool:
         """Return whether ``part`` goes before the requests on time: in order of deadline, while on time."""
+        if part.deadline <= now:
+            return self._late_in_turn(part.requests[0], now)
         lanes = self._queues.choice()
-        return not lanes or now < part.deadline <= min(lane.keys[0] for lane in lanes)
+        return not lanes or part.deadline <= min(lane.keys[0] for lane in lanes)
 
     def _passed(self, worker: Worker, batch: Batch) -> list[Effect]:
         """Note that a batch succeeded, and lower the ceiling if a larger one was too large."""

@@ -48,6 +48,8 @@ class Tuning:
     """Latency budgets over which that share is measured."""
     overload_least: float = 2.0
     """Requests above that share that must have gone late: one or two show nothing."""
+    patience: float = 0.5
+    """Share of its timeout after which late work goes before requests on time, unless there is overload."""
     admit: float = 1.5
     """Multiple of what can be served before a deadline from which a request is predicted to be late."""
 

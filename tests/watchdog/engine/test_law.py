@@ -4,7 +4,7 @@ import pytest
 
 from batching_watchdog.engine.tuning import TUNING
 from watchdog.engine.queues import accelerator
-from watchdog.engine.simulation import Part, Simulation
+from watchdog.engine.simulation import TIMEOUT, Part, Simulation
 
 # Seconds of computing, whatever the machine does besides.
 pytestmark = pytest.mark.timeout(600)
@@ -196,6 +196,14 @@ def test_dependency_that_was_down_is_served_again_at_once(rate):
     simulation.fault = lambda *_: None
     up = simulation.now
     assert simulation.run(rate, 6).attainment(up + 2) > 0.99
+
+
+def test_requests_that_a_stall_made_late_are_answered_while_others_are_on_time():
+    simulation = Simulation(
+        lambda size: 1.0 if simulation.batches == 100 else accelerator(size), workers=1, max_inflight=4096
+    )
+    outcome = simulation.run(1000, 25)
+    assert max(ended.waited for ended in outcome.ended) < 0.6 * TIMEOUT
 
 
 def test_input_out_of_memory_each_second_costs_the_others_little():
