@@ -1,9 +1,9 @@
 """Gives pods their boosted CPU through the subresource ``pods/resize``, and takes it back.
 
 Owns the watches of the pods with our label and of their ReplicaSets, the thread that compares both, and its
-writes; ``resize_rules`` has the rules. All state is in the cluster: each pass compares every pod with its
-template. So a leader's first pass restores the pods that a crash, another leader or a deleted configuration
-left boosted.
+writes; ``resize_rules`` has the rules. The CPU's state is in the cluster: each pass compares every pod with
+its template. So a leader's first pass restores the pods that a crash, another leader or a deleted
+configuration left boosted, those that are not Ready as soon as they are.
 """
 
 import logging
@@ -93,6 +93,8 @@ class Resizer:
         self._closed = False
         self._ranges: Mapping[str, Range] = {}
         self._refused: dict[Key, _Refusal] = {}
+        self._served: set[Key] = set()
+        """The pods that were Ready in any pass."""
         self._rights, self._refusals, self._obstacles = Changes(logger), Changes(logger), Changes(logger)
         """The last two by function."""
         self._writing = threading.Lock()
@@ -134,6 +136,7 @@ class Resizer:
             return MAX_WAIT_SECONDS
         pods, templates = watched[0].items(), watched[1].items()
         self._ranges = ranges(pods, templates, self._boosts or {})
+        self._served = {key for key, pod in pods.items() if pod.serving or key in self._served}
         if not self._leads():
             # Another leader decides now.
             self._boosts = None
@@ -146,7 +149,7 @@ class Resizer:
             }
             limits = {key: refusal.limit for key, refusal in self._refused.items()}
             boosts = dict.fromkeys(self._boosts, NOMINAL) if self._closed else self._boosts
-            planned = plan(pods, templates, boosts, limits)
+            planned = plan(pods, templates, boosts, limits, self._served)
             try:
                 self._write(planned.patches, watched[0])
             finally:

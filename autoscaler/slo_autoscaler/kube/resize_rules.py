@@ -7,11 +7,12 @@ template of a pod's ReplicaSet, never the pod's own: a pod that another autoscal
 - A resize may not change the QoS class (KEP-1287). A Guaranteed pod needs request and limit raised together,
   for which the node must have the CPU: only with ``requests``.
 - Only a pod that serves is raised. One that stops to serve keeps its boost: that may be the overload.
+- A pod that has never served is left alone: its CPU may be another autoscaler's boost of its start-up.
 - A refused limit is not requested again before its backoff ends; a lower one is.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,10 +113,12 @@ def plan(
     templates: Mapping[Key, Template],
     boosts: Mapping[str, CpuBoost],
     refused: Mapping[Key, int],
+    served: Set[Key],
 ) -> Plan:
     """Return the writes that give each pod of these functions its CPU; others may be another autoscaler's.
 
-    ``refused`` has the lowest limit that was refused for a pod and still backs off.
+    ``refused`` has the lowest limit that was refused for a pod and still backs off; ``served`` has the pods
+    that serve or have served.
     """
     patches: dict[Key, Patch] = {}
     obstacles: dict[str, str] = {}
@@ -134,7 +137,7 @@ def plan(
             continue
         why = pod.refusal if before.limit > nominal else ""
         limit = nominal if obstacle or why else raised(nominal, boost)
-        if limit > before.limit and not pod.serving:
+        if key not in served or (limit > before.limit and not pod.serving):
             continue
         after = Cpu(limit if pod.guaranteed else before.request, limit)
         if after != before and limit < refused.get(key, math.inf):

@@ -104,6 +104,17 @@ def test_boost_pod_that_begins_to_serve_is_boosted_then(shop):
     until(lambda: shop.boosted("late"), "the late one is boosted")
 
 
+def test_pod_with_another_boost_of_its_start_up_is_left_alone_until_it_is_ready(shop):
+    shop.deploy(pods=("old",))
+    raised = a_replica_set("web", "shop", a_container(cpu="1500m"))
+    shop.api.put("v1", "pods", a_running_pod(raised, "new", ready=False))
+    shop.start().boost({"web.shop": CpuBoost(2.0, 2.0)})
+    until(lambda: shop.cpu("old") == ("100m", "1000m"), "the serving pod is boosted")
+    assert shop.boosted("new")
+    shop.api.put("v1", "pods", a_running_pod(raised, "new"))
+    until(lambda: shop.cpu("new") == ("100m", "1000m"), "it has its own boost")
+
+
 def test_first_pass_of_a_leader_restores_pods_that_another_left_boosted(shop):
     shop.deploy()
     crashed = shop.start()

@@ -30,8 +30,8 @@ def a_pod(request=100, limit=500, **changes):
     return Pod(SET, {"c": Cpu(request, limit), "sidecar": Cpu(10, 100)}, **changes)
 
 
-def planned(pod, boost=TRIPLE, template=TEMPLATE, refused=()):
-    return plan({KEY: pod}, {SET: template}, {"web.shop": boost}, dict(refused))
+def planned(pod, boost=TRIPLE, template=TEMPLATE, refused=(), served=frozenset({KEY})):
+    return plan({KEY: pod}, {SET: template}, {"web.shop": boost}, dict(refused), served)
 
 
 def cpu(found):
@@ -63,12 +63,19 @@ def test_plan_pod_gets_the_cpu_of_its_boost(pod, boost, given):
     assert cpu(planned(pod, boost)) == given
 
 
+@pytest.mark.parametrize("boost", [CpuBoost(1.0, 2.0), CpuBoost(2.0, 2.0)])
+@pytest.mark.parametrize("pod", [a_pod(limit=1500), a_pod(1500, 1500, guaranteed=True)])
+def test_plan_pod_that_never_served_keeps_the_cpu_of_another_start_up_boost(pod, boost):
+    pod = replace(pod, serving=False)
+    assert planned(pod, replace(boost, requests=True), served=frozenset()) == Plan({}, {})
+
+
 def test_plan_pod_of_an_unknown_function_is_left_alone():
-    assert plan({KEY: a_pod(limit=1500)}, {SET: TEMPLATE}, {"other.shop": TRIPLE}, {}) == Plan({}, {})
+    assert plan({KEY: a_pod(limit=1500)}, {SET: TEMPLATE}, {"other.shop": TRIPLE}, {}, {KEY}) == Plan({}, {})
 
 
 def test_plan_pod_without_its_template_is_left_alone():
-    assert plan({KEY: a_pod(limit=1500)}, {}, {"web.shop": TRIPLE}, {}) == Plan({}, {})
+    assert plan({KEY: a_pod(limit=1500)}, {}, {"web.shop": TRIPLE}, {}, {KEY}) == Plan({}, {})
 
 
 @pytest.mark.parametrize(
