@@ -73,7 +73,7 @@ class Actor:
         return self._act({name: outcome for name, outcome in outcomes.items() if outcome.acts})
 
     def notice(self, name: str, scale: Scale, now: float, *, acts: bool) -> None:
-        """Tell of another autoscaler, if this one ``acts``, and of labels that mean nothing."""
+        """Tell of another autoscaler, if this one ``acts``, and of keys that are unknown or wrong."""
         target = self.fleet.targets[name]
         before = target.conflict if acts else ScalerConflict()
         target.conflict = before.read(scale, now) if acts else before
@@ -87,10 +87,12 @@ class Actor:
                 state="there",
             )
             self.platform.announce(name, "ConflictingScaler", "another autoscaler changes the replicas too")
-        if not scale.unknown:
-            self._said.over(("keys", name))
-        elif self._said.say(("keys", name), f"{name}: {scale.unknown}"):
-            self.platform.announce(name, "UnknownKey", scale.unknown)
+        kept = scale.wrong and f"{scale.wrong}; the last good value stays in force"
+        for reason, text in (("UnknownKey", scale.unknown), ("WrongKey", kept)):
+            if not text:
+                self._said.over((reason, name))
+            elif self._said.say((reason, name), f"{name}: {text}"):
+                self.platform.announce(name, reason, text)
 
     def failed(self, name: str, stage: str, error: PlatformError) -> int:
         """Record one function's failure; return how many count for the reconcile."""
@@ -115,7 +117,7 @@ class Actor:
         self.fleet.targets.pop(name, None)
         self.metrics.forget(name)
         self.journal.forget(name)
-        for key in (name, ("keys", name)):
+        for key in (name, ("UnknownKey", name), ("WrongKey", name)):
             self._said.over(key)
 
     def _recovered(self, name: str) -> None:

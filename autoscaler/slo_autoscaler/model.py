@@ -211,6 +211,8 @@ class Scale:
     """Replicas for which no node has room; None if the platform does not report them."""
     shortage: str = field(default="", compare=False)
     """The reason, and the resources that the cluster would need; empty if none or unknown."""
+    wrong: str = field(default="", compare=False)
+    """The rules that some of its keys violate, whose last good values these are; empty: none."""
     unknown: str = field(default="", compare=False)
     """Its labels and annotations of our domain that mean nothing, with the likely ones; empty: none."""
     version: str = field(default="", compare=False)

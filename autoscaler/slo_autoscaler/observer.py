@@ -21,6 +21,7 @@ from slo_autoscaler.law.restart import Recorded, warm
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import Platform
+from slo_autoscaler.platforms.keys import WrongKeyError
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import DirectLoad, Source
 from slo_autoscaler.spec import Spec
@@ -120,6 +121,7 @@ class Observer:
         if isinstance(listed, PlatformError):
             return self._unlisted(listed, blind=blind)
         self._recovered("discover")
+        listed = {name: self._with_last(name, scale) for name, scale in listed.items()}
         _log_each(sorted(listed.keys() - targets.keys()), "found")
         gone = sorted(targets.keys() - listed.keys())
         _log_each(gone, "removed: the platform does not list it any more")
@@ -148,11 +150,17 @@ class Observer:
             reading = {name: self.calls.submit(self.platform.scale, name) for name in some}
             for name, scale in self.calls.results(reading):
                 if not isinstance(scale, DeferredError):
-                    scales[name] = scale
+                    scales[name] = self._with_last(name, scale)
                     self.fleet.targets[name].read_at = self.now()
             if all(isinstance(scale, PlatformError) for scale in scales.values()):
                 break
         return scales
+
+    def _with_last(self, name: str, scale: Scale | PlatformError) -> Scale | PlatformError:
+        """Return the last good values in place of wrong ones; the error if there never were any."""
+        target = self.fleet.targets.get(name)
+        last = None if target is None else target.scale
+        return scale.with_last(last) if last is not None and isinstance(scale, WrongKeyError) else scale
 
     def _unlisted(self, error: PlatformError, *, blind: bool) -> Listing:
         targets = self.fleet.targets

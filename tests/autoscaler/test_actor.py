@@ -156,6 +156,30 @@ def test_reconcile_mistyped_annotation_is_logged_once_with_the_likely_one(gatewa
     assert caplog.text.count("did you mean annotation com.tailbound.schedule?") == 1
 
 
+def test_reconcile_key_that_became_wrong_keeps_its_last_good_value_and_is_announced_once(
+    gateway, monkeypatch
+):
+    gateway.functions["a"].labels = {"com.openfaas.scale.max": "3"}
+    with Bench(gateway, {A: CALM}, *[{A: BUSY}] * 3) as bench:
+        told = []
+        monkeypatch.setattr(bench.platform, "announce", lambda *event: told.append(event))
+        bench.reconcile()
+        gateway.functions["a"].labels = {"com.openfaas.scale.max": "three"}
+        assert bench.times(3) == [True] * 3
+        assert gateway.functions["a"].replicas == 3
+        assert [event[:2] for event in told if event[0] == A] == [(A, "WrongKey")]
+
+
+def test_direct_load_raises_a_function_whose_key_became_wrong(gateway):
+    with Bench(gateway, *[{A: CALM}] * 2) as bench:
+        bench.reconcile()
+        gateway.functions["a"].annotations = {"com.tailbound.hold": "1"}
+        bench.reconcile()
+        bench.direct.load = {A: 900.0}
+        bench.scale_up_between()
+        assert gateway.functions["a"].replicas > 2
+
+
 def test_reconcile_function_that_cannot_be_scaled_is_announced_once(gateway, monkeypatch):
     gateway.functions["b"].labels = {"com.openfaas.scale.min": "many"}
     with Bench(gateway, *[{A: BUSY}] * 3) as bench:

@@ -7,7 +7,7 @@ field are read elsewhere: those of revisions in ``knative``, those of pods and o
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Final, Literal
 
@@ -93,8 +93,8 @@ class Declaration:
     schedule: Schedule | None = None
     hold: Hold | None = None
     revision: str | None = None
-    fault: str = ""
-    """The rules that its keys violate."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Field -> the rule that its key violates."""
     unknown: str = ""
     """Keys of our domain that mean nothing, each with the likely one."""
 
@@ -104,6 +104,21 @@ class Declaration:
         if self.zero is None:
             return None
         return self.zero_duration if self.zero else inf
+
+
+class WrongKeyError(UnreadableError):
+    """Some keys of a function are wrong, and all else is read."""
+
+    def __init__(self, function_name: str, scale: Scale, faults: Mapping[str, str]) -> None:
+        """``scale`` has the fields that are right; ``faults`` the rule that each other field violates."""
+        self.rules = "; ".join(faults.values())
+        super().__init__(f"{function_name}: {self.rules}", scale.desired)
+        self._scale, self._fields = scale, tuple(faults)
+
+    def with_last(self, last: Scale) -> Scale:
+        """Return the scale with the last good values of the wrong fields."""
+        kept = {name: getattr(last, name) for name in self._fields}
+        return replace(self._scale, wrong=self.rules, **kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +146,7 @@ class Keys:
 
     def read(self, texts: Texts) -> Declaration:
         """Return what the keys say; a wrong one is a fault of the declaration."""
-        given, values, faults = dict(texts), dict[str, Any](), []
+        given, values, faults = dict(texts), dict[str, Any](), dict[str, str]()
         for key in self.own:
             title = next((title for title in key.titles if title in given), None)
             if title is None:
@@ -139,20 +154,22 @@ class Keys:
             try:
                 values[key.field] = key.read(given[title])
             except ValueError as error:
-                faults.append(f"{title}: {error}")
-        return Declaration(**values, fault="; ".join(faults), unknown=self._unknown(given))
+                faults[key.field] = f"{title}: {error}"
+        return Declaration(**values, faults=faults, unknown=self._unknown(given))
 
     def declared(self, function_name: str, observed: Scale, said: Declaration, modes: Modes) -> Scale:
-        """Return the observed scale with what is declared. Raises ``UnreadableError`` if a key is wrong."""
-        try:
-            if said.fault:
-                raise PlatformError(f"{function_name}: {said.fault}")
-            mode = self.mode(function_name, said.mode, modes)
-        except PlatformError as error:
-            raise UnreadableError(str(error), observed.desired) from error
+        """Return the observed scale with what is declared. Raises ``WrongKeyError`` if a key is wrong."""
         named = {name: getattr(said, name) for name in _OF_SCALE}
         values = {name: value for name, value in named.items() if value is not None}
-        return replace(observed, mode=mode, unknown=said.unknown, **values)
+        faults = dict(said.faults)
+        try:
+            values["mode"] = self.mode(function_name, said.mode, modes)
+        except PlatformError as error:
+            faults["mode"] = str(error).removeprefix(f"{function_name}: ")
+        scale = replace(observed, unknown=said.unknown, **values)
+        if faults:
+            raise WrongKeyError(function_name, scale, faults)
+        return scale
 
     def mode(self, function_name: str, text: str | None, modes: Modes) -> Mode:
         """Return the function's mode. Raises ``PlatformError`` if the label's ``text`` says none."""

@@ -35,7 +35,7 @@ from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Shortages, Unschedulabl
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE, place
-from slo_autoscaler.platforms.keys import HOLD, KUBERNETES, MODE, Declaration
+from slo_autoscaler.platforms.keys import HOLD, KUBERNETES, MODE, Declaration, WrongKeyError
 from slo_autoscaler.spec import Modes
 
 logger = logging.getLogger(__name__)
@@ -336,7 +336,13 @@ class Kubernetes:
             shortage=shortage,
             version=deployment.version,
         )
-        scale = KUBERNETES.declared(name, observed, deployment.keys, self._modes)
+        try:
+            scale = KUBERNETES.declared(name, observed, deployment.keys, self._modes)
+        except WrongKeyError as error:
+            if other is not None:
+                # The last good mode may be active.
+                raise UnreadableError(str(error), deployment.desired) from error
+            raise
         if other is not None and scale.mode == "active":
             raise UnreadableError(
                 f"{name}: HorizontalPodAutoscaler {other} scales it too; two scalers undo each other:"

@@ -133,17 +133,13 @@ class OpenFaas:
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one function."""
-        name, namespace = _split(function_name)
-        status = self._get(f"/system/function/{quote(name)}", namespace)
-        if not isinstance(status, dict):
-            raise PlatformError(f"{function_name}: the status is not an object")
-        return self._scale(function_name, status)
+        return self._scale(function_name, self._status(function_name))
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Request a count, unless the gateway reports another one than the decision assumed."""
         name, namespace = _split(function_name)
         own = self._written.get(function_name)
-        count = self.scale(function_name).desired
+        count = _count(function_name, self._status(function_name), "replicas")
         if count not in (seen.desired, replicas, own):
             raise ScaleChangedError(
                 f"{function_name}: another writer has set the count to {count} where it was {seen.desired}"
@@ -166,6 +162,13 @@ class OpenFaas:
     def close(self) -> None:
         """Close connections."""
         self._session.close()
+
+    def _status(self, function_name: str) -> Mapping[str, Any]:
+        name, namespace = _split(function_name)
+        status = self._get(f"/system/function/{quote(name)}", namespace)
+        if not isinstance(status, dict):
+            raise PlatformError(f"{function_name}: the status is not an object")
+        return status
 
     def _scale(self, function_name: str, status: Mapping[str, Any]) -> Scale:
         labels, annotations = status.get("labels"), status.get("annotations")

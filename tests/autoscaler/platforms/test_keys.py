@@ -1,7 +1,6 @@
 """Labels and annotations: which key is read how, and what becomes of wrong and unknown ones."""
 
 import math
-from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +23,9 @@ from slo_autoscaler.platforms.keys import (
     OPENFAAS_ZERO_DURATION,
     PLACES,
     Declaration,
+    WrongKeyError,
 )
+from slo_autoscaler.schedule import hold_of
 from slo_autoscaler.spec import Modes
 
 OBSERVED = Scale(desired=3, available=2, min=4, max=8, scaler="", revision="r-1", version="7")
@@ -51,8 +52,10 @@ def declared(keys, labels=(), annotations=(), modes=None):
         (
             {OPENFAAS_MIN: "many", OPENFAAS_MAX: "-1"},
             Declaration(
-                fault=f"label {OPENFAAS_MIN}: 'many' must be a whole number, or empty;"
-                f" label {OPENFAAS_MAX}: '-1' must be a whole number, or empty"
+                faults={
+                    "min": f"label {OPENFAAS_MIN}: 'many' must be a whole number, or empty",
+                    "max": f"label {OPENFAAS_MAX}: '-1' must be a whole number, or empty",
+                }
             ),
         ),
     ],
@@ -131,6 +134,19 @@ _given = st.dictionaries(_names, _texts, max_size=6)
 
 @settings(max_examples=100)
 @given(st.sampled_from([OPENFAAS, KUBERNETES, KNATIVE]), _given, _given)
-def test_declared_any_text_is_a_scale_or_unreadable(keys, labels, annotations):
-    with suppress(UnreadableError):
-        assert declared(keys, labels, annotations).desired == OBSERVED.desired
+def test_declared_any_text_is_a_scale_or_one_with_last_good_values(keys, labels, annotations):
+    try:
+        scale = declared(keys, labels, annotations)
+    except WrongKeyError as error:
+        scale = error.with_last(OBSERVED)
+        assert scale.wrong
+    assert scale.desired == OBSERVED.desired
+
+
+def test_with_last_takes_the_wrong_fields_alone_from_the_last_scale():
+    last = Scale(1, 1, min=2, max=5, mode="recommend", hold=hold_of('{"until": "2026-12-01T09:00:00Z"}'))
+    with pytest.raises(WrongKeyError) as caught:
+        declared(KUBERNETES, {MODE: "on"}, {MIN_REPLICAS: "many", MAX_REPLICAS: "9"})
+    scale = caught.value.with_last(last)
+    assert (scale.mode, scale.min, scale.max, scale.hold) == ("recommend", 2, 9, None)
+    assert (scale.desired, scale.available) == (OBSERVED.desired, OBSERVED.available)
