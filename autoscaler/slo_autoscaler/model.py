@@ -45,7 +45,7 @@ class Reason(StrEnum):
     DISABLED = "Disabled", "its mode is off"
     """Hold: the mode is ``off``."""
     HELD = "Held", "an operator holds the count"
-    """Hold, up or down: an operator has paused the function until a time, at this count."""
+    """Hold, up or down: an operator has paused the function at this count, or capped it, until a time."""
     SET_BY_HAND = "SetByHand", "another client has changed the count"
     """Hold: another client, such as ``kubectl scale``, has set the count; for ``manual_hold``."""
     SCALED_TO_ZERO = (

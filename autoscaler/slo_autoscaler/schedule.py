@@ -93,19 +93,29 @@ class ScheduleEntry:
 
 @settings
 class Hold:
-    """A pause of one function: its count stays, or is ``replicas``, until a time."""
+    """A pause of one function, or a cap, until a time: its count stays, is ``replicas``, or is bounded."""
 
     until: Time
     """Its end."""
     replicas: Count | None = None
     """The count meanwhile. None: the count at which it is found."""
+    max_replicas: Count | None = None
+    """Upper bound meanwhile, instead of a pause. None: it is a pause."""
     reason: str = ""
     """Why, for those who read the decisions."""
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _pause_or_cap(cls, most: int | None, info: ValidationInfo) -> int | None:
+        if most is not None and info.data.get("replicas") is not None:
+            raise ValueError("must not be set beside replicas")
+        return most
 
     @property
     def text(self) -> str:
         """Its end and its reason, for a sentence."""
-        end = f"until {self.until:%Y-%m-%d %H:%M} UTC"
+        cap = "" if self.max_replicas is None else f"at most {self.max_replicas} "
+        end = f"{cap}until {self.until:%Y-%m-%d %H:%M} UTC"
         return f"{end}: {self.reason}" if self.reason else end
 
 

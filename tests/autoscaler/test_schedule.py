@@ -75,6 +75,11 @@ def test_hold_without_a_moment_of_its_end_is_a_fault(text):
         hold_of(text)
 
 
+def test_hold_with_a_count_and_a_cap_is_a_fault():
+    with pytest.raises(ValueError, match="max_replicas: 7 must not be set beside replicas"):
+        hold_of("{until: 2026-12-01T09:00:00Z, replicas: 6, max_replicas: 7}")
+
+
 @given(st.text() | st.sampled_from(["[]", "[1]", "until: .nan", "!!python/object:os.system {}"]))
 def test_any_text_is_read_or_a_fault_in_one_line(text):
     for read in (schedule_of, hold_of):

@@ -1,4 +1,4 @@
-"""``slo-autoscaler hold FUNCTION``: pause the scaling of a function until a time, or end the pause.
+"""``slo-autoscaler hold FUNCTION``: pause or cap the scaling of a function until a time, or end that.
 
 Writes the annotation that the autoscaler reads, with the rights of the one who calls it: the autoscaler's own
 need none. Exit statuses: 0 success; 1 the platform refused or did not answer; 2 the command line or the
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _text(flags: argparse.Namespace, now: datetime) -> str:
     """Return the annotation's text."""
     until = flags.until or now + timedelta(seconds=flags.for_)
-    parts = {"until": until.isoformat(timespec="seconds"), "replicas": flags.replicas, "reason": flags.reason}
+    counts = {"replicas": flags.replicas, "max_replicas": flags.max_replicas}
+    parts = {"until": until.isoformat(timespec="seconds"), **counts, "reason": flags.reason}
     return json.dumps({key: value for key, value in parts.items() if value})
 
 
@@ -111,8 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         help="end the pause after DURATION, such as 2h",
     )
     end.add_argument("--release", action="store_true", help="end the pause now")
-    parser.add_argument(
+    count = parser.add_mutually_exclusive_group()
+    count.add_argument(
         "--replicas", type=_parsed(_count), metavar="N", help="keep N replicas [the present count]"
+    )
+    count.add_argument(
+        "--max-replicas", type=_parsed(_count), metavar="N", help="go on scaling, with at most N replicas"
     )
     parser.add_argument("--reason", default="", metavar="TEXT", help="show TEXT with the decisions")
     where = parser.add_mutually_exclusive_group()

@@ -46,8 +46,10 @@ class Bounds:
 
 def bounds(at: Situation) -> Bounds:
     """Return the bounds of a hold, else the function's own, within the platform's limits."""
-    limits = _own(at)
-    if (hold := current_hold(at)) is not None:
+    limits, hold = _own(at), current_hold(at)
+    if hold is not None and hold.max_replicas is not None:
+        limits = limits.at_most(hold.max_replicas, Reason.HELD)
+    elif hold is not None:
         count = hold.replicas or at.scale.desired
         limits = Bounds(count, count, Reason.HELD, Reason.HELD)
     if at.scale.cap is not None:

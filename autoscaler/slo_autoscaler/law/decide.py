@@ -78,12 +78,12 @@ def recommended(at: Situation) -> Wish:
 
 
 def _paused(wish: Wish, limits: Bounds) -> Wish:
-    """Return the same as an operator's hold, or a count set by hand, changes it.
+    """Return the same as an operator's pause, or a count set by hand, changes it.
 
     Its memory is the policy's: what was learned meanwhile counts afterwards.
     """
     at, current = wish.at, wish.at.scale.desired
-    if (hold := current_hold(at)) is not None:
+    if (hold := current_hold(at)) is not None and hold.max_replicas is None:
         count, reason, detail = limits.lowest, Reason.HELD, hold.text
     elif at.by_hand:
         count, reason, detail = current, Reason.SET_BY_HAND, at.by_hand
@@ -101,6 +101,8 @@ def decided(wish: Wish, share: int | None) -> Decision:
         count, reason = _concluded(wish, limits)
     recommendation = wish.recommendation
     detail = recommendation.detail if reason is recommendation.reason else ""
+    if reason is Reason.HELD and (hold := current_hold(wish.at)) is not None:
+        detail = hold.text
     return Decision(count, reason, Inputs(partial(_inputs, wish, share, count)), detail)
 
 

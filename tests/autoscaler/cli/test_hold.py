@@ -56,6 +56,12 @@ def test_hold_for_ends_that_long_from_now(deployed, hold):
     assert (written.replicas, written.reason) == (None, "")
 
 
+def test_hold_with_a_maximum_writes_a_cap(deployed, hold):
+    name, annotation = deployed
+    assert hold(name, "--until", FUTURE, "--max-replicas", "3") == 0
+    assert hold_of(annotation()) == Hold(until=END, max_replicas=3)
+
+
 @on_double
 def test_hold_on_knative_annotates_the_service(cluster, namespace, hold):
     service = {"apiVersion": SERVING_SERVICES.api, "kind": "Service", "metadata": {"name": "tabular"}}
@@ -90,6 +96,7 @@ def test_hold_of_a_deployment_that_is_not_scaled_says_so(cluster, namespace, hol
         (["web.shop", "--until", "2020-01-01T00:00:00Z"], "must not be over"),
         (["web.shop", "--for", "1h", "--replicas", "0"], "'0' must be a whole number of at least 1"),
         (["web.shop", "--for", "1h", "--until", FUTURE], "not allowed with"),
+        (["web.shop", "--for", "1h", "--replicas", "2", "--max-replicas", "3"], "not allowed with"),
     ],
 )
 def test_hold_wrong_command_line_is_status_2_and_told(words, what, capsys):

@@ -275,8 +275,8 @@ def planned(least=None, most=None):
     return {"schedule": (entry,)}
 
 
-def on_hold(scale, replicas=None, until=AFTER):
-    return replace(scale, hold=Hold(until=until, replicas=replicas, reason="freeze"))
+def on_hold(scale, replicas=None, until=AFTER, most=None):
+    return replace(scale, hold=Hold(until=until, replicas=replicas, max_replicas=most, reason="freeze"))
 
 
 SLEEPY, RESTED = {"scale_to_zero_after": 900.0}, {"idle_since": 0.0}
@@ -413,6 +413,9 @@ CHANGES = [
     *(Case(Reason.HELD, 7, each, on_hold(TWO, 7)) for each in (seen(), resting, *GAPS)),
     *(Case(Reason.HELD, 1, each, on_hold(FIVE, 1), by_hand=BY_HAND) for each in (seen(rate=1000.0), None)),
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=300.0), on_hold(TWO, until=MOMENT)),
+    Case(Reason.SCHEDULED, 3, seen(rate=1000.0), on_hold(TWO, most=3), planned(20, 20)),
+    Case(Reason.HELD, 3, seen(), on_hold(FIVE, most=3), planned(20)),
+    Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=300.0), on_hold(TWO, most=9)),
     Case(Reason.FLEET_FULL, 4, seen(rate=1000.0), FIVE, share=4),
     Case(Reason.LOAD_BELOW_CAPACITY, 3, seen(rate=90.0, up_replicas=5.0), FIVE),
     Case(Reason.LOAD_BELOW_CAPACITY, 6, CALM, NINE, memory={"too_few": TooFew(18.0, 2e3, 600.0)}),
@@ -437,6 +440,7 @@ def test_a_decision_says_why_and_from_which_numbers(case):
     [
         (Case(Reason.HELD, None, seen(), on_hold(TWO)), "until 2026-11-30 08:31 UTC: freeze"),
         (Case(Reason.HELD, 7, seen(), on_hold(TWO, 7)), "until 2026-11-30 08:31 UTC: freeze"),
+        (Case(Reason.HELD, 3, seen(), on_hold(FIVE, most=3)), "at most 3 until 2026-11-30 08:31 UTC: freeze"),
         (Case(Reason.SET_BY_HAND, None, seen(), FIVE, by_hand=BY_HAND), BY_HAND),
         (Case(Reason.WITHIN_RANGE, None, seen(rate=150.0)), ""),
         (
