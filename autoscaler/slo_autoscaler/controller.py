@@ -6,6 +6,7 @@ writes. One function's failure never stops the others; if the source fails, all 
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -235,13 +236,16 @@ class Controller:
             and self._raised(target, load, target.scale) is not None
         }
         outcomes: dict[str, Outcome] = {}
+        granted: Counter[str | None] = Counter()  # by budget
         for name, scale in self._observer.read(list(loads)).items():
             if isinstance(scale, PlatformError):
                 continue  # the next reconcile reports it
-            targets[name].scale = scale
-            outcome = self._raised(targets[name], loads[name], scale)
+            target = targets[name]
+            target.scale = scale
+            outcome = self._raised(target, loads[name], scale, granted[target.spec.group])
             if outcome is not None:
                 outcomes[name] = outcome
+                granted[target.spec.group] += max(0, (outcome.decision.replicas or 0) - target.held())
         if outcomes:
             self._actor.apply(outcomes, leading=True)
 
@@ -288,7 +292,9 @@ class Controller:
             logger.info("%s: %s", name, words.boosted(decided, target.memory.start_up(target.spec)))
         return decided.factor
 
-    def _raised(self, target: Target, load: Load, scale: Scale) -> Outcome | None:
+    def _raised(self, target: Target, load: Load, scale: Scale, granted: int = 0) -> Outcome | None:
+        """Return a scale-up or None; ``granted`` is what this pass has taken from the function's budget."""
         if scale.mode != "active":
             return None
-        return target.raised(load, scale, self._now(), self._wall, self._fleet.free)
+        free = partial(self._fleet.free, granted=granted)
+        return target.raised(load, scale, self._now(), self._wall, free)

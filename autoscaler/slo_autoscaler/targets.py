@@ -241,10 +241,12 @@ class Fleet:
             shares |= allocate(claims, budget - taken)
         return shares
 
-    def free(self, group: str | None) -> float:
-        """Return the replicas of a budget that no function has requested."""
+    def free(self, group: str | None, granted: int = 0) -> float:
+        """Return the replicas of a budget that no function has requested, less ``granted``."""
         budget = self._budgets.get(group)
-        return inf if budget is None else budget - sum(target.held() for _, target in self._of(group))
+        return (
+            inf if budget is None else budget - granted - sum(target.held() for _, target in self._of(group))
+        )
 
     def _of(self, group: str | None) -> Iterator[tuple[str, Target]]:
         return ((name, target) for name, target in self.targets.items() if target.spec.group == group)

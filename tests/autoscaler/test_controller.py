@@ -58,6 +58,15 @@ def test_glance_follows_a_step_between_two_reconciles_and_never_goes_down(gatewa
         assert gateway.functions["b"].replicas == 1
 
 
+def test_glance_functions_of_one_budget_share_what_is_free_within_a_pass(gateway):
+    with Bench(gateway, {A: CALM, B: CALM}, **{"fleet.replicas": 8, "defaults.max_replicas": 10}) as bench:
+        bench.reconcile()
+        bench.direct.load = {A: 2000.0, B: 2000.0}
+        bench.scale_up_between()
+        requested = [gateway.functions[name].replicas for name in "ab"]
+        assert sum(requested) == 8
+
+
 def test_glance_function_that_cannot_be_read_or_has_changed_is_left_to_the_next_reconcile(gateway):
     with Bench(gateway, {A: CALM, B: CALM}, {A: CALM, B: CALM}) as bench:
         bench.reconcile()
