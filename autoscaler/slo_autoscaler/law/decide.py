@@ -177,10 +177,17 @@ def claim(wish: Wish) -> Claim:
         wanted = current if down is None else down
     stuck = wish.at.memory.stuck(wish.at.spec, wish.at.now)
     rate, late = recommendation.rate, recommendation.late
-    if late is None:
+    if recommendation.reason is Reason.FURTHER_METRIC:
+        # The arrivals say nothing of this work: each replica short of the need leaves its capacity undone.
+        rate, late = recommendation.replicas * (wish.at.seen.capacity or 1.0), partial(_short, recommendation)
+    elif late is None:
         # Without a prediction the arrivals count, and each further replica is worth less.
         rate, late = wish.at.seen.arrival_rate or 0.0, _less_with_each
     return Claim(lowest, wanted, current, rate, late, wish.at.spec.priority, stuck)
+
+
+def _short(recommendation: Recommendation, replicas: int) -> float:
+    return max(0.0, 1.0 - replicas / recommendation.replicas)
 
 
 def _less_with_each(replicas: int) -> float:

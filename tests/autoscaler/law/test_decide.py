@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.budget import Budget
 from slo_autoscaler.law.decide import claim, decide, decided, raised, recommended
 from slo_autoscaler.law.history import History
@@ -549,6 +550,21 @@ def test_a_stale_read_of_an_own_write_neither_scales_down_nor_is_a_refusal():
 def test_a_share_is_claimed_for_what_is_wanted_within_the_bounds(case, lowest, wanted):
     claimed = case.claim()
     assert (claimed.lowest, claimed.wanted, claimed.current) == (lowest, wanted, case.scale.desired)
+
+
+QUEUED = Case(Reason.FURTHER_METRIC, 10, seen(rate=0.0, in_flight=0.0, further=(100.0,)), TWO, ALSO)
+
+
+def test_claim_for_a_further_metric_is_worth_a_replicas_capacity_up_to_the_need():
+    claimed = QUEUED.claim()
+    gains = [claimed.rate * (claimed.late(count) - claimed.late(count + 1)) for count in range(12)]
+    assert gains == pytest.approx([QUEUED.observation.capacity] * 10 + [0.0] * 2)
+
+
+def test_claims_for_further_metrics_share_a_full_fleet_by_priority():
+    claimed = QUEUED.claim()
+    claims = {"a": claimed, "b": replace(claimed, priority=2.0)}
+    assert allocate(claims, claimed.wanted + 2) == {"a": 2, "b": claimed.wanted}
 
 
 def test_a_function_without_a_prediction_claims_by_the_rate_that_came_in():
