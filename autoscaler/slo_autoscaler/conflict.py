@@ -24,6 +24,8 @@ class ScalerConflict:
     lowest: int = 0
     """The expected counts: that one, and own requests until the platform reports a change."""
     highest: int = 0
+    latest: int = 0
+    """The last one of them."""
     foreign: tuple[float, ...] = ()
     """Times of the last few unrequested changes."""
     revision: str = ""
@@ -45,13 +47,13 @@ class ScalerConflict:
                 foreign = (*foreign, now)[-FEW:]
                 client = f" by {scale.scaler}" if scale.scaler else ""
                 deployed = scale.scaler == ""
-                by_hand = "" if deployed or not desired else f"from {self.count} to {desired}{client}"
-        return ScalerConflict(desired, desired, desired, foreign, scale.revision, by_hand)
+                by_hand = "" if deployed or not desired else f"from {self.latest} to {desired}{client}"
+        return ScalerConflict(desired, desired, desired, desired, foreign, scale.revision, by_hand)
 
     def requested(self, replicas: int) -> "ScalerConflict":
         """Return the state after a request for a count, of which the platform may grant a part."""
         lowest, highest = min(self.lowest, replicas), max(self.highest, replicas)
-        return replace(self, lowest=lowest, highest=highest, by_hand="")
+        return replace(self, lowest=lowest, highest=highest, latest=replicas, by_hand="")
 
     def set_by_hand(self, now: float, seconds: float) -> str:
         """Return the last unrequested change, if it is at most ``seconds`` old and no other autoscaler's."""

@@ -102,3 +102,8 @@ def test_set_by_hand_ends_after_its_time():
 def test_set_by_hand_ends_with_an_own_request():
     conflict = ScalerConflict().read(Scale(2, 2), 0.0).read(Scale(5, 2), 100.0).requested(6)
     assert conflict.read(Scale(6, 2), 105.0).set_by_hand(105.0, 300.0) == ""
+
+
+def test_set_by_hand_begins_at_an_own_request_that_was_never_reported():
+    conflict = ScalerConflict().read(Scale(2, 2), 0.0).requested(5).read(Scale(6, 6), 5.0)
+    assert conflict.set_by_hand(6.0, 60.0) == "from 5 to 6"
