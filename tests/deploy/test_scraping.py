@@ -195,17 +195,16 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Job]]:
         {"job_name": name, "relabel_configs": way["relabel_configs"], "static_configs": found}
         for name, (way, found) in everything.items()
     ]
-    targets: dict[str, list[Job]] = {}
 
-    def all_have_some() -> bool:
+    def targets_of_every_job() -> dict[str, list[Job]]:
+        targets: dict[str, list[Job]] = {}
         with urllib.request.urlopen(prometheus.url + "/api/v1/targets?state=active", timeout=10) as answer:
             for target in json.load(answer)["data"]["activeTargets"]:
                 targets.setdefault(target["scrapePool"], []).append(target)
-        return targets.keys() == everything.keys()
+        return targets if targets.keys() == everything.keys() else {}
 
     with a_prometheus(tmp_path_factory.mktemp("prometheus"), {}, jobs) as prometheus:
-        until(all_have_some, "there are targets of every job")
-    return targets
+        return until(targets_of_every_job, "there are targets of every job")
 
 
 @pytest.mark.e2e

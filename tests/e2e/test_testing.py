@@ -16,6 +16,8 @@ pytestmark = pytest.mark.e2e
 SQUARES = """
 import os
 
+from batching_watchdog import Response
+
 def load():
     return lambda number: number * number
 
@@ -26,7 +28,7 @@ def handle_batch(events, context):
     if 13 in numbers:
         os._exit(1)
     return [
-        ({"y": context.model(number), "of": len(numbers), "path": event.path}, 201, {"X-Own": "1"})
+        Response({"y": context.model(number), "of": len(numbers), "path": event.path}, 201, {"X-Own": "1"})
         for event, number in zip(events, numbers)
     ]
 
