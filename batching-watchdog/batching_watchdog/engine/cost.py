@@ -2,8 +2,8 @@
 
 Requests of one method and path, ``X-Batch-Key`` and length of body (by powers of two) form a cost class; a
 handler's ``weight(event)`` takes the place of the length. Classes of one batch key begin in one ``Pool``,
-whose requests share batches and one l(b) (``latency``). The first request of a class, and batches that
-happen to have one class, teach l(b) of that class. If mixed batches take ``apart`` times as long as the
+whose requests share batches and one l(b) (``latency``). Batches of one class, which one in ``KNOWN`` is made
+to be, teach l(b) of that class. If mixed batches take ``apart`` times as long as the
 shares of their classes, the dearest class leaves for a pool that matches, or a new one. So a model that pads
 to the longest body gets batches of similar lengths, and a model whose costs add, or depend on neither length
 nor path, gets full ones, without settings.
@@ -24,7 +24,7 @@ from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.messages import CostClass, Request
 
 KNOWN: Final = 2 * TUNING.tries
-"""Batches after which a pool's own curve replaces that of all, and between two looks at its classes."""
+"""Batches after which a pool's own curve replaces that of all; one in as many has a single class."""
 RECENT: Final = 512
 """Requests after which all counts are halved: shares follow the traffic of the last thousand or so."""
 
@@ -80,8 +80,8 @@ class Cost(Protocol):
     def pool(self, cost_class: CostClass) -> Shared:
         """Return the pool of one more request's class: requests of a pool may share a batch."""
 
-    def alone(self, request: Request) -> bool:
-        """Return whether ``request`` gets a batch alone: the first of its class among others in its pool."""
+    def one_class(self, pool: Shared) -> bool:
+        """Count a batch of ``pool``; return whether it has only requests of its first one's class."""
 
     def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float, waited: float) -> None:
         """Learn from a batch of these; the seconds are those of ``LatencyModel.observe``."""
@@ -90,7 +90,7 @@ class Cost(Protocol):
 class Pool:
     """Classes that share batches, and the service times of those."""
 
-    __slots__ = ("answer_bytes", "batches", "classes", "excess", "limit", "model", "times")
+    __slots__ = ("answer_bytes", "batches", "classes", "excess", "limit", "model", "times", "turns")
 
     def __init__(self, model: LatencyModel, times: LatencyModel) -> None:
         self.model = model
@@ -100,20 +100,20 @@ class Pool:
         self.answer_bytes = 0.0
         self.classes: set[CostClass] = set()
         self.batches = 0
-        self.excess: deque[float] = deque(maxlen=KNOWN)
+        self.turns = 0
+        """Batches that left: one in ``KNOWN`` has one class."""
+        self.excess: deque[float] = deque(maxlen=TUNING.tries)
         """Times of the last mixed batches as multiples of the shares of their classes."""
 
 
 class _Class:
     """The pool of a class, its recent requests, and the service times of its batches alone."""
 
-    __slots__ = ("pool", "requests", "shown", "times")
+    __slots__ = ("pool", "requests", "times")
 
     def __init__(self, pool: Pool, times: LatencyModel) -> None:
         self.pool = pool
         self.requests = 0.0
-        self.shown = False
-        """Whether a request of it had a batch alone, so that its cost is known."""
         self.times = times
 
 
@@ -166,13 +166,11 @@ class CostModel:
                 each.requests /= 2
         return of.pool
 
-    def alone(self, request: Request) -> bool:
-        """Return whether ``request`` gets a batch alone: the first of its class among others in its pool."""
-        of = self._of(request.cost_class)
-        if of.shown or len(of.pool.classes) == 1:
-            return False
-        of.shown = True
-        return True
+    def one_class(self, pool: Shared) -> bool:
+        """Count a batch of ``pool``; return whether it has only requests of its first one's class."""
+        assert isinstance(pool, Pool)  # noqa: S101 - ours
+        pool.turns += 1
+        return len(pool.classes) > 1 and pool.turns % KNOWN == 0
 
     def learn_any(self, size: int, seconds: float, cpu_seconds: float = 0.0, waited: float = 0.0) -> None:
         """Learn what a batch of ``size`` representative requests took, as ``learn`` does."""
@@ -202,7 +200,7 @@ class CostModel:
         if pool.batches == KNOWN:
             pool.model.ceiling = pool.times.ceiling
             pool.times = pool.model
-        if len(pool.excess) == KNOWN and median(pool.excess) > TUNING.apart:
+        if len(pool.excess) == TUNING.tries and median(pool.excess) > TUNING.apart:
             self._separate(pool, pools, size)
 
     def _of(self, cost_class: CostClass) -> _Class:
@@ -253,9 +251,13 @@ class CostModel:
             of.times.ceiling = pool.times.ceiling
             best.batches = KNOWN
             pools.append(best)
-        # Those that stay are learned anew, since the runs so far include the class. Until then they predict.
         pool.classes.discard(kind)
-        pool.model, pool.batches = LatencyModel(self.max_batch_size), 0
+        # The runs so far include the class: those that stay are as dear as the dearest until learned anew.
+        stay = max(
+            (classes[other].times for other in pool.classes), key=lambda times: times.predict_mean(size)
+        )
+        stay.ceiling = pool.times.ceiling
+        pool.times, pool.model, pool.batches = stay, LatencyModel(self.max_batch_size), 0
         pool.excess.clear()
         best.classes.add(kind)
         of.pool, of.times = best, LatencyModel(self.max_batch_size)

@@ -299,9 +299,9 @@ class Engine:
         lane = take.lane
         head = lane.on_time[take.start]
         self._overload.count(now, head.deadline - head.arrived, on_time=take.size)
-        size = 1 if self._cost.alone(head) else take.size
-        taken = self._together(lane.on_time[take.start : take.start + size])
-        self._queues.serve(lane, taken, take.start)
+        taken = self._together(lane.on_time[take.start : take.start + take.size])
+        in_a_row = taken[-1] is lane.on_time[take.start + len(taken) - 1]
+        self._queues.serve(lane, taken, take.start if in_a_row else None)
         self._dispatch(taken, take.reason, now, effects)
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
@@ -403,12 +403,18 @@ class Engine:
     def _together(self, requests: Iterable[Request]) -> list[Request]:
         """Return the first requests of a pool that may share a batch; at least one.
 
-        By the pool's limit, and by ``max_batch_bytes`` of their bodies and answers.
+        By the pool's limit, and by ``max_batch_bytes`` of their bodies and answers. Only those of the first
+        one's class if it is the turn of a batch that shows its cost.
         """
         total = 0.0
         taken: list[Request] = []
+        one_class = False
         for request in requests:
             pool = request.lane.pool
+            if not taken:
+                one_class = self._cost.one_class(pool)
+            elif one_class and request.cost_class != taken[0].cost_class:
+                continue
             total += len(request.body) + pool.answer_bytes
             if taken and (total > self._max_batch_bytes or len(taken) >= pool.limit):
                 break

@@ -32,7 +32,7 @@ class Tuning:
     """Runs per refit once there are many: a refit costs more than a run teaches."""
 
     # Cost classes: ``cost``
-    apart: float = 1.5
+    apart: float = 1.35
     """Factor over the shares of their classes at which mixed batches lose a class to a lane of its own."""
     max_classes: int = 64
     """Classes and batch keys that are kept: clients choose them."""

@@ -9,7 +9,7 @@ from functools import partial
 from math import inf, nan
 from typing import Protocol
 
-from batching_watchdog.engine.cost import Cost
+from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Effect
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import ByDeadline
@@ -65,7 +65,7 @@ class _Alike:
     def pool(self, cost_class: CostClass) -> "_Alike":
         return self
 
-    def alone(self, request: Request) -> bool:
+    def one_class(self, pool: Shared) -> bool:
         return False
 
     def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float, waited: float) -> None:

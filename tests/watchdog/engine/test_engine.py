@@ -307,6 +307,19 @@ def some(count: int, first: int = 0, at: float = 0.0, **made: object) -> list[Re
     return [request(first + number, at, **made) for number in range(count)]  # type: ignore[arg-type]
 
 
+def test_one_in_eight_batches_of_a_mixed_queue_has_a_single_class():
+    crew = Crew()
+    single = 0
+    for number in range(29):  # each time the others leave in one more
+        crew.offer(*(request(4 * number + place, crew.now, length=4 + place % 2) for place in range(4)))
+        (batch,) = crew.tick()
+        single += len({each.cost_class for each in batch.requests}) == 1
+        while crew.running:
+            crew.reply(crew.workers[0], OK)
+            crew.tick()
+    assert single == 4
+
+
 def test_tick_with_busy_workers_asks_to_be_woken_when_the_first_request_expires():
     crew = Crew(idle=0)
     crew.offer(request(0, timeout=5.0), request(1, timeout=2.0))

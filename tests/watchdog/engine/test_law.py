@@ -64,6 +64,16 @@ def test_lengths_that_a_model_pads_are_told_apart_with_nothing_set():
     assert goodput["nothing set"] > 1.3 * goodput["as one"]
 
 
+@pytest.mark.parametrize(("longest", "rate", "share"), [(128, 1200, 0.8), (256, 800, 0.7)])
+def test_lengths_that_a_model_pads_are_told_apart_under_load_from_the_start(longest, rate, share):
+    """In one queue 62 and 46 % are on time. Mixed batches show no class's cost."""
+    mix = [Part(0.5, length=16), Part(0.5, length=longest)]
+    simulation = Simulation(accelerator, workers=1, slo_latency=0.2, mix=mix, max_inflight=4096)
+    simulation.by_lengths = lambda lengths: 0.005 + 0.00001 * len(lengths) * max(lengths)
+    simulation.run(rate, 5, to_the_end=False)
+    assert simulation.run(rate, 5).attainment(5) > share
+
+
 def test_dear_inputs_whose_costs_add_are_on_time_as_the_others_are():
     kinds = [Part(0.9, length=16), Part(0.1, length=128)]
     simulation = Simulation(accelerator, workers=1, mix=kinds, max_inflight=4096)
