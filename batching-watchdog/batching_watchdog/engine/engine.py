@@ -311,9 +311,9 @@ class Engine:
         if not self._late_in_turn(head, now):
             return False
         times = head.lane.times
-        # New arrivals wait for at most a quarter of their budget. If none can be on time, throughput counts.
-        quarter = times.largest_within((head.deadline - head.arrived) / 4)
-        size = min(times.best_size, quarter or times.best_size)
+        # New arrivals wait for at most half of their budget. If none can be on time, throughput counts.
+        half = times.largest_within((head.deadline - head.arrived) / 2)
+        size = min(times.best_size, half or times.best_size)
         alike = (request for request in late.values() if request.lane.pool is head.lane.pool)
         taken = self._together(islice(alike, size))
         for request in taken:

@@ -387,14 +387,15 @@ def test_deadlines_of_clients_order_the_requests_of_one_class_in_its_places():
     assert [ids(batch) for batch in crew.tick()] == [[3, 1, 2, 0]]
 
 
-def test_late_request_waits_until_no_request_on_time_needs_the_worker():
+@pytest.mark.parametrize(("now", "order"), [(4.0, ([9], [0])), (6.0, ([0], [9]))])
+def test_late_request_waits_for_those_on_time_until_half_of_its_timeout(now, order):
     crew = Crew(idle=0)
     crew.offer(request(0, timeout=10.0))
     crew.tick(0.2)
-    crew.now = 9.0
-    crew.offer(request(9, 9.0, 5.0))
+    crew.now = now
+    crew.offer(request(9, now, 5.0))
     worker = crew.hire()
-    for expected in ([9], [0]):
+    for expected in order:
         assert [ids(batch) for batch in crew.tick()] == [expected]
         crew.reply(worker, OK)
 
