@@ -370,7 +370,7 @@ def start(events, context):
     return [0 for event in events]
 
 def step(states, context):
-    time.sleep(0.002)
+    time.sleep(0.03)
     return [("x", True) for state in states]
 """
 
