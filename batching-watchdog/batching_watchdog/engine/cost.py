@@ -140,7 +140,11 @@ class CostModel:
         total = sum(counts.values())
         if not total or len(counts) == 1:
             return [(1.0, self.overall.own)]
-        return [(count / total, pool.times.own) for pool, count in counts.items()]
+        return [(count / total, self._shown(pool).own) for pool, count in counts.items()]
+
+    def _shown(self, pool: Pool) -> LatencyModel:
+        """Return the times of ``pool``, or those of all batches while a few runs would be extrapolated."""
+        return pool.times if pool.times.runs >= KNOWN else self.overall
 
     @property
     def ceiling(self) -> int:
