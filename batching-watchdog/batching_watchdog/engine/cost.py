@@ -133,12 +133,12 @@ class CostModel:
 
     @property
     def mix(self) -> list[tuple[float, LatencyModel]]:
-        """Share of the recent requests and own times of each pool; of a single one, those of ``overall``."""
+        """Share of the recent requests and own times of each pool."""
         counts = defaultdict[Pool, float](float)
         for of in self._classes.values():
             counts[of.pool] += of.requests
         total = sum(counts.values())
-        if not total or len(counts) == 1:
+        if not total:
             return [(1.0, self.overall.own)]
         return [(count / total, self._shown(pool).own) for pool, count in counts.items()]
 
