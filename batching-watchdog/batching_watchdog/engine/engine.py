@@ -305,15 +305,16 @@ class Engine:
         self._dispatch(taken, take.reason, now, effects)
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
-        """Dispatch late requests of one lane, the oldest first, if it is their turn."""
+        """Dispatch late requests of one lane, the oldest first, if those on time leave time for them."""
         late = self._queues.late
         head = next(iter(late.values()))
-        if not self._late_in_turn(head, now):
-            return False
         times = head.lane.times
+        spare = self._spare(head, now)
         # New arrivals wait for at most half of their budget. If none can be on time, throughput counts.
-        half = times.largest_within((head.deadline - head.arrived) / 2)
-        size = min(times.best_size, half or times.best_size)
+        size = min(times.best_size, times.largest_within(min(spare, (head.deadline - head.arrived) / 2)))
+        if not size and spare < inf:
+            return False
+        size = size or times.best_size
         alike = (request for request in late.values() if request.lane.pool is head.lane.pool)
         taken = self._together(islice(alike, size))
         for request in taken:
@@ -321,14 +322,17 @@ class Engine:
         self._dispatch(taken, DispatchReason.LATE, now, effects)
         return True
 
-    def _late_in_turn(self, head: Request, now: float) -> bool:
-        """Return whether late work, whose oldest is ``head``, may go.
+    def _spare(self, head: Request, now: float) -> float:
+        """Return the seconds that late work, whose oldest is ``head``, may take before requests on time.
 
-        It waits until no request on time needs the worker: more are on time so. After half of its timeout it
-        goes first, unless that would only make others late: a late answer is better than none.
+        It waits until none needs the worker: more are on time so. After half of its timeout it may go before
+        them, as long as they stay on time by that: a late answer is better than none.
         """
-        waited = now - head.arrived >= TUNING.patience * (head.expires - head.arrived)
-        return not self._queues.lanes or (waited and not self._overload.now)
+        if not self._queues.lanes:
+            return inf
+        if now < head.arrived + TUNING.patience * (head.expires - head.arrived):
+            return 0.0
+        return min(lane.slack(now) for lane in self._queues.choice())
 
     def _shed(self, now: float, effects: list[Effect]) -> bool:
         """Answer all late requests with ``PredictedLate``; return whether a worker got one instead.
@@ -350,7 +354,8 @@ class Engine:
     def _in_turn(self, part: Part, now: float) -> bool:
         """Return whether ``part`` goes before the requests on time: in order of deadline, while on time."""
         if part.deadline <= now:
-            return self._late_in_turn(part.requests[0], now)
+            head = part.requests[0]
+            return bool(head.lane.times.predict(len(part.requests)) <= self._spare(head, now))
         lanes = self._queues.choice()
         return not lanes or part.deadline <= min(lane.keys[0] for lane in lanes)
 

@@ -92,6 +92,10 @@ class Lane:
         del self.on_time[start:end], self.keys[start:end]
         return taken
 
+    def slack(self, now: float) -> float:
+        """Return the seconds that the lane can wait, with all that fits into a batch on time."""
+        return self.keys[0] - now - self.times.predict(min(len(self.keys), self.times.best_size))
+
     def share_before(self, deadline: float, now: float, workers: int) -> float:
         """Return the requests on time up to ``deadline``, as a share of what workers serve until then.
 

@@ -49,7 +49,7 @@ class Tuning:
     overload_least: float = 2.0
     """Requests above that share that must have gone late: one or two show nothing."""
     patience: float = 0.5
-    """Share of its timeout after which late work goes before requests on time, unless there is overload."""
+    """Share of its timeout after which late work may go before requests on time, if these stay so."""
     admit: float = 1.5
     """Multiple of what can be served before a deadline from which a request is predicted to be late."""
 
