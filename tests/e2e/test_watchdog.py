@@ -249,7 +249,7 @@ def test_requests_are_answered_and_sigterm_drains_while_no_process_reads_the_log
         with watchdog(handler, writer, access_log="true") as dog:
             for _ in range(400):
                 assert dog.call("POST", "/" + "p" * 190, b"a").body == b"a"
-            assert dog.metric("watchdog_log_lines_dropped_total") > 0
+            until(lambda: dog.metric("watchdog_log_lines_dropped_total") > 0, "lines are dropped")
             assert dog.stop() == 0
         os.close(writer)
         assert b" POST /ppp" in os.read(reader, 1 << 16)
