@@ -412,11 +412,11 @@ class Streams:
         due = inf if late else request.deadline
         most = max(1, self._retried.get(request.id, inf))
         fits = [
-            each
-            for each in workers
-            if each.next_ends <= due and len(each.streams) < most and self._may_take(each, interval)
+            running
+            for running in workers
+            if running.next_ends <= due and len(running.streams) < most and self._may_take(running, interval)
         ]
-        best = max(fits, key=lambda each: min(each.limit, due) - each.next_ends, default=None)
+        best = max(fits, key=lambda running: min(running.limit, due) - running.next_ends, default=None)
         if best is None:
             return False
         stream = _Stream(request, interval, best.worker, late=late)
