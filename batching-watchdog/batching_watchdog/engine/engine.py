@@ -332,7 +332,7 @@ class Engine:
             return inf
         if now < head.arrived + TUNING.patience * (head.expires - head.arrived):
             return 0.0
-        return min(lane.slack(now) for lane in self._queues.choice())
+        return min(lane.slack(now) for lane in self._queues.choice()) if self._policy.by_deadline else inf
 
     def _shed(self, now: float, effects: list[Effect]) -> bool:
         """Answer all late requests with ``PredictedLate``; return whether a worker got one instead.
