@@ -211,7 +211,8 @@ def _booster(config: Config, leader: Leader) -> Booster | None:
     Without a boost in the configuration, too: an earlier configuration may have left pods boosted.
     """
     platform = config.platform
-    wanted = any(spec.boost.max_factor > 1.0 for spec in (config.defaults, *config.functions.values()))
+    boosts = [spec.boost for spec in (config.defaults, *config.functions.values())]
+    wanted = any(max(boost.max_factor, boost.start_up_factor) > 1.0 for boost in boosts)
     if not (platform.on_kubernetes or config.leader is not None or wanted):
         return None
     resizer = importlib.import_module("slo_autoscaler.kube.resize").Resizer

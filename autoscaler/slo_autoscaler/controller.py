@@ -273,7 +273,8 @@ class Controller:
             if acts:
                 target.boosted = max(target.boosted, factor)
             if name in ranges:
-                boosts[name] = CpuBoost(factor if acts else 1.0, limits.max_cpu, limits.requests)
+                caps, start_up = (limits.max_cpu, limits.requests), limits.start_up_factor
+                boosts[name] = CpuBoost(factor, *caps, start_up) if acts else CpuBoost(1.0, *caps)
         self._metrics.boosts(decided)
         if self._booster is not None and leading:
             self._booster.boost(boosts)

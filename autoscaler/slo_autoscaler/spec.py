@@ -89,7 +89,7 @@ class FurtherMetric:
 
 @settings
 class Boost:
-    """CPU above nominal for replicas that serve, while others start."""
+    """CPU above nominal: for replicas that serve while others start, and for those that start."""
 
     max_factor: Factor = 1.0
     """Maximum CPU limit of a serving replica, as a multiple of its nominal limit; 1: no boost. Only pods with
@@ -99,6 +99,9 @@ class Boost:
     requests: bool = False
     """Whether pods of QoS class Guaranteed are boosted, request and limit together: the node must have the
     CPU to spare. Other pods keep their request."""
+    start_up_factor: Factor = 1.0
+    """Maximum CPU limit of a replica until it first serves, as a multiple of its nominal limit; 1: no boost.
+    Needs the same label, whose number limits it too."""
 
 
 def _policy(value: object, info: ValidationInfo) -> str:

@@ -3,7 +3,7 @@
 Owns the watches of the pods with our label and of their ReplicaSets, the thread that compares both, and its
 writes; ``resize_rules`` has the rules. The CPU's state is in the cluster: each pass compares every pod with
 its template. So a leader's first pass restores the pods that a crash, another leader or a deleted
-configuration left boosted, those that are not Ready as soon as they are.
+configuration left boosted, those that start as soon as they serve.
 """
 
 import logging
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, inf
 from typing import Any, Final
@@ -33,7 +33,18 @@ from slo_autoscaler.kube.client import Document, KubeApi, Resource, version_of
 from slo_autoscaler.kube.informer import Informer, Key
 from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop
 from slo_autoscaler.kube.pods import PODS, SERVICE_LABELS
-from slo_autoscaler.kube.resize_rules import NOMINAL, Cpu, CpuBoost, Patch, Pod, Range, Template, plan, ranges
+from slo_autoscaler.kube.resize_rules import (
+    NOMINAL,
+    Cpu,
+    CpuBoost,
+    Patch,
+    Pod,
+    Range,
+    Start,
+    Template,
+    plan,
+    ranges,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +104,7 @@ class Resizer:
         self._closed = False
         self._ranges: Mapping[str, Range] = {}
         self._refused: dict[Key, _Refusal] = {}
-        self._served: set[Key] = set()
-        """The pods that were Ready in any pass."""
+        self._starts: dict[Key, Start] = {}
         self._rights, self._refusals, self._obstacles = Changes(logger), Changes(logger), Changes(logger)
         """The last two by function."""
         self._writing = threading.Lock()
@@ -136,7 +146,8 @@ class Resizer:
             return MAX_WAIT_SECONDS
         pods, templates = watched[0].items(), watched[1].items()
         self._ranges = ranges(pods, templates, self._boosts or {})
-        self._served = {key for key, pod in pods.items() if pod.serving or key in self._served}
+        began = Start(time.monotonic())
+        self._starts = {key: self._starts.get(key, began) for key, pod in pods.items() if pod.starting}
         if not self._leads():
             # Another leader decides now.
             self._boosts = None
@@ -149,7 +160,7 @@ class Resizer:
             }
             limits = {key: refusal.limit for key, refusal in self._refused.items()}
             boosts = dict.fromkeys(self._boosts, NOMINAL) if self._closed else self._boosts
-            planned = plan(pods, templates, boosts, limits, self._served)
+            planned = plan(pods, templates, boosts, limits, self._starts, now)
             try:
                 self._write(planned.patches, watched[0])
             finally:
@@ -223,6 +234,8 @@ class Resizer:
                 raise
             self._refuse(key, patch, patch.cpu, str(error))
             return
+        if key in self._starts:
+            self._starts[key] = replace(self._starts[key], limit=patch.cpu.limit)
         pod = pod_of(answer)
         if pod is not None:
             pods.wrote(key, version_of(answer), pod)
@@ -245,18 +258,20 @@ class Resizer:
 
 
 def pod_of(document: Document) -> Pod | None:
-    """Read a pod; None if it does not run, is being deleted, or has no ReplicaSet."""
-    metadata, status = document["metadata"], document.get("status") or {}
+    """Read a pod; None if it has no node, has ended, is being deleted, or has no ReplicaSet."""
+    metadata, status, spec = (document.get(part) or {} for part in ("metadata", "status", "spec"))
     owner = _owner(document, "ReplicaSet")
-    if owner is None or status.get("phase") != "Running" or "deletionTimestamp" in metadata:
+    lives = status.get("phase") in {"Pending", "Running"} and spec.get("nodeName")
+    if owner is None or not lives or "deletionTimestamp" in metadata:
         return None
     conditions = {condition.get("type"): condition for condition in status.get("conditions") or ()}
-    containers = (document.get("spec") or {}).get("containers") or ()
+    containers = spec.get("containers") or ()
     return Pod(
         template=(metadata["namespace"], owner),
         containers={container["name"]: _cpu(container) for container in containers},
         guaranteed=status.get("qosClass") == "Guaranteed",
         serving=conditions.get("Ready", {}).get("status") == "True",
+        starting=_starting(conditions.get("Ready") or {}, status.get("containerStatuses") or ()),
         refusal=_refusal(conditions),
     )
 
@@ -289,6 +304,20 @@ def body_of(patch: Patch) -> dict[str, Any]:
     if patch.cpu.request != patch.before.request:
         resources["requests"] = {"cpu": f"{patch.cpu.request}m"}
     return {"spec": {"containers": [{"name": patch.container, "resources": resources}]}}
+
+
+def _starting(ready: Document, containers: Sequence[Document]) -> bool:
+    """Return whether a pod has not been Ready since the last start of a container.
+
+    Times are RFC 3339 in UTC, as Kubernetes writes them: they sort as text.
+    """
+    if ready.get("status") == "True":
+        return False
+    runs = [(each.get("state") or {}).get("running") for each in containers]
+    starts = [str(run.get("startedAt")) for run in runs if run]
+    if not starts or len(starts) < len(runs):
+        return True
+    return str(ready.get("lastTransitionTime") or "") <= max(starts)
 
 
 def _refusal(conditions: Mapping[str, Document]) -> str:

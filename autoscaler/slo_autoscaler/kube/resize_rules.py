@@ -6,13 +6,17 @@ template of a pod's ReplicaSet, never the pod's own: a pod that another autoscal
 - Only the limit is raised. The request stays, so nothing is scheduled anew and no pod loses its own request.
 - A resize may not change the QoS class (KEP-1287). A Guaranteed pod needs request and limit raised together,
   for which the node must have the CPU: only with ``requests``.
-- Only a pod that serves is raised. One that stops to serve keeps its boost: that may be the overload.
-- A pod that has never served is left alone: its CPU may be another autoscaler's boost of its start-up.
+- The boost of serving pods raises only a pod that serves. One that stops to serve keeps it: that may be the
+  overload.
+- The boost of its start-up raises a pod until it first serves, also one that is still pending, but not for
+  longer than ``START_UP_SECONDS``. A container that restarts starts again.
+- A pod that starts is never lowered, unless this process has raised it: its CPU may be another autoscaler's
+  boost.
 - A refused limit is not requested again before its backoff ends; a lower one is.
 """
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,9 +27,13 @@ STEP: Final = 0.1
 """Factors are rounded up to a multiple of this, so that a changing load does not resize each second."""
 
 
+START_UP_SECONDS: Final = 600.0
+"""Maximum boost of one start-up: a pod that crashes at each start would keep its neighbors' idle CPU."""
+
+
 @dataclass(frozen=True, slots=True)
 class CpuBoost:
-    """The boost of one function's pods."""
+    """The boosts of one function's pods."""
 
     factor: float
     """CPU limit as a multiple of the nominal one; 1: none."""
@@ -33,6 +41,8 @@ class CpuBoost:
     """Maximum boosted limit in cores."""
     requests: bool = False
     """Whether Guaranteed pods are boosted, by request and limit."""
+    start_up: float = 1.0
+    """CPU limit of pods that start, as a multiple of the nominal one; 1: no boost."""
 
 
 NOMINAL: Final = CpuBoost(1.0, math.inf, requests=True)
@@ -75,7 +85,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A running pod with the label."""
+    """A pod with the label that has a node."""
 
     template: Key
     """Its ReplicaSet."""
@@ -83,8 +93,19 @@ class Pod:
     guaranteed: bool = False
     """Whether its QoS class is Guaranteed."""
     serving: bool = True
+    starting: bool = False
+    """Whether its containers have not served yet since they started."""
     refusal: str = ""
     """Why the kubelet has not applied its last resize; empty: no reason is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The start-up of one pod, as this process has seen it."""
+
+    since: float
+    limit: int | None = None
+    """The limit that this process has given it; None: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +134,13 @@ def plan(
     templates: Mapping[Key, Template],
     boosts: Mapping[str, CpuBoost],
     refused: Mapping[Key, int],
-    served: Set[Key],
+    starts: Mapping[Key, Start],
+    now: float = 0.0,
 ) -> Plan:
     """Return the writes that give each pod of these functions its CPU; others may be another autoscaler's.
 
-    ``refused`` has the lowest limit that was refused for a pod and still backs off; ``served`` has the pods
-    that serve or have served.
+    ``refused`` has the lowest limit that was refused for a pod and still backs off; ``starts`` has the pods
+    that start.
     """
     patches: dict[Key, Patch] = {}
     obstacles: dict[str, str] = {}
@@ -136,11 +158,19 @@ def plan(
         if nominal is None or before.limit is None or template.restarts:
             continue
         why = pod.refusal if before.limit > nominal else ""
-        limit = nominal if obstacle or why else raised(nominal, boost)
-        if key not in served or (limit > before.limit and not pod.serving):
-            continue
+        start = starts.get(key, Start(now))
+        if pod.starting:
+            factor = min(boost.start_up, template.most or math.inf)
+            factor = factor if now - start.since < START_UP_SECONDS else 1.0
+        else:
+            factor = boost.factor
+        limit = nominal if obstacle or why else raised(nominal, factor, boost.max_cpu)
+        if pod.starting:
+            keeps = limit < before.limit != start.limit
+        else:
+            keeps = limit > before.limit and not pod.serving
         after = Cpu(limit if pod.guaranteed else before.request, limit)
-        if after != before and limit < refused.get(key, math.inf):
+        if after != before and not keeps and limit < refused.get(key, math.inf):
             patches[key] = Patch(template.function_name, template.container, before, after, why)
     return Plan(patches, obstacles)
 
@@ -166,11 +196,11 @@ def ranges(
     return functions
 
 
-def raised(nominal: int, boost: CpuBoost) -> int:
-    """Return the boosted limit in millicores: at least nominal, and else at most ``max_cpu``."""
+def raised(nominal: int, factor: float, max_cpu: float) -> int:
+    """Return the boosted limit in millicores: at least nominal, and else at most ``max_cpu`` cores."""
     # Rounded first: 3 x 0.4 is a little more than 1.2.
-    factor = math.ceil(round(boost.factor / STEP, 6)) * STEP
-    return max(nominal, round(min(nominal * factor, 1000 * boost.max_cpu)))
+    factor = math.ceil(round(factor / STEP, 6)) * STEP
+    return max(nominal, round(min(nominal * factor, 1000 * max_cpu)))
 
 
 def _obstacle(pod: Pod, template: Template, boost: CpuBoost) -> str:

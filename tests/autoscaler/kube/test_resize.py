@@ -115,6 +115,23 @@ def test_pod_with_another_boost_of_its_start_up_is_left_alone_until_it_is_ready(
     until(lambda: shop.cpu("new") == ("100m", "1000m"), "it has its own boost")
 
 
+def test_pod_that_starts_is_boosted_until_it_is_ready(shop):
+    shop.deploy(pods=("a",), ready=False)
+    shop.start().boost({"web.shop": CpuBoost(1.0, 2.0, start_up=3.0)})
+    until(shop.boosted, "its start is boosted")
+    shop.api.put("v1", "pods", a_running_pod(a_replica_set("web", "shop", a_container(cpu="1500m"))))
+    until(shop.nominal, "it serves at its nominal CPU")
+
+
+def test_close_of_the_leader_restores_pods_that_it_has_boosted_at_their_start(shop):
+    shop.deploy(pods=("a",), ready=False)
+    resizer = shop.start()
+    resizer.boost({"web.shop": CpuBoost(1.0, 2.0, start_up=3.0)})
+    until(shop.boosted, "its start is boosted")
+    resizer.close()
+    assert shop.nominal()
+
+
 def test_first_pass_of_a_leader_restores_pods_that_another_left_boosted(shop):
     shop.deploy()
     crashed = shop.start()

@@ -8,6 +8,8 @@ from support.kube_server import a_replica_set, a_running_pod
 
 CONTAINER = {"name": "model", "resources": {"limits": {"cpu": "500m"}}}
 PENDING = {"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "no room"}
+RUNNING = {"running": {"startedAt": "2026-01-01T00:00:05Z"}}
+WAITING = {"waiting": {"reason": "CrashLoopBackOff"}}
 FAILED = {"type": "PodResizeInProgress", "status": "True", "reason": "Error", "message": "cgroup"}
 
 
@@ -26,6 +28,33 @@ def test_refusal_of_a_pod_is_what_keeps_its_last_resize(conditions, refusal):
     pod = a_running_pod(a_replica_set("web", "shop", CONTAINER))
     pod["status"]["conditions"] += conditions
     assert pod_of(pod).refusal == refusal
+
+
+@pytest.mark.parametrize(
+    ("ready", "states", "starting"),
+    [
+        ({"status": "True", "lastTransitionTime": "2026-01-01T00:00:09Z"}, [RUNNING], False),
+        ({"status": "False", "lastTransitionTime": "2026-01-01T00:00:01Z"}, [RUNNING], True),
+        ({"status": "False", "lastTransitionTime": "2026-01-01T00:00:09Z"}, [RUNNING], False),
+        ({"status": "False", "lastTransitionTime": "2026-01-01T00:00:09Z"}, [RUNNING, WAITING], True),
+        ({"status": "False"}, [], True),
+    ],
+)
+def test_pod_starts_until_it_is_ready_and_again_after_a_restart(ready, states, starting):
+    pod = a_running_pod(a_replica_set("web", "shop", CONTAINER))
+    pod["status"] |= {
+        "conditions": [{"type": "Ready", **ready}],
+        "containerStatuses": [{"name": "c", "state": state} for state in states],
+    }
+    assert pod_of(pod).starting == starting
+
+
+def test_pod_that_is_pending_is_one_to_resize_once_it_has_a_node():
+    pod = a_running_pod(a_replica_set("web", "shop", CONTAINER))
+    pod["status"] |= {"phase": "Pending", "conditions": [], "containerStatuses": []}
+    assert pod_of(pod).starting
+    del pod["spec"]["nodeName"]
+    assert pod_of(pod) is None
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.kube.resize_rules import (
+    START_UP_SECONDS,
     Cpu,
     CpuBoost,
     Patch,
     Plan,
     Pod,
     Range,
+    Start,
     Template,
     plan,
     raised,
@@ -30,8 +32,9 @@ def a_pod(request=100, limit=500, **changes):
     return Pod(SET, {"c": Cpu(request, limit), "sidecar": Cpu(10, 100)}, **changes)
 
 
-def planned(pod, boost=TRIPLE, template=TEMPLATE, refused=(), served=frozenset({KEY})):
-    return plan({KEY: pod}, {SET: template}, {"web.shop": boost}, dict(refused), served)
+def planned(pod, boost=TRIPLE, template=TEMPLATE, refused=(), start=None, now=0.0):
+    starts = {} if start is None else {KEY: start}
+    return plan({KEY: pod}, {SET: template}, {"web.shop": boost}, dict(refused), starts, now)
 
 
 def cpu(found):
@@ -66,16 +69,52 @@ def test_plan_pod_gets_the_cpu_of_its_boost(pod, boost, given):
 @pytest.mark.parametrize("boost", [CpuBoost(1.0, 2.0), CpuBoost(2.0, 2.0)])
 @pytest.mark.parametrize("pod", [a_pod(limit=1500), a_pod(1500, 1500, guaranteed=True)])
 def test_plan_pod_that_never_served_keeps_the_cpu_of_another_start_up_boost(pod, boost):
-    pod = replace(pod, serving=False)
-    assert planned(pod, replace(boost, requests=True), served=frozenset()) == Plan({}, {})
+    pod = replace(pod, serving=False, starting=True)
+    assert planned(pod, replace(boost, requests=True)) == Plan({}, {})
+
+
+@pytest.mark.parametrize(
+    ("pod", "boost", "start", "given"),
+    [
+        (a_pod(), CpuBoost(1.0, 2.0, start_up=4.0), None, Cpu(100, 2000)),
+        (a_pod(), CpuBoost(1.0, 1.0, start_up=4.0), None, Cpu(100, 1000)),
+        (a_pod(), CpuBoost(3.0, 2.0), None, None),
+        (a_pod(limit=1500), CpuBoost(1.0, 2.0, start_up=4.0), None, Cpu(100, 2000)),
+        (a_pod(limit=2500), CpuBoost(1.0, 2.0, start_up=4.0), None, None),
+        (a_pod(limit=2000), CpuBoost(1.0, 2.0), Start(0.0, 2000), NOMINAL),
+        (a_pod(500, 500, guaranteed=True), CpuBoost(1.0, 2.0, start_up=4.0), None, None),
+        (a_pod(500, 500, guaranteed=True), CpuBoost(1.0, 2.0, True, 4.0), None, Cpu(2000, 2000)),
+    ],
+)
+def test_plan_pod_that_starts_gets_the_cpu_of_its_start_up_and_loses_only_ours(pod, boost, start, given):
+    assert cpu(planned(replace(pod, serving=False, starting=True), boost, start=start)) == given
+
+
+def test_plan_pod_that_first_serves_gets_the_boost_in_force():
+    boost = CpuBoost(1.0, 2.0, start_up=4.0)
+    assert cpu(planned(a_pod(limit=2000), boost)) == NOMINAL
+    assert cpu(planned(a_pod(limit=2000), replace(boost, factor=2.0))) == Cpu(100, 1000)
+
+
+def test_plan_label_limits_the_start_up_too():
+    template = replace(TEMPLATE, most=1.5)
+    pod = replace(a_pod(), serving=False, starting=True)
+    assert cpu(planned(pod, CpuBoost(1.0, 2.0, start_up=4.0), template)) == Cpu(100, 750)
+
+
+def test_plan_pod_that_never_serves_loses_its_boost():
+    pod = replace(a_pod(limit=2000), serving=False, starting=True)
+    boost = CpuBoost(1.0, 2.0, start_up=4.0)
+    assert cpu(planned(pod, boost, start=Start(0.0, 2000), now=START_UP_SECONDS - 1.0)) is None
+    assert cpu(planned(pod, boost, start=Start(0.0, 2000), now=START_UP_SECONDS)) == NOMINAL
 
 
 def test_plan_pod_of_an_unknown_function_is_left_alone():
-    assert plan({KEY: a_pod(limit=1500)}, {SET: TEMPLATE}, {"other.shop": TRIPLE}, {}, {KEY}) == Plan({}, {})
+    assert plan({KEY: a_pod(limit=1500)}, {SET: TEMPLATE}, {"other.shop": TRIPLE}, {}, {}) == Plan({}, {})
 
 
 def test_plan_pod_without_its_template_is_left_alone():
-    assert plan({KEY: a_pod(limit=1500)}, {}, {"web.shop": TRIPLE}, {}, {KEY}) == Plan({}, {})
+    assert plan({KEY: a_pod(limit=1500)}, {}, {"web.shop": TRIPLE}, {}, {}) == Plan({}, {})
 
 
 @pytest.mark.parametrize(
@@ -131,7 +170,7 @@ def test_plan_refusal_of_an_earlier_resize_does_not_keep_a_nominal_pod_from_its_
 
 @pytest.mark.parametrize(("factor", "limit"), [(3 * 0.4, 1200), (1.01, 1100), (1.11, 1200), (1.0, 1000)])
 def test_raised_is_a_multiple_of_a_step_and_not_one_more_for_what_floats_are(factor, limit):
-    assert raised(1000, CpuBoost(factor, 64.0)) == limit
+    assert raised(1000, factor, 64.0) == limit
 
 
 @pytest.mark.parametrize(("refused", "given"), [(1500, None), (1000, None), (1600, Cpu(100, 1500))])
@@ -144,7 +183,7 @@ millicores = st.integers(1, 64_000)
 
 @given(millicores, st.floats(1.0, 100.0), st.floats(0.001, 64.0))
 def test_raised_is_at_least_nominal_and_at_most_factor_and_maximum(nominal, factor, most):
-    limit = raised(nominal, CpuBoost(factor, most))
+    limit = raised(nominal, factor, most)
     assert nominal <= limit <= max(nominal, round(1000 * most))
     assert limit <= nominal * (factor + 0.1) + 1
     assert limit == max(nominal, round(1000 * most)) or limit >= nominal * factor - 1
