@@ -72,7 +72,7 @@ def test_the_rules_give_the_values_they_promise(tmp_path, scenario):
     ]
     expected += [
         {
-            "expr": "sum without (alertname, alertstate, product, namespace) "
+            "expr": "sum without (alertname, alertstate, product, namespace, release) "
             f'(ALERTS{{alertname="{alert}",alertstate="firing"}})',
             "eval_time": time,
             "exp_samples": [{"labels": labels(each), "value": 1} for each in firing],
