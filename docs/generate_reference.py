@@ -54,7 +54,7 @@ WIDTH: Final = 98
 _INPUT_GAUGES: Final = {signal.gauge for signal in INPUTS.values()}
 """Metrics that signals.md has, beside the inputs that they export."""
 _BOUNDS: Final = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-_CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler", "result")
+_CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler", "result", "piece")
 """Labels whose values are a closed list."""
 
 

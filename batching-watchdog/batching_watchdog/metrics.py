@@ -36,6 +36,7 @@ WEIGHT_BUCKETS: Final = (0.00001, 0.0001, 0.001, 0.01, 0.1)
 SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
 JOIN_REASONS: Final = (DispatchReason.IDLE, DispatchReason.JOIN, DispatchReason.LATE)
+LATE_PIECES: Final = ("first", "later")
 CANCEL_REASONS: Final = ("client_left", "slow_reader", "expired", "shutting_down")
 ANSWERED: Final = frozenset(("good", "slow"))
 UNITS: Final = ("seconds", "bytes", "ratio")
@@ -109,6 +110,7 @@ class Metrics(Collector):
         self.streams: Streams | None = None
         """Of a function that streams: its engine."""
         self.joins: dict[str, int] = {}
+        self.late_streams: dict[tuple[str, str], int] = {}
         self.stream_cancels: dict[str, int] = {}
         self.first_piece_seconds: dict[str, Histogram] = {}
         self.piece_interval_seconds: dict[str, Histogram] = {}
@@ -182,6 +184,7 @@ class Metrics(Collector):
         self.streams = streams
         self.joins = dict.fromkeys(JOIN_REASONS, 0)
         self.stream_cancels = dict.fromkeys(CANCEL_REASONS, 0)
+        self.late_streams = {(name, piece): 0 for name in self.slos for piece in LATE_PIECES}
         self.first_piece_seconds = {name: _around(target.latency) for name, target in self.slos.items()}
         self.piece_interval_seconds = {name: _around(target.interval) for name, target in self.slos.items()}
 
@@ -368,6 +371,12 @@ ROWS: Final = (
         HISTOGRAM,
         "Seconds from one piece of a stream to the next.",
         ("slo_class",),
+    ),
+    Row(
+        "watchdog_late_streams",
+        COUNTER,
+        "Streams with a late piece, by the piece that was late before any other.",
+        ("slo_class", "piece"),
     ),
     Row(
         "watchdog_streams",

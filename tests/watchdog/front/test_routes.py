@@ -431,6 +431,19 @@ async def test_stream_with_one_late_piece_is_slow_though_the_next_ones_are_early
     }
 
 
+@pytest.mark.parametrize(
+    ("pauses", "piece"), [((0.2, 0.2), "first"), ((0.0, 0.2, 0.2), "later"), ((0.0, 0.0), None)]
+)
+@scenario(slo_interval="50ms")
+async def test_late_stream_is_counted_once_by_the_piece_that_was_late_first(bench, pauses, piece):
+    await a_stream(bench)
+    for pause in pauses:
+        bench.clock.now += pause
+        await bench.piece()
+    counted = {key for key, number in bench.metrics.late_streams.items() if number == 1}
+    assert counted == ({("default", piece)} if piece else set())
+
+
 @scenario()
 async def test_stream_of_events_that_is_silent_for_long_gets_a_comment(bench):
     client = await a_stream(bench, headers="Accept: text/event-stream\r\n")
