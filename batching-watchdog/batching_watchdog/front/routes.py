@@ -192,7 +192,6 @@ class Front:
             slo_class=slo_class,
             wanted_by=wanted_by,
         )
-        self._metrics.upload_seconds.observe(exchange.arrived - exchange.began)
         request.client = call = _Call(self, exchange, request)
         exchange.on_disconnect = call.gone
         self._metrics.in_flight += 1

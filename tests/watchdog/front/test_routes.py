@@ -471,7 +471,7 @@ async def test_start_time_of_a_client_without_a_gateway_is_no_miss(bench, monkey
 
 
 @scenario()
-async def test_slow_upload_is_no_miss_and_is_measured_apart(bench):
+async def test_slow_upload_is_no_miss(bench):
     await bench.worker_idle()
     client = bench.client()
     for piece in (b"POST / HTTP/1.1\r\nHost: x\r\n", b"Content-Length: 2\r\n\r\n", b"x", b"y"):
@@ -481,7 +481,6 @@ async def test_slow_upload_is_no_miss_and_is_measured_apart(bench):
     await bench.turn()
     await bench.reply()
     assert bench.metrics.outcomes["default", "good"] == 1
-    assert bench.metrics.upload_seconds.total == pytest.approx(1.5)
     assert float(client.answers()[0].headers["x-duration-seconds"]) == 0.0
 
 
