@@ -421,7 +421,7 @@ def test_every_query_gives_what_the_series_say(tmp_path, series, texts, expected
 
 
 def test_a_second_autoscaler_counts_only_after_a_minute_beside_the_first(tmp_path):
-    # A rollout at 60 s, where Prometheus keeps the old pod's series for two scrapes of 15 s; and two that stay.
+    # A rollout at 60 s, where Prometheus keeps the series of the old pod for two scrapes; and two that stay.
     series = {
         'slo_autoscaler_desired_replicas{function_name="upgraded.fn",instance="old"}': "3x18 stale",
         'slo_autoscaler_desired_replicas{function_name="upgraded.fn",instance="new"}': "_x12 3x17",
