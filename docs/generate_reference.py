@@ -54,7 +54,7 @@ WIDTH: Final = 98
 _INPUT_GAUGES: Final = {signal.gauge for signal in INPUTS.values()}
 """Metrics that signals.md has, beside the inputs that they export."""
 _BOUNDS: Final = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-_CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler", "result")
+_CLOSED: Final = ("outcome", "reason", "state", "stage", "scaler", "result", "piece")
 """Labels whose values are a closed list."""
 
 
@@ -322,9 +322,12 @@ def _autoscaler_families() -> Iterable[Metric]:
     metrics = AutoscalerMetrics(registry)
     decision = Decision(None, Reason.NO_DATA, dict.fromkeys(GAUGES, 1.0))
     for direction in ("hold", "up"):
-        metrics.decided("f.ns", Scale(1, 1), decision, direction, (1, Score()))
+        metrics.decided("f.ns", Scale(1, 1, rollout_failed=True), decision, direction, (1, Score()))
     metrics.desires({"f.ns": 1})
     metrics.boosts({"f.ns": (1.0, 3.0)})
+    metrics.denies(["ns"])
+    for stage in ("read", "decide", "act"):
+        metrics.troubled(f"{stage}.ns", stage)
     # Those of functions come first, as what everybody looks for.
     return sorted(registry.collect(), key=lambda family: "function_name" not in labels(family))
 

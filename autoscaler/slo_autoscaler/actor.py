@@ -106,6 +106,7 @@ class Actor:
             return 1
         target = self.fleet.targets[name]
         target.trouble = target.trouble.after(stage, str(error).removeprefix(f"{name}: "))
+        self.metrics.troubled(name, stage)
         problem = target.trouble.problem
         text = f"{name}: {problem}; it stays at its count, and is tried again"
         if self._said.say(name, text):
@@ -123,6 +124,7 @@ class Actor:
     def _recovered(self, name: str) -> None:
         """Record that a function was decided on and, if due, scaled."""
         self.fleet.targets[name].trouble = Trouble()
+        self.metrics.recovered(name)
         self._said.over(name, f"{name}: recovered")
 
     def _record(
@@ -140,6 +142,7 @@ class Actor:
             incumbent=None if shadow is None else real.desired,
             detail=decision.detail,
             shortage=real.shortage,
+            rollout_failed=real.rollout_failed,
             cause=blind if decision.reason is Reason.NO_DATA else "",
         )
         score = None if shadow is None else (shadow.desired, shadow.score)

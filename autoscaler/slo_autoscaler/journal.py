@@ -57,6 +57,7 @@ class Entry:
     """Why no node has room for replicas, and the resources that the cluster would need."""
     cause: str = ""
     """Why there is no data, if the source has failed."""
+    rollout_failed: bool = False
     repeats: int = 0
     until: datetime | None = None
     """Time of the last repetition; ``inputs`` are from then."""
@@ -80,6 +81,7 @@ class Entry:
             "action": self.action,
             "reason": self.reason,
             **{key: text for key, text in texts.items() if text},
+            **({"rollout_failed": True} if self.rollout_failed else {}),
             "inputs": {key: _rounded(value) for key, value in self.inputs.items()},
         }
 
@@ -139,6 +141,7 @@ class Journal:
                 newest.inputs = entry.inputs
                 newest.incumbent = entry.incumbent
                 newest.shortage, newest.cause = entry.shortage, entry.cause
+                newest.rollout_failed = entry.rollout_failed
                 return False
             kept.older.append(json.dumps(newest.repeated()))
             most = max(1, min(self._depth, self._total // len(self._kept)) - 1)

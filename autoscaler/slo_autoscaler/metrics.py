@@ -4,7 +4,7 @@ The numbers of a function become prometheus-client families only at a scrape: ev
 to ten thousand functions.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,6 +43,8 @@ class Metrics(Collector):
         self.registry = registry
         self._rows: dict[str, _Row] = {}
         self._desired: Mapping[str, int] = {}
+        self._problems: dict[str, str] = {}
+        self._denied: Sequence[str] = ()
         self._boosts: Mapping[str, tuple[float, float]] = {}
         self._reconcile = Histogram(
             "slo_autoscaler_reconcile_seconds",
@@ -101,9 +103,22 @@ class Metrics(Collector):
         """Set the CPU factors of functions, and their maximums; a function left out has no sample."""
         self._boosts = factors
 
+    def troubled(self, function_name: str, stage: str) -> None:
+        """Set the stage in which a function fails: "read", "decide" or "act"."""
+        self._problems[function_name] = stage
+
+    def recovered(self, function_name: str) -> None:
+        """End a function's problem."""
+        self._problems.pop(function_name, None)
+
+    def denies(self, places: Iterable[str]) -> None:
+        """Set the namespaces and kinds that the autoscaler may not read."""
+        self._denied = sorted(places)
+
     def forget(self, function_name: str) -> None:
         """Drop the series of a function that is gone."""
         self._rows.pop(function_name, None)
+        self.recovered(function_name)
         self._desired = {name: count for name, count in self._desired.items() if name != function_name}
 
     def failed(self, stage: str) -> None:
@@ -129,6 +144,27 @@ class Metrics(Collector):
             "slo_autoscaler_desired_replicas",
             "Desired replicas in mode active or recommend; only the leader exports it, and only with data.",
             self._desired.items(),
+        )
+        problems = GaugeMetricFamily(
+            "slo_autoscaler_problem",
+            "1 for a function that cannot be read, decided or scaled, with the stage that fails.",
+            labels=["function_name", "stage"],
+        )
+        for name, stage in list(self._problems.items()):
+            problems.add_metric([name, stage], 1)
+        yield problems
+        denied = GaugeMetricFamily(
+            "slo_autoscaler_denied",
+            "1 for a namespace or kind that the configuration names and the rights do not cover.",
+            labels=["place"],
+        )
+        for place in self._denied:
+            denied.add_metric([place], 1)
+        yield denied
+        yield _gauge(
+            "slo_autoscaler_rollout_failed",
+            "1 for a function whose new version does not start, while the one before serves.",
+            [(name, 1) for name, row in rows if row.scale.rollout_failed],
         )
         boosts = self._boosts.items()
         yield _gauge(

@@ -211,6 +211,8 @@ class Scale:
     """Replicas for which no node has room; None if the platform does not report them."""
     shortage: str = field(default="", compare=False)
     """The reason, and the resources that the cluster would need; empty if none or unknown."""
+    rollout_failed: bool = field(default=False, compare=False)
+    """Whether the platform has given up on a new version, while the one before serves."""
     wrong: str = field(default="", compare=False)
     """The rules that some of its keys violate, whose last good values these are; empty: none."""
     unknown: str = field(default="", compare=False)

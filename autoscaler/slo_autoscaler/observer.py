@@ -116,6 +116,8 @@ class Observer:
         Without observations (``blind``) every function holds, so the last known counts are enough.
         """
         listed = self.calls.result("list", listing)
+        denied = self.platform.denied()
+        self.metrics.denies(denied)
         targets = self.fleet.targets
         self.fleet.listed = not isinstance(listed, PlatformError)
         if isinstance(listed, PlatformError):
@@ -134,10 +136,9 @@ class Observer:
         self._log_unknown(listed)
         if self.direct is not None:
             self.direct.watch(frozenset(listed))
-        denied = bool(self.platform.denied())
         if denied:
             self.metrics.failed("discover")
-        return Listing({name: listed[name] for name in self._due(listed)}, int(denied), gone)
+        return Listing({name: listed[name] for name in self._due(listed)}, int(bool(denied)), gone)
 
     def read(self, names: Sequence[str]) -> dict[str, Scale | PlatformError]:
         """Read functions one by one until ``timeout``; those left out come first the next time.

@@ -197,7 +197,8 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
     if decision["reason"] == "NoData":
         told.append(decision.get("cause") or _no_data(decision.get("inputs") or {}))
     detail, shortage = (filter(None, [decision.get(key)]) for key in ("detail", "shortage"))
-    parts = [first, *detail, *told, *_told(FACTS, numbers), *shortage]
+    failed = ["a new version does not start"] if decision.get("rollout_failed") else []
+    parts = [first, *detail, *told, *_told(FACTS, numbers), *shortage, *failed]
     return f"{at} {_deed(decision)}{times}: {'; '.join(parts)}"
 
 

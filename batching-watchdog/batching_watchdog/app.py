@@ -174,7 +174,7 @@ def build(
         metrics,
         clock,
         not_ready=lambda: pool.not_ready,
-        weight=WeightFunction(own_weight, metrics, clock) if own_weight else None,
+        weight=WeightFunction(own_weight, metrics) if own_weight else None,
         tracer=telemetry,
     )
     limits = Limits(
@@ -189,8 +189,6 @@ def build(
     metrics.cpu = lambda: (clock(), time.thread_time())
     metrics.gauges = {
         "queue_length": lambda: shell.queued,
-        "queued_bytes": lambda: requests.queued_bytes,
-        "connections": lambda: len(requests.open),
         "workers": pool.by_state,
         "worker_restarts": lambda: pool.restarts,
         "workers_recycled": lambda: pool.recycled,

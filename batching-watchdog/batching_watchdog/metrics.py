@@ -31,20 +31,22 @@ SLO_FRACTIONS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 4.0)
 """Further edges, as multiples of slo_latency. One lies exactly on it: attainment needs no interpolation."""
 SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025)
 """Further edges of what can be much shorter than a request."""
-WEIGHT_BUCKETS: Final = (0.00001, 0.0001, 0.001, 0.01, 0.1)
-"""Of weight(event), which runs on the event loop."""
 SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
 JOIN_REASONS: Final = (DispatchReason.IDLE, DispatchReason.JOIN, DispatchReason.LATE)
+LATE_PIECES: Final = ("first", "later")
 CANCEL_REASONS: Final = ("client_left", "slow_reader", "expired", "shutting_down")
 ANSWERED: Final = frozenset(("good", "slow"))
 UNITS: Final = ("seconds", "bytes", "ratio")
 """Where a name ends with one of these, OpenMetrics has it as the metric's unit."""
 UNCONNECTED: Final[Mapping[str, Callable[[], Any]]] = {
     **dict.fromkeys(
-        ("queue_length", "queued_bytes", "connections", "batch_ceiling", "log_lines_dropped"), int
+        (
+            *("queue_length", "batch_ceiling", "log_lines_dropped"),
+            *("worker_restarts", "workers_recycled", "workers_sick"),
+        ),
+        int,
     ),
-    **dict.fromkeys(("worker_restarts", "workers_recycled", "workers_sick"), int),
     **dict.fromkeys(("workers", "worker_resident_bytes", "spans"), dict),
 }
 """Gauges before those who know them are there."""
@@ -109,6 +111,7 @@ class Metrics(Collector):
         self.streams: Streams | None = None
         """Of a function that streams: its engine."""
         self.joins: dict[str, int] = {}
+        self.late_streams: dict[tuple[str, str], int] = {}
         self.stream_cancels: dict[str, int] = {}
         self.first_piece_seconds: dict[str, Histogram] = {}
         self.piece_interval_seconds: dict[str, Histogram] = {}
@@ -121,8 +124,10 @@ class Metrics(Collector):
         self.start_up_seconds = math.nan
         self._edges = tuple(sorted({*DEFAULT_BUCKETS, *_around(slos[DEFAULT_CLASS].latency).edges}))
         self.in_flight = 0
-        self.durations = {("200", "post"): Histogram(self._edges)}
-        self._durations: dict[tuple[int, bytes], Histogram] = {}
+        self.http_requests = {("200", "post"): 0}
+        self.durations = {"200": Histogram(self._edges)}
+        self._answers: dict[tuple[int, bytes], tuple[tuple[str, str], Histogram]] = {}
+        """By status and method: the key of its count, and its histogram."""
         self.outcomes = {(name, outcome): 0 for name in self.slos for outcome in OUTCOMES}
         self.class_durations = {
             name: _around(target.latency) for name, target in slos.items() if len(slos) > 1
@@ -132,8 +137,6 @@ class Metrics(Collector):
         self.client_deadlines = {"met": 0, "missed": 0}
         self.dispatch = dict.fromkeys(map(str, DispatchReason), 0)
         self.refusals = dict.fromkeys((error.reason for error in REFUSALS), 0)
-        self.upload_seconds = Histogram(DEFAULT_BUCKETS)
-        self.weight_seconds = Histogram(WEIGHT_BUCKETS)
         self.weight_failures = 0
         self.batch_size = Histogram(SIZE_BUCKETS)
         self.queue_seconds = Histogram((*SHORT_BUCKETS, *self._edges))
@@ -143,9 +146,8 @@ class Metrics(Collector):
         self, status: int, method: bytes, seconds: float, outcome: str | None, slo_class: str = DEFAULT_CLASS
     ) -> None:
         """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
-        histogram = self._durations.get((status, method))
-        if histogram is None:
-            histogram = self._new_duration(status, method)
+        key, histogram = self._answers.get((status, method)) or self._new_answer(status, method)
+        self.http_requests[key] += 1
         histogram.observe(seconds)
         if outcome is not None:
             self.outcomes[slo_class, outcome] += 1
@@ -165,23 +167,25 @@ class Metrics(Collector):
 
     def request_traced(self, status: int, method: bytes, seconds: float, traced: Traced) -> None:
         """Keep a request that was counted, and whose trace is recorded, as the exemplar of its latency."""
-        histogram = self._durations.get((status, method)) or self._new_duration(status, method)
+        _, histogram = self._answers.get((status, method)) or self._new_answer(status, method)
         histogram.remember(seconds, traced)
 
-    def _new_duration(self, status: int, method: bytes) -> Histogram:
-        """The histogram of a status and a method; methods that are not HTTP's share one."""
-        name = method.decode("latin-1").lower()
-        key = (str(status), name if name in METHODS else "unknown")
-        histogram = self.durations.setdefault(key, Histogram(self._edges))
+    def _new_answer(self, status: int, method: bytes) -> tuple[tuple[str, str], Histogram]:
+        """Return the key of a status and a method, and the status' histogram; other methods share a key."""
+        name, code = method.decode("latin-1").lower(), str(status)
+        key = (code, name if name in METHODS else "unknown")
+        self.http_requests.setdefault(key, 0)
+        answer = key, self.durations.setdefault(code, Histogram(self._edges))
         if key[1] == name:
-            self._durations[status, method] = histogram
-        return histogram
+            self._answers[status, method] = answer
+        return answer
 
     def stream(self, streams: Streams) -> None:
         """Count streams from now on."""
         self.streams = streams
         self.joins = dict.fromkeys(JOIN_REASONS, 0)
         self.stream_cancels = dict.fromkeys(CANCEL_REASONS, 0)
+        self.late_streams = {(name, piece): 0 for name in self.slos for piece in LATE_PIECES}
         self.first_piece_seconds = {name: _around(target.latency) for name, target in self.slos.items()}
         self.piece_interval_seconds = {name: _around(target.interval) for name, target in self.slos.items()}
 
@@ -271,13 +275,12 @@ ROWS: Final = (
         COUNTER,
         "Requests answered.",
         ("code", "method"),
-        read=lambda m: {key: sum(histogram.counts) for key, histogram in m.durations.items()},
     ),
     Row(
         "http_request_duration_seconds",
         HISTOGRAM,
         "Seconds from the last byte of a request to its answer.",
-        ("code", "method"),
+        ("code",),
         read=lambda m: m.durations,
     ),
     Row(
@@ -331,16 +334,6 @@ ROWS: Final = (
         ("outcome",),
     ),
     Row(
-        "watchdog_upload_seconds",
-        HISTOGRAM,
-        "Seconds from the first byte of a request to its last, before its latency counts.",
-    ),
-    Row(
-        "watchdog_weight_seconds",
-        HISTOGRAM,
-        "Seconds that the function's weight(event) took on the event loop.",
-    ),
-    Row(
         "watchdog_weight_failures",
         COUNTER,
         "Requests for which weight(event) failed and the length of the body counted.",
@@ -370,6 +363,12 @@ ROWS: Final = (
         ("slo_class",),
     ),
     Row(
+        "watchdog_late_streams",
+        COUNTER,
+        "Streams with a late piece, by the piece that was late before any other.",
+        ("slo_class", "piece"),
+    ),
+    Row(
         "watchdog_streams",
         GAUGE,
         "Streams that run on the workers.",
@@ -393,12 +392,6 @@ ROWS: Final = (
         ("reason",),
     ),
     Row("watchdog_queue_length", GAUGE, "Requests that wait for a worker."),
-    Row(
-        "watchdog_queued_bytes",
-        GAUGE,
-        "Bytes of max_queued_bytes that requests, unread answers and connections hold.",
-    ),
-    Row("watchdog_connections", GAUGE, "Open connections to the function's port, at most max_connections."),
     Row("watchdog_workers", GAUGE, "Worker processes by state.", ("state",)),
     Row(
         "watchdog_capacity_requests_per_second",

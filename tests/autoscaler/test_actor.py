@@ -187,3 +187,50 @@ def test_reconcile_function_that_cannot_be_scaled_is_announced_once(gateway, mon
         monkeypatch.setattr(bench.platform, "announce", lambda *event: told.append(event))
         bench.times(3)
         assert [event[:2] for event in told if event[0] == B] == [(B, "ScalingFailed")]
+
+
+@pytest.mark.parametrize("stage", ["read", "act"])
+def test_failing_function_has_a_gauge_with_the_stage_until_it_recovers_or_is_gone(gateway, stage):
+    if stage == "act":
+        gateway.faults["POST /system/scale-function/b"] = doubles.status(403)
+    else:
+        spoil_replicas(gateway)
+    with Bench(gateway, *[{A: CALM, B: BUSY}] * 9) as bench:
+
+        def problem():
+            return bench.value("slo_autoscaler_problem", function_name=B, stage=stage)
+
+        bench.times(3)
+        assert (problem(), bench.value("slo_autoscaler_problem", function_name=A, stage=stage)) == (1, None)
+        gateway.faults.clear()
+        gateway.functions["b"].replicas = 2
+        bench.times(3)
+        assert problem() is None
+        spoil_replicas(gateway)
+        bench.reconcile()
+        assert bench.value("slo_autoscaler_problem", function_name=B, stage="read") == 1
+        del gateway.functions["b"]
+        bench.reconcile()
+        assert bench.value("slo_autoscaler_problem", function_name=B, stage="read") is None
+
+
+def test_rollout_that_failed_is_in_the_last_decision_and_a_gauge_until_it_succeeds(gateway, monkeypatch):
+    def told(name):
+        (decision,) = bench.controller.decisions(name, 1)["decisions"]
+        gauge = bench.value("slo_autoscaler_rollout_failed", function_name=name)
+        return decision.get("rollout_failed"), gauge
+
+    with Bench(gateway, *[{A: CALM, B: CALM}] * 3) as bench:
+        scales = bench.platform.scales
+        bench.reconcile()
+        failed = {A: {"rollout_failed": True}, B: {}}
+        monkeypatch.setattr(
+            bench.platform,
+            "scales",
+            lambda: {name: replace(it, **failed[name]) for name, it in scales().items()},
+        )
+        bench.reconcile()
+        assert (told(A), told(B)) == ((True, 1), (None, None))
+        monkeypatch.undo()
+        bench.reconcile()
+        assert told(A) == (None, None)

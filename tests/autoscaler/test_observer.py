@@ -105,3 +105,13 @@ def test_reconcile_unreadable_function_is_decided_on_as_soon_as_it_can_be_read(g
         gateway.functions["a"].labels = {}
         bench.reconcile()
         assert gateway.functions["a"].replicas == 4
+
+
+def test_place_that_the_rights_do_not_cover_has_a_gauge_until_they_do(gateway, monkeypatch):
+    with Bench(gateway, *[{A: CALM, B: CALM}] * 2) as bench:
+        monkeypatch.setattr(bench.platform, "denied", lambda: {"team-b": "403"})
+        bench.reconcile()
+        assert bench.value("slo_autoscaler_denied", place="team-b") == 1
+        monkeypatch.undo()
+        bench.reconcile()
+        assert bench.value("slo_autoscaler_denied", place="team-b") is None

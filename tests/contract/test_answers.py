@@ -21,11 +21,14 @@ ASKED = {
 }
 
 
-def series() -> list[dict[str, str]]:
-    """What Prometheus has after many scrapes: counters rise by one each time, gauges stay."""
+def series(**more: str) -> list[dict[str, str]]:
+    """What Prometheus has after many scrapes: counters rise by one each time, gauges stay.
+
+    ``more``: labels of all series.
+    """
     found = {}
     for name, labels, value in scraped():
-        own = labels | {"function_name": "f.ns", "instance": "10.0.0.1:8081"}
+        own = labels | {"function_name": "f.ns", "instance": "10.0.0.1:8081"} | more
         selector = ",".join(f'{key}="{text}"' for key, text in own.items())
         # A replica starts, as start-ups are state too.
         level = value + (name.startswith("slo_autoscaler_") and labels.get("state") == "desired")
@@ -57,3 +60,18 @@ def test_autoscalers_query_has_an_answer(kind, tmp_path):
 @needs_promtool
 def test_recorded_series_has_an_answer(tmp_path):
     assert unanswered(sorted(recorded()), tmp_path) == ""
+
+
+@needs_promtool
+def test_recorded_series_are_of_one_cluster_each(tmp_path):
+    checks = [
+        {
+            "expr": f"count(group by (cluster) ({name}))",
+            "eval_time": EVALUATED,
+            "exp_samples": [{"labels": "{}", "value": 2}],
+        }
+        for name in sorted(recorded())
+    ]
+    both = series(cluster="eu") + series(cluster="us")
+    test = {"interval": f"{SCRAPE}s", "input_series": both, "promql_expr_test": checks}
+    assert complaints(tmp_path, "1m", test) == ""

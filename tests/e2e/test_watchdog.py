@@ -90,13 +90,12 @@ def weight(event):
 """
 
 
-def test_weight_of_the_function_is_measured_and_the_length_decides_where_it_fails():
+def test_length_decides_where_the_weight_of_the_function_fails():
     with watchdog(BATCHES, weight=WEIGHT) as dog:
         assert {answer.status for answer in dog.call_all([b"short", b"large"] * 8)} == {201}
         assert dog.metric("watchdog_weight_failures_total") == 0
         assert {answer.status for answer in dog.call_all([b"?"] * 3)} == {201}
         assert dog.metric("watchdog_weight_failures_total") == 3
-        assert dog.metric("watchdog_weight_seconds_count") >= 19
         assert dog.log.count("KeyError") == 1
 
 

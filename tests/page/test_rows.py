@@ -59,6 +59,14 @@ def test_replicas_are_serving_target_maximum_and_beside_them_a_shadows(changes, 
     assert row["target_replicas"] == 5
 
 
+def test_rollout_that_failed_shows_beside_the_replicas_and_in_the_sentence():
+    row, before = row_of(a_decision(rollout_failed=True)), row_of(a_decision())
+    assert row["display"]["replicas"].startswith(before["display"]["replicas"])
+    assert row["display"]["replicas"] != before["display"]["replicas"]
+    assert ("replicas" in row["breaches"], "replicas" in before["breaches"]) == (True, False)
+    assert row["sentence"] != before["sentence"]
+
+
 @pytest.mark.parametrize(
     ("key", "limit", "beyond", "included"),
     [

@@ -8,6 +8,8 @@ from support.promtool import complaints, needs_promtool
 
 OBJECTIVES = (0.7, 0.9, 0.99, 0.999)
 REACHABLE = 0.8
+TOTAL, AROUND, LEAST = 5.0, 30.0, 0.15
+"""Minutes with ``REACHABLE`` misses that page if those around them have at least a share."""
 RATE = 10.0
 KEPT = 15.0
 
@@ -52,7 +54,10 @@ def histories(pair: Pair, threshold: float) -> dict[str, list[tuple[float, float
 
 
 def burning(phases: list[tuple[float, float]], objective: float, severity: str, end: float) -> bool:
-    """Whether both windows of a pair of this severity are above its threshold at minute ``end``."""
+    """Whether both windows of a pair of this severity are above its threshold at minute ``end``.
+
+    Or, for a page, whether nearly all requests of five minutes missed.
+    """
 
     def burn(window: float) -> float:
         start, missed, begin = max(0.0, end - window), 0.0, 0.0
@@ -62,7 +67,8 @@ def burning(phases: list[tuple[float, float]], objective: float, severity: str, 
         return missed / (end - start) / (1 - objective)
 
     reachable = REACHABLE / (1 - objective)
-    return any(
+    total = burn(TOTAL) > reachable and burn(AROUND) > LEAST / (1 - objective)
+    return (severity == "page" and total) or any(
         min(burn(pair.long[1]), burn(pair.short[1]))
         > (min(pair.factor, reachable) if pair.long[0] == "1h" else pair.factor)
         for pair in PAIRS
@@ -139,3 +145,63 @@ def test_an_alert_fires_while_both_windows_of_a_pair_burn_too_fast_and_a_little_
         "promql_expr_test": [expected],
     }
     assert complaints(tmp_path, f"{round(pair.evaluation * 60)}s", test) == ""
+
+
+OBJECTIVES_OF_A_FAILURE = (0.8, 0.85, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999)
+GOOD = 65
+"""Minutes."""
+
+
+def steps(per_minute: float, minutes: int, first: float = 0) -> list[float]:
+    """Return a counter each 30 s; each request is one step."""
+    return [first + int(per_minute * half / 2) for half in range(1, 2 * minutes + 1)]
+
+
+@pytest.mark.parametrize(("view", "per_minute"), [("watchdog", 600), ("watchdog", 1), ("gateway", 6)])
+def test_a_total_failure_after_good_hours_pages_within_twelve_minutes(tmp_path, view, per_minute):
+    seen = VIEWS[view]
+    series = []
+    for objective in OBJECTIVES_OF_A_FAILURE:
+        name = f'function_name="f-{objective}.ns"'
+        good = [0, *steps(per_minute, GOOD)]
+        values = {
+            seen.good: [*good, *[good[-1]] * 24],
+            seen.missed: [*[0.0] * len(good), *steps(per_minute, 12)],
+        }
+        series += [
+            {
+                "series": f"{seen.counter}{{{name},{label}}}",
+                "values": " ".join(f"{each:g}" for each in counts),
+            }
+            for label, counts in values.items()
+        ]
+        series.append({"series": f"slo_objective_ratio{{{name}}}", "values": f"{objective}x{2 * GOOD + 24}"})
+        series.append({"series": f"gateway_service_count{{{name}}}", "values": f"1x{2 * GOOD + 24}"})
+    paged = f'ALERTS{{alertname="ErrorBudgetBurn",alertstate="firing",severity="page",view="{view}"}}'
+    expected = [
+        {"expr": f"count({paged})", "eval_time": f"{GOOD}m", "exp_samples": []},
+        {
+            "expr": f"count({paged})",
+            "eval_time": f"{GOOD + 12}m",
+            "exp_samples": [{"labels": "{}", "value": len(OBJECTIVES_OF_A_FAILURE)}],
+        },
+    ]
+    test = {"interval": "30s", "input_series": series, "promql_expr_test": expected}
+    assert complaints(tmp_path, "30s", test) == ""
+
+
+def test_half_of_rare_requests_failing_does_not_page_at_an_objective_that_allows_a_fifth(tmp_path):
+    # One a minute, every second one fails: a burn rate of 2.5.
+    counts = {"good": steps(0.5, GOOD), "slow": [0.0, 0.0, *steps(0.5, GOOD)[:-2]]}
+    series = [
+        {
+            "series": f'slo_requests_total{{function_name="f.ns",outcome="{outcome}"}}',
+            "values": " ".join(f"{each:g}" for each in values),
+        }
+        for outcome, values in counts.items()
+    ]
+    series.append({"series": 'slo_objective_ratio{function_name="f.ns"}', "values": f"0.8x{2 * GOOD}"})
+    paged = 'ALERTS{alertname="ErrorBudgetBurn",severity="page"}'
+    expected = {"expr": f"max_over_time({paged}[{GOOD}m])", "eval_time": f"{GOOD}m", "exp_samples": []}
+    test = {"interval": "30s", "input_series": series, "promql_expr_test": [expected]}
+    assert complaints(tmp_path, "30s", test) == ""

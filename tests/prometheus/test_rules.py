@@ -10,6 +10,7 @@ import yaml
 from support.promtool import ROOT, RULES, SHIPPED, complaints, needs_promtool, promtool
 
 CONFIGURATIONS = ["lab/prometheus/prometheus.yml", "deploy/prometheus/prometheus-kubernetes.yml"]
+MIMIR_RULES = 20  # ruler_max_rules_per_rule_group
 # Without types: 0x41 would be a number.
 SCENARIOS = yaml.load((Path(__file__).parent / "rules.yml").read_text(), yaml.BaseLoader)
 ALARMING = [
@@ -49,6 +50,12 @@ def test_a_rule_file_is_valid_and_free_of_lint(path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_group_has_no_more_rules_than_mimir_takes(path):
+    sizes = {group["name"]: len(group["rules"]) for group in yaml.safe_load(path.read_text())["groups"]}
+    assert max(sizes.values()) <= MIMIR_RULES, sizes
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=name)
 def test_the_rules_give_the_values_they_promise(tmp_path, scenario):
     expected = [
@@ -65,7 +72,7 @@ def test_the_rules_give_the_values_they_promise(tmp_path, scenario):
     ]
     expected += [
         {
-            "expr": "sum without (alertname, alertstate, product, namespace) "
+            "expr": "sum without (alertname, alertstate, product, namespace, release) "
             f'(ALERTS{{alertname="{alert}",alertstate="firing"}})',
             "eval_time": time,
             "exp_samples": [{"labels": labels(each), "value": 1} for each in firing],

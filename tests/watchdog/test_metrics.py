@@ -44,9 +44,10 @@ def test_every_outcome_and_reason_is_there_from_the_start_so_that_rates_see_the_
 
 def test_gauges_are_read_when_scraped_and_what_does_not_apply_has_no_series():
     metrics, _ = make()
-    names = ("queue_length", "queued_bytes", "connections", "batch_ceiling")
+    names = ("queue_length", "batch_ceiling", "log_lines_dropped")
     metrics.gauges = {**UNCONNECTED, **{name: partial(int, number) for number, name in enumerate(names)}}
-    assert [value(metrics, f"watchdog_{name}") for name in names] == list(range(len(names)))
+    shown = ("watchdog_queue_length", "watchdog_batch_ceiling", "watchdog_log_lines_dropped_total")
+    assert [value(metrics, name) for name in shown] == list(range(len(names)))
     optional = ("slo_request_duration_seconds", "watchdog_spans")  # of classes, and of traces
     assert not [name for name, _ in samples(metrics) if name.startswith(optional)]
 
@@ -68,9 +69,20 @@ def test_one_bucket_edge_lies_exactly_on_the_slo_and_the_stock_ones_are_kept():
     }
     assert {"0.18", "+Inf", *map(str, DEFAULT_BUCKETS)} <= edges
     bucket = "http_request_duration_seconds_bucket"
-    assert value(metrics, bucket, code="200", method="post", le="0.18") == 1
-    assert value(metrics, bucket, code="200", method="post", le="+Inf") == 2
-    assert value(metrics, "http_request_duration_seconds_sum", code="200", method="post") == 0.361
+    assert value(metrics, bucket, code="200", le="0.18") == 1
+    assert value(metrics, bucket, code="200", le="+Inf") == 2
+    assert value(metrics, "http_request_duration_seconds_sum", code="200") == 0.361
+
+
+def test_latency_of_a_status_is_one_histogram_and_its_requests_count_by_method():
+    metrics, _ = make()
+    for method in (b"POST", b"GET", b"POST"):
+        metrics.request_finished(200, method, 0.1, "good")
+    assert value(metrics, "http_request_duration_seconds_count", code="200") == 3
+    assert [value(metrics, "http_requests_total", code="200", method=name) for name in ("post", "get")] == [
+        2,
+        1,
+    ]
 
 
 def test_unusual_methods_share_one_label_so_that_clients_can_not_make_series():
@@ -209,7 +221,7 @@ def test_scraper_that_asks_for_openmetrics_gets_it_whole_with_units():
     assert {families[name].unit for name in ("http_request_duration_seconds", "watchdog_queue_seconds")} == {
         "seconds"
     }
-    assert families["watchdog_queued_bytes"].unit == "bytes"
+    assert families["watchdog_worker_resident_bytes"].unit == "bytes"
     assert families["slo_objective_ratio"].unit == "ratio"
     assert families["watchdog_service_seconds_predicted"].unit == ""
 

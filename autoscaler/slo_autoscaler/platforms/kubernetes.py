@@ -112,6 +112,7 @@ class Deployment:
     desired: int
     ready: int
     keys: Declaration
+    rollout_failed: bool = False
     scaler: str = ""
     """Client that wrote the count to the scale subresource last; empty: another request has set it."""
     resource: Resource = DEPLOYMENTS
@@ -135,6 +136,7 @@ class Deployment:
             desired=1 if replicas is None else replicas,
             ready=(document.get("status") or {}).get("readyReplicas") or 0,
             keys=KUBERNETES.read(KUBERNETES.texts(labels, annotations)),
+            rollout_failed=_rollout_failed(document),
             scaler=_scaler(metadata),
             resource=resource,
             kind=kind,
@@ -334,6 +336,7 @@ class Kubernetes:
             scaler=deployment.scaler,
             unschedulable=unschedulable,
             shortage=shortage,
+            rollout_failed=deployment.rollout_failed,
             version=deployment.version,
         )
         try:
@@ -386,6 +389,12 @@ def _scaler(metadata: Document) -> str:
         if entry.get("subresource") == "scale" and "f:replicas" in fields:
             return str(entry.get("manager"))
     return ""
+
+
+def _rollout_failed(document: Document) -> bool:
+    """Return whether a Deployment's new pods did not become ready within ``progressDeadlineSeconds``."""
+    conditions = (document.get("status") or {}).get("conditions") or ()
+    return any(condition.get("reason") == "ProgressDeadlineExceeded" for condition in conditions)
 
 
 def _target(document: Document) -> tuple[tuple[str, Key], str]:

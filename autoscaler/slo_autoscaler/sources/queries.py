@@ -321,9 +321,13 @@ def _scrapes(address: str, chosen: str = "", matcher: str = ANY) -> str:
 
 
 SEVERAL_LEADERS: Final = (
-    "count by (function_name) (group by (function_name, instance) (slo_autoscaler_desired_replicas)) > 1"
+    "count by (function_name) (group by (function_name, instance)"
+    " (slo_autoscaler_desired_replicas and slo_autoscaler_desired_replicas offset 1m)) > 1"
 )
-"""Query of the functions that several autoscalers size: only a leader exports the count."""
+"""Query of the functions that several autoscalers size: only a leader exports the count.
+
+Each has exported it for a minute: after a rollout Prometheus keeps the old pod's for two scrapes.
+"""
 
 _BY_CLUSTER: Final = (
     f"group by ({FUNCTION_LABEL}, {', '.join(CLUSTERS)}) ({_DECLARED} or gateway_service_count)"

@@ -44,6 +44,7 @@ def _replicas(row: Row) -> str:
     shadow = row["mode"] == "shadow"
     counts = [row["ready"], row["desired"] if shadow else row["target_replicas"], row["max"]]
     beside = f" (shadow {row['target_replicas']})" if shadow else ""
+    beside += " (rollout failed)" if row["rollout_failed"] else ""
     return " / ".join(words.count(each) for each in counts) + beside
 
 
@@ -164,9 +165,10 @@ def row_of(decision: Mapping[str, Any]) -> Row:
         "reason": decision["reason"],
         "decided_at": decision["time"],
         "seen_at": decision.get("until", decision["time"]),
+        "rollout_failed": decision.get("rollout_failed", False),
         "last": short(decision),
         "sentence": sentence(decision),
-        "breaches": _breaches(state, known),
+        "breaches": _breaches(state, known) + ["replicas"] * decision.get("rollout_failed", False),
     }
     row["display"] = {column.key: _display(row, column.key) for column in words.COLUMNS}
     return row

@@ -192,7 +192,6 @@ class Front:
             slo_class=slo_class,
             wanted_by=wanted_by,
         )
-        self._metrics.upload_seconds.observe(exchange.arrived - exchange.began)
         request.client = call = _Call(self, exchange, request)
         exchange.on_disconnect = call.gone
         self._metrics.in_flight += 1
@@ -224,6 +223,7 @@ class Front:
             self.deliver(call, Answer(request, reply, piece.batch))
             return
         streamed = call.streamed
+        first = streamed is None
         if streamed is None:
             target = self._config.slos[request.slo_class]
             streamed = call.streamed = StreamedAnswer(exchange, request, target, reply, now)
@@ -231,7 +231,10 @@ class Front:
             self._metrics.first_piece_seconds[request.slo_class].observe(now - request.arrived)
         elif reply is not None:
             self._metrics.piece_interval_seconds[request.slo_class].observe(now - streamed.piece_at)
+        was_late = streamed.late
         fits = reply is None or streamed.add(reply, now)
+        if streamed.late and not was_late:
+            self._metrics.late_streams[request.slo_class, "first" if first else "later"] += 1
         if piece.last or exchange.method == b"HEAD":
             if not piece.last:
                 self._shell.withdraw(request)

@@ -25,14 +25,13 @@ log = logging.getLogger(__name__)
 class WeightFunction:
     """The function's ``weight``; where it fails, the length of the body decides."""
 
-    def __init__(self, weight: Callable[[Event], Any], metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(self, weight: Callable[[Event], Any], metrics: Metrics) -> None:
         self._weight = weight
         self._metrics = metrics
-        self._clock = clock
 
     def bucket(self, header_block: bytes, body: bytes) -> int:
         """Return the power of two of a request's weight, or of its length where the weight is none."""
-        began, metrics = self._clock(), self._metrics
+        metrics = self._metrics
         try:
             weight = float(self._weight(Event(header_block, body)))
             if not 0.0 < weight < inf:
@@ -44,7 +43,6 @@ class WeightFunction:
                 text = "weight.py: weight(event) failed; using the length of the body. Logged once."
                 log.error(Failure(text, trace_of(error)))
             metrics.weight_failures += 1
-        metrics.weight_seconds.observe(self._clock() - began)
         return bucket
 
 

@@ -80,7 +80,7 @@ async def measure(
         pool.start()
         await _until_ready(pool, source.handler)
         largest = max(pool.handshakes, key=lambda handshake: handshake.load_seconds)
-        weight = WeightFunction(own_weight, watchdog.metrics, time.monotonic) if own_weight else None
+        weight = WeightFunction(own_weight, watchdog.metrics) if own_weight else None
         subject = _Subject(
             source.handler,
             config,

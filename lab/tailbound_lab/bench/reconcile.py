@@ -238,7 +238,7 @@ def _write_one(out: TextIO, name: str, rate: float, now: int, asked: str) -> int
         series.append(("slo_requests_total", f'{slo_class},outcome="{outcome}"', 0, rate * share))
     for index, edge in enumerate((*edges(SLO).tolist(), "+Inf")):
         share = min(1.0, (index + 1) / 8)
-        labels = f'{replica},code="200",method="post",le="{edge}"'
+        labels = f'{replica},code="200",le="{edge}"'
         series.append(("http_request_duration_seconds_bucket", labels, 0, rate * share))
     written = [row for row in series if row[0] in asked]
     for metric, labels, value, change in written:

@@ -144,7 +144,7 @@ def test_is_scaled_stays_so_with_a_wrong_label():
 
 
 def test_scale_of_a_revision_without_a_minimum_leaves_it_to_the_configuration():
-    assert [scale_of(a_revision(least=least), None, Modes()).min for least in (0, 1)] == [None, 1]
+    assert [scale_of([a_revision(least=least)], None, Modes()).min for least in (0, 1)] == [None, 1]
 
 
 # What routes say
@@ -194,15 +194,28 @@ def test_annotations_of_a_route_are_those_of_its_revisions():
     route = a_route(status=[named("a", 100)])
     route["metadata"]["annotations"] = {SCHEDULE: schedule, HOLD: hold}
     share = shares([route], {})["default", "a"]
-    scale = scale_of(a_revision(share=share), None, Modes())
+    scale = scale_of([a_revision(share=share)], None, Modes())
     assert (scale.schedule, scale.hold) == (schedule_of(schedule), hold_of(hold))
+
+
+@pytest.mark.parametrize(
+    ("newer", "failed"),
+    [
+        ({"started": False, "failed": True}, True),
+        ({"started": False}, False),
+        ({"started": False, "failed": True, "generation": 1}, False),
+    ],
+)
+def test_rollout_has_failed_where_a_newer_revision_than_the_main_one_has(newer, failed):
+    both = [a_revision(2), a_revision(**{"generation": 3} | newer, share=Share(None, 1.0))]
+    assert scale_of(both, None, Modes()).rollout_failed is failed
 
 
 @pytest.mark.parametrize(("key", "text"), [("schedule", "[1]"), ("hold", "until: later")])
 def test_scale_wrong_annotation_is_unreadable_with_its_count(key, text):
     main = a_revision(share=Share(1.0, 1.0, ((f"annotation tailbound.dev/{key}", text),)), replicas=3)
     with pytest.raises(UnreadableError, match=rf"tabular.default: annotation tailbound.dev/{key}") as caught:
-        scale_of(main, None, Modes())
+        scale_of([main], None, Modes())
     assert caught.value.replicas == 3
 
 

@@ -105,6 +105,11 @@ def test_revision_of_mode_floor_counts_its_floor_else_what_knative_wants(revisio
     assert it.ready == revision.get("status", {}).get("actualReplicas", 0)
 
 
+@pytest.mark.parametrize(("ready", "failed"), [("True", False), ("Unknown", False), ("False", True)])
+def test_revision_of_mode_floor_has_failed_if_knative_says_that_it_is_not_ready(ready, failed):
+    assert one(a_revision(ready=ready), ALL).failed is failed
+
+
 def one(revision, share, *, floored=True):
     return revision_of(revision, share, Defaults(), floored=floored)
 

@@ -198,6 +198,14 @@ def test_inactivity_of_a_revision_has_a_reason(pa, share, superseded, defaults, 
     assert inactivity(pa, share, defaults, NOW, superseded=superseded) == why
 
 
+@pytest.mark.parametrize(
+    ("pa", "inactive", "failed"),
+    [(given_up(), True, True), (started(), True, False), (waiting(AT), False, False)],
+)
+def test_revision_has_failed_if_it_was_given_up_before_it_started(pa, inactive, failed):
+    assert revision_of(pa, a_deployment(1, 0), UNROUTED, Defaults(), inactive=inactive).failed is failed
+
+
 def test_revision_that_is_left_behind_where_zero_is_forbidden_keeps_one_replica():
     pa = started(**UNREACHABLE, annotations={"autoscaling.knative.dev/min-scale": "5"})
     left = revision_of(pa, a_deployment(5, 5), UNROUTED, NEVER, inactive=False)

@@ -171,6 +171,16 @@ def test_scaler_is_the_client_that_owns_the_count_by_the_scale_subresource(entri
     assert Deployment.of(document).scaler == scaler
 
 
+def test_rollout_has_failed_once_kubernetes_has_given_up_on_its_new_pods():
+    document = a_deployment(mode="")
+    assert not Deployment.of(document).rollout_failed
+    progressing = {"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"}
+    document["status"] = {"conditions": [progressing]}
+    assert not Deployment.of(document).rollout_failed
+    progressing |= {"status": "False", "reason": "ProgressDeadlineExceeded"}
+    assert Deployment.of(document).rollout_failed
+
+
 def test_deployment_without_a_count_has_the_one_that_kubernetes_gives_it():
     document = a_deployment(mode="")
     del document["spec"]["replicas"]

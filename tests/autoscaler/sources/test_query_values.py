@@ -420,6 +420,19 @@ def test_every_query_gives_what_the_series_say(tmp_path, series, texts, expected
     run_promtool(tmp_path, a_test(series, texts, expected))
 
 
+def test_a_second_autoscaler_counts_only_after_a_minute_beside_the_first(tmp_path):
+    # A rollout at 60 s, where Prometheus keeps the series of the old pod for two scrapes; and two that stay.
+    series = {
+        'slo_autoscaler_desired_replicas{function_name="upgraded.fn",instance="old"}': "3x18 stale",
+        'slo_autoscaler_desired_replicas{function_name="upgraded.fn",instance="new"}': "_x12 3x17",
+        'slo_autoscaler_desired_replicas{function_name="shared.fn",instance="a"}': "3x30",
+        'slo_autoscaler_desired_replicas{function_name="shared.fn",instance="b"}': "_x12 4x17",
+    }
+    texts = {"": queries.SEVERAL_LEADERS}
+    for at, expected in ((75, {}), (90, {}), (120, {"shared.fn": 2})):
+        run_promtool(tmp_path, a_test(series, texts, {"": expected}, f"{at}s"))
+
+
 def test_narrowed_every_selector_of_every_query_has_the_matchers():
     some = [queries.WATCHDOG, queries.NEW, queries.LEARNED]
     named = queries.matching(["up.slo_x", "watchdog_y"])
@@ -429,7 +442,8 @@ def test_narrowed_every_selector_of_every_query_has_the_matchers():
     shown = [*charts.CHARTS, *charts.STREAM_CHARTS, *charts.GATEWAY_CHARTS]
     texts += charts.filled(shown, "up.slo_x", Slo(1.0, 0.9), 20.0, 20.0).values()
     texts += queries.gateway(GatewaySlos({"up.fn": Slo(0.2, 0.99)}), 20.0, 20.0).values()
-    more = [queries.CORRECTIONS, queries.EXPORTED_AT, queries.SEVERAL_CLUSTERS, queries.GATEWAYS]
+    more = [queries.CORRECTIONS, queries.EXPORTED_AT, queries.GATEWAYS]
+    more += [queries.SEVERAL_CLUSTERS, queries.SEVERAL_LEADERS]
     asked = {str(index): text for index, text in enumerate(more)} | queries.RESTORED
     texts += queries.fill(asked, 20.0).values()
     every = " or ".join(f"({text})" for text in texts)

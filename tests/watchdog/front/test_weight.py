@@ -20,10 +20,9 @@ HEADER_BLOCK = b"POST /a?b=c\r\nX-Tokens: 7\r\n"
 WEIGHTS = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False)
 
 
-def weighing(weight: Callable[..., object], *, times: tuple[float, ...] = (0.0, 0.0)):
+def weighing(weight: Callable[..., object]):
     metrics = Metrics({"default": Target(0.1, 0.99)}, Capacity(CostModel(8), 1, 0.1, 0.99, 1.0))
-    clock = iter(times * 9)
-    return WeightFunction(weight, metrics, lambda: next(clock)), metrics
+    return WeightFunction(weight, metrics), metrics
 
 
 @given(st.lists(WEIGHTS, min_size=2, max_size=2))

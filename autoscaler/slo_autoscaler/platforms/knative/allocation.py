@@ -18,7 +18,7 @@ belong to the service. So decisions use the signals of all revisions together, a
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -114,6 +114,8 @@ class Revision:
     ready: int
     inactive: bool = False
     """Whether it must have no replicas: no route names it, or it never became ready."""
+    failed: bool = False
+    """Whether Knative, or we by its rule, have given up on it before it ever served."""
     version: str = ""
     """resourceVersion of the object that has ``replicas``."""
 
@@ -350,11 +352,12 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     return counts
 
 
-def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
-    """Return the main revision's counts and bounds, from which a decision starts.
+def scale_of(revisions: Collection[Revision], cap: int | None, modes: Modes) -> Scale:
+    """Return the counts and bounds of a service's main revision, from which a decision starts.
 
     Raises ``UnreadableError`` if one of the Service's keys is wrong.
     """
+    main = main_of(revisions)
     observed = Scale(
         desired=main.replicas,
         available=main.ready,
@@ -363,6 +366,9 @@ def scale_of(main: Revision, cap: int | None, modes: Modes) -> Scale:
         cap=cap,
         scaler="",  # what another client writes to a Deployment is set right
         revision=main.name,
+        rollout_failed=any(
+            revision.failed and revision.generation > main.generation for revision in revisions
+        ),
         version=main.version,
     )
     return KNATIVE.declared(main.function_name, observed, KNATIVE.read(main.share.texts), modes)
@@ -376,14 +382,16 @@ def is_scaled(function_name: str, share: Share, modes: Modes) -> bool:
         return True
 
 
-def scales_of(mains: Iterable[Revision], cap: int | None, modes: Modes) -> dict[str, Scale | PlatformError]:
-    """Return ``scale_of`` each main revision, by function; a wrong label affects only its function."""
+def scales_of(
+    functions: Mapping[str, Collection[Revision]], cap: int | None, modes: Modes
+) -> dict[str, Scale | PlatformError]:
+    """Return ``scale_of`` each function's revisions; a wrong label affects only its function."""
     scales: dict[str, Scale | PlatformError] = {}
-    for main in mains:
+    for name, revisions in functions.items():
         try:
-            scales[main.function_name] = scale_of(main, cap, modes)
+            scales[name] = scale_of(revisions, cap, modes)
         except PlatformError as error:
-            scales[main.function_name] = error
+            scales[name] = error
     return scales
 
 

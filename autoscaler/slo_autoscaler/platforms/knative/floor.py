@@ -83,12 +83,12 @@ class Floor:
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return floor, replicas and bounds of every Service with our label."""
-        mains = [main_of(members) for members in self._functions().values() if _labeled(members)]
-        return with_shortages(scales_of(mains, self._config.cap, self._modes), self._pods)
+        functions = {name: members for name, members in self._functions().items() if _labeled(members)}
+        return with_shortages(scales_of(functions, self._config.cap, self._modes), self._pods)
 
     def scale(self, function_name: str) -> Scale:
         """Return floor, replicas and bounds of one Service."""
-        return scale_of(main_of(self._members(function_name)), self._config.cap, self._modes)
+        return scale_of(self._members(function_name), self._config.cap, self._modes)
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Write the main revision's floor now; the next pass writes the others'.

@@ -61,6 +61,7 @@ def revision_of(revision: Json, share: Share, defaults: Defaults, *, floored: bo
         replicas=floor if floored else max(0, wanted),
         ready=int(ready_replicas),
         inactive=share == UNROUTED or not floored,
+        failed=condition(revision, "Ready").get("status") == "False",
         version=str(revision.get("metadata", {}).get("resourceVersion") or ""),
     )
 

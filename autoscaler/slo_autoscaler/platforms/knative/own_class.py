@@ -111,13 +111,12 @@ class OwnClass:
 
     def scales(self) -> dict[str, Scale | PlatformError]:
         """Return replicas and bounds of every Service that has a revision of our class."""
-        mains = [main_of(member.revision for member in members) for members in self._functions().values()]
-        return with_shortages(scales_of(mains, self._config.cap, self._modes), self._pods)
+        functions = {name: _revisions(members) for name, members in self._functions().items()}
+        return with_shortages(scales_of(functions, self._config.cap, self._modes), self._pods)
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one Service."""
-        main = main_of(member.revision for member in self._members(function_name))
-        return scale_of(main, self._config.cap, self._modes)
+        return scale_of(_revisions(self._members(function_name)), self._config.cap, self._modes)
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Scale the main revision now; the next pass scales the others.
@@ -331,6 +330,10 @@ class OwnClass:
             self._autoscalers.wrote(key, version_of(answer), strip_managed_fields(answer))
 
         return write
+
+
+def _revisions(members: Iterable[_Member]) -> list[Revision]:
+    return [member.revision for member in members]
 
 
 def _newest_started(autoscalers: Iterable[Json]) -> dict[Key, int]:

@@ -122,6 +122,7 @@ def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *,
         replicas=1 if replicas is None else int(replicas),
         ready=int(deployment.get("status", {}).get("readyReplicas") or 0),
         inactive=inactive,
+        failed=inactive and not has_started(pa),
         version=str(deployment.get("metadata", {}).get("resourceVersion") or ""),
     )
 
