@@ -243,12 +243,14 @@ class Handler:
         if os.getpid() != self._pid:
             raise  # noqa: PLE0704 - called while one is handled
 
-    def reply(self, result: Any, event: Event) -> Reply:
+    def reply(
+        self, result: Any, event: Event, *, encoded: Callable[[Any], Reply] = encode
+    ) -> Reply:
         """Return the reply to a handler's result (the watchdog's README, "The handler")."""
         try:
             if isinstance(result, BaseException):
                 return self.error(result, event, shown=f"{result}\n".encode())
-            return encode(result)
+            return encoded(result)
         except BaseException as error:  # a result's own methods may raise anything
             self._leave_if_forked()
             _end_if_poisoned(error)  # a device's error may show when its result is read
