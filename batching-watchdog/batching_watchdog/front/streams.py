@@ -21,7 +21,10 @@ would start the stream anew. It stops at an answer of 204 (WHATWG HTML, section 
 _EVENTS_HEAD: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
 _LINES_HEAD: Final = b"Content-Type: application/x-ndjson\r\n"
 _TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
+_JSON: Final = b"Content-Type: application/json\r\n"
 _BYTES: Final = b"Content-Type: application/octet-stream\r\n"
+_TYPES: Final = frozenset((_TEXT, _JSON, _BYTES))
+"""Of pieces that name none."""
 _EVENT_STREAM: Final = "text/event-stream"
 _LINE_ENDS: Final = re.compile(rb"\r\n|\r|\n")
 _WANTS_STREAM: Final = re.compile(rb'"stream"\s*:\s*true\b')
@@ -47,12 +50,12 @@ def format_for(header_block: bytes, body: bytes, first: Reply | None) -> Format:
 
     A first piece with a Content-Type of its own decides it: bodies are sent as they are.
     """
-    marks, head = wire.split_marks(first.header_block if first is not None else b"")
-    if b"own" in marks:
+    marks, head = wire.split_marks(_TEXT if first is None else first.header_block)
+    lines = head.splitlines(keepends=True)
+    if b"own" in marks or _TYPES.isdisjoint(lines):
         return Format(head, lambda reply: reply.body, lambda _: b"")
     method, _, headers = wire.parse_header_block(header_block)
-    # Of a value without headers, only its type, which is that of one piece.
-    own = b"".join(line for line in head.splitlines(keepends=True) if not line.startswith(b"Content-Type: "))
+    own = b"".join(line for line in lines if line not in _TYPES)
     accepts = any(name.lower() == "accept" and _EVENT_STREAM in value.lower() for name, value in headers)
     if accepts or b"event" in marks or _WANTS_STREAM.search(body):
         last = b"id: %b\n" % END_ID if method == "GET" else b""

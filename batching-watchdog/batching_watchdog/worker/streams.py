@@ -70,6 +70,15 @@ def measure(handler: Handler, bodies: Sequence[bytes], *, most: int, interval: f
     return measured
 
 
+def pieces(handler: Handler, event: Event) -> list[Reply]:
+    """Return the pieces of one stream, which runs alone to its end."""
+    streams, sent = RunningStreams(handler), list[Reply]()
+    streams.join(0, event)
+    while streams:
+        sent += [output.reply for output in streams.iterate().outputs if output.reply is not None]
+    return sent
+
+
 class _Running(NamedTuple):
     """A stream that has started."""
 
