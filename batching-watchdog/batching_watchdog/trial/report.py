@@ -24,6 +24,7 @@ BUSY: Final = 1.5
 """Runnable processes per CPU from which the report calls the machine busy."""
 PAYS: Final = 0.8
 """Time per request in the best batch, over that of a request alone, below which batches pay."""
+AGAIN: Final = "measure again on an idle machine: on this one nothing is on time"
 DEPLOY: Final = "deploy it: faas-cli up, or on this machine local-openfaas up --stack FILE"
 
 
@@ -159,11 +160,13 @@ def promise_within(
 def document(trial: Trial) -> dict[str, Any]:
     """Return the report for machines."""
     values = asdict(trial)
-    return {**values.pop("measured"), **values, "notes": list(_notes(trial)), "next": next_step(trial)}
+    notes = [*_busy(trial), *_notes(trial)]
+    return {**values.pop("measured"), **values, "notes": notes, "next": next_step(trial)}
 
 
 def lines(trial: Trial) -> Iterator[str]:
     """Yield the lines of the report."""
+    yield from (f"BUSY      {line}\n" for line in _busy(trial))
     measured, target = trial.measured, duration(trial.slo_latency)
     if isinstance(measured, StreamMeasurements):
         target += f" to the first piece, {duration(measured.slo_interval)} to each further one"
@@ -239,8 +242,17 @@ def _notes(trial: Trial) -> Iterator[str]:
             f"{_time(trial.import_seconds + trial.load_seconds)} sooner"
         )
     yield from trial.ignored
-    if trial.busy > BUSY:
-        yield f"{_digits(trial.busy)} processes per CPU wait to run: measure again on an idle CPU"
+
+
+def busy_machine(busy: float) -> str:
+    """Return the line for ``busy`` processes per CPU; empty if these are few."""
+    if busy <= BUSY:
+        return ""
+    return f"{_digits(busy)} processes per CPU wait to run: times are longer and rates lower than on an idle one"
+
+
+def _busy(trial: Trial) -> Iterator[str]:
+    yield from filter(None, [busy_machine(trial.busy)])
 
 
 def next_step(trial: Trial) -> str:
@@ -260,6 +272,8 @@ def _batch_steps(trial: Trial, measured: BatchMeasurements) -> Iterator[str]:
     if measured.split:
         yield "mend handle_batch: it fails on a batch and serves each part of it, as the log above says"
     if measured.requests_per_second <= 0.0:
+        if trial.busy > BUSY:
+            yield AGAIN
         within = f"one request takes {_time(first.seconds)}, too much of {target}"
         yield f"make the model faster{f', or set {advised}' if advised else ''}: {within}"
     if not trial.slo_from:
@@ -277,6 +291,8 @@ def _batch_steps(trial: Trial, measured: BatchMeasurements) -> Iterator[str]:
 def _stream_steps(trial: Trial, measured: StreamMeasurements) -> Iterator[str]:
     first, largest, interval = measured.steps[0], measured.steps[-1], duration(measured.slo_interval)
     if measured.streams_per_second <= 0.0:
+        if trial.busy > BUSY:
+            yield AGAIN
         one = first.seconds + (measured.starts[0].seconds / measured.pieces if measured.starts else 0.0)
         enough = next((target for target in TARGETS if target >= 2.0 * one), None)
         advised = f", or set slo_interval: {duration(enough)}" if enough else ""

@@ -75,6 +75,19 @@ def test_next_step_follows_from_what_was_measured(changed, slo_from, words):
     assert words in report.next_step(made)
 
 
+@pytest.mark.parametrize(
+    "measured", [replace(BATCHES, requests_per_second=0.0), replace(STREAMS, streams_per_second=0.0)]
+)
+def test_busy_machine_on_which_nothing_is_on_time_blames_no_model(measured):
+    assert "measure again" in report.next_step(replace(TRIAL, busy=3.0, measured=measured))
+
+
+def test_busy_machine_is_named_before_anything_else():
+    first = next(report.lines(replace(TRIAL, busy=3.0)))
+    assert "3 processes per CPU" in first
+    assert "3 processes per CPU" in report.document(replace(TRIAL, busy=3.0))["notes"][0]
+
+
 def test_answer_with_control_characters_is_shown_printable():
     assert report.shown(b"\x1b[2J\x00" * 200).isprintable()
 
