@@ -21,7 +21,7 @@ from batching_watchdog.front import routes
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.protocol import HttpProtocol
 from batching_watchdog.front.routes import Front, MetricsPage
-from batching_watchdog.front.streams import KEEP_ALIVE_SECONDS
+from batching_watchdog.front.streams import END_ID, KEEP_ALIVE_SECONDS
 from batching_watchdog.logs import RequestLine
 from batching_watchdog.messages import Batch, Iteration, Output, Reply
 from batching_watchdog.metrics import Exposition, Metrics
@@ -399,6 +399,15 @@ async def test_head_ends_a_stream_at_its_first_piece_and_keeps_the_connection(be
     assert (answer.status, answer.body, client.wire.closed) == (200, b"", False)
     assert bench.left == [0]
     assert (bench.shell.admitted, bench.metrics.in_flight) == (0, 0)
+
+
+@scenario()
+async def test_browser_that_connects_again_after_the_end_of_its_stream_starts_none(bench):
+    again = b"GET / HTTP/1.1\r\nHost: x\r\nLast-Event-ID: %b\r\n\r\n"
+    assert bench.answer(again % END_ID).status == 204
+    assert bench.shell.admitted == 0
+    bench.client().protocol.data_received(again % b"7")
+    assert bench.shell.admitted == 1
 
 
 @scenario()
