@@ -427,8 +427,8 @@ def url(host: str, port: int) -> str:
 def listening_socket(port: int, host: str = "") -> socket.socket:
     """A socket on ``host``; without one on all interfaces: containers are reached from outside.
 
-    Those are of IPv4 and IPv6, as of-watchdog's. Raises ``OSError``. asyncio would make one socket for each family, which differ if ``port`` is 0.
-    Connections inherit the probes for clients that have vanished.
+    Those are of IPv4 and IPv6, as of-watchdog's. Raises ``OSError``. asyncio would make one socket for each
+    family, which differ if ``port`` is 0. Connections inherit the probes for clients that have vanished.
     """
     dual = not host and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET

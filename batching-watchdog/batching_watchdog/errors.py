@@ -2,7 +2,8 @@
 
 By the place on a request's path::
 
-    start-up      ConfigError, StackError, HandlerNotLoaded, LoadTimedOut, StartFailed  (the process ends with a message)
+    start-up      ConfigError, StackError, HandlerNotLoaded, LoadTimedOut, StartFailed
+                  (the process ends with a message)
     a trial       TrialFailed  (``batching-watchdog try`` ends with a message)
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
     admission     QueueFull, TooManyConnections, ShuttingDown, PredictedLate

@@ -71,19 +71,19 @@ def _stack_environment(folder: Path, environ: Mapping[str, str]) -> tuple[Mappin
 
 
 def _declared(file: Path, folder: Path, environ: Mapping[str, str]) -> Mapping[str, str] | None:
-    """Return the environment of the function in a stack file whose handler is ``folder``; None without one."""
+    """Return the environment of the function whose handler is ``folder``; None if ``file`` has none."""
     shown = _short(file)
     try:
         from batching_watchdog import stack  # noqa: PLC0415 - an image has no stack file, and no PyYAML
     except ModuleNotFoundError:
-        raise StackError(f"{shown}: to read it, install batching-watchdog with its extra cli, or pyyaml") from None
+        raise StackError(
+            f"{shown}: to read it, install batching-watchdog with its extra cli, or pyyaml"
+        ) from None
     for name, function in stack.functions(file.read_text(errors="replace"), environ, shown).items():
         handler = function.get("handler") if isinstance(function, dict) else None
         if isinstance(handler, str) and (file.parent / handler).resolve() == folder:
             where = f"{shown}: {name}"
-            given = stack.environment(
-                function, environ, lambda path: (file.parent / path).read_text(), where
-            )
+            given = stack.environment(function, environ, lambda path: (file.parent / path).read_text(), where)
             return _secrets_folder(stack.secrets(function, where), file.parent / LOCAL_SECRETS, where) | given
     return None
 
@@ -94,7 +94,9 @@ def _secrets_folder(secrets: Sequence[str], local: Path, where: str) -> dict[str
         return {}
     for name in secrets:
         if not (local / name).is_file():
-            raise StackError(f"{where}: secrets: {name}: on this machine it is the file {_short(local / name)}")
+            raise StackError(
+                f"{where}: secrets: {name}: on this machine it is the file {_short(local / name)}"
+            )
     return {"secret_mount_path": str(local)}
 
 

@@ -32,8 +32,8 @@ DESCRIPTION: Final = """\
 Serves the function in FOLDER on this machine, with the settings that it is deployed with: from the
 environment, then from the stack file (stack.yaml or stack.yml in a folder above FOLDER) whose function has
 FOLDER as its handler. Each request has a line in the log (setting `access_log`). The settings `host`
-[127.0.0.1], `port` [8080] and `metrics_port` [8081] say where it listens: a second function needs other ports,
-as in `port=8090 metrics_port=8091 batching-watchdog serve FOLDER`. Ctrl-C answers what has arrived, and ends.
+[127.0.0.1], `port` [8080] and `metrics_port` [8081] say where it listens. A second function needs other
+ports: `port=8090 metrics_port=8091 batching-watchdog serve FOLDER`. Ctrl-C answers what has arrived and ends.
 """
 
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     kinds.add_argument(
         "--debug",
         action="store_true",
-        help="run the handler in this one process, a request at a time and without time limits or batches, so "
+        help="run the handler in this one process, a request at a time, without time limits and batches, so "
         "that breakpoint() works",
     )
     options = parser.parse_args(arguments)
@@ -78,10 +78,17 @@ def _debugged(environ: Mapping[str, str]) -> int:
 
     config = app.configured(environ)
     os.environ.update(worker_environment(config, environ))
-    server = make_server(config.host, config.port, create_app(whole=whole))
+    function = create_app(whole=whole)
+    function.teardown_request(_take_back_interrupts)
+    server = make_server(config.host, config.port, function)
     sys.stderr.write(f"listens on {app.url(config.host, server.port)}\n")
     server.serve_forever()
     return 0
+
+
+def _take_back_interrupts(_error: BaseException | None) -> None:
+    """Let Ctrl-C end the command: a debugger keeps it, and would stop at the next one within the server."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _reloaded(source: Source, folder: Path) -> int:

@@ -1,8 +1,8 @@
 """Reads stack files: faas-cli's YAML, as far as it says how a function runs. [P]
 
-Owns the substitution of ``${VAR}`` in the raw text, the merge of ``environment_file`` over ``environment``, and
-every value as the text that faas-cli would send. The caller reads files: ``read_file`` is an argument. PyYAML
-comes with the extra ``cli``: an image has no stack file, and no need of it.
+Owns the substitution of ``${VAR}`` in the raw text, the merge of ``environment_file`` over ``environment``,
+and every value as the text that faas-cli would send. The caller reads files: ``read_file`` is an argument.
+PyYAML comes with the extra ``cli``: an image has no stack file, and no need of it.
 """
 
 import re
@@ -31,7 +31,8 @@ class _TextLoader(yaml.SafeLoader):
 def functions(text: str, environ: Mapping[str, str], where: str) -> Mapping[str, Any]:
     """Return the functions in the ``text`` of a stack file as they are written; none if it has no such key.
 
-    ``environ`` fills ``${VAR}`` and ``${VAR:-default}``. Raises ``StackError`` that names ``where``, key and rule.
+    ``environ`` fills ``${VAR}`` and ``${VAR:-default}``. Raises ``StackError`` that names ``where``, key and
+    rule.
     """
     declared = _load(text, environ, where).get("functions") or {}
     if not isinstance(declared, dict):

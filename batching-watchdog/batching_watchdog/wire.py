@@ -8,10 +8,11 @@ bodies of a large frame follow them unchanged, and without a copy on the way out
               values, bodies
 
 A request's head is its request line and header lines; a reply's head is header lines ready to be sent. That
-of a piece may begin with marks for the front end, which no header's name can look like (``mark``). A crash stands for the replies to a batch that failed as a whole. A failure is the function's exception, for the
-log; a worker may send some before its replies. A cancel has the places of requests in the last batch: a
-worker that has not begun it skips these, and its replies have status 0 for each. Threads are the number that
-a worker's math libraries use from its next batch on.
+of a piece may begin with marks for the front end, which no header looks like (``mark``). A crash stands for
+the replies to a batch that failed as a whole. A failure is the function's exception, for the log; a worker
+may send some before its replies. A cancel has the places of requests in the last batch: a worker that has not
+begun it skips these, and its replies have status 0 for each. Threads are the number that a worker's math
+libraries use from its next batch on.
 
 To a worker that streams, a join has the requests that start before its next step, each with the id of its
 stream, and a leave has the ids of streams to drop. An iteration has the pieces of one step.

@@ -93,7 +93,9 @@ def posted(port: int, body: bytes) -> tuple[int, bytes]:
         connection.close()
 
 
-@pytest.mark.parametrize(("handler", "answer"), [(BATCHES, b"42"), (STREAMS, b"42\n")], ids=["batch", "stream"])
+@pytest.mark.parametrize(
+    ("handler", "answer"), [(BATCHES, b"42"), (STREAMS, b"42\n")], ids=["batch", "stream"]
+)
 def test_breakpoint_of_a_handler_has_the_terminal_and_the_answer_follows(tmp_path, handler, answer):
     with debugged(tmp_path, handler) as (process, terminal, port), ThreadPoolExecutor() as pool:
         asked = pool.submit(posted, port, b"21")

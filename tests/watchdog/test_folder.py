@@ -79,5 +79,5 @@ def test_stack_file_of_another_tool_is_passed_over(folder):
 
 def test_stack_file_that_cannot_be_read_is_named(folder):
     (folder.parent / "stack.yml").write_text("functions: {mine: {handler: ./mine")
-    with pytest.raises(StackError, match="stack.yml"):
+    with pytest.raises(StackError, match="not YAML"):
         find(folder, {}, {})

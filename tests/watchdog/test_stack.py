@@ -1,5 +1,7 @@
 """What the author's commands read of a stack file; tests/lab/local/test_specs.py has its mistakes."""
 
+from contextlib import suppress
+
 import pytest
 import yaml
 from hypothesis import given
@@ -27,10 +29,8 @@ def test_environment_of_a_dumped_stack_is_the_one_that_went_in(values):
 
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused_as_a_whole(text):
-    try:
+    with suppress(StackError):
         assert isinstance(functions(text, {}, "stack.yml"), dict)
-    except StackError as error:
-        assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,7 @@ def test_anchor_and_file_give_what_the_function_has_not_and_the_file_wins():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("key", ["environment_file", "secrets"])
-def test_list_that_is_none_is_named(key):
-    (function,) = functions(f"functions: {{f: {{{key}: one}}}}", {}, "stack.yml").values()
-    with pytest.raises(StackError, match=key):
-        environment(function, {}, str, "f")
+def test_secrets_that_are_no_list_are_named():
+    (function,) = functions("functions: {f: {secrets: one}}", {}, "stack.yml").values()
+    with pytest.raises(StackError, match="secrets"):
         secrets(function, "f")

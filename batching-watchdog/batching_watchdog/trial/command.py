@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         _log_to_stderr()
-        sink = cast(TextIO, printed)
+        sink = cast("TextIO", printed)
         with closing(printed), redirect_stdout(sink), redirect_stderr(sink):
             function = find(
                 options.folder, {name: text for name, text in flags.items() if text} | OWN, os.environ

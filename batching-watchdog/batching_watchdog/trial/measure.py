@@ -13,6 +13,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from statistics import fmean
 from typing import Any, Final
 
@@ -64,7 +65,6 @@ async def measure(
     ``given`` replaces the bodies of example(); without either the body is empty. ``tell`` gets activities.
     Raises ``HandlerNotLoaded``, ``StartFailed``, and ``TrialFailed`` if the handler does not serve a body.
     """
-
     named = ["the body of the command line" if given else "its own example()"]
 
     def chosen(examples: Sequence[bytes]) -> Sequence[bytes]:
@@ -150,7 +150,7 @@ class _Subject:
         """Run streams; return what they took, and the answer to the first body."""
         ended = await Rounds(self.handler, self.named, self.offered, engine, self.bodies, self.tell).run()
         answer = (await self._send(self.bodies[0], 0.0))[0]
-        first, steady = ended[0], engine.steady()
+        first, steady, metrics = ended[0], engine.steady(), self.watchdog.metrics
         measured = StreamMeasurements(
             slo_interval=self.config.slo_interval,
             closed=self.handshake.closed,
@@ -160,8 +160,11 @@ class _Subject:
             first_piece_seconds=first.first_at - first.began,
             streams=len(ended),
             pieces=fmean(stream.pieces for stream in ended),
-            streams_per_second=steady.rate,
-            concurrency=steady.concurrency,
+            streams_per_second=metrics.requests_per_second(),
+            concurrency=metrics.concurrency,
+            step_seconds=_known(steady.step),
+            starts_per_step=_known(steady.starts),
+            start_seconds=_known(steady.start),
         )
         return measured, answer
 
@@ -226,6 +229,11 @@ class _Subject:
                 "return a body that the handler serves, or name one by --body FILE"
             )
         return samples
+
+
+def _known(value: float) -> float | None:
+    """Return a number for JSON, which has no NaN."""
+    return None if isnan(value) else value
 
 
 async def _until_ready(pool: WorkerPool, handler: str, named: Sequence[str]) -> None:

@@ -103,6 +103,12 @@ class StreamMeasurements:
     streams_per_second: float
     """As the watchdog exports it."""
     concurrency: float
+    step_seconds: float | None
+    """Mean of a step of as many streams as a worker holds; None of a generator."""
+    starts_per_step: float | None
+    """As many streams start beside it as end."""
+    start_seconds: float | None
+    """Mean of all these starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +225,11 @@ def _streams(trial: Trial, measured: StreamMeasurements, workers: str) -> Iterat
     yield "one step  " + "".join(f"{_time(step.seconds):>9}" for step in columns)
     yield f"pieces    {_digits(measured.pieces)} in a stream, the mean of {measured.streams}"
     if measured.streams_per_second > 0.0:
-        held = f"{measured.concurrency / trial.workers:.0f} streams in {workers}"
-        yield f"held      {held}, with their steps and starts within {interval}"
+        yield f"held      {measured.concurrency / trial.workers:.0f} streams in {workers}"
+        if measured.step_seconds and measured.starts_per_step and measured.start_seconds:
+            step, count = _time(measured.step_seconds), _digits(measured.starts_per_step)
+            beside = f"the {count} starts beside it {_time(measured.start_seconds)}"
+            yield f"          a step of these takes {step}, {beside}, of {interval}"
         yield f"rate      {_digits(measured.streams_per_second)} streams/s on time from one replica"
     else:
         yield f"rate      none: one stream is too slow for {interval}"
@@ -248,7 +257,9 @@ def busy_machine(busy: float) -> str:
     """Return the line for ``busy`` processes per CPU; empty if these are few."""
     if busy <= BUSY:
         return ""
-    return f"{_digits(busy)} processes per CPU wait to run: times are longer and rates lower than on an idle one"
+    return (
+        f"{_digits(busy)} processes per CPU wait to run: times are longer and rates lower than on an idle one"
+    )
 
 
 def _busy(trial: Trial) -> Iterator[str]:
@@ -303,6 +314,9 @@ def _stream_steps(trial: Trial, measured: StreamMeasurements) -> Iterator[str]:
         yield "deploy it; with start and step in place of the generator, requests join streams that run"
     if largest.size > 1 and largest.per_request > PAYS * first.per_request:
         yield "deploy it; joining hardly pays: see that step calls the model once for all its states"
+    starts, dear = measured.starts, (measured.start_seconds or 0.0) > (measured.step_seconds or 0.0)
+    if dear and len(starts) > 1 and starts[-1].per_request > PAYS * starts[0].per_request:
+        yield "deploy it; starts take more time than steps: see that start prefills all its events together"
     yield DEPLOY
 
 

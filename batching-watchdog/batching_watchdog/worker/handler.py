@@ -243,9 +243,7 @@ class Handler:
         if os.getpid() != self._pid:
             raise  # noqa: PLE0704 - called while one is handled
 
-    def reply(
-        self, result: Any, event: Event, *, encoded: Callable[[Any], Reply] = encode
-    ) -> Reply:
+    def reply(self, result: Any, event: Event, *, encoded: Callable[[Any], Reply] = encode) -> Reply:
         """Return the reply to a handler's result (the watchdog's README, "The handler")."""
         try:
             if isinstance(result, BaseException):

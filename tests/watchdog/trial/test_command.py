@@ -17,5 +17,7 @@ def test_output_shows_its_first_and_its_last_lines_and_counts_the_others(count, 
     assert shown == lines[:PRINTED_LINES]
     kept = [line for line in sink.getvalue().splitlines(keepends=True) if "left out" not in line]
     left_out = count - len(kept)
-    assert kept == [line for place, line in enumerate(lines) if place < PRINTED_LINES or place >= count - PRINTED_LINES]
+    assert kept == [
+        line for place, line in enumerate(lines) if place < PRINTED_LINES or place >= count - PRINTED_LINES
+    ]
     assert (f" {left_out} lines" in sink.getvalue()) == (left_out > 0)
