@@ -17,7 +17,7 @@ from batching_watchdog.engine.effects import Answer, Piece
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.exchange import Exchange
-from batching_watchdog.front.streams import END_ID, StreamedAnswer, whole
+from batching_watchdog.front.streams import END_ID, StreamedAnswer, whole, whole_answer
 from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.front.weight import WeightFunction
 from batching_watchdog.logs import AccessLog, RequestLine, loggable
@@ -229,6 +229,9 @@ class Front:
             self.deliver(call, Answer(request, reply, piece.batch))
             return
         streamed = call.streamed
+        if streamed is None and piece.last and reply is not None and (answer := whole_answer(reply)):
+            self.deliver(call, Answer(request, answer, piece.batch))
+            return
         if streamed is None:
             target = self._config.slos[request.slo_class]
             streamed = call.streamed = StreamedAnswer(exchange, request, target, reply, now)

@@ -88,6 +88,12 @@ def _line(reply: Reply) -> bytes:
     return reply.body + b"\n"
 
 
+def whole_answer(only: Reply) -> Reply | None:
+    """Return the answer of an only piece that has a type of its own; None for others, which stream."""
+    marks, head = wire.split_marks(only.header_block)
+    return only._replace(header_block=head) if b"own" in marks else None
+
+
 def status_of(first: Reply | None) -> int:
     """Return the status of a stream that begins with ``first``."""
     # 204 and 304 have no body (RFC 9110): a client would take pieces for the next answer.
