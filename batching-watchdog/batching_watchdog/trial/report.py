@@ -257,9 +257,8 @@ def busy_machine(busy: float) -> str:
     """Return the line for ``busy`` processes per CPU; empty if these are few."""
     if busy <= BUSY:
         return ""
-    return (
-        f"{_digits(busy)} processes per CPU wait to run: times are longer and rates lower than on an idle one"
-    )
+    waiting = f"{_digits(busy)} processes per CPU wait to run"
+    return f"{waiting}: measure again on an idle one. Times are longer here; the rate is that of free cores"
 
 
 def _busy(trial: Trial) -> Iterator[str]:
