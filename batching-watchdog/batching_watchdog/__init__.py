@@ -29,7 +29,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 """
 
 from batching_watchdog.errors import BadRequest
-from batching_watchdog.messages import Response
+from batching_watchdog.messages import Response, ServerSentEvent
 
-__all__ = ["BadRequest", "Response"]
+__all__ = ["BadRequest", "Response", "ServerSentEvent"]
 __version__ = "0.3.0"

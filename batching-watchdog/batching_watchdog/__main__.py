@@ -9,12 +9,12 @@ from batching_watchdog.speedups import compiled
 
 USAGE = """usage: batching-watchdog [--version] [--help]
        batching-watchdog try FOLDER [--help]
-       batching-watchdog serve FOLDER [--reload] [--help]
+       batching-watchdog serve FOLDER [--reload | --debug] [--help]
 
 Serves a Python model with SLO-aware batches. To serve it takes no arguments: everything is
 set by environment variables, with of-watchdog's names where the meaning is the same.
 `try` measures the handler in FOLDER on this machine, and ends. `serve` serves it with the settings of its
-stack file, and again after each change.
+stack file, and again after each change, or for a debugger.
 
 """
 

@@ -227,11 +227,11 @@ async def run(
         async with _healthy(config, requests, scrapes) as (listener, port, metrics_port):
             pool.start()
             log.info(
-                "batching-watchdog %s listens on %d, metrics on %d: "
+                "batching-watchdog %s listens on %s, metrics on %s: "
                 "batch_policy %s, slo_latency %gs, workers %d, worker_threads %d%s",
                 __version__,
-                port,
-                metrics_port,
+                url(config.host, port),
+                url(config.host, metrics_port),
                 config.batch_policy,
                 config.slo_latency,
                 config.workers,
@@ -392,21 +392,24 @@ async def _healthy(
     Listen before creating the file: if the port is taken, the file belongs to the other process. Accept
     connections last: a healthy answer implies that the file exists.
     """
-    listener, port = await _listener(requests, "port", config.port)
-    scrape_listener, metrics_port = await _listener(scrapes, "metrics_port", config.metrics_port)
+    listener, port = await _listener(requests, config.host, "port", config.port)
+    scrape_listener, metrics_port = await _listener(scrapes, config.host, "metrics_port", config.metrics_port)
     with _lock_file():
         await listener.start_serving()
         await scrape_listener.start_serving()
         yield listener, port, metrics_port
 
 
-async def _listener(connections: Connections, variable: str, port: int) -> tuple[asyncio.Server, int]:
+async def _listener(
+    connections: Connections, host: str, variable: str, port: int
+) -> tuple[asyncio.Server, int]:
     """Return a listener that accepts nothing yet, and its port. Raises ``StartFailed``."""
     try:
-        listening = listening_socket(port)
+        listening = listening_socket(port, host)
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise StartFailed(f"{variable}={port}: cannot listen on it: {reason}") from error
+        named = f"host={host} {variable}={port}" if host else f"{variable}={port}"
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise StartFailed(f"{named}: cannot listen on it: {reason}") from error
     port = listening.getsockname()[1]  # uvloop's servers do not always tell their sockets
     server = await asyncio.get_running_loop().create_server(
         connections.protocol, sock=listening, backlog=BACKLOG, start_serving=False
@@ -414,15 +417,20 @@ async def _listener(connections: Connections, variable: str, port: int) -> tuple
     return server, port
 
 
-def listening_socket(port: int) -> socket.socket:
-    """A socket on all interfaces: containers are reached from outside. IPv4 and IPv6, as of-watchdog's.
+def url(host: str, port: int) -> str:
+    """Return the URL of a port of ours; without a host, which is none of its own, the port alone."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}" if host else str(port)
 
-    Raises ``OSError``. asyncio would make one socket for each family, which differ if ``port`` is 0.
-    Connections inherit the probes for clients that have vanished.
+
+def listening_socket(port: int, host: str = "") -> socket.socket:
+    """A socket on ``host``; without one on all interfaces: containers are reached from outside.
+
+    Those are of IPv4 and IPv6, as of-watchdog's. Raises ``OSError``. asyncio would make one socket for each
+    family, which differ if ``port`` is 0. Connections inherit the probes for clients that have vanished.
     """
-    dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual else socket.AF_INET
-    listening = socket.create_server(("", port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+    dual = not host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_KEEPIDLE"):  # else the system's, two hours
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_SECONDS)

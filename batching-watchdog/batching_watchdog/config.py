@@ -342,6 +342,7 @@ class Config:
         _or_auto(_whole(1, 10**9, "a whole number of at least 1")),
         "most open connections; auto: as many as files may be open, less what the watchdog needs",
     )
+    host: str = variable("", TEXT, "address to listen on; without one: all of IPv4 and IPv6")
     port: int = variable("8080", PORT, "HTTP port", after=("PORT",))
     metrics_port: int = variable("8081", PORT, "port of /metrics")
     read_timeout: float = variable("30s", POSITIVE, "time in which a client must send its whole request")

@@ -2,7 +2,8 @@
 
 By the place on a request's path::
 
-    start-up      ConfigError, HandlerNotLoaded, LoadTimedOut, StartFailed  (the process ends with a message)
+    start-up      ConfigError, StackError, HandlerNotLoaded, LoadTimedOut, StartFailed
+                  (the process ends with a message)
     a trial       TrialFailed  (``batching-watchdog try`` ends with a message)
     protocol      BadRequest, HeadersTooLarge, BodyTooLarge, RequestTimedOut
     admission     QueueFull, TooManyConnections, ShuttingDown, PredictedLate
@@ -33,6 +34,12 @@ class ConfigError(WatchdogError):
     def __init__(self, variable: str, value: str, rule: str) -> None:
         super().__init__(f"{variable}={value!r}: {rule}")
         self.variable = variable
+
+
+class StackError(WatchdogError):
+    """A stack file cannot be read; the message names file, function, key and rule."""
+
+    exit_status = 2
 
 
 class HandlerNotLoaded(WatchdogError):

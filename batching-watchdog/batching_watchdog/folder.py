@@ -4,14 +4,17 @@
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.stack import functions
+from batching_watchdog.errors import HandlerNotLoaded, StackError
 
+SECRETS: Final = Path("/var/openfaas/secrets")
+"""Where OpenFaaS mounts them."""
+LOCAL_SECRETS: Final = ".secrets"
+"""Folder beside the stack file with one file for each secret, as for ``faas-cli local-run``."""
 STACK_FILES: Final = ("stack.yaml", "stack.yml")
 
 
@@ -34,7 +37,8 @@ def find(folder: Path, flags: Mapping[str, str], environ: Mapping[str, str]) -> 
     """Return the function in ``folder``; ``flags`` win over ``environ``, and that over its stack file.
 
     The handler is FOLDER/handler.py or FOLDER/function/handler.py. The stack file is the nearest above the
-    folder with a function whose handler is that folder. Raises ``HandlerNotLoaded`` without a handler.py.
+    folder with a function whose handler is that folder. Raises ``HandlerNotLoaded`` without a handler.py,
+    ``StackError`` for a stack file that cannot be read.
     """
     places = [folder, folder / "function"]
     source = next((place for place in places if (place / "handler.py").is_file()), None)
@@ -58,14 +62,42 @@ def stack_files(folder: Path) -> list[Path]:
 def _stack_environment(folder: Path, environ: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
     """Return the environment of the function whose handler is ``folder``, and its stack file.
 
-    Without one: no environment and an empty name.
+    Without one: no environment and an empty name. Raises ``StackError``.
     """
     for file in stack_files(folder):
-        if file.is_file():
-            for declared in functions(file.read_text(errors="replace"), environ).values():
-                if (file.parent / declared.handler).resolve() == folder:
-                    return declared.environment, _short(file)
+        if file.is_file() and (declared := _declared(file, folder, environ)) is not None:
+            return declared, _short(file)
     return {}, ""
+
+
+def _declared(file: Path, folder: Path, environ: Mapping[str, str]) -> Mapping[str, str] | None:
+    """Return the environment of the function whose handler is ``folder``; None if ``file`` has none."""
+    shown = _short(file)
+    try:
+        from batching_watchdog import stack  # noqa: PLC0415 - an image has no stack file, and no PyYAML
+    except ModuleNotFoundError:
+        raise StackError(
+            f"{shown}: to read it, install batching-watchdog with its extra cli, or pyyaml"
+        ) from None
+    for name, function in stack.functions(file.read_text(errors="replace"), environ, shown).items():
+        handler = function.get("handler") if isinstance(function, dict) else None
+        if isinstance(handler, str) and (file.parent / handler).resolve() == folder:
+            where = f"{shown}: {name}"
+            given = stack.environment(function, environ, lambda path: (file.parent / path).read_text(), where)
+            return _secrets_folder(stack.secrets(function, where), file.parent / LOCAL_SECRETS, where) | given
+    return None
+
+
+def _secrets_folder(secrets: Sequence[str], local: Path, where: str) -> dict[str, str]:
+    """Return the variable that says where the secrets are. Raises ``StackError`` for one that is nowhere."""
+    if all((SECRETS / name).is_file() for name in secrets):
+        return {}
+    for name in secrets:
+        if not (local / name).is_file():
+            raise StackError(
+                f"{where}: secrets: {name}: on this machine it is the file {_short(local / name)}"
+            )
+    return {"secret_mount_path": str(local)}
 
 
 def _short(file: Path) -> str:

@@ -66,7 +66,7 @@ class Event:
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"the body is not JSON: {error}", self) from error
+            raise BadRequest(f"the body is not JSON: {error}{browser_hint(self)}", self) from error
 
     def _parse(self) -> "tuple[str, str, Fields, Fields]":
         # Most handlers use only the body, so the head is parsed on first use.
@@ -76,6 +76,13 @@ class Event:
             parameters = Fields(parse_qsl(query, keep_blank_values=True), headers=False)
             self._parsed = (method, unquote(path), Fields(headers, headers=True), parameters)
         return self._parsed
+
+
+def browser_hint(event: Event) -> str:
+    """Return what a browser at the function's URL is told beside an error; empty for other requests."""
+    if event.body or event.method != "GET":
+        return ""
+    return ". A GET has no body; to send one: curl --data-binary @FILE URL"
 
 
 class Fields(Mapping[str, str]):

@@ -110,6 +110,18 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerSentEvent:
+    """A piece of a stream that sets more of its server-sent event than data (WHATWG HTML, section 9.2)."""
+
+    data: Any = None
+    """As any other piece."""
+    event: str = ""
+    """Its type; empty: clients take it for ``message``."""
+    id: str = ""
+    """What a browser sends as Last-Event-ID when it connects again; empty: that of the event before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Crash:
     """A batch of several requests that failed as a whole: which of them is at fault is not known."""
 

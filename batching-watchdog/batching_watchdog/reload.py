@@ -1,7 +1,8 @@
 """``batching-watchdog serve FOLDER``: serves a function on its author's machine, and again after each change.
 
 It is production's watchdog with the settings of the stack file. With ``--reload`` that is a child, which
-answers what it has when a file changes, and another takes its place. Production has no part in this.
+answers what it has when a file changes, and another takes its place. With ``--debug`` this process alone runs
+the handler, without a watchdog. Production has no part in this.
 """
 
 import argparse
@@ -17,16 +18,22 @@ from pathlib import Path
 from typing import Final
 
 from batching_watchdog import app, logs
-from batching_watchdog.errors import WatchdogError
+from batching_watchdog.errors import HandlerNotLoaded, WatchdogError
 from batching_watchdog.folder import Source, find, stack_files
+from batching_watchdog.front.streams import whole
 from batching_watchdog.launch import die_with_parent
+from batching_watchdog.pool.child import worker_environment
 
 POLL_SECONDS: Final = 0.3
 """Between two looks at the files."""
+OWN: Final = {"host": "127.0.0.1", "access_log": "true"}
+"""Defaults of this command."""
 DESCRIPTION: Final = """\
 Serves the function in FOLDER on this machine, with the settings that it is deployed with: from the
 environment, then from the stack file (stack.yaml or stack.yml in a folder above FOLDER) whose function has
-FOLDER as its handler. The port is the setting `port` [8080]. Ctrl-C answers what has arrived, and ends.
+FOLDER as its handler. Each request has a line in the log (setting `access_log`). The settings `host`
+[127.0.0.1], `port` [8080] and `metrics_port` [8081] say where it listens. A second function needs other
+ports: `port=8090 metrics_port=8091 batching-watchdog serve FOLDER`. Ctrl-C answers what has arrived and ends.
 """
 
 
@@ -38,18 +45,50 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the function")
-    parser.add_argument(
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
         "--reload", action="store_true", help="start again when a .py file or the stack file changes"
+    )
+    kinds.add_argument(
+        "--debug",
+        action="store_true",
+        help="run the handler in this one process, a request at a time, without time limits and batches, so "
+        "that breakpoint() works",
     )
     options = parser.parse_args(arguments)
     if not options.folder.is_dir():
         parser.error(f"FOLDER: {options.folder} is not a folder")
     try:
         source = find(options.folder, {}, os.environ)
+        environ = OWN | dict(source.environ)
+        if options.debug:
+            return _debugged(environ)
     except WatchdogError as error:
-        sys.stderr.write(f"batching-watchdog serve: {logs.printable(str(error))}\n")
+        trace = f"{error.trace}\n\n" if isinstance(error, HandlerNotLoaded) and error.trace else ""
+        sys.stderr.write(logs.printable(f"{trace}batching-watchdog serve: {error}\n"))
         return error.exit_status
-    return _reloaded(source, options.folder) if options.reload else app.main(source.environ)
+    return _reloaded(source, options.folder) if options.reload else app.main(environ)
+
+
+def _debugged(environ: Mapping[str, str]) -> int:
+    """Serve in this process, which keeps the terminal, until Ctrl-C; return the exit status."""
+    from werkzeug.serving import make_server  # noqa: PLC0415 - for a debugger only
+
+    from batching_watchdog.worker.wsgi import create_app  # noqa: PLC0415 - likewise
+
+    config = app.configured(environ)
+    os.environ.update(worker_environment(config, environ))
+    function = create_app(whole=whole)
+    function.teardown_request(_take_back_interrupts)
+    server = make_server(config.host, config.port, function)
+    sys.stderr.write(f"listens on {app.url(config.host, server.port)}\n")
+    server.serve_forever()
+    return 0
+
+
+def _take_back_interrupts(_error: BaseException | None) -> None:
+    """Let Ctrl-C end the command: a debugger keeps it, and would stop at the next one within the server."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _reloaded(source: Source, folder: Path) -> int:

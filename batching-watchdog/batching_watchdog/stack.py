@@ -1,71 +1,115 @@
-"""The environment that a stack file gives to the function of one folder. [P]
+"""Reads stack files: faas-cli's YAML, as far as it says how a function runs. [P]
 
-Reads from faas-cli's schema ``functions``, their ``handler`` and ``environment``, with ``${VAR}`` and
-``${VAR:-default}`` replaced. A YAML package would enter every image for it, so this parser knows block
-mappings, one-line flow mappings, quotes and comments, and skips anything else.
+Owns the substitution of ``${VAR}`` in the raw text, the merge of ``environment_file`` over ``environment``,
+and every value as the text that faas-cli would send. The caller reads files: ``read_file`` is an argument.
+PyYAML comes with the extra ``cli``: an image has no stack file, and no need of it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
-_EXPRESSION: Final = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}")
-_ENTRY: Final = re.compile(r"""( *)("[^"]*"|'[^']*'|[^\s"'#:-][^"'#:]*)\s*:(?:\s+(.*))?$""")
-_COMMENT: Final = re.compile(r"""^((?:[^"'#]|"[^"]*"|'[^']*'|(?<!\s)#)*?)\s*(?:(?:^|\s)#.*)?$""")
+import yaml
 
+from batching_watchdog.errors import StackError
 
-@dataclass(frozen=True, slots=True)
-class StackFunction:
-    """One function of a stack file."""
-
-    handler: str
-    """Folder of the handler, as written in the file."""
-    environment: Mapping[str, str]
+_EXPRESSION: Final = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE: Final = re.compile(r"([A-Za-z_]\w*)(?::?-(.*))?", re.DOTALL)
 
 
-def functions(text: str, environ: Mapping[str, str]) -> dict[str, StackFunction]:
-    """Return the functions in the ``text`` of a stack file by name; ``environ`` fills its expressions."""
-    handlers: dict[str, str] = {}
-    environments: dict[str, dict[str, str]] = {}
-    filled = _EXPRESSION.sub(lambda named: environ.get(named[1]) or named[2] or "", text)
-    for path, value in _values(filled):
-        match path:
-            case ("functions", name, "handler"):
-                handlers[name] = value
-            case ("functions", name, "environment"):
-                environments.setdefault(name, {}).update(_flow(value))
-            case ("functions", name, "environment", variable):
-                environments.setdefault(name, {})[variable] = value
-    return {name: StackFunction(handler, environments.get(name, {})) for name, handler in handlers.items()}
+class _TextLoader(yaml.SafeLoader):
+    """Loads every scalar as text: faas-cli decodes into strings, so ``1.10`` is not 1.1.
+
+    Only ``<<`` keeps its meaning.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {  # noqa: RUF012 - yaml's own name
+        "<": [("tag:yaml.org,2002:merge", re.compile(r"^(?:<<)$"))]
+    }
 
 
-def _values(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield each scalar with the keys above it."""
-    above: list[tuple[int, str]] = []
-    for line in text.splitlines():
-        entry = _ENTRY.fullmatch(_without_comment(line))
-        if entry is None:
-            continue
-        indent, key = len(entry[1]), _plain(entry[2])
-        while above and above[-1][0] >= indent:
-            above.pop()
-        above.append((indent, key))
-        if entry[3]:
-            yield tuple(key for _, key in above), _plain(entry[3])
+def functions(text: str, environ: Mapping[str, str], where: str) -> Mapping[str, Any]:
+    """Return the functions in the ``text`` of a stack file as they are written; none if it has no such key.
+
+    ``environ`` fills ``${VAR}`` and ``${VAR:-default}``. Raises ``StackError`` that names ``where``, key and
+    rule.
+    """
+    declared = _load(text, environ, where).get("functions") or {}
+    if not isinstance(declared, dict):
+        raise StackError(f"{where}: functions: must be a map of names to functions")
+    return declared
 
 
-def _without_comment(line: str) -> str:
-    kept = _COMMENT.match(line)
-    return (kept[1] if kept else line).rstrip()
+def environment(
+    function: Mapping[str, Any], environ: Mapping[str, str], read_file: Callable[[str], str], where: str
+) -> dict[str, str]:
+    """Return the environment of one function, its files over its own.
+
+    ``read_file`` gives the text of such a file (``OSError`` if there is none). Raises as ``functions``.
+    """
+    merged = dict(text_map(function, "environment", where))
+    for path in _texts(function, "environment_file", "files, such as [env.yml]", where):
+        try:
+            loaded = _load(read_file(path), environ, path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise StackError(f"{where}: environment_file: {path}: {error}") from None
+        merged |= text_map(loaded, "environment", path)
+    return merged
 
 
-def _flow(value: str) -> dict[str, str]:
-    """Return the pairs of a mapping in braces."""
-    pairs = [pair.partition(":") for pair in value.strip("{} ").split(",") if ":" in pair]
-    return {_plain(key): _plain(text) for key, _, text in pairs}
+def secrets(function: Mapping[str, Any], where: str) -> list[str]:
+    """Return the names of one function's secrets. Raises as ``functions``."""
+    return _texts(function, "secrets", "names", where)
 
 
-def _plain(text: str) -> str:
-    text = text.strip()
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+def text_map(function: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
+    """Return the map of names to values below ``key``. Raises as ``functions``."""
+    value = function.get(key) or {}
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise StackError(f"{where}: {key}: must be a map of names to plain values")
+    return value
+
+
+def _texts(function: Mapping[str, Any], key: str, of: str, where: str) -> list[str]:
+    value = function.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise StackError(f"{where}: {key}: must be a list of {of}")
+    return value
+
+
+def _load(text: str, environ: Mapping[str, str], where: str) -> Mapping[str, Any]:
+    """Return the map in ``text``; an empty one for no document."""
+
+    def value(match: re.Match[str]) -> str:
+        parts = _VARIABLE.fullmatch(match[1])
+        if parts is None:
+            raise StackError(f"{where}: {match[0]}: only ${{VAR}} and ${{VAR:-default}} are understood")
+        return environ.get(parts[1]) or parts[2] or ""
+
+    try:
+        reader = _TextLoader(_EXPRESSION.sub(value, text))
+        reader.name = where
+        node = reader.get_single_node()
+        for key, line in _given_twice(node):
+            raise StackError(f"{where}: {key}: is given twice, line {line}")
+        document = {} if node is None else reader.construct_document(node)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise StackError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise StackError(f"{where}: must be a map")
+    return document
+
+
+def _given_twice(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
+    """Yield key and line of each key that its map has already: YAML itself would keep the last one."""
+    if isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _given_twice(value, f"{path}[{index}]")
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            name = f"{path}.{key.value}" if path else str(key.value)
+            if name in seen:
+                yield name, key.start_mark.line + 1
+            seen.add(name)
+            yield from _given_twice(value, name)

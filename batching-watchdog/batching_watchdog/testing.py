@@ -209,7 +209,7 @@ class _Worker:
                     pieces[output.stream].append(output.reply)
                 left -= output.done
             self._ran()
-        return [whole(head, sent) for (head, _), sent in zip(requests, pieces, strict=True)]
+        return [whole(*request, sent) for request, sent in zip(requests, pieces, strict=True)]
 
     def _frame(self) -> tuple[wire.FrameHeader, memoryview]:
         header = wire.decode_header(self._read(wire.HEADER_SIZE))

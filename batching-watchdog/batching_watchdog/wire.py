@@ -7,11 +7,12 @@ bodies of a large frame follow them unchanged, and without a copy on the way out
     frame   = magic "TBW2", kind u8, 3 bytes zero, length of values u32, length of bodies u64 (little-endian),
               values, bodies
 
-A request's head is its request line and header lines; a reply's head is header lines ready to be sent. A
-crash stands for the replies to a batch that failed as a whole. A failure is the function's exception, for the
-log; a worker may send some before its replies. A cancel has the places of requests in the last batch: a
-worker that has not begun it skips these, and its replies have status 0 for each. Threads are the number that
-a worker's math libraries use from its next batch on.
+A request's head is its request line and header lines; a reply's head is header lines ready to be sent. That
+of a piece may begin with marks for the front end, which no header looks like (``mark``). A crash stands for
+the replies to a batch that failed as a whole. A failure is the function's exception, for the log; a worker
+may send some before its replies. A cancel has the places of requests in the last batch: a worker that has not
+begun it skips these, and its replies have status 0 for each. Threads are the number that a worker's math
+libraries use from its next batch on.
 
 To a worker that streams, a join has the requests that start before its next step, each with the id of its
 stream, and a leave has the ids of streams to drop. An iteration has the pieces of one step.
@@ -180,6 +181,23 @@ def reply_header(name: str, value: str) -> bytes:
     if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
         raise ValueError(f"{name!r}: {value!r} is not a valid header")
     return f"{name}: {value}\r\n".encode("latin-1")
+
+
+def mark(name: str, value: str) -> bytes:
+    """Return the line of a mark. Raises ``ValueError`` for a value that is not one line."""
+    if not _VALUE.fullmatch(value):
+        raise ValueError(f"{name}={value!r}: must be one line without control characters")
+    return f":{name}: {value}\r\n".encode()
+
+
+def split_marks(head: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    """Return the marks at the beginning of a piece's head, and its header lines."""
+    marks = {}
+    while head.startswith(b":"):
+        line, _, head = head.partition(b"\r\n")
+        name, _, value = line[1:].partition(b": ")
+        marks[name] = value
+    return marks, head
 
 
 def encode_requests(requests: Sequence[tuple[bytes, bytes]]) -> list[bytes]:

@@ -35,11 +35,14 @@ def watchdog() -> dict[str, Any]:
     return tomllib.loads((ROOT / "batching-watchdog/pyproject.toml").read_text())["project"]
 
 
-def test_watchdog_declares_its_five_dependencies_and_one_extra():
+def test_watchdog_declares_its_five_dependencies_and_two_extras():
     project = watchdog()
     assert names(project["dependencies"]) == BUDGET
     extras = {name: names(each) for name, each in project["optional-dependencies"].items()}
-    assert extras == {"otel": {"opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"}}
+    assert extras == {
+        "cli": {"pyyaml"},
+        "otel": {"opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk"},
+    }
 
 
 @pytest.mark.parametrize(

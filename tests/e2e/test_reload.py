@@ -113,6 +113,14 @@ def test_change_of_the_handler_takes_effect_with_the_settings_of_the_stack_file(
     served.answers((200, b"second"))
 
 
+def test_start_shows_a_url_of_loopback_alone_and_each_request_a_line(served):
+    served.says(f"http://127.0.0.1:{served.port}")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", served.port))
+    assert served.call() == (200, b"first")
+    served.says("POST / - 200 OK")
+
+
 def test_change_that_cannot_be_loaded_shows_its_error_until_it_is_mended(served):
     served.write("def broken(:\n")
     served.says("SyntaxError")

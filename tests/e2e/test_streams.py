@@ -57,6 +57,9 @@ def step(states, context):
             results.append(({"statusCode": 204}, True))
         elif name == "quiet":
             results.append((None if at < 3 else "end", at == 3))
+        elif name == "whole":
+            whole = {"body": {"all": 3}, "headers": {"Content-Type": "application/json"}}
+            results.append((None if at < 3 else whole, at == 3))
         elif name == "own":
             results.append(({"body": b"a%d" % at, "headers": {"Content-Type": "text/csv"}}, at == 2))
         else:
@@ -84,6 +87,11 @@ def calls(dog: Watchdog) -> list[str]:
 
 def lines(body: bytes) -> list[object]:
     return [json.loads(line) for line in body.splitlines()]
+
+
+def message(partial: bytes) -> str:
+    """The error at the end of lines that broke off."""
+    return json.loads(partial.splitlines()[-1])["error"]["message"]
 
 
 @contextmanager
@@ -128,6 +136,24 @@ def test_pieces_with_their_own_content_type_are_sent_as_they_are():
     with counting() as dog:
         answer = dog.call(body=b"own")
         assert (answer.headers["Content-Type"], answer.body) == ("text/csv", b"a1a2")
+
+
+def test_whole_answer_in_json_is_one_although_a_stream_has_json_lines():
+    with counting() as dog:
+        answer = dog.call(body=b"whole")
+        assert (answer.headers["Content-Type"], answer.body) == ("application/json", b'{"all":3}')
+
+
+def test_browser_that_connects_again_after_the_end_is_told_to_stop():
+    with counting() as dog:
+        events = {"Accept": "text/event-stream"}
+        first = dog.call("GET", "/", b"", headers=events)
+        assert first.body.startswith(b'data: {"token":1}\n\n')
+        last = first.body.split(b"\n\n")[-2]
+        fields = dict(line.split(b": ", 1) for line in last.splitlines() if b": " in line)
+        again = dog.call("GET", "/", b"", headers=events | {"Last-Event-ID": fields[b"id"].decode()})
+        assert again.status == 204
+        assert calls(dog) == ["start ", "finish "]
 
 
 def test_request_joins_streams_that_run_and_ends_before_them():
@@ -183,7 +209,7 @@ def test_exception_for_one_state_breaks_off_that_stream_alone():
         assert bad.status == 200
         with pytest.raises(http.client.IncompleteRead) as broken:
             bad.read()
-        assert lines(broken.value.partial)[-1] == {"error": "bad at 3"}
+        assert message(broken.value.partial) == "bad at 3"
         assert other.readline()
         assert "finish bad" in calls(dog)
 
@@ -192,7 +218,7 @@ def test_stream_that_fails_tells_a_client_of_events_by_an_error_event():
     with counting() as dog, streaming(dog, "bad", {"Accept": "text/event-stream"}) as bad:
         with pytest.raises(http.client.IncompleteRead) as broken:
             bad.read()
-        assert broken.value.partial.endswith(b"event: error\ndata: bad at 3\n\n")
+        assert broken.value.partial.endswith(b'event: error\ndata: {"error": {"message": "bad at 3"}}\n\n')
 
 
 def test_step_with_too_few_results_names_both_counts_and_fails_its_stream_alone():
@@ -221,7 +247,7 @@ def test_worker_that_the_kernel_kills_costs_its_own_streams_alone():
             os.kill(killed, signal.SIGKILL)  # as for lack of memory
             with pytest.raises(http.client.IncompleteRead) as broken:
                 first.read()
-            assert "worker died" in lines(broken.value.partial)[-1]["error"]
+            assert "worker died" in message(broken.value.partial)
             assert dog.call(body=b"b").status == 200
             assert other.readline()
 
@@ -253,7 +279,7 @@ def test_exec_timeout_breaks_off_a_stream_and_frees_its_place():
         with streaming(dog, "endless", {"X-Timeout": "1s"}) as first:
             with pytest.raises(http.client.IncompleteRead) as broken:
                 first.read()
-            assert "not ended within" in lines(broken.value.partial)[-1]["error"]
+            assert "not ended within" in message(broken.value.partial)
         assert dog.call(body=b"b").status == 200
         assert dog.metric('watchdog_stream_cancels_total{reason="expired"}') == 1
 
@@ -321,7 +347,7 @@ def test_drain_breaks_off_streams_after_its_grace():
         dog.process.send_signal(signal.SIGTERM)
         with pytest.raises(http.client.IncompleteRead) as broken:
             stream.read()
-        assert "shutting down" in lines(broken.value.partial)[-1]["error"]
+        assert "shutting down" in message(broken.value.partial)
         assert dog.ended() == 1
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from batching_watchdog.trial.command import PRINTED_LINES
 from support.pages import ROOT, blocks
 from support.processes import bare_environment, processes_of
 from support.waits import PATIENCE, until
@@ -212,6 +213,20 @@ def test_handler_that_cannot_be_tried_has_exit_status_1_and_an_error_without_a_f
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]
     assert "batching_watchdog/" not in done.stderr
+
+
+def test_handler_without_example_that_needs_a_body_is_told_of_no_example(tmp_path):
+    done = tried(tmp_path, BROKEN["needs a body"], "--workers", "1")
+    assert done.returncode == 1
+    assert "its own example()" not in done.stderr
+    assert "fails on an empty body" in done.stderr
+
+
+def test_function_that_prints_much_leaves_the_report_readable(tmp_path):
+    handler = SLEEPING.replace("    time.sleep", "    print('of a batch')\n    time.sleep")
+    done = tried(tmp_path, handler, "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("of a batch") <= 2 * PRINTED_LINES
 
 
 def test_interrupt_while_the_handler_loads_ends_the_command_and_its_processes(tmp_path):

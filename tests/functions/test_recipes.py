@@ -11,6 +11,7 @@ from batching_watchdog.function import Event
 from batching_watchdog.testing import Function
 from batching_watchdog.wire import request_header_block
 from support.pages import ROOT
+from support.processes import import_path, watchdog
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -107,6 +108,55 @@ def test_rows(recipe):
     function = recipe("rows")
     as_alone(function, [b"[[1, 2, 3, 4]]", b"[[1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]]"], None)
     assert len(function.call(b"[[1, 2, 3, 4], [1, 1, 1, 1]]").json()) == 2
+
+
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "Once upon"}]}
+
+
+def test_chat_answers_whole_or_piece_by_piece_with_the_same_text(recipe):
+    pytest.importorskip("torch")
+    function = recipe("chat")
+    whole, streamed = function.batch([json.dumps(ASKED | extra).encode() for extra in ({}, {"stream": True})])
+    assert (whole.headers["Content-Type"], streamed.headers["Content-Type"]) == (
+        "application/json", "text/event-stream",
+    )  # fmt: skip
+    *events, done = [line[6:] for line in streamed.body.decode().splitlines() if line]
+    pieces = [json.loads(event)["choices"][0] for event in events]
+    (choice,) = whole.json()["choices"]
+    assert "".join(piece["delta"].get("content", "") for piece in pieces) == choice["message"]["content"]
+    assert (pieces[-1]["finish_reason"], choice["finish_reason"], done) == ("stop", "stop", "[DONE]")
+
+
+def test_chat_is_called_by_openais_client():
+    openai = pytest.importorskip("openai")
+    pytest.importorskip("torch")
+    handler, path = (RECIPES / "chat/handler.py").read_text(), import_path(RECIPES / "chat")
+    with watchdog(handler, slo_interval="60s", PYTHONPATH=path) as dog:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{dog.port}/v1", api_key="none", max_retries=0)
+        ask = client.chat.completions.create
+        whole = ask(**ASKED, max_tokens=20).choices[0]
+        chunks = [chunk.choices[0] for chunk in ask(**ASKED, max_tokens=20, stream=True)]
+        assert "".join(chunk.delta.content or "" for chunk in chunks) == whole.message.content
+        assert (chunks[-1].finish_reason, whole.finish_reason) == ("length", "length")
+        with pytest.raises(openai.BadRequestError):
+            ask(model="m", messages=[])
+
+
+def test_openais_client_reads_the_error_of_a_stream_that_breaks_off():
+    openai = pytest.importorskip("openai")
+    handler = """
+    def start(events, context):
+        return [[] for event in events]
+    def step(states, context):
+        for state in states:
+            state.append({"choices": []})
+        return [(state[0], False) if len(state) == 1 else ValueError("too long") for state in states]
+    """
+    with watchdog(handler, slo_interval="60s") as dog:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{dog.port}/v1", api_key="none", max_retries=0)
+        chunks = client.chat.completions.create(**ASKED, stream=True)
+        with pytest.raises(openai.APIError, match="too long"):
+            list(chunks)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ TOO_LONG = "9" * 5000
 BAD_DURATIONS = ["-1s", "+1s", "1.5", "5 s", "s", "1d", "1s5", "nan", "1e3", "9" * 400, "300000000h", "٣s"]
 BAD_WHOLE = ["-1", "1.5", "x", "1e3", "٣", "1_0", TOO_LONG]
 BAD_PORTS = [*BAD_WHOLE, "65536", "tcp://10.0.0.1:80"]
-ANY_TEXT = {"function_path", "OTEL_TRACES_EXPORTER"}
+ANY_TEXT = {"function_path", "host", "OTEL_TRACES_EXPORTER"}
 INVALID: dict[str, list[str]] = {
     "slo_latency": [*BAD_DURATIONS, "0", "0s", "0ms", "30001ms"],
     "slo_objective": ["0", "1", "1.0", "99", "-0.5", "nan", "inf", "x", "0.99%"],
@@ -95,6 +95,7 @@ VALID: dict[str, tuple[str, str, object]] = {
     "access_log": ("0.01", "access_log", 0.01),
     "log_format": ("json", "log_format", "json"),
     "OTEL_TRACES_EXPORTER": ("console, otlp", "traces", True),
+    "host": ("127.0.0.1", "host", "127.0.0.1"),
     "port": ("0", "port", 0),
     "PORT": ("9000", "port", 9000),
     "metrics_port": ("65535", "metrics_port", 65535),

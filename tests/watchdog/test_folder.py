@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from batching_watchdog.errors import StackError
 from batching_watchdog.folder import find
 
 STACK = """
@@ -51,3 +52,32 @@ def test_folder_that_faas_cli_has_built_is_tried_by_its_function(tmp_path):
     (tmp_path / "function").mkdir()
     (tmp_path / "function" / "handler.py").touch()
     assert find(tmp_path, {}, {}).folder == tmp_path / "function"
+
+
+def test_environment_file_is_read_beside_the_stack_file(folder):
+    stack = folder.parent / "stack.yml"
+    stack.write_text("functions: {mine: {handler: ./mine, environment_file: [more.yml]}}")
+    (folder.parent / "more.yml").write_text("environment: {slo_latency: 70ms}")
+    assert find(folder, {}, {}).environ["slo_latency"] == "70ms"
+
+
+def test_secrets_of_this_machine_are_files_beside_the_stack_file(folder):
+    stack = folder.parent / "stack.yml"
+    stack.write_text("functions: {mine: {handler: ./mine, secrets: [api-key]}}")
+    with pytest.raises(StackError, match="api-key"):
+        find(folder, {}, {})
+    (folder.parent / ".secrets").mkdir()
+    (folder.parent / ".secrets" / "api-key").write_text("hidden")
+    mounted = Path(find(folder, {}, {}).environ["secret_mount_path"])
+    assert (mounted / "api-key").read_text() == "hidden"
+
+
+def test_stack_file_of_another_tool_is_passed_over(folder):
+    (folder.parent / "stack.yml").write_text("services: {web: {image: nginx}}")
+    assert find(folder, {}, {}).slo_from == ""
+
+
+def test_stack_file_that_cannot_be_read_is_named(folder):
+    (folder.parent / "stack.yml").write_text("functions: {mine: {handler: ./mine")
+    with pytest.raises(StackError, match="not YAML"):
+        find(folder, {}, {})

@@ -22,8 +22,8 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, nan
-from statistics import fmean
+from math import exp, inf, nan, sqrt
+from statistics import NormalDist, fmean
 from typing import Final, NamedTuple
 
 from batching_watchdog.engine.cost import Pool
@@ -38,6 +38,8 @@ SEARCHED: Final = 64
 """Maximum waiting requests that one ``tick`` tries behind one that no worker may take."""
 RECENT: Final = 128
 """Streams whose lengths are kept, the last ones that have ended."""
+TOGETHER: Final = (1, 2, 4, 8, 16)
+"""Steps between which starts may gather, for ``steady``."""
 RATES: Final = 128
 """Rates up to saturation among which ``steady`` finds one."""
 
@@ -53,6 +55,12 @@ class Steady(NamedTuple):
     """Mean pieces of a stream."""
     cpu_seconds: float = 0.0
     """Mean CPU seconds of a worker per piece; 0 while unknown."""
+    step: float = nan
+    """Mean seconds of a step while all places are taken."""
+    starts: float = nan
+    """Streams that start beside each such step: as many as end."""
+    start: float = nan
+    """Mean seconds that they take."""
 
 
 def steady(
@@ -67,23 +75,37 @@ def steady(
     """Return what ``workers`` sustain with streams of these ``lengths`` in pieces, at least one.
 
     A worker holds the most streams whose iterations stay within the interval: one step, and a start for each
-    stream that ends. Fewer streams have faster steps. So their number is a birth-death chain, for any
-    distribution of lengths, as all get pieces alike (processor sharing; Kelly, 1979, section 3.3). The rate
-    is the highest whose requests wait longer than the latency target no more often than the objective
-    allows. Arrivals are Poisson's.
+    stream that ends. Starts that are cheaper together wait for each other, for up to half of the latency that
+    is left. Each start during a stream delays it; the spread of their number counts beyond that latency.
+    Fewer streams have faster steps. So their number is a birth-death chain, for any distribution of lengths,
+    as all get pieces alike (processor sharing; Kelly, 1979, section 3.3). The rate is the highest whose
+    requests wait longer than the latency target no more often than the objective allows. Arrivals are
+    Poisson's.
 
     ``closed``: all streams of a batch take as long as its longest, and at most half of the latency target,
     since requests wait for the batch before.
     """
     ascending, pieces = sorted(lengths), fmean(lengths)
+    alone, quantile = start.predict_mean(1), NormalDist().inv_cdf(target.objective)
+    left = target.latency - alone - step.predict_mean(1)
+    waits = [steps for steps in TOGETHER if steps == 1 or steps * target.interval <= left / 2]
+
+    def starting(size: float) -> float:
+        """Return the seconds of starts for each step of ``size`` streams of a worker."""
+        least = inf
+        for steps in waits:
+            starts = steps * size / pieces
+            some = 1.0 - exp(-starts)
+            least = min(least, some * start.predict_mean(starts / some) / steps)
+        return least
 
     def seconds(size: float) -> float:
         """Return those of a stream among ``size`` streams of a worker."""
         if closed:
             longest = ascending[int(len(ascending) * size / (size + 1))]
             return start.predict_mean(size) + max(pieces, longest) * step.predict_mean(size)
-        starts = size / pieces
-        return pieces * (step.predict_mean(size) + min(1.0, starts) * start.predict_mean(max(1.0, starts)))
+        spread = quantile * sqrt(size) * alone
+        return pieces * (step.predict_mean(size) + starting(size)) + max(0.0, spread - max(0.0, left))
 
     if not step.learned:
         return Steady(nan, nan)
@@ -107,7 +129,9 @@ def steady(
 
     rates = [ending[-1] * part / RATES for part in range(RATES)]
     highest = bisect_right(rates, 1.0 - target.objective, lo=1, key=late) - 1
-    return Steady(rates[highest], float(workers * size), pieces, step.predict_cpu(size) / size)
+    cpu_seconds = step.predict_cpu(size) / size
+    beside = () if closed else (step.predict_mean(size), size / pieces, starting(size))
+    return Steady(rates[highest], float(workers * size), pieces, cpu_seconds, *beside)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +142,8 @@ class _Stream:
     interval: float
     worker: Streamer
     batch: Batch | None = None
+    steps: int = 0
+    """Steps that it was in."""
     sent: int = 0
     """Pieces that left."""
     begun: bool = False
@@ -444,6 +470,7 @@ class Streams:
     def _put_out(self, stream: _Stream, output: Output, now: float) -> list[Effect]:
         """Send the piece of a stream, or end it."""
         request, reply, batch = stream.request, output.reply, stream.batch
+        stream.steps += 1
         if reply is not None and reply.failed:
             return self._again_or_end(
                 stream, reply, again=output.out_of_memory and request.id in self._retried
@@ -455,7 +482,7 @@ class Streams:
             stream.late |= now > request.deadline + stream.sent * stream.interval
             stream.sent += 1
         if output.done:
-            self._lengths.append(stream.sent)
+            self._lengths.append(stream.steps if stream.sent else 0)
             self._remove(request)
         elif reply is None:
             return effects

@@ -17,7 +17,7 @@ from batching_watchdog.engine.effects import Answer, Piece
 from batching_watchdog.errors import Abandoned, ShuttingDown, WatchdogError
 from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.exchange import Exchange
-from batching_watchdog.front.streams import StreamedAnswer
+from batching_watchdog.front.streams import END_ID, StreamedAnswer, whole, whole_answer
 from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.front.weight import WeightFunction
 from batching_watchdog.logs import AccessLog, RequestLine, loggable
@@ -39,6 +39,7 @@ CALL_ID: Final = b"x-call-id"
 SLO_CLASS: Final = b"x-slo-class"
 DEADLINE_MS: Final = b"x-deadline-ms"
 ACCEPT: Final = b"accept"
+LAST_EVENT_ID: Final = b"last-event-id"
 MAX_START_TIME_DIGITS: Final = 20
 MAX_UPSTREAM_SECONDS: Final = 5.0
 """Maximum age of X-Start-Time in seconds: an older one is from another clock, or was queued on purpose."""
@@ -75,7 +76,9 @@ class Front:
 
         ``tracer``: takes the spans of requests; None: there are none.
         """
-        self.captured_headers = frozenset((TIMEOUT, BATCH_KEY, CALL_ID, DEADLINE_MS, TRACEPARENT))
+        self.captured_headers = frozenset(
+            (TIMEOUT, BATCH_KEY, CALL_ID, DEADLINE_MS, LAST_EVENT_ID, TRACEPARENT)
+        )
         if config.trust_start_time:
             self.captured_headers |= {START_TIME}
         self._config = config
@@ -124,6 +127,8 @@ class Front:
                 return self._health(exchange)
             if path == READY_PATH:
                 return self._ready(exchange)
+        if exchange.captured_headers.get(LAST_EVENT_ID) == END_ID:
+            return exchange.respond(204, b"", b"")
         return self._call(exchange)
 
     def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
@@ -223,6 +228,9 @@ class Front:
             self.deliver(call, Answer(request, reply, piece.batch))
             return
         streamed = call.streamed
+        if streamed is None and piece.last and reply is not None and (answer := whole_answer(reply)):
+            self.deliver(call, Answer(request, answer, piece.batch))
+            return
         first = streamed is None
         if streamed is None:
             target = self._config.slos[request.slo_class]
@@ -451,7 +459,8 @@ class _Probe:
         """The shell: the function streams, so its first piece is the answer."""
         if not piece.last:
             self.shell.withdraw(piece.request)
-        self.deliver(Answer(piece.request, piece.reply or Reply(200, TEXT, b""), piece.batch))
+        pieces = [] if piece.reply is None else [piece.reply]
+        self.deliver(Answer(piece.request, whole(piece.request.header_block, b"", pieces), piece.batch))
 
 
 class MetricsPage:

@@ -15,13 +15,20 @@ from batching_watchdog.messages import Reply, Request, Target
 
 KEEP_ALIVE_SECONDS: Final = 15.0
 """Silence after which a stream of events gets a comment, so that proxies keep the connection."""
-EVENT_STREAM: Final = "text/event-stream"
+END_ID: Final = b"end-of-stream"
+"""Id of the last event of a GET. After every end a browser connects again, with this as Last-Event-ID, which
+would start the stream anew. It stops at an answer of 204 (WHATWG HTML, section 9.2.3)."""
 _EVENTS_HEAD: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
 _LINES_HEAD: Final = b"Content-Type: application/x-ndjson\r\n"
 _TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 _JSON: Final = b"Content-Type: application/json\r\n"
 _BYTES: Final = b"Content-Type: application/octet-stream\r\n"
+_TYPES: Final = frozenset((_TEXT, _JSON, _BYTES))
+"""Of pieces that name none."""
+_EVENT_STREAM: Final = "text/event-stream"
 _LINE_ENDS: Final = re.compile(rb"\r\n|\r|\n")
+_WANTS_STREAM: Final = re.compile(rb'"stream"\s*:\s*true\b')
+"""In a JSON body, as OpenAI's clients send it, whose Accept is application/json."""
 
 
 class Format(NamedTuple):
@@ -30,26 +37,42 @@ class Format(NamedTuple):
     head: bytes
     """Header lines."""
     piece: Callable[[Reply], bytes]
-    error: Callable[[str], bytes]
-    """Tells the client why the stream breaks off."""
+    error: Callable[[bytes], bytes]
+    """Tells the client why the stream breaks off, by a JSON object."""
     comment: bytes = b""
     """Sent after ``KEEP_ALIVE_SECONDS`` of silence."""
+    end: bytes = b""
+    """Sent after the last piece."""
 
 
-def format_for(accept: str, first: Reply | None) -> Format:
-    """Return the format of a stream whose client accepts ``accept`` and whose first piece is ``first``.
+def format_for(header_block: bytes, body: bytes, first: Reply | None) -> Format:
+    """Return the format of the answer to a request whose first piece is ``first``.
 
-    Pieces with header lines of their own decide for themselves: their bodies are sent as they are.
+    A first piece with a Content-Type of its own decides it: bodies are sent as they are.
     """
-    if first is not None and first.header_block not in (_TEXT, _JSON, _BYTES):
-        return Format(first.header_block, lambda reply: reply.body, lambda _: b"")
-    if EVENT_STREAM in accept.lower():
-        return Format(_EVENTS_HEAD, _event, lambda text: b"event: error\n" + _data(text.encode()), b":\n\n")
-    return Format(_LINES_HEAD, _line, lambda text: json.dumps({"error": text}).encode() + b"\n")
+    marks, head = wire.split_marks(_TEXT if first is None else first.header_block)
+    lines = head.splitlines(keepends=True)
+    if b"own" in marks or _TYPES.isdisjoint(lines):
+        return Format(head, lambda reply: reply.body, lambda _: b"")
+    method, _, headers = wire.parse_header_block(header_block)
+    own = b"".join(line for line in lines if line not in _TYPES)
+    accepts = any(name.lower() == "accept" and _EVENT_STREAM in value.lower() for name, value in headers)
+    if accepts or b"event" in marks or _WANTS_STREAM.search(body):
+        last = b"id: %b\n" % END_ID if method == "GET" else b""
+        return Format(
+            _EVENTS_HEAD + own,
+            _event,
+            lambda error: b"event: error\n" + last + _data(error),
+            b":\n\n",
+            b"event: end\n" + last + b"data:\n\n" if last else b"",
+        )
+    return Format(_LINES_HEAD + own, _line, lambda error: error + b"\n")
 
 
 def _event(reply: Reply) -> bytes:
-    return _data(reply.body)
+    marks, _ = wire.split_marks(reply.header_block)
+    fields = b"".join(b"%b: %b\n" % field for field in marks.items() if field[1])
+    return fields + _data(reply.body)
 
 
 def _data(body: bytes) -> bytes:
@@ -57,11 +80,18 @@ def _data(body: bytes) -> bytes:
 
 
 def _line(reply: Reply) -> bytes:
-    if reply.header_block == _BYTES:
+    _, head = wire.split_marks(reply.header_block)
+    if head == _BYTES:
         return reply.body
-    if reply.header_block == _TEXT:
+    if head == _TEXT:
         return json.dumps(reply.body.decode(errors="replace")).encode() + b"\n"
     return reply.body + b"\n"
+
+
+def whole_answer(only: Reply) -> Reply | None:
+    """Return the answer of an only piece that has a type of its own; None for others, which stream."""
+    marks, head = wire.split_marks(only.header_block)
+    return only._replace(header_block=head) if b"own" in marks else None
 
 
 def status_of(first: Reply | None) -> int:
@@ -70,14 +100,14 @@ def status_of(first: Reply | None) -> int:
     return 200 if first is None or first.status in (204, 304) else first.status
 
 
-def whole(header_block: bytes, pieces: Sequence[Reply]) -> Reply:
+def whole(header_block: bytes, body: bytes, pieces: Sequence[Reply]) -> Reply:
     """Return the answer to a request from its pieces; one that breaks off has become its error."""
     failed = [piece for piece in pieces if piece.status >= 400]
     if failed:
         return failed[0]
     first = pieces[0] if pieces else None
-    form = format_for(_accept(header_block), first)
-    return Reply(status_of(first), form.head, b"".join(map(form.piece, pieces)))
+    form = format_for(header_block, body, first)
+    return Reply(status_of(first), form.head, b"".join(map(form.piece, pieces)) + form.end)
 
 
 class StreamedAnswer:
@@ -95,7 +125,7 @@ class StreamedAnswer:
         self._exchange = exchange
         self._request = request
         self._target = target
-        self._format = format_for(_accept(request.header_block), first)
+        self._format = format_for(request.header_block, request.body, first)
         self.status = status_of(first)
         self.first_at = self.piece_at = self._last_at = now
         """When its first piece, its last piece, and its last bytes were sent."""
@@ -121,18 +151,15 @@ class StreamedAnswer:
 
     def end(self) -> None:
         """End the answer well."""
-        self._exchange.end(b"")
+        self._exchange.end(self._format.end)
 
     def break_off(self, text: str) -> None:
         """Tell the client that the stream failed, and close the connection where more would follow."""
-        self._exchange.end(self._format.error(text), complete=False)
+        # As OpenAI's clients read errors.
+        error = json.dumps({"error": {"message": text}}).encode()
+        self._exchange.end(self._format.error(error), complete=False)
 
     def _send(self, data: bytes, now: float) -> bool:
         self.sent += len(data)
         self._last_at = now
         return self._exchange.send(data)
-
-
-def _accept(header_block: bytes) -> str:
-    _, _, headers = wire.parse_header_block(header_block)
-    return ", ".join(value for name, value in headers if name.lower() == "accept")

@@ -388,7 +388,8 @@ class WorkerPool:
             if self.fails_example:
                 wait = self._example_backoff.after(0.0)
                 log.error(
-                    "a worker fails on example(): it gets no requests, and another takes its place in %g s",
+                    "a worker fails on the body that it is measured with: it gets no requests, and another "
+                    "takes its place in %g s",
                     wait,
                 )
                 await asyncio.sleep(wait)

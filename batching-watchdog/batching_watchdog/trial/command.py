@@ -9,10 +9,11 @@ import logging
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO, cast
 
 import uvloop
 
@@ -26,6 +27,8 @@ from batching_watchdog.pool import profile
 from batching_watchdog.trial import report
 from batching_watchdog.trial.measure import measure
 
+PRINTED_LINES: Final = 20
+"""Of the function's output, at its begin and at its end."""
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C, as of a shell."""
 OWN: Final = {
@@ -49,6 +52,38 @@ fault; 2 if the command is wrong.
 """
 
 
+class Printed:
+    """What the function prints: its first lines as they come and its last lines at the end, not all."""
+
+    def __init__(self, sink: TextIO) -> None:
+        self._sink = sink
+        self._shown = 0
+        self._last: deque[str] = deque(maxlen=PRINTED_LINES)
+        self._left_out = 0
+
+    def write(self, text: str) -> int:
+        """Show the lines of ``text``, or keep them for the end."""
+        for line in text.splitlines(keepends=True):
+            if self._shown < PRINTED_LINES:
+                self._shown += line.endswith("\n")
+                self._sink.write(line)
+            else:
+                self._left_out += len(self._last) == PRINTED_LINES
+                self._last.append(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Show what has been written so far."""
+        self._sink.flush()
+
+    def close(self) -> None:
+        """Show the last lines."""
+        if self._left_out:
+            self._sink.write(f"... {self._left_out} lines that the function printed are left out ...\n")
+        self._sink.writelines(self._last)
+        self._last.clear()
+
+
 def main(arguments: Sequence[str]) -> int:
     """Try the function that ``arguments`` name, print the report, and return the exit status."""
     parser = _parser()
@@ -60,16 +95,17 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
     flags = {"slo_latency": options.slo_latency, "workers": options.workers}
-    told = [""]
+    told, stderr, printed = [""], sys.stderr, Printed(sys.stderr)
 
     def tell(doing: str) -> None:
         if doing != told[-1]:
             told.append(doing)
-            sys.stderr.write(f"{doing} ...\n")
+            stderr.write(f"{doing} ...\n")
 
     try:
-        with redirect_stdout(sys.stderr):
-            _log_to_stderr()
+        _log_to_stderr()
+        sink = cast("TextIO", printed)
+        with closing(printed), redirect_stdout(sink), redirect_stderr(sink):
             function = find(
                 options.folder, {name: text for name, text in flags.items() if text} | OWN, os.environ
             )

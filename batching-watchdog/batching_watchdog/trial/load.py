@@ -134,6 +134,8 @@ class Rounds:
     """Runs rounds of streams, one after the other."""
 
     handler: str
+    named: str
+    """What the first body is, for messages."""
     offered: Offered
     streams: Streams
     bodies: Sequence[bytes]
@@ -169,7 +171,7 @@ class Rounds:
             outcome = failed.outcome
             said = f"{outcome.status} {shown(outcome.body)}" if isinstance(outcome, Reply) else f"{outcome}"
             raise TrialFailed(
-                f"{self.handler} fails on its example(), with {size} streams at a time: {said}. See that "
+                f"{self.handler} fails on {self.named}, with {size} streams at a time: {said}. See that "
                 "start and step return one result for each event and state, and done=True at last"
             )
         return [stream for stream in streams if stream.failed is None]

@@ -13,6 +13,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from statistics import fmean
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from batching_watchdog.trial.report import BatchMeasurements, StreamMeasurements
 from batching_watchdog.wire import Handshake
 
 LOADING: Final = "loading the handler"
+EMPTY: Final = "an empty body (there is no example())"
 POLL_SECONDS: Final = 0.01
 ENOUGH: Final = 0.5
 """Share of the highest rate of any target. A target that allows it needs at most twice the replicas."""
@@ -63,13 +65,18 @@ async def measure(
     ``given`` replaces the bodies of example(); without either the body is empty. ``tell`` gets activities.
     Raises ``HandlerNotLoaded``, ``StartFailed``, and ``TrialFailed`` if the handler does not serve a body.
     """
+    named = ["the body of the command line" if given else "its own example()"]
 
     def chosen(examples: Sequence[bytes]) -> Sequence[bytes]:
         """Return the body to measure on a worker that has loaded: the mix is measured under load."""
-        tell("measuring batches of example()")
+        if not given and not examples:
+            named.append(EMPTY)
+        tell(f"measuring batches of {named[-1]}")
         return (given or examples or (b"",))[:1]
 
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+    if busy_line := report.busy_machine(busy):
+        tell(f"BUSY: {busy_line}")
     tell(LOADING)
     watchdog = app.build(config, source.environ, own_weight=own_weight, choose=chosen)
     pool = watchdog.pool
@@ -78,7 +85,7 @@ async def measure(
     served = False
     try:
         pool.start()
-        await _until_ready(pool, source.handler)
+        await _until_ready(pool, source.handler, named)
         largest = max(pool.handshakes, key=lambda handshake: handshake.load_seconds)
         weight = WeightFunction(own_weight, watchdog.metrics) if own_weight else None
         subject = _Subject(
@@ -87,6 +94,7 @@ async def measure(
             watchdog,
             largest,
             given or largest.examples or (b"",),
+            named[-1],
             listener.getsockname()[1],
             Offered(watchdog.shell, config, weight),
             tell,
@@ -132,15 +140,17 @@ class _Subject:
     watchdog: app.Watchdog
     handshake: Handshake
     bodies: Sequence[bytes]
+    named: str
+    """What the first one is, for messages."""
     port: int
     offered: Offered
     tell: Callable[[str], None]
 
     async def streams(self, engine: Streams) -> tuple[StreamMeasurements, Sample]:
         """Run streams; return what they took, and the answer to the first body."""
-        ended = await Rounds(self.handler, self.offered, engine, self.bodies, self.tell).run()
+        ended = await Rounds(self.handler, self.named, self.offered, engine, self.bodies, self.tell).run()
         answer = (await self._send(self.bodies[0], 0.0))[0]
-        first, steady = ended[0], engine.steady()
+        first, steady, metrics = ended[0], engine.steady(), self.watchdog.metrics
         measured = StreamMeasurements(
             slo_interval=self.config.slo_interval,
             closed=self.handshake.closed,
@@ -150,8 +160,11 @@ class _Subject:
             first_piece_seconds=first.first_at - first.began,
             streams=len(ended),
             pieces=fmean(stream.pieces for stream in ended),
-            streams_per_second=steady.rate,
-            concurrency=steady.concurrency,
+            streams_per_second=metrics.requests_per_second(),
+            concurrency=metrics.concurrency,
+            step_seconds=_known(steady.step),
+            starts_per_step=_known(steady.starts),
+            start_seconds=_known(steady.start),
         )
         return measured, answer
 
@@ -159,7 +172,7 @@ class _Subject:
         """Send the bodies; return what they took, and the answer to the first one."""
         metrics = self.watchdog.metrics
         metrics.requests_per_second()  # begins to count the CPU time of the front end
-        self.tell("sending example()")
+        self.tell(f"sending {self.named}")
         samples = await self._send(self.bodies[0], SEND_SECONDS)
         metrics.requests_per_second()
         service = metrics.service_seconds
@@ -208,26 +221,34 @@ class _Subject:
         try:
             samples = await asyncio.to_thread(send, self.port, body, seconds, 2 * self.config.exec_timeout)
         except (OSError, http.client.HTTPException) as error:
-            raise TrialFailed(f"{self.handler}: its example() got no answer over HTTP: {error!r}") from error
+            raise TrialFailed(f"{self.handler}: {self.named} got no answer over HTTP: {error!r}") from error
         last = samples[-1]
         if last.status >= 400:
             raise TrialFailed(
-                f"{self.handler} answers its own example() with {last.status}: {last.body}\nHave example() "
+                f"{self.handler} answers {self.named} with {last.status}: {last.body}\nHave example() "
                 "return a body that the handler serves, or name one by --body FILE"
             )
         return samples
 
 
-async def _until_ready(pool: WorkerPool, handler: str) -> None:
-    """Wait until every worker is measured; raise what ends the start, or ``TrialFailed``."""
+def _known(value: float) -> float | None:
+    """Return a number for JSON, which has no NaN."""
+    return None if isnan(value) else value
+
+
+async def _until_ready(pool: WorkerPool, handler: str, named: Sequence[str]) -> None:
+    """Wait until every worker is measured; raise what ends the start, or ``TrialFailed``.
+
+    ``named``: last the body that is measured.
+    """
     while pool.by_state()["starting"] and not pool.fails_example:
         if pool.failed.done():
             pool.failed.result()
         await asyncio.sleep(POLL_SECONDS)
     if pool.fails_example:
         raise TrialFailed(
-            f"{handler} fails on its own example(), for the reason above (without one, it may call "
-            "os._exit()): mend the handler, or what example() returns, or name a body by --body FILE"
+            f"{handler} fails on {named[-1]}, for the reason above (without one, it may call os._exit()): "
+            "mend the handler, or what example() returns, or name a body by --body FILE"
         )
 
 

@@ -24,6 +24,7 @@ BUSY: Final = 1.5
 """Runnable processes per CPU from which the report calls the machine busy."""
 PAYS: Final = 0.8
 """Time per request in the best batch, over that of a request alone, below which batches pay."""
+AGAIN: Final = "measure again on an idle machine: on this one nothing is on time"
 DEPLOY: Final = "deploy it: faas-cli up, or on this machine local-openfaas up --stack FILE"
 
 
@@ -102,6 +103,12 @@ class StreamMeasurements:
     streams_per_second: float
     """As the watchdog exports it."""
     concurrency: float
+    step_seconds: float | None
+    """Mean of a step of as many streams as a worker holds; None of a generator."""
+    starts_per_step: float | None
+    """As many streams start beside it as end."""
+    start_seconds: float | None
+    """Mean of all these starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +166,13 @@ def promise_within(
 def document(trial: Trial) -> dict[str, Any]:
     """Return the report for machines."""
     values = asdict(trial)
-    return {**values.pop("measured"), **values, "notes": list(_notes(trial)), "next": next_step(trial)}
+    notes = [*_busy(trial), *_notes(trial)]
+    return {**values.pop("measured"), **values, "notes": notes, "next": next_step(trial)}
 
 
 def lines(trial: Trial) -> Iterator[str]:
     """Yield the lines of the report."""
+    yield from (f"BUSY      {line}\n" for line in _busy(trial))
     measured, target = trial.measured, duration(trial.slo_latency)
     if isinstance(measured, StreamMeasurements):
         target += f" to the first piece, {duration(measured.slo_interval)} to each further one"
@@ -216,8 +225,11 @@ def _streams(trial: Trial, measured: StreamMeasurements, workers: str) -> Iterat
     yield "one step  " + "".join(f"{_time(step.seconds):>9}" for step in columns)
     yield f"pieces    {_digits(measured.pieces)} in a stream, the mean of {measured.streams}"
     if measured.streams_per_second > 0.0:
-        held = f"{measured.concurrency / trial.workers:.0f} streams in {workers}"
-        yield f"held      {held}, with their steps and starts within {interval}"
+        yield f"held      {measured.concurrency / trial.workers:.0f} streams in {workers}"
+        if measured.step_seconds and measured.starts_per_step and measured.start_seconds:
+            step, count = _time(measured.step_seconds), _digits(measured.starts_per_step)
+            beside = f"the {count} starts beside it {_time(measured.start_seconds)}"
+            yield f"          a step of these takes {step}, {beside}, of {interval}"
         yield f"rate      {_digits(measured.streams_per_second)} streams/s on time from one replica"
     else:
         yield f"rate      none: one stream is too slow for {interval}"
@@ -239,8 +251,18 @@ def _notes(trial: Trial) -> Iterator[str]:
             f"{_time(trial.import_seconds + trial.load_seconds)} sooner"
         )
     yield from trial.ignored
-    if trial.busy > BUSY:
-        yield f"{_digits(trial.busy)} processes per CPU wait to run: measure again on an idle CPU"
+
+
+def busy_machine(busy: float) -> str:
+    """Return the line for ``busy`` processes per CPU; empty if these are few."""
+    if busy <= BUSY:
+        return ""
+    waiting = f"{_digits(busy)} processes per CPU wait to run"
+    return f"{waiting}: measure again on an idle one. Times are longer here; the rate is that of free cores"
+
+
+def _busy(trial: Trial) -> Iterator[str]:
+    yield from filter(None, [busy_machine(trial.busy)])
 
 
 def next_step(trial: Trial) -> str:
@@ -260,6 +282,8 @@ def _batch_steps(trial: Trial, measured: BatchMeasurements) -> Iterator[str]:
     if measured.split:
         yield "mend handle_batch: it fails on a batch and serves each part of it, as the log above says"
     if measured.requests_per_second <= 0.0:
+        if trial.busy > BUSY:
+            yield AGAIN
         within = f"one request takes {_time(first.seconds)}, too much of {target}"
         yield f"make the model faster{f', or set {advised}' if advised else ''}: {within}"
     if not trial.slo_from:
@@ -277,6 +301,8 @@ def _batch_steps(trial: Trial, measured: BatchMeasurements) -> Iterator[str]:
 def _stream_steps(trial: Trial, measured: StreamMeasurements) -> Iterator[str]:
     first, largest, interval = measured.steps[0], measured.steps[-1], duration(measured.slo_interval)
     if measured.streams_per_second <= 0.0:
+        if trial.busy > BUSY:
+            yield AGAIN
         one = first.seconds + (measured.starts[0].seconds / measured.pieces if measured.starts else 0.0)
         enough = next((target for target in TARGETS if target >= 2.0 * one), None)
         advised = f", or set slo_interval: {duration(enough)}" if enough else ""
@@ -287,6 +313,9 @@ def _stream_steps(trial: Trial, measured: StreamMeasurements) -> Iterator[str]:
         yield "deploy it; with start and step in place of the generator, requests join streams that run"
     if largest.size > 1 and largest.per_request > PAYS * first.per_request:
         yield "deploy it; joining hardly pays: see that step calls the model once for all its states"
+    starts, dear = measured.starts, (measured.start_seconds or 0.0) > (measured.step_seconds or 0.0)
+    if dear and len(starts) > 1 and starts[-1].per_request > PAYS * starts[0].per_request:
+        yield "deploy it; starts take more time than steps: see that start prefills all its events together"
     yield DEPLOY
 
 

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from batching_watchdog.errors import BadRequest, HandlerNotLoaded, Poisoned
-from batching_watchdog.function import Event, explain, import_handler, trace_of
+from batching_watchdog.function import Event, browser_hint, explain, import_handler, trace_of
 from batching_watchdog.logs import LineLimit, printable
 from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.trace_context import parse_traceparent
@@ -243,12 +243,12 @@ class Handler:
         if os.getpid() != self._pid:
             raise  # noqa: PLE0704 - called while one is handled
 
-    def reply(self, result: Any, event: Event) -> Reply:
+    def reply(self, result: Any, event: Event, *, encoded: Callable[[Any], Reply] = encode) -> Reply:
         """Return the reply to a handler's result (the watchdog's README, "The handler")."""
         try:
             if isinstance(result, BaseException):
                 return self.error(result, event, shown=f"{result}\n".encode())
-            return encode(result)
+            return encoded(result)
         except BaseException as error:  # a result's own methods may raise anything
             self._leave_if_forked()
             _end_if_poisoned(error)  # a device's error may show when its result is read
@@ -266,14 +266,15 @@ class Handler:
             if isinstance(error, BadRequest):
                 reply = encode(error)
             elif parsing and _blames_client(error):
-                reply = Reply(400, TEXT, f"{_first_line(error)}\n".encode())
+                reply = Reply(400, TEXT, f"{_first_line(error)}{browser_hint(event)}\n".encode())
             else:  # Flask's abort() raises what has it
                 reply = encode(error.get_response())  # type: ignore[attr-defined]
             if 400 <= reply.status < 500:
                 self._log_client_error(error, reply.status, event)
                 return reply._replace(client_error=True)
             return reply
-        return self.failure(trace_of(error), event)._replace(body=shown)
+        hinted = shown.rstrip() + browser_hint(event).encode() + b"\n"
+        return self.failure(trace_of(error), event)._replace(body=hinted)
 
     def _log_client_error(self, error: BaseException, status: int, event: Event) -> None:
         left_out = self._client_lines.admit(time.monotonic())

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from batching_watchdog import wire
 from batching_watchdog.errors import BadRequest
-from batching_watchdog.messages import Reply, Response
+from batching_watchdog.messages import Reply, Response, ServerSentEvent
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 FAILED: Final = Reply(
@@ -21,6 +21,7 @@ FAILED: Final = Reply(
     b"the function failed on this request; its log has the reason\n",
     failed=True,
 )
+_RESPONSE_KEYS: Final = frozenset(("statusCode", "body", "headers"))
 _STATUSES: Final = frozenset(status.value for status in HTTPStatus if status >= 200)
 
 
@@ -41,11 +42,7 @@ def encode(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of resu
         return encode(result.args[0])._replace(status=400, client_error=True)
     if isinstance(result, BaseException):
         return FAILED._replace(body=f"{result}\n".encode())
-    if (
-        isinstance(result, dict)
-        and ("statusCode" in result or "body" in result)
-        and result.keys() <= {"statusCode", "body", "headers"}
-    ):
+    if isinstance(result, dict) and _is_response(result):
         headers = result.get("headers") or {}
         return _reply(result.get("body"), result.get("statusCode", 200), headers)
     if hasattr(result, "get_data") and hasattr(result, "status_code"):  # a Flask or werkzeug Response
@@ -55,6 +52,36 @@ def encode(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of resu
     except (TypeError, ValueError) as error:
         raise ValueError(_not_json(result) or str(error)) from None
     return Reply(200, b"Content-Type: application/json\r\n", text.encode())
+
+
+def encode_piece(piece: Any) -> Reply:
+    """Return the reply that carries a piece of a stream, with marks for what is no header of an answer.
+
+    Raises as ``encode``.
+    """
+    if isinstance(piece, ServerSentEvent):
+        marks = wire.mark("event", piece.event) + (wire.mark("id", piece.id) if piece.id else b"")
+        reply = encode(piece.data)
+    else:
+        reply = encode(piece)
+        # An error leaves as it is, without a stream around it.
+        marks = wire.mark("own", "") if reply.status < 400 and _names_type(piece) else b""
+    return reply._replace(header_block=marks + reply.header_block)
+
+
+def _names_type(piece: Any) -> bool:
+    """Return whether a piece has a Content-Type of its own."""
+    if isinstance(piece, dict):
+        headers = (piece.get("headers") if _is_response(piece) else None) or ()
+    else:
+        headers = getattr(piece, "headers", ())
+    pairs = headers.items() if hasattr(headers, "items") else headers
+    return any(str(name).lower() == "content-type" for name, _ in pairs)
+
+
+def _is_response(result: dict[Any, Any]) -> bool:
+    """Return whether a dict is python3-http's answer, not a value."""
+    return ("statusCode" in result or "body" in result) and result.keys() <= _RESPONSE_KEYS
 
 
 def _reply(body: Any, status: Any, headers: Any) -> Reply:

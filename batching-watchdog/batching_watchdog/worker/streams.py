@@ -17,6 +17,7 @@ from batching_watchdog.function import Event
 from batching_watchdog.machine import RunDelay
 from batching_watchdog.messages import Iteration, Output, Reply
 from batching_watchdog.worker.handler import Handler, is_out_of_memory
+from batching_watchdog.worker.results import encode_piece
 
 MEASURE_SECONDS: Final = 2.0
 """Time limit of measuring starts and steps with example() before a worker is ready, in seconds."""
@@ -67,6 +68,15 @@ def measure(handler: Handler, bodies: Sequence[bytes], *, most: int, interval: f
             return measured
         size *= 2
     return measured
+
+
+def pieces(handler: Handler, event: Event) -> list[Reply]:
+    """Return the pieces of one stream, which runs alone to its end."""
+    streams, sent = RunningStreams(handler), list[Reply]()
+    streams.join(0, event)
+    while streams:
+        sent += [output.reply for output in streams.iterate().outputs if output.reply is not None]
+    return sent
 
 
 class _Running(NamedTuple):
@@ -239,7 +249,7 @@ class RunningStreams:
             return Output(stream, self._handler.error(error, event), True)
         if piece is None:
             return Output(stream, None, ends)
-        reply = self._handler.reply(piece, event)
+        reply = self._handler.reply(piece, event, encoded=encode_piece)
         return Output(stream, reply, ends or reply.failed or reply.status >= 400)
 
     def _finish(self, stream: int) -> None:

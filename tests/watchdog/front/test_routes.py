@@ -21,13 +21,14 @@ from batching_watchdog.front import routes
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.protocol import HttpProtocol
 from batching_watchdog.front.routes import Front, MetricsPage
-from batching_watchdog.front.streams import KEEP_ALIVE_SECONDS
+from batching_watchdog.front.streams import END_ID, KEEP_ALIVE_SECONDS
 from batching_watchdog.logs import RequestLine
-from batching_watchdog.messages import Batch, Iteration, Output, Reply
+from batching_watchdog.messages import Batch, Iteration, Output, Reply, Response
 from batching_watchdog.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
 from batching_watchdog.trace_context import format_traceparent
 from batching_watchdog.wire import Spent, parse_header_block
+from batching_watchdog.worker.results import encode_piece
 from support.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector, statuses
 from support.loops import within
 from support.tracer import KeepsSpans
@@ -399,6 +400,27 @@ async def test_head_ends_a_stream_at_its_first_piece_and_keeps_the_connection(be
     assert (answer.status, answer.body, client.wire.closed) == (200, b"", False)
     assert bench.left == [0]
     assert (bench.shell.admitted, bench.metrics.in_flight) == (0, 0)
+
+
+@scenario()
+async def test_only_piece_with_a_type_of_its_own_is_an_answer_with_a_length(bench):
+    client = await a_stream(bench)
+    await bench.piece(
+        encode_piece(Response({"a": 1}, headers={"Content-Type": "application/json"})), done=True
+    )
+    (answer,) = client.answers()
+    assert (answer.headers["content-type"], answer.body) == ("application/json", b'{"a":1}')
+    assert answer.headers["content-length"] == "7"
+    assert bench.metrics.in_flight == 0
+
+
+@scenario()
+async def test_browser_that_connects_again_after_the_end_of_its_stream_starts_none(bench):
+    again = b"GET / HTTP/1.1\r\nHost: x\r\nLast-Event-ID: %b\r\n\r\n"
+    assert bench.answer(again % END_ID).status == 204
+    assert bench.shell.admitted == 0
+    bench.client().protocol.data_received(again % b"7")
+    assert bench.shell.admitted == 1
 
 
 @scenario()

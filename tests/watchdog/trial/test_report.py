@@ -30,6 +30,9 @@ STREAMS = StreamMeasurements(
     pieces=80.0,
     streams_per_second=12.3,
     concurrency=64.0,
+    step_seconds=0.04,
+    starts_per_step=0.8,
+    start_seconds=0.008,
 )
 TRIAL = Trial(
     handler="vowels/handler.py",
@@ -75,6 +78,19 @@ def test_next_step_follows_from_what_was_measured(changed, slo_from, words):
     assert words in report.next_step(made)
 
 
+@pytest.mark.parametrize(
+    "measured", [replace(BATCHES, requests_per_second=0.0), replace(STREAMS, streams_per_second=0.0)]
+)
+def test_busy_machine_on_which_nothing_is_on_time_blames_no_model(measured):
+    assert "measure again" in report.next_step(replace(TRIAL, busy=3.0, measured=measured))
+
+
+def test_busy_machine_is_named_before_anything_else():
+    first = next(report.lines(replace(TRIAL, busy=3.0)))
+    assert "3 processes per CPU" in first
+    assert "3 processes per CPU" in report.document(replace(TRIAL, busy=3.0))["notes"][0]
+
+
 def test_answer_with_control_characters_is_shown_printable():
     assert report.shown(b"\x1b[2J\x00" * 200).isprintable()
 
@@ -90,6 +106,7 @@ def test_answer_with_control_characters_is_shown_printable():
         ({"ceiling": 8}, "at most 8 at a time"),
         ({"measured": STREAMS}, "32 streams in each of 2 workers"),
         ({"measured": STREAMS}, "12.3 streams/s on time"),
+        ({"measured": STREAMS}, "the 0.8 starts beside it 8 ms, of 50ms"),
         ({"measured": replace(STREAMS, streams_per_second=0.0)}, "rate      none"),
     ],
 )
@@ -120,6 +137,8 @@ def test_promise_is_what_the_watchdog_exports_and_no_more_than_its_cores_allow()
         ({}, "", "set slo_latency and slo_interval"),
         ({"closed": True}, "stack.yml", "start and step in place of the generator"),
         ({"steps": (Cost(1, 0.01), Cost(2, 0.02))}, "stack.yml", "joining hardly pays"),
+        ({"start_seconds": 0.05}, "stack.yml", "prefills all its events together"),
+        ({"start_seconds": 0.05, "starts": (Cost(1, 0.01), Cost(2, 0.011))}, "stack.yml", "deploy it: "),
     ],
 )
 def test_next_step_of_a_function_that_streams_follows_from_what_was_measured(changed, slo_from, words):

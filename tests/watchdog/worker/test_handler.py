@@ -375,6 +375,21 @@ def test_handler_blames_the_client_for_its_request(load, handler, result, status
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "def handle(event, context):\n    return event.json()\n",
+        "def parse(event):\n    return int(event.body)\ndef handle(number, context):\n    return number\n",
+        "def handle(event, context):\n    return 1 / len(event.body)\n",
+    ],
+)
+def test_browser_at_the_functions_url_is_told_how_to_send_a_body(load, source):
+    function = load(source)
+    browser = Event(wire.request_header_block(b"GET", b"/", []), b"")
+    assert b"curl" in function.one(browser).body
+    assert b"curl" not in function.one(event(b"")).body
+
+
+@pytest.mark.parametrize(
     "read", ["e.json()", "e.body if e.body != b'{' else (_ for _ in ()).throw(BadRequest('no', e))"]
 )
 def test_batch_runs_again_without_the_event_that_a_bad_request_names(load, read):
