@@ -1,4 +1,4 @@
-"""Imports the function's own files, and defines the event that their functions receive.
+"""Imports the function's own files, and defines the event and the context that their functions receive.
 
 The worker processes import ``handler.py``, the watchdog itself only ``weight.py``. An event is that of
 python3-http, made from a request's header block and body.
@@ -6,6 +6,7 @@ python3-http, made from a request's header block and body.
 
 import importlib.util
 import json
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -83,6 +84,22 @@ def browser_hint(event: Event) -> str:
     if event.body or event.method != "GET":
         return ""
     return ". A GET has no body; to send one: curl --data-binary @FILE URL"
+
+
+class Context:
+    """The handler's second argument, and that of load(context)."""
+
+    __slots__ = ("device", "hostname", "model", "threads")
+
+    def __init__(self, threads: int, device: str) -> None:
+        self.hostname = socket.gethostname()
+        """python3-http's."""
+        self.model: Any = None
+        """The result of load()."""
+        self.threads = threads
+        """Threads that this worker's share of the CPUs is worth, for libraries with pools of their own."""
+        self.device = device
+        """``cuda`` or ``cpu``, as torch names the device of this worker."""
 
 
 class Fields(Mapping[str, str]):

@@ -7,7 +7,6 @@ Next step: ``serve`` sends the replies back.
 
 import inspect
 import os
-import socket
 import sys
 import time
 import traceback
@@ -19,7 +18,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from batching_watchdog.errors import BadRequest, HandlerNotLoaded, Poisoned
-from batching_watchdog.function import Event, browser_hint, explain, import_handler, trace_of
+from batching_watchdog.function import Context, Event, browser_hint, explain, import_handler, trace_of
 from batching_watchdog.logs import LineLimit, printable
 from batching_watchdog.messages import Crash, Failure, Reply
 from batching_watchdog.trace_context import parse_traceparent
@@ -34,22 +33,6 @@ CLIENT_LINES: Final = 1
 """Lines per second and worker for errors of clients."""
 SHOWN: Final = 500
 """Maximum characters of an error that a client or a line of the log shows."""
-
-
-class Context:
-    """The handler's second argument, and that of load(context)."""
-
-    __slots__ = ("device", "hostname", "model", "threads")
-
-    def __init__(self, threads: int, device: str) -> None:
-        self.hostname = socket.gethostname()
-        """python3-http's."""
-        self.model: Any = None
-        """The result of load()."""
-        self.threads = threads
-        """Threads that this worker's share of the CPUs is worth, for libraries with pools of their own."""
-        self.device = device
-        """``cuda`` or ``cpu``, as torch names the device of this worker."""
 
 
 @dataclass(frozen=True, slots=True)
