@@ -17,6 +17,8 @@ import magika
 import numpy as np
 import onnxruntime
 
+from batching_watchdog import Context, Event
+
 FOLDER = Path(magika.__file__).parent
 MODEL = FOLDER / "models" / "standard_v3_3"
 NO_MODEL = "unknown", "txt"
@@ -48,7 +50,7 @@ def example() -> bytes:
     return Path(__file__).read_bytes()
 
 
-def handle_batch(events: Sequence[Any], context: Any) -> list[dict[str, Any]]:
+def handle_batch(events: Sequence[Event], context: Context) -> list[dict[str, Any]]:
     """One answer per event, in order."""
     model: Model = context.model
     rows = [features(event.body, model.config) for event in events]
