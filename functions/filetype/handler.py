@@ -35,7 +35,7 @@ class Model:
 
 
 def load() -> Model:
-    """The model, once per worker."""
+    """The model."""
     options = onnxruntime.SessionOptions()
     # ONNX Runtime starts a thread for every core of the node, whatever the container's limit, unless told.
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))

@@ -106,7 +106,7 @@ class Stream:
 
 
 def load() -> Model:
-    """The model, once per worker."""
+    """The model."""
     torch.manual_seed(SEED)
     model = Model().eval()
     with torch.inference_mode():

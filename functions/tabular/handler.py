@@ -23,7 +23,7 @@ SEED = 1
 
 
 def load() -> nn.Module:
-    """The model, once per worker."""
+    """The model."""
     torch.manual_seed(SEED)
     return nn.Sequential(
         nn.Linear(FEATURES, HIDDEN),

@@ -26,7 +26,7 @@ DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) * 255
 
 
 def load() -> nn.Module:
-    """The model, once per worker."""
+    """The model."""
     torch.manual_seed(SEED)
     model: nn.Module = mobilenet_v3_small(weights=None).to(memory_format=torch.channels_last)
     spread(model)

@@ -40,7 +40,7 @@ class Encoder(nn.Module):
 
 
 def load() -> nn.Module:
-    """The model, once per worker."""
+    """The model."""
     torch.manual_seed(SEED)
     return Encoder().eval()
 
