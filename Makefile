@@ -62,6 +62,7 @@ lint: $(INSTALLED) ## Style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+	MYPYPATH=functions $(BIN)/mypy --explicit-package-bases functions/*/handler.py
 	$(BIN)/lint-imports
 
 format: $(INSTALLED) ## Put the code into its form

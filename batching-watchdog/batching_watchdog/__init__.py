@@ -10,7 +10,7 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 - ``shell``           connects requests, clock and workers: executes the engine's effects
 - ``engine`` [P]      every rule about a request: the queue, policies, service times, capacity
 - ``pool``            the watchdog's side of the workers, under gunicorn
-- ``function``        imports the function's own files; the event that they receive
+- ``function``        imports the function's own files; the event and the context that they receive
 - ``stacks``          the stacks that processes leave when they hang or crash
 - ``wire`` [P]        a batch <-> one frame
 - ``worker``          the model processes: serve frames with the function's handler
@@ -29,7 +29,8 @@ In the order in which a request meets them ([P] = pure: no I/O, no clock, no log
 """
 
 from batching_watchdog.errors import BadRequest
+from batching_watchdog.function import Context, Event
 from batching_watchdog.messages import Response, ServerSentEvent
 
-__all__ = ["BadRequest", "Response", "ServerSentEvent"]
+__all__ = ["BadRequest", "Context", "Event", "Response", "ServerSentEvent"]
 __version__ = "0.3.0"

@@ -1,4 +1,4 @@
-"""Imports the function's own files, and defines the event that their functions receive.
+"""Imports the function's own files, and defines the event and the context that their functions receive.
 
 The worker processes import ``handler.py``, the watchdog itself only ``weight.py``. An event is that of
 python3-http, made from a request's header block and body.
@@ -6,12 +6,14 @@ python3-http, made from a request's header block and body.
 
 import importlib.util
 import json
+import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl, unquote
 
 from batching_watchdog import wire
@@ -25,6 +27,14 @@ _NOT_THE_FUNCTIONS: Final = (
     "<frozen importlib",
 )
 """Prefixes of files whose frames precede the function's own."""
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"JSON has no {name}")
+
+
+# json.loads takes NaN and Infinity, which JSON has not; with an argument it makes a decoder for each call.
+_JSON: Final = json.JSONDecoder(parse_constant=_not_json)
 
 
 class Event:
@@ -64,7 +74,7 @@ class Event:
     def json(self) -> Any:
         """The body as JSON. Raises ``BadRequest``, a ``ValueError``, if it is not: this request gets 400."""
         try:
-            return json.loads(self.body)
+            return _JSON.decode(self.body.decode(json.detect_encoding(self.body), "surrogatepass"))
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body is not JSON: {error}{browser_hint(self)}", self) from error
 
@@ -83,6 +93,22 @@ def browser_hint(event: Event) -> str:
     if event.body or event.method != "GET":
         return ""
     return ". A GET has no body; to send one: curl --data-binary @FILE URL"
+
+
+class Context:
+    """The handler's second argument, and that of load(context)."""
+
+    __slots__ = ("device", "hostname", "model", "threads")
+
+    def __init__(self, threads: int, device: str) -> None:
+        self.hostname = socket.gethostname()
+        """python3-http's."""
+        self.model: Any = None
+        """The result of load()."""
+        self.threads = threads
+        """Threads that this worker's share of the CPUs is worth, for libraries with pools of their own."""
+        self.device = device
+        """``cuda`` or ``cpu``, as torch names the device of this worker."""
 
 
 class Fields(Mapping[str, str]):
@@ -187,14 +213,25 @@ def _imported(folder: Path, name: str) -> ModuleType:
 
 def explain(what: str, error: BaseException) -> str:
     """Return one line: the failed step, the place in the function's code, and its own error."""
-    frames = traceback.extract_tb(_from_the_function(error.__traceback__))
-    own = [frame for frame in frames if Path(frame.filename).parent == Path(frames[0].filename).parent]
-    where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    file, line_number = own_place(error)
+    where = f" ({file}, line {line_number})" if file else ""
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}, line {error.lineno})"
         error = SyntaxError(error.msg)
     (line, *more) = traceback.format_exception_only(error)[0].splitlines()
     return f"{what} failed: {line}{' ...' if more else ''}{where}"
+
+
+def own_place(error: BaseException) -> tuple[str, int]:
+    """Return file and line of the last frame in the function's own folder; an empty file without one."""
+    package, frames, place = sys.modules.get("function"), error.__traceback__, ("", 0)
+    folder = package.__path__[0] if package else ""
+    while frames is not None:
+        file = frames.tb_frame.f_code.co_filename
+        if os.path.dirname(file) == folder:
+            place = file, frames.tb_lineno
+        frames = frames.tb_next
+    return place
 
 
 def trace_of(error: BaseException) -> str:

@@ -11,7 +11,8 @@
         assert (first.status, first.json()) == (200, {"y": 1})
 
 The worker is production's own (``worker.serve``), in a process of its own, so one test run may try several
-functions. It has no queue in front of it, so the test decides which requests share a batch.
+functions. It has no queue in front of it, so the test decides which requests share a batch. With
+``in_process=True`` the test's process is the worker, where a debugger and coverage see the handler.
 """
 
 import json
@@ -23,11 +24,12 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+from unittest.mock import patch
 
 from batching_watchdog import wire
 from batching_watchdog.app import configured
@@ -35,11 +37,14 @@ from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed, WorkerDied
 from batching_watchdog.folder import find
 from batching_watchdog.front.streams import whole
-from batching_watchdog.function import Fields
+from batching_watchdog.function import Event, Fields
 from batching_watchdog.logs import printable
-from batching_watchdog.messages import Crash, Failure, Reply
+from batching_watchdog.messages import Crash, Failure, Output, Reply
 from batching_watchdog.pool.child import worker_environment
 from batching_watchdog.pool.supervisor import gunicorn_command, new_folder
+from batching_watchdog.worker.devices import device, threads
+from batching_watchdog.worker.handler import Handler
+from batching_watchdog.worker.streams import RunningStreams
 
 POLL_SECONDS: Final = 0.02
 """Between two tries to connect to the worker that starts."""
@@ -63,20 +68,25 @@ class Answer:
 class Function:
     """The function in a folder, with one worker process from its first request until the test run ends."""
 
-    def __init__(self, folder: str | Path, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, folder: str | Path, environ: Mapping[str, str] = os.environ, *, in_process: bool = False
+    ) -> None:
         """``folder`` has handler.py. Settings come from ``environ``, then from the stack file above.
 
-        Raises ``HandlerNotLoaded`` if there is no handler.py, ``ConfigError`` for a bad setting.
+        ``in_process``: load and run the handler in this process, for a debugger and coverage. Functions then
+        share their modules by name, and no time limit holds. Raises ``HandlerNotLoaded`` if there is no
+        handler.py, ``ConfigError`` for a bad setting.
         """
         own = {"workers": "1", "preload": "false"}
         self._environ = find(Path(folder), own, environ).environ
         self._config = configured(self._environ)
-        self._worker: _Worker | None = None
+        self._in_process = in_process
+        self._worker: _WorkerProcess | _InProcess | None = None
 
     @property
     def examples(self) -> Sequence[bytes]:
         """The bodies that the handler's example() returns; none without one."""
-        return self._started().handshake.examples
+        return self._started().examples
 
     def call(
         self, body: bytes, *, method: str = "POST", path: str = "/", headers: Mapping[str, str] | None = None
@@ -119,30 +129,68 @@ class Function:
             return []
         worker = self._started()
         try:
-            if worker.handshake.streams:
+            if worker.streams:
                 return self._streamed(worker, requests)
             outcome = worker.serve(requests)
         except WorkerDied:
             self.close()
             raise
         if isinstance(outcome, Crash):
+            _show(Failure(f"handler error: a batch of {len(requests)} requests failed", outcome.error))
             half = (len(requests) + 1) // 2
             return self._served(requests[:half]) + self._served(requests[half:])
         return outcome
 
-    def _streamed(self, worker: "_Worker", requests: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
-        replies = worker.stream(requests)
+    def _streamed(
+        self, worker: "_WorkerProcess | _InProcess", requests: Sequence[tuple[bytes, bytes]]
+    ) -> list[Reply]:
+        pieces: list[list[Reply]] = [[] for _ in requests]
+        for output in worker.stream(requests):
+            if output.reply is not None:
+                pieces[output.stream].append(output.reply)
+        replies = [whole(*request, sent) for request, sent in zip(requests, pieces, strict=True)]
         if any(reply.failed for reply in replies):
             self.close()  # a step that fails ends the worker
         return replies
 
-    def _started(self) -> "_Worker":
+    def _started(self) -> "_WorkerProcess | _InProcess":
         if self._worker is None:
-            self._worker = _Worker(self._config, self._environ)
+            kind = _InProcess if self._in_process else _WorkerProcess
+            self._worker = kind(self._config, self._environ)
         return self._worker
 
 
-class _Worker:
+class _InProcess:
+    """The handler in this process."""
+
+    def __init__(self, _config: Config, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        with patch.dict(os.environ, environ):
+            self._handler = Handler(environ["function_path"], threads=threads(), device=device())
+        self._handler.report = _show
+        self.examples = self._handler.examples
+        self.streams = self._handler.stream is not None
+
+    def serve(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply] | Crash:
+        """Return the replies to one batch, or how it failed as a whole."""
+        with patch.dict(os.environ, self._environ):
+            return self._handler.serve([Event(head, body) for head, body in requests])
+
+    def stream(self, requests: Sequence[tuple[bytes, bytes]]) -> Iterable[Output]:
+        """Yield the outputs of requests whose streams start together."""
+        streams = RunningStreams(self._handler)
+        for stream, (head, body) in enumerate(requests):
+            streams.join(stream, Event(head, body))
+        while streams:
+            with patch.dict(os.environ, self._environ):
+                outputs = streams.iterate().outputs
+            yield from outputs
+
+    def stop(self) -> None:
+        """Do nothing: there is no process to end."""
+
+
+class _WorkerProcess:
     """A worker process under gunicorn, and the connection to it."""
 
     def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
@@ -172,6 +220,7 @@ class _Worker:
             self.stop()
             sys.stderr.write(f"{printable(self.handshake.trace)}\n")
             raise HandlerNotLoaded(self.handshake.error, self.handshake.trace)
+        self.examples, self.streams = self.handshake.examples, self.handshake.streams
         self._config, self._limit = config, "load_timeout"
         connection.settimeout(config.load_timeout)
 
@@ -184,32 +233,27 @@ class _Worker:
             if header.kind is wire.Kind.FAILURE:
                 _show(wire.decode_failure(header, data))
             elif header.kind is wire.Kind.CRASH:
-                crash = wire.decode_crash(header, data)
-                _show(Failure(f"handler error: a batch of {len(requests)} requests failed", crash.error))
                 self._ran()
-                return crash
+                return wire.decode_crash(header, data)
             else:
                 self._ran()
                 return wire.decode_replies(header, data)[0]
 
-    def stream(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Reply]:
-        """Return the whole answers to requests whose streams start together."""
+    def stream(self, requests: Sequence[tuple[bytes, bytes]]) -> Iterator[Output]:
+        """Yield the outputs of requests whose streams start together."""
         join = [(stream, *request) for stream, request in enumerate(requests)]
         with suppress(OSError):  # its end shows when reading
             self._connection.sendall(b"".join(wire.encode_join(join)))
-        pieces: list[list[Reply]] = [[] for _ in requests]
         left = len(requests)
         while left:
             header, data = self._frame()
             if header.kind is wire.Kind.FAILURE:
                 _show(wire.decode_failure(header, data))
                 continue
-            for output in wire.decode_iteration(header, data).outputs:
-                if output.reply is not None:
-                    pieces[output.stream].append(output.reply)
-                left -= output.done
+            outputs = wire.decode_iteration(header, data).outputs
+            left -= sum(output.done for output in outputs)
             self._ran()
-        return [whole(*request, sent) for request, sent in zip(requests, pieces, strict=True)]
+            yield from outputs
 
     def _frame(self) -> tuple[wire.FrameHeader, memoryview]:
         header = wire.decode_header(self._read(wire.HEADER_SIZE))

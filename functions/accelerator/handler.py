@@ -17,14 +17,15 @@ import os
 import time
 import zlib
 from collections.abc import Sequence
-from typing import Any
+
+from batching_watchdog import Context, Event
 
 SLOWDOWN = float(os.environ.get("device_slowdown", "1"))
 SECONDS_PER_BATCH = 0.008 * SLOWDOWN
 SECONDS_PER_ITEM = 0.0005 * SLOWDOWN
 
 
-def handle_batch(events: Sequence[Any], context: Any) -> list[dict[str, int]]:
+def handle_batch(events: Sequence[Event], context: Context) -> list[dict[str, int]]:
     """One answer per event, in order, after the time that the device would take."""
     time.sleep(service_seconds(len(events)))
     return [{"checksum": zlib.crc32(event.body), "bytes": len(event.body)} for event in events]

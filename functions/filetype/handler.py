@@ -17,6 +17,8 @@ import magika
 import numpy as np
 import onnxruntime
 
+from batching_watchdog import Context, Event
+
 FOLDER = Path(magika.__file__).parent
 MODEL = FOLDER / "models" / "standard_v3_3"
 NO_MODEL = "unknown", "txt"
@@ -33,7 +35,7 @@ class Model:
 
 
 def load() -> Model:
-    """The model, once per worker."""
+    """The model."""
     options = onnxruntime.SessionOptions()
     # ONNX Runtime starts a thread for every core of the node, whatever the container's limit, unless told.
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
@@ -48,7 +50,7 @@ def example() -> bytes:
     return Path(__file__).read_bytes()
 
 
-def handle_batch(events: Sequence[Any], context: Any) -> list[dict[str, Any]]:
+def handle_batch(events: Sequence[Event], context: Context) -> list[dict[str, Any]]:
     """One answer per event, in order."""
     model: Model = context.model
     rows = [features(event.body, model.config) for event in events]

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from batching_watchdog import Context, Event
+
 CHARACTERS = "".join(map(chr, range(32, 127)))
 END = len(CHARACTERS)
 WIDTH, HEADS, LAYERS = 256, 4, 2
@@ -54,7 +56,8 @@ class Block(nn.Module):
             )
             begin = end
         rows = rows + self.out(torch.cat(attended, 1).transpose(0, 1).reshape(len(rows), WIDTH))
-        return rows + self.mlp(self.before_mlp(rows))
+        added: Tensor = self.mlp(self.before_mlp(rows))
+        return rows + added
 
 
 class Model(nn.Module):
@@ -103,7 +106,7 @@ class Stream:
 
 
 def load() -> Model:
-    """The model, once per worker."""
+    """The model."""
     torch.manual_seed(SEED)
     model = Model().eval()
     with torch.inference_mode():
@@ -116,7 +119,7 @@ def example() -> bytes:
     return b"It was a dark and stormy night; the rain fell in torrents"
 
 
-def parse(event: Any) -> str:
+def parse(event: Event) -> str:
     """The prompt of a request. Raises ``ValueError`` for none, or one that is too long."""
     prompt = str(event.body, "utf-8")
     if not 0 < len(prompt) <= LONGEST_PROMPT:
@@ -125,7 +128,7 @@ def parse(event: Any) -> str:
 
 
 @torch.inference_mode()
-def start(prompts: Sequence[str], context: Any) -> list[Stream]:
+def start(prompts: Sequence[str], context: Context) -> list[Stream]:
     """One state per prompt, which is cached up to its last character."""
     states = [Stream(prompt) for prompt in prompts]
     longer = [stream for stream in states if len(stream.new) > 1]
@@ -138,7 +141,7 @@ def start(prompts: Sequence[str], context: Any) -> list[Stream]:
 
 
 @torch.inference_mode()
-def step(states: Sequence[Stream], context: Any) -> list[tuple[Any, bool]]:
+def step(states: Sequence[Stream], context: Context) -> list[tuple[Any, bool]]:
     """One character of each stream, and whether it has ended."""
     characters = [
         stream.take(row) for stream, row in zip(states, context.model(states).tolist(), strict=True)

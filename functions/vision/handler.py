@@ -2,18 +2,19 @@
 
 The body is one image: 224 x 224 pixels x 3 channels (red, green, blue), one byte each, 150,528 bytes in all.
 The answer is the class with the best score of 1,000: {"class": 417, "score": 0.93}. A body of another length
-is answered 400 and leaves the rest of its batch alone.
+is its client's 400, and the model never sees it.
 
 The weights are random, from a fixed seed: there is nothing to download, and the classes mean nothing. On a
 CPU batches of more than a few images save nothing per image: the watchdog has to find that out by itself.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small
+
+from batching_watchdog import Context, Event
 
 SIDE = 224
 BODY_BYTES = SIDE * SIDE * 3
@@ -25,9 +26,9 @@ DEVIATION = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) * 255
 
 
 def load() -> nn.Module:
-    """The model, once per worker."""
+    """The model."""
     torch.manual_seed(SEED)
-    model = mobilenet_v3_small(weights=None).to(memory_format=torch.channels_last)
+    model: nn.Module = mobilenet_v3_small(weights=None).to(memory_format=torch.channels_last)
     spread(model)
     return model.eval()
 
@@ -38,17 +39,18 @@ def example() -> bytes:
     return bytes(pixels.tolist())
 
 
+def parse(event: Event) -> bytes:
+    """The pixels of a request. Raises ``ValueError`` for a body that is not an image."""
+    if len(event.body) != BODY_BYTES:
+        rule = f"the body must be {BODY_BYTES} bytes: {SIDE} x {SIDE} pixels x 3 channels of one byte"
+        raise ValueError(f"{rule}; it has {len(event.body)}")
+    return event.body
+
+
 @torch.inference_mode()
-def handle_batch(events: Sequence[Any], context: Any) -> list[Any]:
-    """One answer per event, in order."""
-    bodies = [event.body for event in events if len(event.body) == BODY_BYTES]
-    answers = iter(classify(context.model, bodies) if bodies else ())
-    return [next(answers) if len(event.body) == BODY_BYTES else wrong_length(event.body) for event in events]
-
-
-def classify(model: nn.Module, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
+def handle_batch(images: Sequence[bytes], context: Context) -> list[dict[str, float | int]]:
     """The best class of each image, in one forward for all."""
-    best, classes = model(normalize(bodies)).softmax(dim=1).max(dim=1)
+    best, classes = context.model(normalize(images)).softmax(dim=1).max(dim=1)
     return [{"class": c, "score": s} for c, s in zip(classes.tolist(), best.tolist(), strict=True)]
 
 
@@ -63,12 +65,6 @@ def normalize(bodies: Sequence[bytes]) -> Tensor:
     return images.float().sub_(MEAN).div_(DEVIATION)
 
 
-def wrong_length(body: bytes) -> dict[str, Any]:
-    """The answer to a body that is not an image."""
-    rule = f"the body must be {BODY_BYTES} bytes: {SIDE} x {SIDE} pixels x 3 channels of one byte"
-    return {"statusCode": 400, "body": {"error": f"{rule}; it has {len(body)}"}}
-
-
 @torch.no_grad()
 def spread(model: nn.Module) -> None:
     """Make random weights answer differently to different images, as trained ones would.
@@ -80,4 +76,5 @@ def spread(model: nn.Module) -> None:
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # take the statistics of the next forward as they are
     model.train()(torch.randn(8, 3, SIDE, SIDE))
-    nn.init.normal_(model.classifier[-1].weight, std=0.05)
+    *_, last = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
+    nn.init.normal_(last.weight, std=0.05)

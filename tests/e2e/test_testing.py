@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,13 +45,15 @@ def written(tmp_path):
     """Return the function with this handler."""
     functions = []
 
-    def write(handler: str, name: str = "fn", **settings: str) -> Function:
-        (tmp_path / name).mkdir()
+    def write(handler: str, name: str = "fn", *, in_process: bool = False, **settings: str) -> Function:
+        (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "handler.py").write_text(handler)
-        functions.append(Function(tmp_path / name, {**os.environ, **settings}))
+        functions.append(Function(tmp_path / name, {**os.environ, **settings}, in_process=in_process))
         return functions[-1]
 
+    path = list(sys.path)
     yield write
+    sys.path[:] = path
     for function in functions:
         function.close()
 
@@ -148,6 +153,63 @@ def test_batch_of_a_generator_gets_whole_answers(written):
         "def handle_batch(events, context):\n    for n in range(2):\n        yield [n] * len(events)\n"
     )
     assert [answer.body for answer in function.batch([b"", b""])] == [b"0\n1\n"] * 2
+
+
+@pytest.mark.parametrize(
+    ("handler", "bodies"), [(SQUARES, (b"2", b"7", b"x")), (STREAMS, (b"a", b"wild", b"bcd"))]
+)
+def test_function_in_process_answers_as_a_worker_does(written, handler, bodies):
+    expected, answers = (written(handler, in_process=here).batch(bodies) for here in (False, True))
+    assert answers == expected
+
+
+def test_response_of_parse_is_the_whole_answer_of_a_function_that_streams(written):
+    parse = """
+from batching_watchdog import Response
+
+def parse(event):
+    return event if event.method == "POST" else Response({"a": 1}, headers={"X-Own": "1"})
+"""
+    answer = written(STREAMS + parse, in_process=True).call(b"", method="GET")
+    assert (answer.status, answer.body) == (200, b'{"a":1}')
+    assert (answer.headers["Content-Type"], answer.headers["X-Own"]) == ("application/json", "1")
+
+
+def test_function_in_process_runs_here_with_the_settings_of_its_worker(written):
+    handler = """
+import os
+
+OWN = os.environ["own"]
+
+def handle(event, context):
+    return [os.getpid(), OWN, os.environ["own"]]
+"""
+    function = written(handler, in_process=True, own="value")
+    assert function.call(b"").json() == [os.getpid(), "value", "value"]
+    assert "own" not in os.environ
+
+
+def test_coverage_counts_the_lines_of_a_function_in_process(tmp_path):
+    (tmp_path / "fn").mkdir()
+    (tmp_path / "fn/handler.py").write_text("def handle(event, context):\n    return event.body or 1 / 0\n")
+    (tmp_path / "fn/handler_test.py").write_text(
+        "from pathlib import Path\n"
+        "from batching_watchdog.testing import Function\n"
+        "def test_echo():\n"
+        "    assert Function(Path(__file__).parent, in_process=True).call(b'x').body == b'x'\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--cov=fn",
+        "--cov-report=term",
+        "-p",
+        "no:cacheprovider",
+        "fn",
+    ]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert re.search(r"fn/handler\.py +2 +0 +100%", result.stdout), result.stdout + result.stderr
 
 
 def test_two_functions_in_one_run_are_each_their_own(written):

@@ -45,6 +45,15 @@ def as_alone(function: Function, bodies: list[bytes], key: str | None) -> None:
         assert flat(batched) == pytest.approx(flat(alone), rel=1e-3)
 
 
+def refuses(function: Function, *bodies: bytes) -> None:
+    """Check that each of these bodies is its client's error, also beside a good one."""
+    *refused, served = function.batch(
+        [b"", b"junk", b"{}", b"7", b'{"a": 1}', *bodies, *function.examples[:1]]
+    )
+    assert [answer.status for answer in refused] == [400] * len(refused)
+    assert served.status == 200
+
+
 def flat(numbers):
     return [each for one in numbers for each in flat(one)] if isinstance(numbers, list) else [numbers]
 
@@ -69,6 +78,7 @@ def test_onnx_runtime(recipe):
     function = recipe("onnx", model)
     as_alone(function, [json.dumps({"x": [row, 1, 2, 3]}).encode() for row in range(5)], "y")
     assert function.call(b'{"x": [1, 0, 0, 0]}').json() == {"y": [0.0, 1.0]}
+    refuses(function, b'{"x": [1, 2, 3]}', b'{"x": null}')
 
 
 def test_hugging_face(recipe):
@@ -88,6 +98,7 @@ def test_hugging_face(recipe):
     as_alone(
         function, [b'{"inputs": ["fine"]}', b'{"inputs": ["so good", "it was not so good as far"]}'], "scores"
     )
+    refuses(function, b'{"inputs": []}', b'{"inputs": "fine"}', b'{"inputs": ["fine", null]}')
 
 
 def test_images(recipe):
@@ -101,6 +112,7 @@ def test_images(recipe):
 
     function = recipe("image", model)
     as_alone(function, list(function.examples), "score")
+    refuses(function, function.examples[0][:500])
 
 
 def test_rows(recipe):
@@ -108,6 +120,18 @@ def test_rows(recipe):
     function = recipe("rows")
     as_alone(function, [b"[[1, 2, 3, 4]]", b"[[1, 1, 1, 1], [2, 2, 2, 2], [3, 3, 3, 3]]"], None)
     assert len(function.call(b"[[1, 2, 3, 4], [1, 1, 1, 1]]").json()) == 2
+    refuses(function, b"[[1, 2, 3]]", b"[[1, 2, 3, 4], [1]]", b'["a"]')
+
+
+def test_pydantic(recipe):
+    pytest.importorskip("torch")
+    function = recipe("pydantic")
+    as_alone(function, [b'{"x": [1, 2, 3, 4]}', b'{"x": [0, 0, 0, 1]}'], "y")
+    refuses(function, b'{"x": [1, 2, 3]}', b'{"x": [1, 2, 3, NaN]}')
+    (error,) = function.call(b'{"x": [1, 2, "a", 4]}').json()["errors"]
+    assert error["path"] == "$.x[2]"
+    schema = function.call(b"", method="GET", path="/_/schema")
+    assert (schema.status, schema.json()["properties"]["x"]["minItems"]) == (200, 4)
 
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Once upon"}]}

@@ -7,7 +7,6 @@ Next step: ``serve`` sends the replies back.
 
 import inspect
 import os
-import socket
 import sys
 import time
 import traceback
@@ -19,37 +18,28 @@ from types import ModuleType
 from typing import Any, Final
 
 from batching_watchdog.errors import BadRequest, HandlerNotLoaded, Poisoned
-from batching_watchdog.function import Event, browser_hint, explain, import_handler, trace_of
+from batching_watchdog.function import (
+    Context,
+    Event,
+    browser_hint,
+    explain,
+    import_handler,
+    own_place,
+    trace_of,
+)
 from batching_watchdog.logs import LineLimit, printable
-from batching_watchdog.messages import Crash, Failure, Reply
+from batching_watchdog.messages import Crash, Failure, Reply, Response
 from batching_watchdog.trace_context import parse_traceparent
 from batching_watchdog.worker.generator import closed_batches
-from batching_watchdog.worker.results import FAILED, TEXT, encode, with_status
+from batching_watchdog.worker.results import FAILED, encode, first_line, refusal, text_of, with_status
 
 _NO_BATCH: Final = (dict, str, bytes)
 """Types that have a length and yet are the result of one request."""
-_BAD_INPUT: Final = (ValueError, TypeError, LookupError)
-"""Errors of parse() that blame the client, besides Pillow's and those that say so themselves."""
+_OF_THE_MACHINE: Final = (MemoryError, ImportError, NameError, ConnectionError, TimeoutError)
+"""Errors of parse() that blame the function, as does an ``OSError`` with an errno. All others are of the
+input, which may make a reader raise anything."""
 CLIENT_LINES: Final = 1
 """Lines per second and worker for errors of clients."""
-SHOWN: Final = 500
-"""Maximum characters of an error that a client or a line of the log shows."""
-
-
-class Context:
-    """The handler's second argument, and that of load(context)."""
-
-    __slots__ = ("device", "hostname", "model", "threads")
-
-    def __init__(self, threads: int, device: str) -> None:
-        self.hostname = socket.gethostname()
-        """python3-http's."""
-        self.model: Any = None
-        """The result of load()."""
-        self.threads = threads
-        """Threads that this worker's share of the CPUs is worth, for libraries with pools of their own."""
-        self.device = device
-        """``cuda`` or ``cpu``, as torch names the device of this worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,18 +146,23 @@ class Handler:
                 replies.update(zip(part, outcome, strict=True))
         return [replies[event] for event in events]
 
-    def inputs(self, events: Sequence[Event], refused: dict[Event, Reply]) -> Sequence[Any]:
-        """Return what the function gets for these events; those on which parse() raises get their reply."""
+    def inputs(self, events: Sequence[Event], answered: dict[Event, Reply]) -> Sequence[Any]:
+        """Return what the function gets for events; those that parse() answers, or fails on, get a reply."""
         self._pid = os.getpid()
         if self._parse is None:
             return events
         inputs = []
         for event in events:
             try:
-                inputs.append(self._parse(event))
+                given = self._parse(event)
             except BaseException as error:  # a handler may raise anything
                 self._leave_if_forked()
-                refused[event] = self.error(error, event, parsing=True)
+                answered[event] = self.error(error, event, parsing=True)
+            else:
+                if isinstance(given, Response):
+                    answered[event] = self.reply(given, event)
+                else:
+                    inputs.append(given)
         return inputs
 
     def _run(self, inputs: Mapping[Event, Any]) -> list[Reply] | Crash:
@@ -247,7 +242,7 @@ class Handler:
         """Return the reply to a handler's result (the watchdog's README, "The handler")."""
         try:
             if isinstance(result, BaseException):
-                return self.error(result, event, shown=f"{result}\n".encode())
+                return self.error(result, event, shown=text_of(result))
             return encoded(result)
         except BaseException as error:  # a result's own methods may raise anything
             self._leave_if_forked()
@@ -263,26 +258,30 @@ class Handler:
         """
         _end_if_poisoned(error)
         with suppress(Exception):  # it cannot be sent
+            text = _one_line(error)
             if isinstance(error, BadRequest):
                 reply = encode(error)
-            elif parsing and _blames_client(error):
-                reply = Reply(400, TEXT, f"{_first_line(error)}{browser_hint(event)}\n".encode())
+            elif parsing and not hasattr(error, "get_response") and _blames_client(error):
+                file, line = own_place(error)
+                place = f" ({Path(file).name}, line {line})" if file else ""
+                reply = refusal(error, f"{text}{place}{browser_hint(event)}")
+                text = first_line(reply.body.decode())
             else:  # Flask's abort() raises what has it
                 reply = encode(error.get_response())  # type: ignore[attr-defined]
             if 400 <= reply.status < 500:
-                self._log_client_error(error, reply.status, event)
+                self._log_client_error(text, reply.status, event)
                 return reply._replace(client_error=True)
             return reply
         hinted = shown.rstrip() + browser_hint(event).encode() + b"\n"
         return self.failure(trace_of(error), event)._replace(body=hinted)
 
-    def _log_client_error(self, error: BaseException, status: int, event: Event) -> None:
+    def _log_client_error(self, text: str, status: int, event: Event) -> None:
         left_out = self._client_lines.admit(time.monotonic())
         if left_out is not None:
             named, call_id, trace_id = _named(event)
             more = f" ({left_out} more such lines were left out)" if left_out else ""
-            text = f"client error: {named}: {status}, {_first_line(error)}{more}"
-            self.report(Failure(text, "", call_id, trace_id, client_error=True))
+            line = f"client error: {named}: {status}, {text}{more}"
+            self.report(Failure(line, "", call_id, trace_id, client_error=True))
 
     def failure(self, trace: str, event: Event) -> Reply:
         """Return status 500 for one event. The trace goes to the log, never to the client."""
@@ -343,17 +342,19 @@ def _takes_event(parse: Any) -> bool:
 
 
 def _blames_client(error: BaseException) -> bool:
-    """Return whether an error of parse() is one of reading input: the client's, not the function's."""
-    # Pillow raises a plain OSError for an image that ends too early.
-    short_image = type(error) is OSError and error.errno is None
-    pillows = type(error).__module__.partition(".")[0] == "PIL"
-    return short_image or pillows or isinstance(error, _BAD_INPUT)
+    """Return whether an error of parse() is the client's."""
+    if isinstance(error, OSError) and error.errno is not None:  # Pillow's and gzip's have none
+        return False
+    of_the_machine = isinstance(error, _OF_THE_MACHINE) or is_out_of_memory(error)
+    return isinstance(error, Exception) and not of_the_machine
 
 
-def _first_line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """Return the error in one line, without the traceback."""
-    text = str(error) if isinstance(error, BadRequest) else traceback.format_exception_only(error)[0]
-    return text.partition("\n")[0][:SHOWN]
+    if isinstance(error, BadRequest):
+        return first_line(str(error))
+    lines = traceback.format_exception_only(error)
+    return first_line(lines[-1] if isinstance(error, SyntaxError) else lines[0])
 
 
 def _stream_functions(module: ModuleType) -> StreamFunctions | None:

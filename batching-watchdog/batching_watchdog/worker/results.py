@@ -6,8 +6,11 @@ function, and answers for its errors.
 
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final
 
 from batching_watchdog import wire
@@ -22,6 +25,13 @@ FAILED: Final = Reply(
     failed=True,
 )
 _RESPONSE_KEYS: Final = frozenset(("statusCode", "body", "headers"))
+SHOWN: Final = 500
+"""Maximum characters of an error that a client or a line of the log shows."""
+MAX_FIELDS: Final = 20
+"""Fields that the answer to a request names: a body may have thousands that are wrong."""
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+_WITH_PATH: Final = re.compile(r"(.*) - at `(\$.*)`", re.DOTALL)
+"""What msgspec raises."""
 _STATUSES: Final = frozenset(status.value for status in HTTPStatus if status >= 200)
 
 
@@ -41,7 +51,7 @@ def encode(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of resu
     if isinstance(result, BadRequest):
         return encode(result.args[0])._replace(status=400, client_error=True)
     if isinstance(result, BaseException):
-        return FAILED._replace(body=f"{result}\n".encode())
+        return FAILED._replace(body=text_of(result))
     if isinstance(result, dict) and _is_response(result):
         headers = result.get("headers") or {}
         return _reply(result.get("body"), result.get("statusCode", 200), headers)
@@ -62,11 +72,18 @@ def encode_piece(piece: Any) -> Reply:
     if isinstance(piece, ServerSentEvent):
         marks = wire.mark("event", piece.event) + (wire.mark("id", piece.id) if piece.id else b"")
         reply = encode(piece.data)
-    else:
-        reply = encode(piece)
-        # An error leaves as it is, without a stream around it.
-        marks = wire.mark("own", "") if reply.status < 400 and _names_type(piece) else b""
-    return reply._replace(header_block=marks + reply.header_block)
+        return reply._replace(header_block=marks + reply.header_block)
+    reply = encode(piece)
+    return as_it_is(reply) if _names_type(piece) else reply
+
+
+def as_it_is(reply: Reply) -> Reply:
+    """Return the reply as a first piece that leaves without a stream around it, as an error does anyway."""
+    return (
+        reply
+        if reply.status >= 400
+        else reply._replace(header_block=wire.mark("own", "") + reply.header_block)
+    )
 
 
 def _names_type(piece: Any) -> bool:
@@ -95,6 +112,37 @@ def _reply(body: Any, status: Any, headers: Any) -> Reply:
     if not any(str(name).lower() == "content-type" for name, _ in pairs):
         lines.insert(0, reply.header_block)
     return reply._replace(status=status, header_block=b"".join(lines))
+
+
+def refusal(error: BaseException, text: str) -> Reply:
+    """Return the 400 for an error of reading a request: the fields that it names as JSON, or ``text``."""
+    fields: list[dict[str, str]] = []
+    with suppress(Exception):  # an error may have such attributes and mean something else
+        named = islice(_fields(error), MAX_FIELDS)
+        fields = [{"path": path, "message": first_line(message)} for path, message in named]
+    return encode({"errors": fields} if fields else f"{text}\n")._replace(status=400)
+
+
+def _fields(error: Any) -> Iterator[tuple[str, str]]:
+    """Yield path and message of each field that an error of pydantic, jsonschema or msgspec names."""
+    if hasattr(error, "errors"):
+        for field in error.errors():
+            keys = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in field["loc"])
+            yield f"${''.join(keys)}", field["msg"]
+    elif hasattr(error, "json_path"):
+        yield error.json_path, error.message
+    elif match := _WITH_PATH.fullmatch(str(error)):
+        yield match[2], match[1]
+
+
+def text_of(error: BaseException) -> bytes:
+    """Return the body of an answer that shows ``error``."""
+    return f"{_ADDRESS.sub('', str(error))}\n".encode()
+
+
+def first_line(text: str) -> str:
+    """Return the first line of ``text`` without addresses of objects, up to ``SHOWN`` characters."""
+    return _ADDRESS.sub("", text.partition("\n")[0])[:SHOWN]
 
 
 def with_status(result: Any) -> Any:

@@ -29,13 +29,13 @@ from gunicorn.workers.base import Worker
 
 from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded, Poisoned
-from batching_watchdog.function import Event
+from batching_watchdog.function import Context, Event
 from batching_watchdog.launch import die_with_parent
 from batching_watchdog.machine import RunDelay
 from batching_watchdog.messages import DROPPED, Crash, Failure, Reply
 from batching_watchdog.stacks import stack_file, stack_folder
 from batching_watchdog.worker.devices import change_threads, device, take_devices, take_threads, threads
-from batching_watchdog.worker.handler import Context, Handler
+from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.streams import RunningStreams, measure
 
 HEARTBEAT_SECONDS: Final = 1.0

@@ -17,7 +17,7 @@ from batching_watchdog.function import Event
 from batching_watchdog.machine import RunDelay
 from batching_watchdog.messages import Iteration, Output, Reply
 from batching_watchdog.worker.handler import Handler, is_out_of_memory
-from batching_watchdog.worker.results import encode_piece
+from batching_watchdog.worker.results import as_it_is, encode_piece
 
 MEASURE_SECONDS: Final = 2.0
 """Time limit of measuring starts and steps with example() before a worker is ready, in seconds."""
@@ -196,13 +196,15 @@ class RunningStreams:
         )
 
     def _start(self, start: _Tried, joining: Mapping[int, Event], outputs: list[Output]) -> int:
-        """Start streams; return the number of those that parse() did not refuse."""
-        refused: dict[Event, Reply] = {}
-        inputs = self._handler.inputs(list(joining.values()), refused)
+        """Start streams; return the number of those that parse() did not answer."""
+        answered: dict[Event, Reply] = {}
+        inputs = self._handler.inputs(list(joining.values()), answered)
         outputs += [
-            Output(stream, refused[event], True) for stream, event in joining.items() if event in refused
+            Output(stream, as_it_is(answered[event]), True)
+            for stream, event in joining.items()
+            if event in answered
         ]
-        left = {stream: event for stream, event in joining.items() if event not in refused}
+        left = {stream: event for stream, event in joining.items() if event not in answered}
         states = start.results(inputs, list(left.values())) if left else []
         for (stream, event), state in zip(left.items(), states, strict=True):
             if isinstance(state, _Failed):

@@ -11,7 +11,7 @@ from typing import Any
 
 import generate
 
-from batching_watchdog import Response
+from batching_watchdog import Context, Event, Response
 
 load = generate.load
 
@@ -53,7 +53,7 @@ def example() -> bytes:
     return b'{"model": "chat", "stream": true, "messages": [{"role": "user", "content": "Once upon a time"}]}'
 
 
-def parse(event: Any) -> Question:
+def parse(event: Event) -> Question:
     """The question of a request. An error is the client's: 400."""
     body = event.json()
     said = "\n".join(f"{message['role']}: {message['content']}" for message in body["messages"])
@@ -63,13 +63,13 @@ def parse(event: Any) -> Question:
     return Question(said[-generate.LONGEST_PROMPT :], str(body["model"]), most, body.get("stream") is True)
 
 
-def start(questions: Sequence[Question], context: Any) -> list[Answer]:
+def start(questions: Sequence[Question], context: Context) -> list[Answer]:
     """One state per question."""
     streams = generate.start([question.prompt for question in questions], context)
     return [Answer(question, stream) for question, stream in zip(questions, streams, strict=True)]
 
 
-def step(answers: Sequence[Answer], context: Any) -> list[tuple[Any, bool]]:
+def step(answers: Sequence[Answer], context: Context) -> list[tuple[Any, bool]]:
     """One character of each answer that has not ended, and whether its client has got all."""
     running = [answer for answer in answers if answer.reason is None]
     results = generate.step([answer.stream for answer in running], context) if running else []

@@ -18,7 +18,7 @@ def load():
     return model.eval()
 
 
-def parse(event):  # an image that cannot be read is answered 400
+def parse(event):  # any error here is its client's: 400
     image = Image.open(io.BytesIO(event.body))
     image.draft("RGB", (SIDE, SIDE))
     return np.asarray(image.convert("RGB").resize((SIDE, SIDE)), dtype=np.float32)

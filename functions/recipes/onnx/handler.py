@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+INPUTS = 4
+
 
 def load(context):
     options = onnxruntime.SessionOptions()
@@ -12,9 +14,12 @@ def load(context):
     return onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), options)
 
 
-def handle_batch(events, context):
-    rows = np.array([event.json()["x"] for event in events], dtype=np.float32)
-    (answers,) = context.model.run(None, {"x": rows})  # once for all
+def parse(event):  # any error here is its client's: 400
+    return np.array(event.json()["x"], dtype=np.float32).reshape(INPUTS)
+
+
+def handle_batch(rows, context):
+    (answers,) = context.model.run(None, {"x": np.stack(rows)})  # once for all
     return [{"y": answer} for answer in answers]  # arrays are sent as lists
 
 

@@ -8,9 +8,12 @@ def load():
     return torch.nn.Linear(4, 1).eval()  # yours
 
 
+def parse(event):  # any error here is its client's: 400
+    return torch.tensor(event.json(), dtype=torch.float32).view(-1, 4)
+
+
 @torch.inference_mode()
-def handle_batch(events, context):
-    groups = [torch.tensor(event.json(), dtype=torch.float32).view(-1, 4) for event in events]
+def handle_batch(groups, context):
     answers = context.model(torch.cat(groups)).flatten().split([len(group) for group in groups])
     return list(answers)  # one list of numbers for each request
 

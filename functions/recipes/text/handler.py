@@ -12,10 +12,16 @@ def load():
     return AutoTokenizer.from_pretrained(folder), model
 
 
+def parse(event):  # any error here is its client's: 400
+    texts = event.json()["inputs"]
+    if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
+        raise ValueError("inputs must be a list of texts")
+    return texts
+
+
 @torch.inference_mode()
-def handle_batch(events, context):
+def handle_batch(groups, context):
     tokenizer, model = context.model
-    groups = [event.json()["inputs"] for event in events]
     texts = [text for group in groups for text in group]
     tokens = tokenizer(texts, padding="longest", truncation=True, return_tensors="pt")
     scores = iter(model(**tokens).logits.softmax(-1).tolist())

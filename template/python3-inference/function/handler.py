@@ -12,7 +12,7 @@ INPUTS = 4
 
 
 def load():
-    """Make the model; called once in each worker process, before it serves. It becomes context.model.
+    """Make the model, before the first request. The result is context.model.
 
     Load your own weights here; a file in this folder is at Path(__file__).with_name("model.pt").
     """
@@ -23,8 +23,8 @@ def load():
 def parse(event):
     """Read a request; the result takes the event's place in handle_batch. Optional, and named event.
 
-    An event has body (bytes), headers, method, path, query and json(). An error that bad input causes
-    (ValueError, TypeError, KeyError) is the client's: that request alone gets 400.
+    An event has body (bytes), headers, method, path, query and json(). Any error here is the client's: that
+    request alone gets 400, and the model never sees it.
     """
     row = [float(number) for number in event.json()["x"]]
     if len(row) != INPUTS:

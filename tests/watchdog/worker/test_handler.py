@@ -1,5 +1,8 @@
+import base64
+import gzip
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -58,7 +61,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
     # Only the function's own: numpy, once imported, cannot be imported anew in the same process.
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if name == "function" or (file is not None and Path(file).is_relative_to(tmp_path)):
+        if name == "function" or (file or "").startswith(str(tmp_path)):
             del sys.modules[name]
 
 
@@ -325,12 +328,174 @@ def test_parse_that_cannot_read_a_request_refuses_it_alone_and_the_model_never_s
     assert bad.body
 
 
-@pytest.mark.parametrize("fails", ["1 / 0", "no_such_name", "open('/no/such/file')", "raise SystemExit"])
-def test_parse_with_a_fault_of_its_own_is_the_functions_error(load, fails):
+@pytest.mark.parametrize(
+    "fails",
+    [
+        *("no_such_name", "open('/no/such/file')", "import no_such_module", "raise SystemExit"),
+        *("raise MemoryError", "raise TimeoutError('timed out')", "raise ConnectionError"),
+        'raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory")',
+    ],
+)
+def test_parse_that_fails_by_the_machine_is_the_functions_error(load, fails):
     function = load(PARSING.replace("FAILS", fails))
     good, bad = function.serve(b"a", b"bad")
     assert (good.status, bad.status, bad.failed, bad.client_error) == (200, 500, True, False)
     assert [failure.client_error for failure in function.failures] == [False]
+
+
+READING = """
+import ast, base64, csv, gzip, io, json, lzma, struct, tarfile, tomllib, wave, zipfile, zlib
+import xml.etree.ElementTree
+import jsonschema, numpy as np, pydantic, torch
+from PIL import Image
+
+class Row(pydantic.BaseModel):
+    x: list[float]
+    y: int
+
+class Own(Exception):
+    pass
+
+SCHEMA = {"properties": {"x": {"items": {"type": "number"}}}}
+
+def failing(text):
+    raise Own(text)
+
+def checked(fits):
+    assert fits
+
+def parse(event):
+    body, file = event.body, io.BytesIO(event.body)
+    return READ
+
+def handle_batch(inputs, context):
+    return [None for _ in inputs]
+"""
+"""A handler whose ``READ`` a test chooses."""
+IMAGE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+BAD_BODIES = [
+    ("np.load(file)", b""),
+    ("np.load(file)", b"junk"),
+    ("np.frombuffer(body, np.float32)", b"abc"),
+    ("np.array(event.json(), np.float32)", b"[[1], [1, 2]]"),
+    ("wave.open(file)", b""),
+    ("wave.open(file)", b"RIFF\x04\x00\x00\x00JUNK"),
+    ("struct.unpack('<4f', body)", b"abc"),
+    ("zlib.decompress(body)", b"junk"),
+    ("gzip.decompress(body)", b"junk"),
+    ("gzip.decompress(body)", gzip.compress(b"a", mtime=0)[:12]),
+    ("lzma.decompress(body)", b"junk"),
+    ("zipfile.ZipFile(file)", b"junk"),
+    ("tarfile.open(fileobj=file)", b"junk"),
+    ("xml.etree.ElementTree.fromstring(body)", b"<a>"),
+    ("tomllib.load(file)", b"a ="),
+    ("ast.literal_eval(body.decode())", b"[1,"),
+    ("jsonschema.validate(event.json(), SCHEMA)", b'{"x": [1, "a"]}'),
+    ("torch.load(file)", b"junk"),
+    ("torch.tensor(event.json()).view(-1, 4)", b"[1, 2, 3]"),
+    ("torch.tensor(event.json())", b'{"a": 1}'),
+    ("event.json()['text'].strip()", b'{"text": null}'),
+    ("checked(len(body) == 9)", b"short"),
+    ("Image.open(file)", b"junk"),
+    ("Image.open(file).convert('RGB')", IMAGE[:45]),
+    ("Row.model_validate_json(body)", b'{"x": [1, "a"]}'),
+    ("event.json()", b"junk"),
+    ("event.json()", b"[1, NaN]"),
+    ("event.json()['x']", b"{}"),
+    ("json.loads(body)", b"[" * 100_000),
+    ("list(csv.reader(io.StringIO(body.decode()), strict=True))", b'"a"b'),
+    ("base64.b64decode(body, validate=True)", b"a*"),
+    ("body.decode()", b"\xff"),
+]
+
+
+@pytest.mark.parametrize(("read", "body"), BAD_BODIES)
+def test_error_of_a_reader_is_the_clients_and_names_its_place(load, read, body):
+    function = load(READING.replace("READ", read))
+    reply = function.one(event(body))
+    text = reply.body.decode()
+    assert (reply.status, reply.failed, reply.client_error) == (400, False, True)
+    places = r"\(handler\.py, line \d+\)|the body is not JSON: .*(\(char 0\)|NaN)"
+    assert re.search(places, text) or json.loads(text)["errors"][0]["path"] == "$.x[1]"
+    assert " at 0x" not in text
+    assert "<unknown>" not in text
+    assert [(failure.client_error, failure.trace) for failure in function.failures] == [(True, "")]
+    assert text.splitlines()[0] in str(function.failures[0])
+
+
+def test_place_of_an_error_is_the_functions_own_under_a_decorator_of_a_library(load):
+    source = READING.replace("READ", "struct.unpack('<f', body)").replace(
+        "def parse", "@torch.inference_mode()\ndef parse"
+    )
+    assert re.search(rb"\(handler\.py, line \d+\)", load(source).one(event(b"")).body)
+
+
+@pytest.mark.parametrize(
+    ("fails", "paths"),
+    [
+        ("Row.model_validate_json(body)", ["$.x[1]", "$.y"]),
+        ("jsonschema.validate(event.json(), SCHEMA)", ["$.x[1]"]),
+        ("failing('Expected `float`, got `str` - at `$.x[1]`')", ["$.x[1]"]),
+    ],
+    ids=["pydantic", "jsonschema", "as msgspec"],
+)
+def test_error_that_names_fields_leaves_as_json_with_them(load, fails, paths):
+    reply = load(READING.replace("READ", fails)).one(event(b'{"x": [1, "a"]}'))
+    errors = json.loads(reply.body)["errors"]
+    assert b"Content-Type: application/json\r\n" in reply.header_block
+    assert [field["path"] for field in errors] == paths
+    assert all(field["message"] for field in errors)
+
+
+def test_error_that_names_a_thousand_fields_has_a_short_answer(load):
+    function = load(READING.replace("READ", "Row.model_validate_json(body)"))
+    body = function.one(event(json.dumps({"x": ["a" * 9_000] * 1_000}).encode())).body
+    assert len(body) < 20_000
+    assert json.loads(body)["errors"][0]["path"] == "$.x[0]"
+
+
+@pytest.mark.parametrize("errors", ["['no', 'function']", "lambda: ['no mapping']", "lambda: 1 / 0"])
+def test_error_whose_errors_are_no_fields_leaves_as_text(load, errors):
+    raising = f"failing(0) if setattr(Own, 'errors', staticmethod({errors})) else failing('why')"
+    reply = load(READING.replace("READ", raising)).one()
+    assert (reply.status, reply.client_error) == (400, True)
+    assert b"why" in reply.body
+
+
+def test_exception_as_a_result_shows_no_address_of_an_object(load):
+    function = load("def handle(event, context):\n    return ValueError(f'cannot read {object()}')\n")
+    assert function.one().body == b"cannot read <object object>\n"
+
+
+def test_response_of_parse_is_the_answer_and_the_model_never_sees_its_request(load):
+    function = load("""
+        from batching_watchdog import Response
+        def parse(event):
+            if event.method == "OPTIONS":
+                return Response(status=204, headers={"Access-Control-Allow-Origin": "*"})
+            return Response({"cached": True}) if event.body == b"known" else event.body
+        def handle_batch(bodies, context):
+            return [f"{body.decode()} of {len(bodies)}" for body in bodies]
+    """)
+    preflight = Event(wire.request_header_block(b"OPTIONS", b"/", []), b"")
+    outcome = function.handler.serve([event(b"a"), preflight, event(b"known"), event(b"b")])
+    assert [reply.status for reply in outcome] == [200, 204, 200, 200]
+    assert [reply.body for reply in outcome] == [b"a of 2", b"", b'{"cached":true}', b"b of 2"]
+    assert b"Access-Control-Allow-Origin: *\r\n" in outcome[1].header_block
+    assert not any(reply.client_error for reply in outcome)
+
+
+def test_response_of_parse_that_cannot_be_sent_fails_alone(load):
+    function = load(PARSING.replace("FAILS", "import batching_watchdog as b; return b.Response(status=99)"))
+    assert [reply.status for reply in function.serve(b"a", b"bad")] == [200, 500]
+
+
+def test_status_that_parse_aborts_with_is_the_clients(load):
+    function = load(PARSING.replace("FAILS", "werkzeug.exceptions.abort(401)"))
+    good, bad = function.serve(b"a", b"bad")
+    assert (good.status, bad.status, bad.failed, bad.client_error) == (200, 401, False, True)
 
 
 def test_batch_of_bad_requests_alone_does_not_run_the_model(load):

@@ -122,7 +122,7 @@ class RunningSystem:
         environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | {
             processes.MARK: self._mark,
             "TMPDIR": str(self.folder),
-            "PYTHONPATH": str(IMPORTS),
+            "PYTHONPATH": IMPORTS,
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",

@@ -17,8 +17,8 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[4]
-IMPORTS: Final = ROOT / "lab"
-"""Where a peer's interpreter, which has packages of its own, finds this one."""
+IMPORTS: Final = os.pathsep.join((str(ROOT / "lab"), str(ROOT / "batching-watchdog")))
+"""Where a peer's interpreter, which has packages of its own, finds this one, and the types of handlers."""
 FOLDER: Final = Path(__file__).resolve().parent
 
 
@@ -62,16 +62,15 @@ class Model:
         handler: Any = importlib.util.module_from_spec(spec)
         sys.modules["bench_handler"] = handler
         spec.loader.exec_module(handler)
+        self._parse = getattr(handler, "parse", lambda event: event)
         self._handle = handler.handle_batch
         self._context = SimpleNamespace(model=handler.load() if hasattr(handler, "load") else None)
         self.example: bytes = handler.example()
 
     def predict(self, bodies: Sequence[bytes]) -> list[bytes]:
         """One JSON answer per body. Raises ``ValueError`` for a body that the handler refuses."""
-        results = self._handle([SimpleNamespace(body=body) for body in bodies], self._context)
-        for result in results:
-            if isinstance(result, dict) and "statusCode" in result:
-                raise ValueError(result["body"])
+        inputs = [self._parse(SimpleNamespace(body=body)) for body in bodies]
+        results = self._handle(inputs, self._context)
         return [_JSON.encode(result).encode() for result in results]
 
 

@@ -9,10 +9,12 @@ from a fixed seed: there is nothing to download.
 import json
 import random
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
+
+from batching_watchdog import Context, Event
 
 TOKENS = 32
 VOCABULARY = 10_000
@@ -38,7 +40,7 @@ class Encoder(nn.Module):
 
 
 def load() -> nn.Module:
-    """The model, once per worker."""
+    """The model."""
     torch.manual_seed(SEED)
     return Encoder().eval()
 
@@ -49,31 +51,18 @@ def example() -> bytes:
     return json.dumps({"tokens": [draw.randrange(VOCABULARY) for _ in range(TOKENS)]}).encode()
 
 
-@torch.inference_mode()
-def handle_batch(events: Sequence[Any], context: Any) -> list[Any]:
-    """One answer per event, in order; a body that is not what it should be is answered 400 alone."""
-    rows = [parse(event.body) for event in events]
-    good = [row for row in rows if row is not None]
-    scores = iter(context.model(torch.tensor(good)).tolist() if good else ())
-    return [answer(next(scores)) if row is not None else refusal() for row in rows]
-
-
-def parse(body: bytes) -> list[int] | None:
-    """The tokens of a body; None if it is not what it should be."""
-    try:
-        tokens = json.loads(body)["tokens"]
+def parse(event: Event) -> list[int]:
+    """The tokens of a body. Raises ``ValueError`` if it is not what it should be."""
+    with suppress(ValueError, TypeError, KeyError):
+        tokens: list[int] = json.loads(event.body)["tokens"]
         good = len(tokens) == TOKENS and min(tokens) >= 0 and max(tokens) < VOCABULARY
-    except (ValueError, TypeError, KeyError):
-        return None
-    return tokens if good and set(map(type, tokens)) == {int} else None
+        if good and set(map(type, tokens)) == {int}:
+            return tokens
+    raise ValueError(f'the body must be {{"tokens": [{TOKENS} whole numbers from 0 to {VOCABULARY - 1}]}}')
 
 
-def answer(score: float) -> dict[str, float | int]:
-    """The answer to a text."""
-    return {"score": score, "label": int(score >= 0.5)}
-
-
-def refusal() -> dict[str, Any]:
-    """The answer to a body that is not a text."""
-    rule = f'the body must be {{"tokens": [{TOKENS} whole numbers from 0 to {VOCABULARY - 1}]}}'
-    return {"statusCode": 400, "body": {"error": rule}}
+@torch.inference_mode()
+def handle_batch(rows: Sequence[list[int]], context: Context) -> list[dict[str, float | int]]:
+    """One answer per text, in order."""
+    scores = context.model(torch.tensor(rows)).tolist()
+    return [{"score": score, "label": int(score >= 0.5)} for score in scores]

@@ -1,0 +1,132 @@
+"""The handlers of "Web habits" do what the page says."""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from batching_watchdog.testing import Function
+from support.pages import ROOT, blocks
+
+PAGE = (ROOT / "docs/howto/web-habits.md").read_text()
+CODE = {
+    title: block.text
+    for title, section in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    for block in blocks(section)
+}
+ECHO = "\ndef handle_batch(inputs, context):\n    return list(inputs)\n"
+
+
+@pytest.fixture
+def habit(tmp_path, monkeypatch):
+    """Return the function with the handler under a title, in which a text may be replaced."""
+    monkeypatch.setattr("sys.path", list(sys.path))
+
+    def function(title: str, old: str = "", new: str = "") -> Function:
+        assert old in CODE[title]
+        code = CODE[title].replace(old, new)
+        (tmp_path / "handler.py").write_text(code if "def handle_batch" in code else code + ECHO)
+        return Function(tmp_path, in_process=True)
+
+    return function
+
+
+def test_preflight_is_answered_before_the_model_and_answers_have_the_header(habit):
+    function = habit("CORS and preflight")
+    preflight, answer = function.call(b"", method="OPTIONS"), function.call(b"[1, 2]")
+    assert (preflight.status, preflight.body) == (204, b"")
+    assert preflight.headers["Access-Control-Allow-Headers"] == "Content-Type"
+    assert (answer.status, answer.json()) == (200, {"y": 3})
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
+
+
+MULTIPART = (
+    b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\na cat\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="upload"; filename="a.bin"\r\n\r\n'
+    b"\x00\r\n\xff\n\r\n--x--\r\n"
+)
+
+
+def test_form_with_a_file_is_read_and_any_other_body_is_its_clients_error(habit):
+    function, headers = habit("Multipart uploads"), {"Content-Type": "multipart/form-data; boundary=x"}
+    assert function.call(MULTIPART, headers=headers).json() == {"name": "a cat", "bytes": 5}
+    assert function.call(b"junk", headers=headers).status == 400
+    assert function.call(MULTIPART).status == 400
+
+
+def test_array_comes_and_goes_as_bytes(habit):
+    file = io.BytesIO()
+    np.save(file, np.arange(3))
+    function = habit("numpy arrays")
+    assert np.load(io.BytesIO(function.call(file.getvalue()).body)).tolist() == [0, 2, 4]
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}]), allow_pickle=True)
+    assert function.call(pickled.getvalue()).status == 400
+
+
+def test_base64_is_decoded_strictly(habit):
+    function = habit("base64")
+    assert (
+        function.call(json.dumps({"image": base64.b64encode(b"\xff\x00").decode()}).encode()).body
+        == b"\xff\x00"
+    )
+    assert function.call(b'{"image": "a*"}').status == 400
+
+
+def test_compressed_body_is_opened_within_its_bound(habit):
+    function, headers = habit("Compression", "1 << 24", "1000"), {"Content-Encoding": "gzip"}
+    assert function.call(gzip.compress(b"a" * 1000), headers=headers).body == b"a" * 1000
+    assert function.call(b"plain").body == b"plain"
+    for bad in (gzip.compress(b"a" * 1001), gzip.compress(b"a" * 99)[:-9], b"junk", b""):
+        assert function.call(bad, headers=headers).status == 400
+
+
+def test_request_without_the_key_is_refused_before_the_model(habit, tmp_path):
+    (tmp_path / "api-key").write_text("secret\n")
+    function = habit("Secrets and authentication", "/var/openfaas/secrets", str(tmp_path))
+    good, bad = {"Authorization": "Bearer secret"}, {"Authorization": "Bearer s\xe9cret"}
+    assert function.call(b"[1]", headers=good).json() == [1]
+    assert [function.call(b"[1]", headers=headers).status for headers in ({}, bad)] == [401, 401]
+
+
+def test_weights_are_fetched_once_and_only_if_they_are_the_right_ones(tmp_path):
+    (tmp_path / "served.pt").write_bytes(b"weights")
+    code = CODE["Weights"].replace("https://models.example.com/model-3.pt", (tmp_path / "served.pt").as_uri())
+    right = code.replace('"0" * 64', repr(hashlib.sha256(b"weights").hexdigest()))
+    fetch = {"__file__": str(tmp_path / "fetch.py")}
+    with pytest.raises(SystemExit):
+        exec(code, dict(fetch))
+    assert not (tmp_path / "model.pt").exists()
+    exec(right, dict(fetch))
+    (tmp_path / "served.pt").unlink()
+    exec(right, dict(fetch))
+    assert (tmp_path / "model.pt").read_bytes() == b"weights"
+
+
+def test_answer_names_the_version_of_its_model(habit):
+    assert habit("Versions of a model").call(b"[1]").headers["X-Model-Version"]
+
+
+def test_repeated_request_is_answered_from_the_cache(habit):
+    function = habit("Cached answers", "sum(row)", "len(ANSWERS)")
+    first, other, again = (function.call(body).json() for body in (b"[1]", b"[2]", b"[1]"))
+    assert (first, other, again) == ({"y": 0}, {"y": 1}, {"y": 0})
+
+
+def test_each_path_has_its_model(habit):
+    function = habit("Several models in one function")
+    assert [function.call(b"[1, 2]", path=path).json() for path in ("/sum", "/max")] == [{"y": 3}, {"y": 2}]
+    assert function.call(b"[1, 2]", path="/min").status == 404
+
+
+def test_every_habit_is_tried():
+    tried = set(
+        re.findall(r'(?:habit\(|CODE\[)"([^"]+)"', (ROOT / "tests/docs/test_web_habits.py").read_text())
+    )
+    assert tried == set(CODE)
