@@ -57,14 +57,21 @@ def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:
     elif flags.width:
         console.width = flags.width
     try:
-        with client.reached(flags, caller, page=True) as url:
-            return _watch(console, url, flags) if flags.watch else _once(console, url, flags)
+        while True:
+            try:
+                with client.reached(flags, caller, page=True) as url:
+                    if flags.watch:
+                        return _watch(console, url, flags, again=caller.forwards)
+                    return _once(console, url, flags)
+            except client.NoAnswerError as error:
+                client.complain(str(error))
+                # A forwarded port ends with its pod.
+                if not (flags.watch and caller.forwards):
+                    return 1
+                time.sleep(flags.interval)
     except ConfigError as error:
         client.complain(*error.lines)
         return 2
-    except client.NoAnswerError as error:
-        client.complain(str(error))
-        return 1
     except KeyboardInterrupt:
         return 0
 
@@ -95,8 +102,11 @@ def _once(console: Console, url: str, flags: argparse.Namespace) -> int:
     return MISSED if any(row["state"] == "missed" for row in document["functions"]) else 0
 
 
-def _watch(console: Console, url: str, flags: argparse.Namespace) -> int:
-    """Refresh the table every interval until interrupted; keep trying while the autoscaler is down."""
+def _watch(console: Console, url: str, flags: argparse.Namespace, *, again: bool) -> int:
+    """Refresh the table every interval until interrupted.
+
+    At a given address keep trying while the autoscaler is down. Raises ``NoAnswerError`` otherwise.
+    """
     interval = flags.interval
     while flags.json or not console.is_terminal:
         _once(console, url, flags)
@@ -109,6 +119,8 @@ def _watch(console: Console, url: str, flags: argparse.Namespace) -> int:
                 last = shown(_asked(url, flags), console.width, console.height - 2)
                 live.update(last, refresh=True)
             except client.NoAnswerError as error:
+                if again:
+                    raise
                 live.update(Group(Text(str(error), style=_STYLES["error"]), last), refresh=True)
             time.sleep(interval)
 

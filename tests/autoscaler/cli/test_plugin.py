@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -94,6 +95,23 @@ def test_plugin_asks_the_leader_of_several(cluster, ports, capsys):
     leases = [{"spec": {"holderIdentity": "a_1234"}}, {"spec": {}}]
     cluster(pods=[a_pod("b"), a_pod("a")], leases=leases, ports=ports)
     assert kubectl(["explain", "vision"]) == 0
+
+
+def test_plugin_that_watches_asks_again_until_it_reaches_an_autoscaler(cluster, ports, monkeypatch, capsys):
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        cluster(pods=[a_pod("a")], ports=ports)
+        if len(pauses) == 3:
+            raise KeyboardInterrupt
+
+    cluster(pods=[], ports=ports)
+    monkeypatch.setattr("slo_autoscaler.cli.status.time", SimpleNamespace(sleep=pause))
+    assert kubectl(["status", "--watch"]) == 0
+    told = capsys.readouterr()
+    assert "no pod with" in told.err
+    assert NAME in told.out
 
 
 @pytest.mark.parametrize(
