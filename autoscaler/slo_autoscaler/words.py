@@ -247,10 +247,9 @@ def _deed(decision: Mapping[str, Any]) -> str:
         return f"the shadow {did}{there}"
     if before == after:
         return f"{'on standby, ' if mode == 'standby' else ''}held {name} at {before}"
-    if mode == "standby":
-        return f"on standby, would have scaled {name} from {before} to {after}"
-    did = "recommended to scale" if mode == "recommend" else "scaled"
-    return f"{did} {name} from {before} to {after}"
+    # The platform may refuse.
+    did = {"standby": "on standby, would have requested", "recommend": "recommended"}.get(mode, "requested")
+    return f"{did} {numbered(after, 'replica')} of {name}, now {before}"
 
 
 def _told(clauses: Iterable[str], numbers: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,7 @@ metric names with those that are exported and those that the chart's ``files/rul
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Final
@@ -221,15 +222,25 @@ def annotation(name: str, expr: str, color: str, *, at_value: bool = False) -> J
 
 
 def dashboard(
-    name: str, rows: Mapping[tuple[str, int], Sequence[Json]], *variables: Json, marks: Sequence[Json] = ()
+    name: str,
+    rows: Mapping[tuple[str, int], Sequence[Json]],
+    *variables: Json,
+    opened: int,
+    marks: Sequence[Json] = (),
 ) -> Json:
-    """Lay the rows, (title, panels across), out from the top, panels from the left, and number them."""
+    """Lay the rows, (title, panels across), out from the top, panels from the left, and number them.
+
+    Rows after the first ``opened`` are collapsed: Grafana queries their panels when they are opened.
+    """
+    numbers = count(1)
     panels: list[Json] = []
     y = 0
     for (title, across), members in rows.items():
-        place = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
-        row = {"id": len(panels) + 1, "type": "row", "title": title, "collapsed": False}
-        panels.append({**row, "gridPos": place, "panels": []})
+        collapsed = opened <= 0
+        opened -= 1
+        row = {"id": next(numbers), "type": "row", "title": title, "collapsed": collapsed}
+        panels.append({**row, "gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1}, "panels": []})
+        into = panels[-1]["panels"] if collapsed else panels
         y += 1
         x = height = 0
         for each in members:
@@ -237,7 +248,7 @@ def dashboard(
             if x + width > COLUMNS:
                 x, y, height = 0, y + height, 0
             place = {"x": x, "y": y, "w": width, "h": high}
-            panels.append(each | {"id": len(panels) + 1, "gridPos": place})
+            into.append(each | {"id": next(numbers), "gridPos": place})
             x, height = x + width, max(height, high)
         y += height
     link = {
@@ -276,6 +287,8 @@ CLASS: Final = '{function_name="$function",slo_class="$slo_class"}'
 OWN: Final = '{function_name="$function",slo_class=~"|default"}'
 DEFAULT: Final = '{function_name="$function",slo_class="default"}'
 SUCCESSES: Final = '{function_name="$function",code=~"2.."}'
+GOOD: Final = '{function_name="$function",outcome="good"}'
+REPLICA: Final = "instance, replica"
 DESIRED: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="desired"})'
 AVAILABLE: Final = 'max(slo_autoscaler_replicas{function_name="$function",state="available"})'
 CHANGES: Final = 'slo_autoscaler_decisions_total{direction!="hold"}'
@@ -318,8 +331,13 @@ def latency(p: str, function: str = "", default: str = '{slo_class="default"}') 
     return f"{first_piece} or function_name:http_request_duration_seconds:{p}_rate1m{function}"
 
 
+def by_replica(title: str, expr: str, unit: str = "short") -> Json:
+    """Draw one line for each replica; ``expr`` is by ``REPLICA``."""
+    return graph(title, {"{{replica}} {{instance}}": expr}, unit=unit)
+
+
 FUNCTION: Final = {
-    ("SLO", 3): [
+    ("SLO", 2): [
         alerts('function_name="$function",alertstate="firing"'),
         table(
             "SLO classes",
@@ -328,6 +346,7 @@ FUNCTION: Final = {
                 "Spent in": (f"slo:error_budget_exhaustion:seconds{ALL}", "s", ()),
                 "Burn, 1 hour": (f"slo:burn_rate:ratio_rate1h{ALL}", "short", BURN_LEVELS),
                 "Burn, 3 days": (f"slo:burn_rate:ratio_rate3d{ALL}", "short", BURN_LEVELS),
+                "Attained, 30 days": (f"1 - slo:sli_error:ratio_rate30d{ALL}", "percentunit", ()),
                 "Objective": (f"slo:objective:ratio{F}", "percentunit", ()),
                 "Target": (f"min by (slo_class) (slo_latency_seconds{F})", "s", ()),
                 "Requests": (f"sum by (slo_class) ({over('rate', f'slo_requests_total{F}')})", "reqps", ()),
@@ -336,32 +355,9 @@ FUNCTION: Final = {
             heading="Class",
             height=6,
         )
-        | about("Sorted by error budget, least first. The panels below show the class selected at the top."),
-        stat("Objective", f"max(slo:objective:ratio{CLASS})", "percentunit"),
-        stat("Target", f"min(slo_latency_seconds{CLASS})", "s"),
-        stat("Attainment, 30 days", f"1 - max(slo:sli_error:ratio_rate30d{VIEW})", "percentunit", decimals=3)
-        | about("Share of requests answered within the target, among all that ended."),
-        stat(
-            "Error budget left, 30 days",
-            f"max(slo:error_budget_remaining:ratio{VIEW})",
-            "percentunit",
-            BUDGET_LEVELS,
-        )
-        | about("Unspent share of the misses that the objective allows. Below zero the objective is missed."),
-        stat("Error budget gone in", f"min(slo:error_budget_exhaustion:seconds{VIEW})", "s")
         | about(
-            "Time until the error budget is spent at the last hour's rate. No data: that hour had no misses."
-        ),
-        stat("Burn rate, 1 hour", f"max(slo:burn_rate:ratio_rate1h{VIEW})", "short", BURN_LEVELS, decimals=1)
-        | about("A burn rate of 1 spends the error budget exactly in 30 days."),
-        graph(
-            "Attainment",
-            {
-                **windows("1 - slo:sli_error", "5m", "1h", of=VIEW),
-                "objective": f"slo:objective:ratio{CLASS}",
-            },
-            unit="percentunit",
-            span=TO_ONE,
+            "Sorted by error budget of 30 days, least first; below zero the objective is missed. Spent in: "
+            "at the last hour's rate; empty without misses. The panels below show the class chosen above."
         ),
         graph(
             "Burn rate",
@@ -386,9 +382,7 @@ FUNCTION: Final = {
             levels=((None, "red"), (0.0, "transparent")),
         ),
     ],
-    ("Latency", 2): [
-        heat_map("Latency of successes", buckets("http_request_duration_seconds", SUCCESSES), unit="s")
-        | about("One bucket edge is exactly the target. A stream counts with its whole length."),
+    ("Load and latency", 3): [
         graph(
             "Latency of successes",
             {
@@ -398,6 +392,71 @@ FUNCTION: Final = {
             unit="s",
         )
         | about("Of streams: the time to the first piece, of requests without a class."),
+        graph(
+            "Load and capacity",
+            {
+                "requests": f"function_name:slo_requests:rate1m{F}",
+                "capacity": f"function_name:watchdog_capacity_requests_per_second:sum{F}",
+            },
+            unit="reqps",
+        ),
+        graph(
+            "Replicas",
+            {"desired": f"function_name:replicas_desired:max{F}", "scraped": f"function_name:up:sum{F}"},
+        ),
+        split("Requests by outcome", "outcome", f"slo_requests_total{CLASS}")
+        | about("Of the selected class. Every outcome except good is a miss."),
+        graph(
+            "Queue",
+            {"waiting": f"sum(watchdog_queue_length{F})", "in flight": f"sum(http_requests_in_flight{F})"},
+        ),
+        graph(
+            "Where the time goes (p95)",
+            {
+                "waiting for a worker": quantile(0.95, "watchdog_queue_seconds", F),
+                "in the model, per batch": quantile(0.95, "watchdog_service_seconds", F),
+            },
+            unit="s",
+        ),
+    ],
+    ("Replicas", 3): [
+        by_replica("Requests", f"sum by ({REPLICA}) ({over('rate', f'slo_requests_total{F}')})", "reqps"),
+        by_replica("Capacity", f"max by ({REPLICA}) (watchdog_capacity_requests_per_second{F} >= 0)", "reqps")
+        | about("As each replica exports it. It grows with the CPUs of a boost."),
+        by_replica(
+            "Missed",
+            f"1 - sum by ({REPLICA}) ({over('rate', f'slo_requests_total{GOOD}')})"
+            f" / sum by ({REPLICA}) ({over('rate', f'slo_requests_total{F}')})",
+            "percentunit",
+        )
+        | about("Share of the requests that each replica answered late, failed or refused."),
+        by_replica("In flight", f"max by ({REPLICA}) (http_requests_in_flight{F})"),
+        by_replica("CPUs", f"max by ({REPLICA}) (watchdog_capacity_cores{F} > 0)")
+        | about("CPUs for which the capacity holds: more than the others have means a boost."),
+        by_replica("Start-up", f"max by ({REPLICA}) (watchdog_start_up_seconds{F})", "s")
+        | about("From the start of a replica's process to its first ready worker."),
+        graph("Workers by state", {"{{state}}": f"sum by (state) (watchdog_workers{F})"}, stacked=True),
+        graph(
+            "Workers that died or were replaced",
+            {
+                "died": f"sum({over('increase', f'watchdog_worker_restarts_total{F}')})",
+                "recycled": f"sum({over('increase', f'watchdog_workers_recycled_total{F}')})",
+                "sick": f"sum({over('increase', f'watchdog_workers_sick_total{F}')})",
+            },
+        ),
+        split("Refusals by reason, all classes", "reason", f"watchdog_refusals_total{F}", unit="cps"),
+    ],
+    ("Batches and SLO classes", 3): [
+        heat_map("Latency of successes", buckets("http_request_duration_seconds", SUCCESSES), unit="s")
+        | about("One bucket edge is exactly the target. A stream counts with its whole length."),
+        heat_map("Batch sizes", buckets("watchdog_batch_size", F), unit="short"),
+        split("Batches by reason of dispatch", "reason", f"watchdog_dispatch_total{F}", unit="cps"),
+        graph(
+            "Learned service time by batch size",
+            {"{{size}}": f"max by (size) (watchdog_service_seconds_predicted{F})"},
+            unit="s",
+        ),
+        split("Requests by SLO class", "slo_class", f"slo_requests_total{F}"),
         graph(
             "Latency of each class (p99)",
             {
@@ -410,41 +469,8 @@ FUNCTION: Final = {
         | about(
             "Of good and slow requests where classes are declared. Of streams: the time to the first piece."
         ),
-        graph(
-            "Where the time goes (p95)",
-            {
-                "waiting for a worker": quantile(0.95, "watchdog_queue_seconds", F),
-                "in the model, per batch": quantile(0.95, "watchdog_service_seconds", F),
-            },
-            unit="s",
-        ),
-        graph(
-            "Learned service time by batch size",
-            {"{{size}}": f"max by (size) (watchdog_service_seconds_predicted{F})"},
-            unit="s",
-        ),
     ],
-    ("Queue and batches", 3): [
-        split("Requests by outcome", "outcome", f"slo_requests_total{CLASS}")
-        | about("Of the selected class. Every outcome except good is a miss."),
-        split("Requests by SLO class", "slo_class", f"slo_requests_total{F}"),
-        graph(
-            "Load and capacity",
-            {
-                "requests": f"function_name:slo_requests:rate1m{F}",
-                "capacity": f"function_name:watchdog_capacity_requests_per_second:sum{F}",
-            },
-            unit="reqps",
-        ),
-        graph(
-            "Queue",
-            {"waiting": f"sum(watchdog_queue_length{F})", "in flight": f"sum(http_requests_in_flight{F})"},
-        ),
-        heat_map("Batch sizes", buckets("watchdog_batch_size", F), unit="short"),
-        split("Batches by reason of dispatch", "reason", f"watchdog_dispatch_total{F}", unit="cps"),
-        split("Refusals by reason, all classes", "reason", f"watchdog_refusals_total{F}", unit="cps"),
-    ],
-    ("Streams", 3): [
+    ("Streams, of a function that streams", 3): [
         graph(
             "First piece",
             {
@@ -480,7 +506,7 @@ FUNCTION: Final = {
         split("Cancels by reason", "reason", f"watchdog_stream_cancels_total{F}", unit="cps")
         | about("Streams that had begun and did not reach their end."),
     ],
-    ("The gateway's view", 3): [
+    ("The gateway's view, with OpenFaaS", 3): [
         split("Answers at the gateway by status", "code", f"gateway_function_invocation_total{F}"),
         graph(
             "Errors at the gateway (5xx, 429)",
@@ -501,23 +527,8 @@ FUNCTION: Final = {
             "its whole length."
         ),
     ],
-    ("Replicas", 3): [
-        graph(
-            "Replicas",
-            {"desired": f"function_name:replicas_desired:max{F}", "scraped": f"function_name:up:sum{F}"},
-        ),
-        graph("Workers by state", {"{{state}}": f"sum by (state) (watchdog_workers{F})"}, stacked=True),
-        graph(
-            "Workers that died or were replaced",
-            {
-                "died": f"sum({over('increase', f'watchdog_worker_restarts_total{F}')})",
-                "recycled": f"sum({over('increase', f'watchdog_workers_recycled_total{F}')})",
-                "sick": f"sum({over('increase', f'watchdog_workers_sick_total{F}')})",
-            },
-        ),
-    ],
 }
-"""One function: its SLO, latency, queue and batches, streams, the gateway's view, replicas."""
+"""One function: its SLO and load; collapsed, its replicas, batches, streams and the gateway's view."""
 
 FLEET: Final = {
     ("Now", 1): [
@@ -603,14 +614,9 @@ AUTOSCALER: Final = {
                 "decided": f"max(slo_autoscaler_desired_replicas{F})",
                 "requested from the platform": DESIRED,
                 "available": AVAILABLE,
-                "not coming up": f"max(slo_autoscaler_stuck_replicas{F})",
-                "share of the fleet": f"max(slo_autoscaler_fleet_share_replicas{F})",
             },
         )
-        | about(
-            "Recommended: by the policy. Decided: after bounds, rate limits and stabilization. A replica "
-            "that does not serve after twice its start-up time does not count as supply."
-        ),
+        | about("Recommended: by the policy. Decided: after bounds, rate limits and stabilization."),
         graph(
             "Late requests: predicted, allowed, measured",
             {
@@ -640,13 +646,37 @@ AUTOSCALER: Final = {
             },
             stacked=True,
         ),
+    ],
+    ("Start-up, boost and room", 3): [
         graph(
-            "Share of each reason, 5 minutes",
-            {"{{reason}}": f"function_name_reason:slo_autoscaler_decisions:ratio_increase5m{F}"},
-            unit="percentunit",
-            stacked=True,
-            span=FROM_ZERO | TO_ONE,
+            "Start-up",
+            {
+                "of a replica": f"max(slo_autoscaler_start_up_seconds{F})",
+                "of one that waits for a node": f"max(slo_autoscaler_new_node_start_up_seconds{F})",
+            },
+            unit="s",
+        )
+        | about("From the request for a replica to its first answer, as observed."),
+        graph(
+            "Boost",
+            {
+                "decided": f"max(slo_autoscaler_boost_factor{F})",
+                "maximum": f"max(slo_autoscaler_boost_max_factor{F})",
+            },
+        )
+        | about(
+            "CPU of the serving replicas, as a multiple of their nominal limit. Empty where boosts are off."
         ),
+        graph(
+            "Replicas that do not come",
+            {
+                "not coming up": f"max(slo_autoscaler_stuck_replicas{F})",
+                "no node has room": f"max(slo_autoscaler_unschedulable_replicas{F})",
+            },
+        )
+        | about("One that does not serve after twice its start-up time does not count as supply."),
+    ],
+    ("Accounts of the policy", 3): [
         graph(
             "Measured capacity over the exported one",
             {"correction": f"max(slo_autoscaler_correction_ratio{F})"},
@@ -665,13 +695,35 @@ AUTOSCALER: Final = {
             "below 0: overspent."
         ),
         graph(
-            "Burn rate",
-            {
-                **windows("slo:burn_rate", "5m", "1h", of=ALL),
-                "page, 1 hour": f"min(slo:page_burn_rate:ratio{ALL})",
-            },
-            levels=BURN_LINES,
+            "Share of the replica budget",
+            {"share": f"max(slo_autoscaler_fleet_share_replicas{F})"},
+        )
+        | about("Replicas that fleet.replicas leaves the function. Empty without such a budget."),
+    ],
+    ("Shadow, in mode shadow", 3): [
+        graph(
+            "Replicas",
+            {"shadow": f"max(slo_autoscaler_shadow_replicas{F})", "incumbent": DESIRED},
         ),
+        graph(
+            "Replicas on average",
+            {
+                "{{scaler}}": "sum by (scaler) "
+                f"({over('rate', f'slo_autoscaler_shadow_replica_seconds_total{F}')})"
+            },
+        ),
+        graph(
+            "Within the SLO",
+            {
+                "{{scaler}}": "sum by (scaler) "
+                f"({over('rate', f'slo_autoscaler_shadow_attained_requests_total{F}')})"
+                " / ignoring (scaler) group_left () "
+                f"sum({over('rate', f'slo_autoscaler_shadow_requests_total{F}')})"
+            },
+            unit="percentunit",
+            span=TO_ONE,
+        )
+        | about("The incumbent's is measured, the shadow's predicted."),
     ],
     ("The autoscaler itself", 3): [
         split("Scale changes of all functions", "direction", CHANGES, "increase", "short"),
@@ -687,7 +739,7 @@ AUTOSCALER: Final = {
         split("Failures by where", "stage", "slo_autoscaler_errors_total{}", "increase", "short"),
     ],
 }
-"""The autoscaler's decisions for one function, their inputs, and the autoscaler's own health."""
+"""The autoscaler's decisions for one function; collapsed, their grounds, and the autoscaler's health."""
 
 MARKS: Final = (
     annotation(
@@ -709,11 +761,12 @@ DASHBOARDS: Final = {
         FUNCTION,
         choice("slo:objective:ratio"),
         choice(f"slo:objective:ratio{F}", "slo_class", "slo_class", "SLO class"),
+        opened=2,
         marks=MARKS,
     ),
-    "fleet.json": dashboard("fleet", FLEET),
+    "fleet.json": dashboard("fleet", FLEET, opened=len(FLEET)),
     "autoscaler.json": dashboard(
-        "autoscaler", AUTOSCALER, choice("slo_autoscaler_replicas"), marks=MARKS[1:]
+        "autoscaler", AUTOSCALER, choice("slo_autoscaler_replicas"), opened=1, marks=MARKS[1:]
     ),
 }
 

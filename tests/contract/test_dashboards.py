@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from deploy.grafana import generate
 
-from support.exposed import FUNCTION, exposed, metrics_in, recorded, scraped
+from support.exposed import FUNCTION, exposed, metrics_in, panels, recorded, scraped
 from support.promtool import complaints, needs_promtool
 
 NAMES = sorted(generate.DASHBOARDS)
@@ -26,7 +26,7 @@ def model(name: str) -> dict[str, Any]:
 
 
 def expressions(name: str) -> list[str]:
-    return [target["expr"] for panel in model(name)["panels"] for target in panel.get("targets", ())]
+    return [target["expr"] for panel in panels(model(name)) for target in panel.get("targets", ())]
 
 
 def expanded(expression: str) -> str:
@@ -87,7 +87,7 @@ def test_panel_shows_something_on_a_function_that_burns(name, tmp_path):
 def test_dashboard_refers_only_to_variables_that_it_has(name):
     document = model(name)
     defined = {variable["name"] for variable in document["templating"]["list"]}
-    for panel in document["panels"]:
+    for panel in panels(document):
         for target in panel.get("targets", ()):
             used = set(re.findall(r"\$\{?(\w+)", json.dumps(target))) - {"__rate_interval"}
             assert "datasource" in used
@@ -99,6 +99,24 @@ def test_dashboards_link_to_each_other_by_ids_that_exist():
     linked = set(re.findall(r"/d/([\w-]+)", json.dumps(documents)))
     assert linked
     assert linked <= {document["uid"] for document in documents}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_panels_have_numbers_of_their_own_and_lie_in_rows_without_overlaps(name):
+    document = model(name)
+    every = panels(document)
+    assert len({panel["id"] for panel in every}) == len(every)
+    assert document["panels"][0]["collapsed"] is False
+    for row in document["panels"]:
+        assert row["type"] != "row" or bool(row["panels"]) == row["collapsed"]
+    squares = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in every)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert max(x for x, _ in squares) < generate.COLUMNS
+    assert len(set(squares)) == len(squares)
 
 
 @pytest.mark.parametrize("name", ["fleet.json", "function.json"])

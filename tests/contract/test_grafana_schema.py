@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support.exposed import ROOT
+from support.exposed import ROOT, panels
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -57,7 +57,7 @@ def program(dashboards: dict[str, dict[str, Any]], types: str) -> str:
         rest = {key: value for key, value in whole.items() if key != "panels"}
         rest["annotations"] = {"list": marks}
         lines.append(f'export const {name}_whole: Loose<Omit<Dashboard, "panels">> = {json.dumps(rest)};')
-        for panel in whole["panels"]:
+        for panel in panels(whole):
             kind = panel["type"]
             custom = "object" if kind == "stat" else f"{kind}.FieldConfig"
             shape = "RowPanel" if kind == "row" else f"Of<{kind}.Options, {custom}>"

@@ -61,9 +61,9 @@ def test_tutorial_followed_to_its_end_shows_what_it_promises(tmp_path):
         r"next +deploy it",
         r'{"vowels":5}',
         r"(?i)x-batch-size: 1",
-        r"scaled vowels.openfaas-fn from 1 to [2-4]: ",
+        r"requested [2-4] replicas of vowels.openfaas-fn, now 1: ",
         r"attainment \d+\.\d+% within 200 ms",
-        r"scaled vowels.openfaas-fn from [2-4] to 1: ",
+        r"requested 1 replica of vowels.openfaas-fn, now [2-4]: ",
     ):
         assert re.search(promise, said), promise
     assert platform is not None

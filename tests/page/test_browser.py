@@ -2,13 +2,25 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from support.doubles import Function, a_gateway, a_process, a_prometheus
 from support.doubles import a_fleet as replicas
 from support.ports import free_port
-from support.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page, get_json
+from support.serving import (
+    NAME,
+    NOBODY,
+    Told,
+    a_decision,
+    a_fleet,
+    a_hold,
+    a_page,
+    a_quiet_prometheus,
+    an_alert,
+    get_json,
+)
 from support.waits import until
 
 try:
@@ -29,7 +41,7 @@ defaults: {start_up_time: 100ms, min_samples: 5}
 
 @pytest.fixture(scope="module")
 def thousand() -> Iterator[str]:
-    with a_page(a_fleet(1000)) as url:
+    with a_quiet_prometheus() as prometheus, a_page(a_fleet(1000), prometheus.url) as url:
         yield url
 
 
@@ -107,8 +119,20 @@ def stopped() -> Told:
     return told
 
 
+FLEET = a_fleet(24)
+ALERTS = [an_alert(function_name=name) for name in FLEET.functions()]
+
+
+@contextmanager
+def prometheus_of(state: str) -> Iterator[str]:
+    with a_quiet_prometheus(*ALERTS if state == "alerts" else ()) as prometheus:
+        yield NOBODY if state == "blind" else prometheus.url
+
+
 STATES = {
-    "some": (lambda: a_fleet(24), "/"),
+    "some": (lambda: FLEET, "/"),
+    "alerts": (lambda: FLEET, "/"),
+    "blind": (lambda: FLEET, "/"),
     "empty": (Told, "/"),
     "stale": (lambda: Told(*(a_hold(f"{name}.openfaas-fn", reason="NoData") for name in "abc")), "/"),
     "stopped": (stopped, "/"),
@@ -124,15 +148,29 @@ STATES = {
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_is_accessible_fits_the_screen_and_has_its_picture(browser, state, size, scheme):
     make, path = STATES[state]
-    with a_page(make()) as url:
+    with prometheus_of(state) as prometheus, a_page(make(), prometheus) as url:
         browser.look(size, scheme)
         browser.visit(url + path)
         screen = browser.script("return [document.documentElement.scrollWidth, innerWidth]")
         assert screen[0] <= screen[1], "nothing but tables scrolls sideways"
-        # An unknown function is 404, and there is no Prometheus here: 502.
+        # An unknown function is 404, and a Prometheus that does not answer 502.
         assert [each for each in browser.complaints() if not re.search("404|502", each)] == []
         browser.picture(state, size, scheme)
         assert browser.violations() == []
+
+
+def test_alerts_of_any_number_of_functions_are_one_line_that_stays_open(browser):
+    browser.look("narrow")
+    tops = []
+    for alerts in (ALERTS[:1], ALERTS):
+        with a_quiet_prometheus(*alerts) as prometheus, a_page(FLEET, prometheus.url) as url:
+            browser.visit(url)
+            tops.append(browser.script("return document.getElementById('fleet').getBoundingClientRect().y"))
+            browser.script("document.querySelector('#alerts summary').click()")
+            browser.script("document.getElementById('as-of').textContent = 'before'")
+            browser.wait("document.getElementById('as-of').textContent !== 'before'")
+            assert browser.script("return document.getElementById('alerts').open")
+    assert tops[0] == tops[1]
 
 
 @pytest.mark.e2e

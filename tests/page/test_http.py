@@ -9,7 +9,20 @@ import pytest
 
 from slo_autoscaler.web import views
 from support.doubles import a_gateway, status
-from support.serving import INPUTS, NAME, SCORE, Told, a_decision, a_fleet, a_hold, a_page, get, get_json
+from support.serving import (
+    INPUTS,
+    NAME,
+    SCORE,
+    Told,
+    a_decision,
+    a_fleet,
+    a_hold,
+    a_page,
+    a_quiet_prometheus,
+    an_alert,
+    get,
+    get_json,
+)
 
 ODD, SHADOW = "odd<b>&.openfaas-fn", "shadow.openfaas-fn"
 
@@ -28,7 +41,13 @@ def told():
 
 @pytest.fixture(scope="module")
 def page(told):
-    with a_page(told) as url:
+    with a_quiet_prometheus() as prometheus, a_page(told, prometheus.url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def blind():
+    with a_page(Told(a_hold())) as url:
         yield url
 
 
@@ -99,7 +118,6 @@ def test_the_table_has_the_rows_of_the_json_in_their_order_as_far_as_it_goes(pag
 def test_a_function_has_its_decisions_newest_first_with_sentence_and_inputs_as_text(page):
     _, document = get_json(f"{page}/api/functions/{NAME}")
     assert [each["action"] for each in document["decisions"]] == ["hold", "up"]
-    assert document["last_change"] == document["decisions"][1]
     assert document["notices"] == [], "the warning is of other functions"
     assert list(document["decisions"][0]["display"]) == list(INPUTS), "in the log's order"
     _, _, body = get(f"{page}/functions/{NAME}")
@@ -121,13 +139,18 @@ def test_a_shadow_has_its_score_and_a_function_without_a_watchdog_a_reason_for_n
     assert document["profile_problem"] in text(get(page + "/functions/resize.openfaas-fn")[2])
 
 
-def test_without_prometheus_the_charts_are_502_and_the_rest_is_there(page):
-    code, document = get_json(f"{page}/api/functions/{NAME}/series")
+def test_without_prometheus_the_charts_are_502_and_the_rest_is_there(blind):
+    code, document = get_json(f"{blind}/api/functions/{NAME}/series")
     assert (code, "127.0.0.1:1" in document["error"]) == (502, True)
-    assert "127.0.0.1:1" in get_json(f"{page}/api/functions/{NAME}")[1]["profile_problem"]
-    with a_page(Told(a_hold(reason="NoData"))) as blind:
-        (notice,) = get_json(blind + "/api/functions")[1]["notices"]
-    assert "127.0.0.1:1" in notice["text"]
+    assert "127.0.0.1:1" in get_json(f"{blind}/api/functions/{NAME}")[1]["profile_problem"]
+
+
+@pytest.mark.parametrize("path", ["/", f"/functions/{NAME}"])
+def test_without_prometheus_every_page_says_so_though_the_last_decision_had_data(blind, path):
+    html = get(blind + path)[2].decode()
+    assert "127.0.0.1:1" in re.search(r'class="notice error">.*', html)[0]
+    assert 'class="old"' in html
+    assert get_json(f"{blind}/api/functions")[1]["summary"]["states"]["no_data"] == 1
 
 
 def test_a_prometheus_without_data_gives_columns_without_values():
@@ -201,13 +224,28 @@ def test_a_function_that_cannot_be_read_has_the_reason_on_its_page(path, name):
     assert told.problems[name] in body.decode()
 
 
-def test_an_alert_that_fires_stands_on_the_page_with_its_runbook():
-    firing = (
-        b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric":'
-        b' {"alertname": "NoLeader", "severity": "ticket"}, "value": [1767355385, "1"]}]}}'
-    )
+def test_alerts_that_fire_stand_on_the_pages_of_the_fleet_and_of_their_function():
+    alerts = [an_alert(slo_class="fast"), an_alert("NoLeader", ""), an_alert(function_name="b.fn")]
+    with a_quiet_prometheus(*alerts) as prometheus, a_page(Told(a_hold()), prometheus.url) as url:
+        names = [each["function_name"] for each in get_json(f"{url}/api/functions")[1]["alerts"]]
+        assert sorted(names) == ["", "b.fn", NAME]
+        fleet, one = (text(get(url + path)[2]) for path in ("/", f"/functions/{NAME}"))
+    for shown in (fleet, one):
+        assert alerts[0]["annotations"]["summary"] in shown
+        assert "class fast" in shown
+        assert "2026-01-01 11:58" in shown
+    assert ("NoLeader" in fleet, "NoLeader" in one) == (True, False)
+
+
+def test_function_has_a_row_for_each_replica():
     with a_gateway() as prometheus, a_page(Told(a_hold()), prometheus.url) as url:
-        prometheus.faults["GET /api/v1/query"] = status(200, firing)
-        (alert,) = get_json(f"{url}/api/functions")[1]["alerts"]
-        assert alert["runbook_url"].endswith("#noleader")
-        assert "NoLeader" in text(get(f"{url}/")[2])
+        rows = [{"metric": {"row": f"pod-{number}"}, "value": [0, str(number)]} for number in range(2)]
+        prometheus.faults["GET"] = status(200, json.dumps({"data": {"result": rows}}).encode())
+        _, document = get_json(f"{url}/api/functions/{NAME}")
+        html = text(get(f"{url}/functions/{NAME}")[2])
+    assert [(row["replica"], row["up"]) for row in document["replicas"]["rows"]] == [
+        ("pod-0", 0),
+        ("pod-1", 1),
+    ]
+    assert "pod-0 down" in html
+    assert "pod-1 down" not in html

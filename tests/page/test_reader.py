@@ -9,6 +9,7 @@ from slo_autoscaler.web.charts import Grid
 from slo_autoscaler.web.reader import Reader
 from support import doubles
 from support.doubles import an_empty_prometheus
+from support.serving import a_quiet_prometheus, an_alert
 
 AT = Grid(1000, 10, 3)
 
@@ -72,10 +73,32 @@ def test_a_failure_is_not_kept(reader, prometheus):
 
 def test_a_problem_ends_with_its_cause(reader, prometheus, clock):
     prometheus.faults["GET"] = doubles.status(503)
-    assert "503" in reader.problem()
+    assert "503" in reader.health().problem
     prometheus.faults["GET"] = doubles.status(
         200, b'{"data": {"result": [{"metric": {}, "value": [5, "7"]}]}}'
     )
     assert reader.now() == 7.0
     clock[0] += web_reader.KEPT
-    assert reader.problem() is None
+    assert reader.health().problem is None
+
+
+def test_prometheus_that_lists_no_alerts_answers_all_the_same(reader, prometheus):
+    now = b'{"data": {"result": [{"metric": {}, "value": [5, "7"]}]}}'
+    prometheus.faults = {"GET /api/v1/query": doubles.status(200, now), "GET": doubles.status(404)}
+    health = reader.health()
+    assert health.problem is None
+    assert "404" in health.no_alerts
+
+
+def test_health_has_the_alerts_of_the_shipped_rules_that_fire_here():
+    pending, foreign, mute = (
+        an_alert() | {"state": "pending"},
+        an_alert(product="x"),
+        an_alert(severity="none"),
+    )
+    ours, theirs = an_alert(cluster="eu"), an_alert(cluster="us")
+    with a_quiet_prometheus(pending, foreign, mute, ours, theirs) as prometheus:
+        reader = Reader(PrometheusSettings(url=prometheus.url, timeout=20.0, matchers={"cluster": "eu"}))
+        (alert,) = reader.health().alerts
+        reader.close()
+    assert (alert.labels["cluster"], alert.value) == ("eu", 14.5)

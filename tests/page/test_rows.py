@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler import words
+from slo_autoscaler.sources.queries import Firing
 from slo_autoscaler.web import rows
+from slo_autoscaler.web.reader import Health
 from slo_autoscaler.web.rows import Rows, row_of
 from support.serving import NAME, Told, a_decision, a_fleet, a_hold
 
@@ -128,20 +130,33 @@ STANDBY, IDLE = row_of(a_hold(mode="standby")), row_of(a_hold(mode="recommend"))
 def test_notices_are_errors_of_all_warnings_of_some_and_hints_when_nothing_is_carried_out(
     table, alive, levels
 ):
-    notices = rows.notices(table, alive=alive, problem="connection refused")
+    notices = rows.notices(table, alive=alive)
     assert [notice["level"] for notice in notices] == levels
-    assert table is not BLIND or "connection refused" in notices[0]["text"]
+
+
+@pytest.mark.parametrize("table", [[], [FINE], BLIND, [*BLIND, FINE]])
+def test_notices_without_an_answer_of_prometheus_say_so_whatever_the_last_decisions_were(table):
+    (notice,) = rows.notices(table, alive=True, health=Health(problem="connection refused"))
+    assert notice["level"] == "error"
+    assert "connection refused" in notice["text"]
+
+
+def test_notices_of_unknown_alerts_are_a_warning():
+    (notice,) = rows.notices([FINE], alive=True, health=Health(no_alerts="status 404"))
+    assert (notice["level"], "status 404" in notice["text"]) == ("warning", True)
 
 
 def test_notices_name_a_namespace_without_a_role_binding():
-    (notice,) = rows.notices([FINE], alive=True, denied={"bare": "status 403"})
+    denied = {f"bare-{number}": "status 403" for number in range(40)}
+    (notice,) = rows.notices([FINE], alive=True, denied=denied)
     assert notice["level"] == "warning"
-    assert "bare" in notice["text"]
+    assert "bare-0" in notice["text"]
+    assert "39" in notice["text"]
 
 
 class Healthy:
-    def problem(self):
-        return None
+    def health(self):
+        return Health()
 
 
 def test_a_row_of_a_function_that_cannot_be_read_has_the_reason_as_its_last_word():
@@ -162,14 +177,27 @@ def test_rows_are_worked_out_once_a_second_however_many_look():
     assert table.notices() == []
 
 
-def test_alerts_pages_come_first_and_link_to_runbook_and_dashboard():
+def a_firing(**labels):
+    return Firing(
+        {"alertname": "ErrorBudgetBurn", "severity": "ticket", **labels}, "2026-01-01T11:58:05Z", 3.5, "s"
+    )
+
+
+def test_alerts_are_by_function_those_with_a_page_first_with_links_to_runbook_and_dashboard():
     firing = [
-        {"alertname": "NoLeader", "severity": "ticket", "namespace": "tailbound"},
-        {"alertname": "ErrorBudgetBurn", "severity": "page", "function_name": "a.fn", "slo_class": "fast"},
+        a_firing(alertname="NoLeader"),
+        a_firing(function_name="a.fn"),
+        a_firing(function_name="b.fn", slo_class="slow"),
+        a_firing(function_name="b.fn", slo_class="fast", severity="page"),
     ]
-    page, ticket = rows.alerts(firing, "https://grafana.example.org/")
-    assert (page["severity"], ticket["severity"]) == ("page", "ticket")
-    assert page["runbook_url"].endswith("/runbook.md#errorbudgetburn")
-    assert page["dashboard_url"] == ("https://grafana.example.org/d/tailbound-function?var-function=a.fn")
-    assert ticket["dashboard_url"] == "https://grafana.example.org/d/tailbound-fleet"
+    b, none, a = rows.alerts(firing, "https://grafana.example.org/")
+    assert [each["function_name"] for each in (b, none, a)] == ["b.fn", "", "a.fn"]
+    assert [(each["severity"], each["slo_class"]) for each in b["firing"]] == [
+        ("page", "fast"),
+        ("ticket", "slow"),
+    ]
+    assert (b["firing"][0]["since"], b["firing"][0]["value"]) == ("2026-01-01T11:58:05Z", 3.5)
+    assert b["firing"][0]["runbook_url"].endswith("/runbook.md#errorbudgetburn")
+    assert b["dashboard_url"] == ("https://grafana.example.org/d/tailbound-function?var-function=b.fn")
+    assert none["dashboard_url"] == "https://grafana.example.org/d/tailbound-fleet"
     assert all(each["dashboard_url"] is None for each in rows.alerts(firing, None))

@@ -54,6 +54,11 @@ def scraped() -> list[Sample]:
     ]
 
 
+def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels of a dashboard, rows and those inside of rows that are collapsed among them."""
+    return [each for panel in dashboard["panels"] for each in (panel, *panel.get("panels", ()))]
+
+
 def exposed() -> set[str]:
     """The names of a scrape, of what a watchdog says of its process, and of Prometheus' own series."""
     whole = Metrics({"default": Target(0.1, 0.99)}, Capacity(CostModel(4), 1, 0.1, 0.99, 1.0))

@@ -5,11 +5,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from slo_autoscaler.config import Config
+from slo_autoscaler.sources import queries
 from slo_autoscaler.web.page import Page
 from support.builders import EVERY_INPUT, NAME, a_told_decision
+from support.doubles import Gateway, a_gateway, status
 
 NOBODY = "http://127.0.0.1:1"
 """Where nothing listens."""
@@ -118,6 +122,34 @@ def a_fleet(count: int) -> Told:
             changes |= {"mode": "shadow", "incumbent": 3}
         told.add(a_hold(f"{kind}-{number:04d}.team-{number % 7}", inputs, **changes))
     return told
+
+
+def an_alert(name: str = "ErrorBudgetBurn", function_name: str = NAME, **labels: str) -> dict[str, Any]:
+    """Return an alert that fires, as Prometheus lists it."""
+    own = {"alertname": name, "severity": "page", "product": "tailbound", "function_name": function_name}
+    return {
+        "labels": {**own, **labels},
+        "annotations": {"summary": f"{function_name} spends its error budget 14.5 times too fast"},
+        "state": "firing",
+        "activeAt": "2026-01-01T11:58:05.123456789Z",
+        "value": "1.45e+01",
+    }
+
+
+@contextmanager
+def a_quiet_prometheus(*alerts: dict[str, Any]) -> Iterator[Gateway]:
+    """Serve what a Prometheus answers that has scraped nothing, and lists these alerts."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        split = urlsplit(handler.path)
+        asked = parse_qs(split.query).get("query") == [queries.TIME]
+        series = [{"metric": {}, "value": [1767355385, "1767355385"]}] if asked else []
+        data = {"alerts": alerts} if split.path == queries.ALERTS else {"result": series}
+        status(200, json.dumps({"status": "success", "data": data}).encode())(handler)
+
+    with a_gateway() as double:
+        double.faults["GET"] = answer
+        yield double
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from slo_autoscaler.cli import client
-from slo_autoscaler.config import OVERRIDES, read_web
+from slo_autoscaler.cli import SHELL, Caller, client
+from slo_autoscaler.config import OVERRIDES
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.fields import MOST, whole
 from slo_autoscaler.journal import DEFAULT_LAST, named, of_log
@@ -39,16 +39,16 @@ def of_lines(lines: Iterable[str], wanted: str, last: int) -> tuple[list[dict[st
     return [decision for name in names for decision in found[name]], near
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:
     """Run the command; return its exit status."""
-    flags = _parser().parse_args(arguments)
+    flags = parser(caller).parse_args(arguments)
+    flags.function = client.qualified(flags.function, flags.namespace)
     try:
         if flags.log is not None:
             return _tell(*_from_log(flags.log, flags.function, flags.last), flags.function)
-        web = read_web(flags.config, _overrides())
-        url = client.address(flags.url, web.host, web.port, "web.port")
         query = urlencode({"function": flags.function, "last": flags.last})
-        found = client.ask(url, f"/decisions?{query}", "found")["found"]
+        with client.reached(flags, caller, _overrides(), page=False) as url:
+            found = client.ask(url, f"/decisions?{query}", "found")["found"]
     except ConfigError as error:
         client.complain(*error.lines)
         return 2
@@ -113,15 +113,17 @@ def _whole(text: str) -> int:
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(caller: Caller) -> argparse.ArgumentParser:
+    """Return the command line's parser."""
     parser = argparse.ArgumentParser(
-        prog="slo-autoscaler explain",
+        prog=f"{caller.program} explain",
         description="Explains in sentences the last decisions for a function. Times are UTC.",
     )
     parser.add_argument(
         "function", metavar="FUNCTION", help="explain this function: name.namespace, or only the name"
     )
-    source = client.add_source(parser, "http://127.0.0.1:8082")
+    client.add_namespace(parser, "any")
+    source = client.add_source(parser, caller, "http://127.0.0.1:8082")
     source.add_argument("--log", metavar="FILE", help="read decisions from the log FILE; - is stdin")
     parser.add_argument(
         "--last", type=_whole, default=DEFAULT_LAST, metavar="N", help=f"show N decisions [{DEFAULT_LAST}]"

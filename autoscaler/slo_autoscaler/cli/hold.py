@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
-from slo_autoscaler.cli import client
+from slo_autoscaler.cli import SHELL, Caller, client
 from slo_autoscaler.config import platform_section, read_config
 from slo_autoscaler.errors import ConfigError, PlatformError
 from slo_autoscaler.fields import parse_duration, parse_time, whole
-from slo_autoscaler.platforms import PlatformSettings, write_hold
+from slo_autoscaler.platforms import PlatformSettings, default_namespace, write_hold
 from slo_autoscaler.schedule import hold_of
 
 T = TypeVar("T")
@@ -25,19 +25,20 @@ ON_KUBERNETES: Final = ("kubernetes", "knative")
 """Platforms that need no configuration: their objects are those of KUBECONFIG."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:
     """Run the command; return its exit status."""
-    parser = _parser()
-    flags = parser.parse_args(arguments)
-    if "." not in flags.function.strip("."):
-        parser.error(f"{flags.function!r} must be name.namespace, such as my-model.shop")
+    line = parser(caller)
+    flags = line.parse_args(arguments)
     now = datetime.now(UTC)
     if flags.until is not None and flags.until <= now:
-        parser.error(f"--until: {flags.until} must not be over")
+        line.error(f"--until: {flags.until} must not be over")
     text = None if flags.release else _text(flags, now)
+    name = client.qualified(flags.function, flags.namespace)
     try:
         platform = _platform(flags.config, flags.platform)
-        write_hold(platform, flags.function, text)
+        if "." not in name:
+            name = f"{name}.{default_namespace(platform)}"
+        write_hold(platform, name, text)
     except ConfigError as error:
         client.complain(*error.lines)
         return 2
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         client.complain(str(error))
         return 1
     done = "released" if text is None else f"holds {hold_of(text).text}"
-    sys.stdout.write(f"{flags.function}: {done}\n")
+    sys.stdout.write(f"{name}: {done}\n")
     return 0
 
 
@@ -90,13 +91,17 @@ def _count(text: object) -> int:
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(caller: Caller) -> argparse.ArgumentParser:
+    """Return the command line's parser."""
     parser = argparse.ArgumentParser(
-        prog="slo-autoscaler hold",
+        prog=f"{caller.program} hold",
         description="Pauses the scaling of a function until a time. Needs the right to patch its Deployment,"
         " or on Knative its Service.",
     )
-    parser.add_argument("function", metavar="FUNCTION", help="pause this function: name.namespace")
+    parser.add_argument(
+        "function", metavar="FUNCTION", help="pause this function: name.namespace, or only the name"
+    )
+    client.add_namespace(parser, "the cluster's present one")
     end = parser.add_mutually_exclusive_group(required=True)
     end.add_argument(
         "--until",

@@ -13,16 +13,17 @@ from typing import Any
 
 import yaml
 
-from slo_autoscaler.cli import client
+from slo_autoscaler.cli import SHELL, Caller, client
 from slo_autoscaler.config import read_config
 from slo_autoscaler.errors import ConfigError, SourceError
+from slo_autoscaler.journal import named
 from slo_autoscaler.sources import Settings, queries
 from slo_autoscaler.sources.prometheus import Server
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:
     """Run the command; return its exit status."""
-    flags = _parser().parse_args(arguments)
+    flags = parser(caller).parse_args(arguments)
     try:
         declared = _declared(read_config(flags.config).prometheus)
     except ConfigError as error:
@@ -31,9 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SourceError as error:
         client.complain(str(error))
         return 1
-    wanted = [slo for slo in declared if not flags.function or slo[0] in flags.function]
+    every = sorted({slo[0] for slo in declared})
+    asked = [client.qualified(name, flags.namespace) for name in flags.function]
+    chosen = {found for name in asked for found in named(name, every)[0]} if asked else every
+    wanted = [slo for slo in declared if slo[0] in chosen]
     if not wanted:
-        names = ", ".join(flags.function) or "any function"
+        names = ", ".join(asked) or "any function"
         client.complain(f"Prometheus has no SLO of {names}: it must run and be scraped")
         return 1
     yaml.safe_dump_all(map(document, wanted), sys.stdout, sort_keys=False)
@@ -84,12 +88,19 @@ def _by_class(series: Iterable[queries.Series]) -> dict[tuple[str, str], float]:
     }
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(caller: Caller) -> argparse.ArgumentParser:
+    """Return the command line's parser."""
     parser = argparse.ArgumentParser(
-        prog="slo-autoscaler openslo",
+        prog=f"{caller.program} openslo",
         description="Print the SLOs that running functions declare, one OpenSLO v1 object for each class.",
     )
-    parser.add_argument("function", nargs="*", help="name.namespace of a function [all functions]")
+    parser.add_argument(
+        "function",
+        nargs="*",
+        metavar="FUNCTION",
+        help="print only these: name.namespace, or only the name [all functions]",
+    )
+    client.add_namespace(parser, "any")
     parser.add_argument(
         "--config", required=True, metavar="FILE", help="read Prometheus' address from the configuration FILE"
     )

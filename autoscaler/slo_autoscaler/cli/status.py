@@ -1,8 +1,8 @@
 """``slo-autoscaler status``: the status page's table in a terminal.
 
 Owns the layout in 80 columns. The content comes from the running autoscaler (its /api/functions), so that
-page and terminal agree. Exit statuses: 0 success; 1 the autoscaler does not answer; 2 the command line or the
-configuration is invalid.
+page and terminal agree. Exit statuses: 0 success; 1 the autoscaler does not answer, or does not know the
+function; 2 the command line or the configuration is invalid; 3 a function that is shown misses its SLO.
 """
 
 import argparse
@@ -20,13 +20,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from slo_autoscaler.cli import client
-from slo_autoscaler.config import read_web
+from slo_autoscaler.cli import SHELL, Caller, client
 from slo_autoscaler.errors import ConfigError
+from slo_autoscaler.journal import named
 from slo_autoscaler.words import COLUMNS, DEFAULT_SORT, SORTS, STATES, numbered
 
 NARROW: Final = 80
 """Default width in a pipe, in columns; in a terminal the table has the terminal's width."""
+
+MISSED: Final = 3
+"""Exit status while a function that is shown misses its SLO."""
 
 WIDE: Final = 120
 """Minimum width for all columns of the page."""
@@ -45,55 +48,79 @@ _SHORTER: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
 _STYLES: Final = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:
     """Run the command; return its exit status."""
-    flags = _parser().parse_args(arguments)
-    try:
-        web = read_web(flags.config)
-        url = client.address(flags.url, web.page_host, web.page_port, "web.page_port")
-    except ConfigError as error:
-        client.complain(*error.lines)
-        return 2
-    path = f"/api/functions?{urlencode({'q': flags.filter, 'sort': flags.sort})}"
+    flags = parser(caller).parse_args(arguments)
     console = Console()
     if not console.is_terminal:
         console.width = flags.width or NARROW
     elif flags.width:
         console.width = flags.width
     try:
-        return _watch(console, url, path, flags) if flags.watch else _once(console, url, path, flags)
+        while True:
+            try:
+                with client.reached(flags, caller, page=True) as url:
+                    if flags.watch:
+                        return _watch(console, url, flags, again=caller.forwards)
+                    return _once(console, url, flags)
+            except client.NoAnswerError as error:
+                client.complain(str(error))
+                # A forwarded port ends with its pod.
+                if not (flags.watch and caller.forwards):
+                    return 1
+                time.sleep(flags.interval)
+    except ConfigError as error:
+        client.complain(*error.lines)
+        return 2
     except KeyboardInterrupt:
         return 0
 
 
-def _once(console: Console, url: str, path: str, flags: argparse.Namespace) -> int:
-    try:
-        document = client.ask(url, path, "functions")
-    except client.NoAnswerError as error:
-        client.complain(str(error))
-        return 1
+def _asked(url: str, flags: argparse.Namespace) -> dict[str, Any]:
+    """Return the document of the chosen functions. Raises ``NoAnswerError``."""
+    path = f"/api/functions?{urlencode({'q': flags.filter, 'sort': flags.sort})}"
+    document = client.ask(url, path, "functions")
+    rows = [row for row in document["functions"] if flags.namespace in (None, row["namespace"])]
+    if flags.function:
+        chosen: set[str] = set()
+        for wanted in flags.function:
+            found, near = named(wanted, [row["function_name"] for row in rows])
+            if not found:
+                hint = f"; did you mean {' or '.join(near)}?" if near else ""
+                raise client.NoAnswerError(f"no function {wanted!r}{hint}")
+            chosen.update(found)
+        rows = [row for row in rows if row["function_name"] in chosen]
+    return {**document, "functions": rows}
+
+
+def _once(console: Console, url: str, flags: argparse.Namespace) -> int:
+    document = _asked(url, flags)
     if flags.json:
         sys.stdout.write(json.dumps(document) + "\n")
     else:
         console.print(shown(document, console.width))
-    return 0
+    return MISSED if any(row["state"] == "missed" for row in document["functions"]) else 0
 
 
-def _watch(console: Console, url: str, path: str, flags: argparse.Namespace) -> int:
-    """Refresh the table every interval until interrupted; keep trying while the autoscaler is down."""
+def _watch(console: Console, url: str, flags: argparse.Namespace, *, again: bool) -> int:
+    """Refresh the table every interval until interrupted.
+
+    At a given address keep trying while the autoscaler is down. Raises ``NoAnswerError`` otherwise.
+    """
     interval = flags.interval
-    if flags.json or not console.is_terminal:
-        while _once(console, url, path, flags) == 0:
-            time.sleep(interval)
-        return 1
+    while flags.json or not console.is_terminal:
+        _once(console, url, flags)
+        time.sleep(interval)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         last: RenderableType = ""
         while True:
             try:
                 # Leaves two lines for the message above it when the autoscaler stops.
-                last = shown(client.ask(url, path, "functions"), console.width, console.height - 2)
+                last = shown(_asked(url, flags), console.width, console.height - 2)
                 live.update(last, refresh=True)
             except client.NoAnswerError as error:
+                if again:
+                    raise
                 live.update(Group(Text(str(error), style=_STYLES["error"]), last), refresh=True)
             time.sleep(interval)
 
@@ -193,13 +220,17 @@ def _columns(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser(caller: Caller) -> argparse.ArgumentParser:
+    """Return the command line's parser."""
     parser = argparse.ArgumentParser(
-        prog="slo-autoscaler status",
-        description="Shows every function: whether its SLO is met, its replicas, and the last decision.",
+        prog=f"{caller.program} status",
+        description="Shows every function: whether its SLO is met, its replicas, and the last decision."
+        f" Exit status {MISSED}: a function that is shown misses its SLO.",
     )
     add = parser.add_argument
-    client.add_source(parser, "http://127.0.0.1:8083")
+    add("function", nargs="*", metavar="FUNCTION", help="show only these: name.namespace, or only the name")
+    client.add_namespace(parser, "all")
+    client.add_source(parser, caller, "http://127.0.0.1:8083")
     add(
         "--filter", default="", metavar="WORDS", help="show functions with WORDS in name, mode, SLO or reason"
     )

@@ -426,6 +426,11 @@ def _checked(configuration: Configuration, file: str, strict: bool) -> dict[str,
     return {"ssl_context": context, "cert_file": None, "key_file": None}
 
 
+def namespace_of(kubeconfig: str | None, context: str | None) -> str:
+    """Return the namespace that goes with the credentials. Raises ``ConfigError``."""
+    return _loaded(kubeconfig, context)[1]
+
+
 def _loaded(kubeconfig: str | None, context: str | None) -> tuple[Configuration, str]:
     """Return credentials with the address, and their namespace."""
     configuration = Configuration()

@@ -164,6 +164,19 @@ def write_hold(settings: PlatformSettings, function_name: str, text: str | None)
     write(settings, function_name, text)
 
 
+def default_namespace(settings: PlatformSettings) -> str:
+    """Return the namespace of a function whose name is given alone. Raises ``ConfigError``.
+
+    On Kubernetes that is the one of the credentials, as for kubectl.
+    """
+    if not settings.on_kubernetes:
+        return (settings.namespaces or ("default",))[0]
+    kubeconfig, context, _ = settings.cluster
+    # Imported here, so that an autoscaler of OpenFaaS does not load the package.
+    namespace: str = importlib.import_module("slo_autoscaler.kube.client").namespace_of(kubeconfig, context)
+    return namespace
+
+
 def place(kind: str, namespaces: tuple[str, ...] | None) -> str:
     """Return the kind and the namespaces of a platform on Kubernetes, for the log."""
     return f"{kind}, {'all namespaces' if namespaces is None else ' '.join(namespaces)}"

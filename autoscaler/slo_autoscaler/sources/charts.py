@@ -33,6 +33,8 @@ class Chart:
     unit: str
     lines: tuple[Line, ...]
     stepped: bool = False
+    span: int | None = None
+    """Its time span in seconds, whichever the page shows; None: the page's."""
 
     def name(self, line: Line) -> str:
         """Return the name of a line among those of all charts."""
@@ -104,6 +106,13 @@ _REPLICAS: Final = Chart(
     ),
     stepped=True,
 )
+_BUDGET: Final = Chart(
+    "budget",
+    "Error budget of 30 days",
+    "share",
+    (Line("left", "left", 'min(slo:error_budget_remaining:ratio{$F,view="watchdog"})'),),
+    span=30 * 86_400,
+)
 _QUEUE: Final = Chart(
     "queue",
     "Queue",
@@ -115,7 +124,7 @@ _QUEUE: Final = Chart(
 )
 
 CHARTS: Final = (
-    *(_LOAD, _LATENCY, _LATE, _REPLICAS, _QUEUE),
+    *(_LOAD, _LATENCY, _LATE, _REPLICAS, _BUDGET, _QUEUE),
     Chart(
         "time",
         "Where the time goes",
@@ -144,7 +153,7 @@ STREAM_CHARTS: Final = (
         title="First piece",
         lines=_quantiles('watchdog_first_piece_seconds_bucket{$F,slo_class="default"}', _TARGET),
     ),
-    *(_LATE, _REPLICAS, _QUEUE),
+    *(_LATE, _REPLICAS, _BUDGET, _QUEUE),
     Chart(
         "interval",
         "Interval",

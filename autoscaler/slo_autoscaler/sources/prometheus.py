@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
-from requests import JSONDecodeError, RequestException, Response
+from requests import JSONDecodeError, RequestException, Response, Session
 
 from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import SourceError, brief
@@ -68,7 +68,8 @@ class Server:
         self._matchers = config.matchers
         self._partial: str | None = None
         """Warning of an answer that lacks the data of some store."""
-        self._client = _client(config, self._note_partial)
+        self._session = _session(config, self._note_partial)
+        self._client = _client(config, self._session)
         self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix=name)
 
     def submit(self, ask: Callable[..., T], *arguments: object) -> Future[T]:
@@ -78,7 +79,7 @@ class Server:
     def instant(self, take: Take[T], query: str, params: Mapping[str, float] | None = None) -> T:
         """Return what ``take`` makes of the answer to an instant query. Raises ``SourceError``."""
         query = queries.narrowed(query, self._matchers)
-        return self._read(take, lambda: self._client.custom_query(query, params), query)
+        return self._read(lambda: take(queries.read(self._client.custom_query(query, params))), query)
 
     def range(self, take: Take[T], query: str, span: tuple[float, float], step: float) -> T:
         """Likewise of the answer to a range query; ``span`` is Unix seconds. Raises ``SourceError``."""
@@ -86,8 +87,21 @@ class Server:
         # The client rounds to seconds: a rate at the next one would lack what is still to come.
         start, end = (datetime.fromtimestamp(math.floor(when), UTC) for when in span)
         return self._read(
-            take, lambda: self._client.custom_query_range(query, start, end, f"{step:g}"), query
+            lambda: take(queries.read(self._client.custom_query_range(query, start, end, f"{step:g}"))), query
         )
+
+    def alerts(self) -> list[queries.Firing]:
+        """Return the alerts of the shipped rules that fire. Raises ``SourceError``.
+
+        A query of ALERTS would have neither their values nor their summaries.
+        """
+
+        def ask() -> list[queries.Firing]:
+            answer = self._session.get(self._url + queries.ALERTS, timeout=self._timeout)
+            answer.raise_for_status()
+            return queries.firing(answer.json()["data"]["alerts"], self._matchers)
+
+        return self._read(ask, queries.ALERTS)
 
     def moment(self, query: str, params: Mapping[str, float] | None = None) -> tuple[float, float]:
         """Return (Unix time by Prometheus' clock, value) of a query of one number. Raises ``SourceError``."""
@@ -131,10 +145,10 @@ class Server:
             warnings = (text for text in response.json()["warnings"] if not text.startswith(_ABOUT_QUERY))
             self._partial = next(warnings, self._partial)
 
-    def _read(self, take: Take[T], answer: Callable[[], object], query: str) -> T:
-        """Return what ``take`` makes of ``answer``; turn every error of the client into a ``SourceError``."""
+    def _read(self, ask: Callable[[], T], query: str) -> T:
+        """Return what ``ask`` returns; turn every error of the client into a ``SourceError``."""
         try:
-            return take(queries.read(answer()))
+            return ask()
         except SourceError as error:
             raise SourceError(f"{self._url}: wrong answer to {query}: {error}") from error
         except _OTHER_SERVER as error:
@@ -151,8 +165,8 @@ _ABOUT_QUERY: Final = "PromQL "
 """Begin of a warning about the query itself."""
 
 
-def _client(config: Settings, check: Callable[..., None]) -> PrometheusConnect:
-    """Return a client with the configured credentials. Raises ``ConfigError`` if a file is missing."""
+def _session(config: Settings, check: Callable[..., None]) -> Session:
+    """Return a session with the configured credentials. Raises ``ConfigError`` if a file is missing."""
     auth = None
     if config.bearer_token_file is not None:
         auth = Authorization(Secret("prometheus.bearer_token_file", config.bearer_token_file))
@@ -161,6 +175,10 @@ def _client(config: Settings, check: Callable[..., None]) -> PrometheusConnect:
         auth = Authorization(password, config.basic_auth.username)
     session = open_session(config.url, "prometheus", tls=config.tls, auth=auth, headers=config.headers)
     session.hooks["response"] = [_refuse, check]
+    return session
+
+
+def _client(config: Settings, session: Session) -> PrometheusConnect:
     adapter = session.get_adapter(config.url)
     connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0, session=session)
     # The client has installed its own adapter there.

@@ -38,6 +38,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from string import Template
 from sys import intern
 from typing import Final
@@ -245,9 +246,6 @@ SLOS: Final = (
 )
 """Latency target and objective of every class of every function; during an update the stricter ones."""
 
-FIRING: Final = 'ALERTS{alertstate="firing",product="tailbound",severity=~"page|ticket"}'
-"""Alerts of the shipped rules that fire now."""
-
 NEW: Final = {
     "rate": _sum(f"{_ALL} ({_REQUESTS}) / {_PART} or {_ALL} (rate({_REQUESTS}[$R]))"),
     "rate_now": (
@@ -302,6 +300,9 @@ EXPORTED_AT: Final = (
     f'max(max_over_time((timestamp(slo_autoscaler_replicas{{state="desired"}}) {_OWN})[$H:$R])) or vector(0)'
 )
 """Query of the time of this autoscaler's last export, Unix seconds; 0 if there is none in an hour."""
+ALERTS: Final = "/api/v1/alerts"
+"""Path of the alerts; Thanos, Mimir and, with ``-vmalert.proxyURL``, VictoriaMetrics have it too."""
+
 TIME: Final = "vector(time())"
 """Query of the Unix time by Prometheus' clock."""
 
@@ -358,6 +359,27 @@ address alone."""
 
 COMPLETED: Final = "sum(rate(slo_requests_total{$F}[$R]))"
 """Query of the completions per second of chosen functions together."""
+
+_ROW: Final = (
+    'label_replace(label_replace(%s, "row", "$$1", "instance", "(.+)"), "row", "$$1", "replica", "(.+)")'
+)
+"""The pod's name, where the scrape job gives it, else the address."""
+
+REPLICAS: Final = {
+    name: f"{aggregation} by (row) ({_ROW % text})"
+    for name, aggregation, text in (
+        ("up", "max", "up{$F}"),
+        ("load", "sum", "rate(slo_requests_total{$F}[$R])"),
+        ("capacity", "max", f"{_CAPACITY}{{$F}} >= 0"),
+        ("in_flight", "max", f"{_INSIDE}{{$F}}"),
+        ("cores", "max", "watchdog_capacity_cores{$F}"),
+        ("start_up", "max", "watchdog_start_up_seconds{$F}"),
+        ("workers", "sum", "watchdog_workers{$F}"),
+        ("sick", "max", "watchdog_workers_sick_total{$F}"),
+        ("died", "max", "watchdog_worker_restarts_total{$F}"),
+    )
+}
+"""Query of each number of a function's replicas, by ``row``."""
 
 LEARNED: Final = {
     # The median replica's, as for the sizing.
@@ -506,6 +528,37 @@ def read(result: object) -> Iterator[Series]:
                 yield series["metric"], [point for point in points if math.isfinite(point[1])]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise SourceError(f"expected series with metric and values, got {str(result)[:80]}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """An alert that fires."""
+
+    labels: Mapping[str, str]
+    since: str
+    """When its condition began to hold, ISO 8601 in UTC."""
+    value: float
+    summary: str
+
+
+def firing(listed: object, matchers: Mapping[str, str]) -> list[Firing]:
+    """Return the alerts of the shipped rules that fire, of those that the API lists.
+
+    An alert with other labels than ``matchers`` is another cluster's. Raises ``SourceError``.
+    """
+    try:
+        if not isinstance(listed, list):
+            raise TypeError
+        return [
+            Firing(labels, each["activeAt"], float(each["value"]), each["annotations"].get("summary", ""))
+            for each in listed
+            if each["state"] == "firing"
+            and (labels := each["labels"]).get("product") == "tailbound"
+            and labels.get("severity") in ("page", "ticket")
+            and all(labels.get(name, value) == value for name, value in matchers.items())
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise SourceError(f"expected alerts with labels and values, got {str(listed)[:80]}") from None
 
 
 def values(series: Iterable[Series], label: str = FUNCTION_LABEL) -> dict[str, float]:

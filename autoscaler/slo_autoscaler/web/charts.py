@@ -4,10 +4,11 @@ Owns the moments of the columns, and the table of batch sizes. ``sources.charts`
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from slo_autoscaler import words
 from slo_autoscaler.fields import whole
 from slo_autoscaler.sources.charts import Chart
 from slo_autoscaler.sources.queries import Points
@@ -20,7 +21,25 @@ DEFAULT_SPAN: Final = "1h"
 POINTS: Final = 240
 """Maximum points of a line, by the width of a chart."""
 
+ALIGNED: Final = 300
+"""Seconds: with longer steps a grid ends this close to now."""
+
 DIGITS: Final = 5
+
+OF_REPLICAS: Final[Mapping[str, tuple[str, str, Callable[[float | None], str]]]] = {
+    "load": ("Load", "requests per second, of every outcome", words.per_second),
+    "capacity": ("Capacity", "requests per second with the objective met, as it exports", words.per_second),
+    "in_flight": ("In flight", "requests received and not yet answered", words.count),
+    "cores": ("CPUs", "CPUs for which the capacity holds: more while boosted", words.factor),
+    "start_up": ("Start-up", "from the start of its process to its first ready worker", words.seconds),
+    "workers": ("Workers", "worker processes", words.count),
+    "sick": ("Sick", "workers replaced because their batches failed whole, since it started", words.count),
+    "died": ("Died", "workers that died and were replaced, since it started", words.count),
+}
+"""Columns of the table of replicas: title, hint and text of a number."""
+
+MAX_REPLICAS: Final = 50
+"""Maximum rows of the table of replicas: the busiest, after those that Prometheus does not reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +64,11 @@ class Grid:
 def grid(span: float, scrape_interval: float, now: float) -> Grid:
     """Return at most about ``POINTS`` moments of the ``span`` seconds before ``now``.
 
-    They are multiples of the step, so that a query a little later can reuse the answer.
+    The last one is a multiple of the step, so that a query a little later can reuse the answer.
     """
     step = max(1, math.ceil(max(scrape_interval, span / POINTS)))
-    end = math.floor(now / step) * step
+    unit = min(step, ALIGNED)
+    end = math.floor(now / unit) * unit
     length = max(2, math.floor(span / step) + 1)
     return Grid(end - step * (length - 1), step, length)
 
@@ -63,8 +83,14 @@ def column(points: Points, at: Grid) -> list[float | None]:
     return made
 
 
-def document(chosen: Sequence[Chart], answers: Mapping[str, Points], at: Grid) -> dict[str, Any]:
-    """Return the charts with their columns as JSON; ``answers``: {name of a line: points}."""
+def document(
+    chosen: Sequence[Chart], answers: Mapping[str, Points], grids: Mapping[int | None, Grid]
+) -> dict[str, Any]:
+    """Return the charts with their columns as JSON; ``answers``: {name of a line: points}.
+
+    ``grids``: {span of a chart: its moments}. A chart with a span of its own has ``times`` of its own.
+    """
+    at = grids[None]
     return {
         "start": at.start,
         "end": at.end,
@@ -76,12 +102,13 @@ def document(chosen: Sequence[Chart], answers: Mapping[str, Points], at: Grid) -
                 "title": chart.title,
                 "unit": chart.unit,
                 "stepped": chart.stepped,
+                **({} if chart.span is None else {"times": grids[chart.span].times}),
                 "lines": [
                     {
                         "key": line.key,
                         "label": line.label,
                         "role": line.role,
-                        "values": column(answers.get(chart.name(line), ()), at),
+                        "values": column(answers.get(chart.name(line), ()), grids[chart.span]),
                     }
                     for line in chart.lines
                 ],
@@ -89,6 +116,20 @@ def document(chosen: Sequence[Chart], answers: Mapping[str, Points], at: Grid) -
             for chart in chosen
         ],
     }
+
+
+def replicas(answers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Return a row for each replica as JSON; ``answers`` are those to ``REPLICAS``.
+
+    Those that Prometheus does not reach come first, then the busiest.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in sorted(set().union(*answers.values())):
+        known = {key: answer.get(name) for key, answer in answers.items()}
+        display = {key: text(known[key]) for key, (_, _, text) in OF_REPLICAS.items()}
+        rows.append({"replica": name, **known, "display": display})
+    rows.sort(key=lambda row: (bool(row["up"]), -(row["load"] or 0.0) / (row["capacity"] or math.inf)))
+    return {"rows": rows[:MAX_REPLICAS], "left_out": max(0, len(rows) - MAX_REPLICAS)}
 
 
 def profile(answers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

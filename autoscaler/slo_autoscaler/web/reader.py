@@ -6,13 +6,14 @@ delay a reconcile. ``sources.queries`` has the queries.
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings, queries
 from slo_autoscaler.sources.prometheus import Server
-from slo_autoscaler.sources.queries import Points
+from slo_autoscaler.sources.queries import Firing, Points
 from slo_autoscaler.web.charts import Grid
 
 KEPT: Final = 5.0
@@ -22,6 +23,18 @@ MAX_KEPT: Final = 64
 """Maximum number of cached answers."""
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What Prometheus says of itself and by its alerts."""
+
+    alerts: Sequence[Firing] = ()
+    """Those that fire."""
+    problem: str | None = None
+    """Why it cannot be queried; None: it can."""
+    no_alerts: str | None = None
+    """Why it can be queried, but not for its alerts."""
 
 
 class Reader:
@@ -54,28 +67,20 @@ class Reader:
             key, lambda: self._all({name: self._instant(text, label) for name, text in texts.items()})
         )
 
-    def problem(self) -> str | None:
-        """Return as text why Prometheus cannot be queried, or None."""
+    def health(self) -> Health:
+        """Return whether Prometheus answers, and the alerts that fire."""
 
-        def ask() -> str | None:
+        def ask() -> Health:
             try:
                 self._all({"now": self._time})
             except SourceError as error:
-                return f"{error}."
-            return None
-
-        return self._remembered("problem", ask)
-
-    def alerts(self) -> list[Mapping[str, str]]:
-        """Return the labels of each alert that fires; none without an answer."""
-
-        def ask() -> list[Mapping[str, str]]:
+                return Health(problem=str(error))
             try:
-                return self._all({"": self._firing})[""]
-            except SourceError:
-                return []
+                return Health(self._all({"": self._server.alerts})[""])
+            except SourceError as error:
+                return Health(no_alerts=str(error))
 
-        return self._remembered("alerts", ask)
+        return self._remembered("health", ask)
 
     def close(self) -> None:
         """Close connections and stop threads."""
@@ -102,9 +107,6 @@ class Reader:
 
     def _time(self) -> float:
         return self._server.moment(queries.TIME)[1]
-
-    def _firing(self) -> list[Mapping[str, str]]:
-        return self._server.instant(lambda series: [labels for labels, _ in series], queries.FIRING)
 
     def _range(self, text: str, at: Grid) -> Callable[[], Points]:
         return lambda: next(

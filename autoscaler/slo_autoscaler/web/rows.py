@@ -5,6 +5,7 @@ object: the page, /api/functions and ``slo-autoscaler status`` show its ``displa
 ``words.COLUMNS`` makes a signal a column; any other column has its text in ``_CELLS``.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,18 +15,23 @@ from urllib.parse import urlencode
 from slo_autoscaler import words
 from slo_autoscaler.law.policies import wilson
 from slo_autoscaler.signals import INPUTS
+from slo_autoscaler.sources.queries import Firing
 from slo_autoscaler.web.listener import Decisions
-from slo_autoscaler.web.reader import Reader
+from slo_autoscaler.web.reader import Health, Reader
 from slo_autoscaler.words import DEFAULT_SORT, STATES, sentence
 
 Row = dict[str, Any]
 Notice = dict[str, str]
 """``level``: error, warning or info; ``text``."""
 
-Alert = dict[str, str | None]
-"""``alertname``, ``severity``, ``function_name``, ``runbook_url``, ``dashboard_url``."""
+Alerts = dict[str, Any]
+"""Those of one function that fire: ``function_name`` ("" for others), ``severity`` (the worst),
+``dashboard_url``, and ``firing``, a list of ``alertname``, ``severity``, ``slo_class``, ``since``, ``value``,
+``summary`` and ``runbook_url``."""
 
 RUNBOOK: Final = "https://github.com/tailbound/tailbound/blob/main/docs/howto/runbook.md"
+
+GOOD: Final = Health()
 
 KEPT: Final = 1.0
 """Seconds for which the rows are cached, for all users together."""
@@ -110,10 +116,13 @@ class Rows:
 
     def all(self) -> list[Row]:
         """Return the row of every function, in the default order."""
+        blind = self._blind()
         with self._lock:
             if self._clock() >= self._until:
                 told = {name: self._decided.decisions(name, 1) or {} for name in self._decided.functions()}
-                self._rows = ordered(_row(each) for each in told.values() if each.get("decisions"))
+                self._rows = ordered(
+                    _row(each, blind=blind) for each in told.values() if each.get("decisions")
+                )
                 self._problems = {name: each["problem"] for name, each in told.items() if "problem" in each}
                 self._until = self._clock() + KEPT
             return self._rows
@@ -121,35 +130,44 @@ class Rows:
     def of(self, function_name: str) -> Row | None:
         """Return the row of one function, or None without a decision for it."""
         found = self._decided.decisions(function_name, 1)
-        return _row(found) if found and found["decisions"] else None
+        return _row(found, blind=self._blind()) if found and found["decisions"] else None
 
     def problem(self, function_name: str) -> str | None:
         """Return why a function cannot be read or scaled, or None."""
         found = self._decided.decisions(function_name, 1)
         return found.get("problem") if found else None
 
+    def _blind(self) -> bool:
+        return self._reader.health().problem is not None
+
     def notices(self) -> list[Notice]:
-        """Return the fleet-wide notices; query Prometheus only if no function has data."""
-        rows = self.all()
-        problem = self._reader.problem() if blind(rows) else None
-        denied = self._decided.denied()
-        return notices(rows, alive=self._alive(), problem=problem, troubled=self._problems, denied=denied)
+        """Return the fleet-wide notices."""
+        return notices(
+            self.all(),
+            alive=self._alive(),
+            health=self._reader.health(),
+            troubled=self._problems,
+            denied=self._decided.denied(),
+        )
 
 
-def _row(found: Mapping[str, Any]) -> Row:
+def _row(found: Mapping[str, Any], *, blind: bool) -> Row:
     """Return a function's row from its last decision and its problem."""
-    row = row_of(found["decisions"][-1])
+    row = row_of(found["decisions"][-1], blind=blind)
     if problem := found.get("problem"):
         # The last decision is not the present reason.
         row["last"] = row["display"]["last"] = problem
     return row
 
 
-def row_of(decision: Mapping[str, Any]) -> Row:
-    """Return a function's row from its newest decision, one object of the decision log."""
+def row_of(decision: Mapping[str, Any], *, blind: bool = False) -> Row:
+    """Return a function's row from its newest decision, one object of the decision log.
+
+    ``blind``: Prometheus does not answer, so the numbers of the decision are old.
+    """
     inputs: Mapping[str, Any] = decision["inputs"]
     known = {key: inputs.get(key) for key in INPUTS}
-    state = _state(decision["reason"], known)
+    state = "no_data" if blind else _state(decision["reason"], known)
     before = decision.get("incumbent", decision["from"])
     name, _, namespace = decision["function_name"].rpartition(".")
     row: Row = {
@@ -168,7 +186,10 @@ def row_of(decision: Mapping[str, Any]) -> Row:
         "rollout_failed": decision.get("rollout_failed", False),
         "last": short(decision),
         "sentence": sentence(decision),
-        "breaches": _breaches(state, known) + ["replicas"] * decision.get("rollout_failed", False),
+        "breaches": [
+            *([] if blind else _breaches(state, known)),
+            *["replicas"] * decision.get("rollout_failed", False),
+        ],
     }
     row["display"] = {column.key: _display(row, column.key) for column in words.COLUMNS}
     return row
@@ -229,22 +250,35 @@ def blind(rows: Sequence[Row]) -> bool:
     return bool(rows) and all(row["reason"] == "NoData" for row in rows)
 
 
-def alerts(firing: Iterable[Mapping[str, str]], grafana_url: str | None) -> list[Alert]:
-    """Return the alerts that fire, pages first, with links; ``grafana_url`` None: none to a dashboard."""
-    found = [
-        (labels.get("severity", ""), labels.get("alertname", ""), labels.get("function_name", ""))
-        for labels in firing
-    ]
-    return [
+def alerts(firing: Iterable[Firing], grafana_url: str | None) -> list[Alerts]:
+    """Return the alerts by function, pages first, with links; ``grafana_url`` None: none to a dashboard."""
+    by_function: dict[str, list[dict[str, Any]]] = {}
+    for alert in firing:
+        name = alert.labels.get("alertname", "")
+        of_one = by_function.setdefault(alert.labels.get("function_name", ""), [])
+        of_one.append(
+            {
+                "alertname": name,
+                "severity": alert.labels["severity"],
+                "slo_class": alert.labels.get("slo_class", ""),
+                "since": alert.since,
+                "value": alert.value if math.isfinite(alert.value) else None,
+                "summary": alert.summary,
+                "runbook_url": f"{RUNBOOK}#{name.lower()}",
+            }
+        )
+    for of_one in by_function.values():
+        of_one.sort(key=lambda each: (each["severity"], each["alertname"], each["slo_class"], each["since"]))
+    found: list[Alerts] = [
         {
-            "alertname": alertname,
-            "severity": severity,
             "function_name": function_name,
-            "runbook_url": f"{RUNBOOK}#{alertname.lower()}",
+            "severity": of_one[0]["severity"],
             "dashboard_url": _dashboard(grafana_url, function_name),
+            "firing": of_one,
         }
-        for severity, alertname, function_name in sorted(set(found))
+        for function_name, of_one in by_function.items()
     ]
+    return sorted(found, key=lambda each: (each["severity"], each["function_name"]))
 
 
 def _dashboard(grafana_url: str | None, function_name: str) -> str | None:
@@ -258,15 +292,14 @@ def notices(
     rows: Sequence[Row],
     *,
     alive: bool,
-    problem: str | None = None,
+    health: Health = GOOD,
     troubled: Mapping[str, str] | None = None,
     denied: Mapping[str, str] | None = None,
 ) -> list[Notice]:
     """Return the fleet-wide notices, the most severe first.
 
-    Warnings concern some functions, errors all. ``alive``: the loop is running. ``problem``: the error of a
-    query to Prometheus. ``troubled``: {function: why it cannot be read or scaled}. ``denied``: {namespace
-    or kind: why it may not be read}.
+    Warnings concern some functions, errors all. ``alive``: the loop is running. ``troubled``: {function: why
+    it cannot be read or scaled}. ``denied``: {namespace or kind: why it may not be read}.
     """
     found: list[Notice] = []
 
@@ -280,12 +313,14 @@ def notices(
             " The autoscaler's log has the cause.",
         )
     without = sum(row["reason"] == "NoData" for row in rows)
-    if blind(rows):
+    if health.problem is not None:
         tell(
             "error",
-            "Prometheus gives no usable data, so every function stays at its count until it does."
-            f" The table may be old.{f' The error: {problem}' if problem else ''}",
+            f"Prometheus does not answer: {health.problem}. Functions stay at their counts. The numbers are"
+            " the last ones; whether SLOs are met and alerts fire is unknown.",
         )
+    elif blind(rows):
+        tell("error", "Prometheus gives no usable data, so every function stays at its count until it does.")
     elif without:
         tell(
             "warning",
@@ -299,8 +334,12 @@ def notices(
             f"{len(troubled):,} of the functions cannot be read or scaled and stay at their counts,"
             f" such as {name}: {why}.",
         )
-    for where, why in sorted((denied or {}).items()):
-        tell("warning", f"Nothing of {where} is scaled: {why}. Check the autoscaler's rights there.")
+    if denied:
+        where, why = min(denied.items())
+        others = f" and {len(denied) - 1:,} other places" if len(denied) > 1 else ""
+        tell("warning", f"Nothing of {where}{others} is scaled: {why}. Check the autoscaler's rights there.")
+    if health.no_alerts is not None:
+        tell("warning", f"Whether an alert fires is unknown: {health.no_alerts}.")
     if rows and all(row["mode"] == "standby" for row in rows):
         tell("info", "This autoscaler is a standby: another one acts. The counts are not applied.")
     elif rows and all(row["mode"] != "active" for row in rows):

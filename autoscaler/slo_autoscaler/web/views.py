@@ -34,6 +34,9 @@ MAX_ROWS: Final = 1000
 MIN_GZIP: Final = 4096
 """Minimum bytes of a compressed answer: a thousand functions are a megabyte of JSON every few seconds."""
 
+Document = dict[str, Any] | None
+"""A JSON object, if it is known."""
+
 CLASSES: Final[Mapping[str, str]] = {
     column.key: " ".join([column.key, *["number"] * column.numeric, *["minor"] * column.minor])
     for column in words.COLUMNS
@@ -130,6 +133,7 @@ class _Views:
             sort=sort,
             max_rows=MAX_ROWS,
             platform=self._config.platform,
+            old=self._reader.health().problem is not None,
             **self._fleet_document(text, state, sort),
         )
 
@@ -140,7 +144,12 @@ class _Views:
     def function(self, name: str) -> str:
         """Return one function's page: its state, learned service times, decisions and reasons."""
         return render_template(
-            "function.html", spans=charts.SPANS, span=_span(), **self._function_document(self._row(name))
+            "function.html",
+            spans=charts.SPANS,
+            span=_span(),
+            of_replicas=charts.OF_REPLICAS,
+            old=self._reader.health().problem is not None,
+            **self._function_document(self._row(name)),
         )
 
     def api_function(self, name: str) -> Response:
@@ -154,11 +163,17 @@ class _Views:
         prometheus = self._config.prometheus
         slo = self._config.gateway_slos().of(function_name)
         chosen = lines.charts(slo, streams=streams)
-        at = charts.grid(charts.SPANS[_span()], prometheus.scrape_interval, self._reader.now())
-        # At least one step, so that no event falls between two moments.
-        spans = [max(span, at.step) for span in (prometheus.rate_window, prometheus.window)]
-        answers = self._reader.ranges(lines.filled(chosen, function_name, slo, *spans), at)
-        return jsonify(function_name=function_name, span=_span(), **charts.document(chosen, answers, at))
+        grids: dict[int | None, charts.Grid] = {}
+        answers: dict[str, queries.Points] = {}
+        now = self._reader.now()
+        for span in (None, *{chart.span for chart in chosen} - {None}):
+            at = charts.grid(span or charts.SPANS[_span()], prometheus.scrape_interval, now)
+            # At least one step, so that no event falls between two moments.
+            windows = [max(window, at.step) for window in (prometheus.rate_window, prometheus.window)]
+            alike = [chart for chart in chosen if chart.span == span]
+            answers |= self._reader.ranges(lines.filled(alike, function_name, slo, *windows), at)
+            grids[span] = at
+        return jsonify(function_name=function_name, span=_span(), **charts.document(chosen, answers, grids))
 
     def api(self) -> Response:
         """Return the list of addresses."""
@@ -207,7 +222,8 @@ class _Views:
         ]
         numbers = told.get("score")
         trouble = told.get("problem")
-        learned, problem = self._learned(name, streams=row["slo_interval"] is not None)
+        replicas, learned, problem = self._measured(name, streams=row["slo_interval"] is not None)
+        alerts = [found for found in self._alerts() if found["function_name"] == name]
         return {
             "time": _now(),
             "interval": self._config.interval,
@@ -218,30 +234,37 @@ class _Views:
                 *([{"level": "warning", "text": f"It stays at its count: {trouble}."}] if trouble else ()),
                 *(record for record in self._rows.notices() if record["level"] != "warning"),
             ],
-            "alerts": [record for record in self._alerts() if record["function_name"] == name],
-            "last_change": next((record for record in decisions if record["action"] != "hold"), None),
+            "alerts": alerts,
             "decisions": decisions,
             "score": numbers and {**numbers, "sentence": score(name, numbers)},
+            "replicas": replicas,
             "profile": learned,
             "profile_problem": problem,
         }
 
-    def _alerts(self) -> list[rows.Alert]:
-        return rows.alerts(self._reader.alerts(), self._config.web.grafana_url)
+    def _alerts(self) -> list[rows.Alerts]:
+        return rows.alerts(self._reader.health().alerts, self._config.web.grafana_url)
 
-    def _learned(self, function_name: str, *, streams: bool) -> tuple[dict[str, Any] | None, str | None]:
-        """Return the watchdogs' learned service times, or why these are unknown."""
+    def _measured(self, function_name: str, *, streams: bool) -> tuple[Document, Document, str | None]:
+        """Return the replicas, their learned service times, and why the latter are unknown."""
         prometheus = self._config.prometheus
         if self._config.gateway_slos().of(function_name) is not None:
-            return None, "This function has no batching watchdog, so no service times are learned."
-        if streams:
-            return None, "This function streams: batching-watchdog try shows its times of starts and steps."
+            return None, None, "This function has no batching watchdog, so no service times are learned."
+        if problem := self._reader.health().problem:
+            return None, None, f"Prometheus does not answer: {problem}"
         chosen = queries.matching([function_name])
-        texts = queries.fill(queries.LEARNED, prometheus.rate_window, functions=chosen)
+
+        def asked(texts: Mapping[str, str], label: str) -> dict[str, dict[str, float]]:
+            return self._reader.instants(queries.fill(texts, prometheus.rate_window, functions=chosen), label)
+
         try:
-            return charts.profile(self._reader.instants(texts, "size")), None
+            replicas = charts.replicas(asked(queries.REPLICAS, "row"))
+            if streams:
+                why = "This function streams: batching-watchdog try shows its times of starts and steps."
+                return replicas, None, why
+            return replicas, charts.profile(asked(queries.LEARNED, "size")), None
         except SourceError as error:
-            return None, f"Prometheus does not answer: {error}"
+            return None, None, f"Prometheus does not answer: {error}"
 
 
 def _failure(status: int, name: str, text: str) -> tuple[Response | str, int]:

@@ -105,7 +105,7 @@ def _draw_rate(axes: Axes, comparison: Comparison) -> None:
     for name, track in reversed(tracks(comparison)):
         good = [second.good for second in track.seconds][: len(seconds)]
         axes.step(seconds, good, where="post", color=_COLORS[name], linewidth=1.5, label=name)
-    axes.set_title(f"{comparison.function}: requests per second, offered and within the SLO")
+    axes.set_title(f"{comparison.function}: requests/s within the SLO")
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right")
 
@@ -181,9 +181,19 @@ def svg(drawn: Figure) -> str:
 
 def page(outcome: Outcome) -> str:
     """Return the whole report as one HTML page without any reference outside itself."""
-    rule = OpenFaasRule()
-    template = resources.files("tailbound_lab.demo").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
+    rule, arrivals, about_baseline = OpenFaasRule(), "", ""
+    if any(item.baseline for item in outcome.comparisons):
+        arrivals = (
+            f"Each function that Tailbound serves and its copy, served and scaled as {BASELINE} does,"
+            " received the same arrivals at the same time. Only Tailbound has the SLO as its target."
+        )
+        about_baseline = _template("baseline.html").substitute(
+            baseline=BASELINE,
+            group_wait=f"{rule.group_wait:g}",
+            group_interval=f"{rule.group_interval:g}",
+            repeat_interval=f"{rule.repeat:g}",
+        )
+    return _template("page.html").substitute(
         verdict="good" if outcome.met else "warn" if outcome.disturbance else "bad",
         headline=headline(outcome.comparisons),
         seconds=f"{outcome.duration:.0f}",
@@ -191,15 +201,17 @@ def page(outcome: Outcome) -> str:
         table=_table(outcome.comparisons),
         overview=svg(overview(outcome.comparisons)),
         sections="".join(_section(item, outcome.decisions) for item in outcome.comparisons),
-        baseline=BASELINE,
+        arrivals=arrivals,
+        about_baseline=about_baseline,
         timeout_seconds=f"{TIMEOUT_SECONDS:g}",
-        group_wait=f"{rule.group_wait:g}",
-        group_interval=f"{rule.group_interval:g}",
-        repeat_interval=f"{rule.repeat:g}",
         conditions="".join(
             f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _conditions(outcome)
         ),
     )
+
+
+def _template(name: str) -> Template:
+    return Template(resources.files("tailbound_lab.demo").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _section(item: Comparison, decisions: Sequence[Decision]) -> str:

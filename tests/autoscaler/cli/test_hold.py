@@ -1,8 +1,10 @@
 """``hold``: what it writes on each platform, and what it refuses."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+import yaml
 
 from slo_autoscaler.__main__ import main
 from slo_autoscaler.platforms.keys import HOLD
@@ -47,6 +49,20 @@ def test_hold_until_writes_the_annotation_and_release_removes_it(deployed, hold,
     assert annotation() is None
 
 
+def test_hold_name_alone_is_of_the_namespace_of_the_credentials_or_of_the_flag(
+    deployed, hold, kubeconfig, capsys
+):
+    name, annotation = deployed
+    alone, _, namespace = name.rpartition(".")
+    assert hold(alone, "--for", "1h", "--namespace", namespace) == 0
+    assert annotation() is not None
+    present = yaml.safe_load(Path(kubeconfig).read_text())["contexts"][0]["context"].get(
+        "namespace", "default"
+    )
+    assert hold("none", "--for", "1h") == 1
+    assert f"/namespaces/{present}/" in capsys.readouterr().err
+
+
 def test_hold_for_ends_that_long_from_now(deployed, hold):
     name, annotation = deployed
     before = datetime.now(UTC).replace(microsecond=0)
@@ -89,7 +105,6 @@ def test_hold_of_a_deployment_that_is_not_scaled_says_so(cluster, namespace, hol
     ("words", "what"),
     [
         (["web.shop"], "--until --for --release"),
-        (["web", "--for", "1h"], "'web' must be name.namespace"),
         (["web.shop", "--for", "0s"], "'0s' must be a duration above 0"),
         (["web.shop", "--for", "soon"], "'soon' must be a duration"),
         (["web.shop", "--until", "09:00"], "'09:00' must be a time"),

@@ -27,7 +27,8 @@ def test_openslo_prints_the_declaration_of_each_function(tmp_path, capsys):
     config = tmp_path / "config.yaml"
     with a_fleet(slo=0.1) as fleet, a_prometheus(tmp_path, {"a.fn": [fleet.address]}) as prometheus:
         config.write_text(f"platform: {{kind: kubernetes}}\nprometheus: {{url: {prometheus.url}}}\n")
-        until(lambda: main(["openslo", "--config", str(config)]) == 0, "the function is scraped")
+        until(lambda: main(["openslo", "a", "--config", str(config)]) == 0, "the function is scraped")
+        assert main(["openslo", "a", "--namespace", "other", "--config", str(config)]) == 1
     (slo,) = yaml.safe_load_all(capsys.readouterr().out)
     assert slo["metadata"]["displayName"].startswith("a.fn")
     assert slo["spec"]["timeWindow"] == [{"duration": "30d", "isRolling": True}]

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from slo_autoscaler.cli.status import main, shown
 from slo_autoscaler.web import rows
-from support.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page
+from support.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page, a_quiet_prometheus
 from support.waits import until
 
 
 @pytest.fixture(scope="module")
 def page():
-    with a_page(a_fleet(60)) as url:
+    with a_quiet_prometheus() as prometheus, a_page(a_fleet(60), prometheus.url) as url:
         yield url
 
 
@@ -78,8 +78,35 @@ def test_the_running_autoscaler_of_the_configuration_is_asked(page, tmp_path, ca
     assert (out.count("vision-"), "text-" in out) == (12, False)
 
 
+MET, ALSO_MET, BAD = "good.fn", "good.shop", "bad.fn"
+
+
+@pytest.fixture
+def shop():
+    told = Told(a_hold(MET), a_hold(ALSO_MET), a_hold(BAD, {"attainment": 0.5}))
+    with a_quiet_prometheus() as prometheus, a_page(told, prometheus.url) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "shown_names"),
+    [
+        ([], 3, {MET, ALSO_MET, BAD}),
+        (["good"], 0, {MET, ALSO_MET}),
+        (["good.fn", "bad"], 3, {MET, BAD}),
+        (["--namespace", "shop"], 0, {ALSO_MET}),
+        (["good", "-n", "fn"], 0, {MET}),
+        (["bda.fn"], 1, set()),
+    ],
+)
+def test_status_is_3_if_a_shown_function_misses_its_slo(shop, words, status, shown_names, capsys):
+    assert main(["--url", shop, *words]) == status
+    out = capsys.readouterr().out
+    assert {name for name in (MET, ALSO_MET, BAD) if name in out} == shown_names
+
+
 def test_the_json_is_the_pages(page, capsys):
-    assert main(["--url", page, "--json", "--sort", "function"]) == 0
+    main(["--url", page, "--json", "--sort", "function"])
     document = json.loads(capsys.readouterr().out)
     names = [row["function_name"] for row in document["functions"]]
     assert names == sorted(names)

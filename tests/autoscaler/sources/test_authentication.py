@@ -65,7 +65,7 @@ def test_real_prometheus_with_tls_users_and_client_certificates_is_read(tmp_path
         settings = Settings(url=prometheus.url, basic_auth=auth, tls=tls, **usual)
         source, page = PrometheusSource(settings), Reader(settings)
         until(lambda: _started(source) and _seen(source), "the function is seen")
-        assert page.problem() is None
+        assert page.health().problem is None
         assert page.ranges({"up": "up"}, Grid(page.now() - 10.0, page.now(), 1.0))
 
         password.write_text("wrong staple")

@@ -122,6 +122,12 @@ def test_the_page_is_whole_in_itself_beside_its_results(tmp_path, shown, kind):
     assert [item["met"] for item in results] == [item.met for item in shown.comparisons]
 
 
+@pytest.mark.parametrize("has_twin", [True, False])
+def test_the_page_speaks_of_the_baseline_only_where_there_was_one(tmp_path, has_twin):
+    html = write(outcome(comparison(has_twin=has_twin)), tmp_path).read_text(encoding="utf-8")
+    assert ("copy" in html) is ("OpenFaaS" in html) is has_twin
+
+
 def test_a_missing_stack_ends_with_one_line_and_status_1(tmp_path, capsys):
     assert main(["--stack", str(tmp_path / "stack.yml"), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err

@@ -25,8 +25,9 @@ function colors() {
 
 const stepped = window.uPlot.paths.stepped({ align: 1 });
 
-function clock(seconds, whole) {
-  return new Date(seconds * 1000).toISOString().slice(11, whole ? 19 : 16);
+function clock(seconds, step) {
+  const text = new Date(seconds * 1000).toISOString();
+  return step < 86400 ? text.slice(11, step < 60 ? 19 : 16) : text.slice(5, 10);
 }
 
 // A line that is red where it is above the limit.
@@ -158,15 +159,15 @@ export class Chart {
         width: Math.max(200, this.figure.clientWidth),
         height: HEIGHT,
         legend: { show: false },
-        cursor: { y: false, points: { size: 6, stroke: dot, fill: dot }, drag: { x: false, y: false }, sync: { key: "function" } },
-        scales: { x: { time: false }, y: { range: (plot, low, high) => this.#range(high) } },
+        cursor: { y: false, points: { size: 6, stroke: dot, fill: dot }, drag: { x: false, y: false }, sync: { key: this.#chart.times ? null : "function" } },
+        scales: { x: { time: false }, y: { range: (plot, low, high) => this.#range(low, high) } },
         axes: [
           {
             ...axis,
             size: 26,
             space: 70,
-            incrs: [1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200],
-            values: (plot, splits) => splits.map((at) => clock(at, splits[1] - splits[0] < 60)),
+            incrs: [1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 432000, 864000],
+            values: (plot, splits) => splits.map((at) => clock(at, splits[1] - splits[0])),
           },
           { ...axis, size: 62, space: 34, values: (plot, splits) => splits.map(unit) },
         ],
@@ -187,10 +188,10 @@ export class Chart {
     this.#values(null);
   }
 
-  #range(high) {
+  #range(low, high) {
     const least = this.#chart.unit === "share" ? 0.01 : 1;
     const top = high === null || high <= 0 ? least : high * 1.08;
-    return [0, this.#chart.unit === "count" ? Math.max(1, top) : top];
+    return [Math.min(0, low * 1.08), this.#chart.unit === "count" ? Math.max(1, top) : top];
   }
 
   #fit() {

@@ -30,11 +30,13 @@ async function showSeries(at_once = false) {
       await showSeries(true);
       return;
     }
-    const first = begins(answer);
+    const together = answer.charts.filter((chart) => !chart.times);
     for (const chart of answer.charts) {
       if (!charts.has(chart.key)) charts.set(chart.key, new Chart(into));
+      const times = chart.times ?? answer.times;
+      const first = begins(times, chart.times ? [chart] : together);
       const lines = chart.lines.map((line) => ({ ...line, values: line.values.slice(first) }));
-      charts.get(chart.key).update({ ...chart, lines }, answer.times.slice(first));
+      charts.get(chart.key).update({ ...chart, lines }, times.slice(first));
     }
   } catch (error) {
     say(problem, `No charts: ${error.message}`);
@@ -43,19 +45,19 @@ async function showSeries(at_once = false) {
   into.setAttribute("aria-busy", "false");
 }
 
-// The charts begin at the first value: a new function or a new Prometheus has none before.
-function begins(answer) {
-  return Math.max(0, Math.min(firstValue(answer) - 1, answer.times.length - 12));
+// Charts of one span begin together, at the first value: a new function or a new Prometheus has none before.
+function begins(times, together) {
+  return Math.max(0, Math.min(firstValue(times, together) - 1, times.length - 12));
 }
 
-function firstValue(answer) {
-  const lines = answer.charts.flatMap((chart) => chart.lines);
-  return answer.times.findIndex((_, index) => lines.some((line) => line.values[index] !== null));
+function firstValue(times, together) {
+  const lines = together.flatMap((chart) => chart.lines);
+  return times.findIndex((_, index) => lines.some((line) => line.values[index] !== null));
 }
 
 // The shortest span that holds all data, at most the default one; once found it only grows.
 function fits(answer) {
-  const first = firstValue(answer);
+  const first = firstValue(answer.times, answer.charts.filter((chart) => !chart.times));
   if (first < 0) return span;
   const age = answer.times.at(-1) - answer.times[first];
   const links = [...document.querySelectorAll(".spans a")];
