@@ -132,6 +132,8 @@ _CHOSEN: Final = 'slo_latency_seconds{slo_class=~"|default",$F}'
 _SCRAPED: Final = 'up{function_name!=""}'
 """One sample for each scrape of a replica, also of one that failed."""
 _CAPACITY: Final = "watchdog_capacity_requests_per_second"
+_KNOWN_LONG: Final = f"{_fresh(_CAPACITY)} >= 0 and {_CAPACITY} offset $R >= 0"
+"""Capacities of replicas that knew theirs a window ago too."""
 _INSIDE: Final = "http_requests_in_flight"
 _ALL: Final = "sum without (outcome, slo_class)"
 _BY_CLASS: Final = "by (function_name, slo_class)"
@@ -186,10 +188,10 @@ WATCHDOG: Final = {
     ),
     "queue_length": _sum(_fresh("watchdog_queue_length")),
     # The median replica: one that has just learned something odd does not size the fleet. New ones often
-    # start with too little CPU, and would soon be most of them: they count where no other has known its
-    # capacity for a window.
+    # start with too little CPU, and would soon be most of them: they count where fewer than two others have
+    # known their capacity for a window. One alone may have learned it in the overload that they answer.
     "capacity": (
-        f"{_median(f'{_fresh(_CAPACITY)} >= 0 and {_CAPACITY} offset $R >= 0')}"
+        f"{_median(_KNOWN_LONG)} and count by (function_name) ({_KNOWN_LONG}) >= 2"
         f" or {_median(f'{_fresh(_CAPACITY)} >= 0')}"
     ),
     "concurrency": _median(f"{_fresh('watchdog_concurrency')} >= 0"),
