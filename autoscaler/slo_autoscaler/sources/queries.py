@@ -4,7 +4,8 @@
 function, ``by (function_name)``. The watchdogs' queries use our watchdog's metrics and one of the gateway's.
 The gateway's are for functions without a watchdog, whose SLO is in the configuration. ``LEARNED`` is the
 page's; ``charts`` has those of its charts. In a text ``$W`` is the window, ``$R`` that of rates, ``$N`` its
-newest two scrapes, ``$G`` the seconds for which a gauge counts, ``$F`` a matcher of functions.
+newest two scrapes, ``$O`` half of it, ``$G`` the seconds for which a gauge counts, ``$F`` a
+matcher of functions.
 
 A window must span at least four scrapes: a rate needs two, and one may be missed. Arrival rates use exactly
 four, because a longer one adds delay; ``law.window`` adds up those of slow functions. Latency quantiles and
@@ -111,8 +112,14 @@ def _fresh(gauge: str) -> str:
 
 
 def _rated(series: str, new: str = "") -> str:
-    """Return the count of current series that have the two samples in ``$R`` of a rate, and of ``new``."""
-    return f"count by (function_name) (count_over_time({series}[$R]) >= 2 and {series}{new})"
+    """Return the count of current series that have the two samples in ``$R`` of a rate, and of ``new``.
+
+    After a pause of Prometheus it is 0 until a sample is half a window old: from two samples that follow each
+    other closely ``rate`` makes half the rate. A replica alone may miss a scrape.
+    """
+    rated = f"count by (function_name) (count_over_time({series}[$R]) >= 2 and {series}{new})"
+    older = f"count by (function_name) (count_over_time({series}[$O] offset $O))"
+    return f"({rated} and {older} or 0 * count by (function_name) ({series}))"
 
 
 def _scrape_ratio(series: str) -> str:
@@ -387,6 +394,7 @@ def fill(
         "W": window,
         "R": rate_window,
         "N": rate_window * NEWEST,
+        "O": rate_window / 2,
         "H": REMEMBERED,
         "M": counted,
         "L": counted * COUNTED,

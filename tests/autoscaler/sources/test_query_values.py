@@ -294,6 +294,25 @@ def test_capacity_counts_new_replicas_until_two_have_known_theirs_for_a_window(t
     run_promtool(tmp_path, a_test(series, texts, {"capacity": expected}))
 
 
+def test_rated_replicas_after_a_pause_of_prometheus_are_none_while_rates_are_half_of_the_load(tmp_path):
+    """One missed scrape does no harm."""
+    declared, requests = 'slo_latency_seconds{function_name="%s"}', 'slo_requests_total{function_name="%s"}'
+    series = {
+        declared % "paused.fn": "1x12 _x8 1x10",
+        requests % "paused.fn": "0+50x12 _x8 1050+50x10",
+        declared % "missed.fn": "1x18 _ 1x10",
+        requests % "missed.fn": "0+50x18 _ 1000+50x10",
+    }
+    texts = {signal: SIGNALS_ASKED[signal] for signal in ("rate", "rated_replicas")}
+    stories = (("111s", 4.25, 6.75, 0.0), ("116s", 6.75, 10.0, 1.0), ("121s", 10.0, 10.0, 1.0))
+    for at, of_paused, of_missed, rated in stories:
+        expected = {
+            "rate": {"missed.fn": of_missed, "paused.fn": of_paused},
+            "rated_replicas": {"missed.fn": 1.0, "paused.fn": rated},
+        }
+        run_promtool(tmp_path, a_test(series, texts, expected, at))
+
+
 def test_queries_for_new_replicas_agree_without_new_replicas(tmp_path):
     texts = as_new("a.fn", "classes.fn", "failing.fn", "idle.fn", "quiet.fn", "hangs.fn", "streams.fn")
     run_promtool(tmp_path, a_test(WATCHDOGS, texts, {name: BY_THE_WATCHDOG[name] for name in texts}))
