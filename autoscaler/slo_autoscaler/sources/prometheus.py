@@ -59,7 +59,7 @@ _FOREIGN: Final = (
 
 
 class PrometheusClient:
-    """Sends queries to one Prometheus: a few in parallel, within a common time limit, with one kind of error."""
+    """Sends queries to one Prometheus, a few in parallel, within a time limit; raises one kind of error."""
 
     def __init__(self, config: Settings, name: str) -> None:
         """Raises ``ConfigError`` if a file with credentials is missing. ``name`` is the threads'."""
