@@ -145,6 +145,7 @@ class Config:
         timing = Timing(
             interval=self.interval,
             rate_lag=source.rate_window / 2,
+            window=source.window,
             settle_time=source.window + 2 * source.scrape_interval,
             max_age=source.max_age,
             longest_gap=max(MISSED_RECONCILES * self.interval, source.max_age),

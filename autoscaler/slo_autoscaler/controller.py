@@ -24,7 +24,7 @@ from slo_autoscaler.law.decide import Wish
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Scale
-from slo_autoscaler.observer import Observer
+from slo_autoscaler.observer import Observed, Observer
 from slo_autoscaler.platforms import Booster, CpuBoost, Platform, Range
 from slo_autoscaler.sources import DirectLoad, Load, Source
 from slo_autoscaler.targets import Fleet, Outcome, Target
@@ -86,7 +86,6 @@ class Controller:
         shared = (platform, self._calls, self._fleet)
         self._observer = Observer(config, source, *shared, metrics=metrics, direct=direct, now=self._now)
         self._actor = Actor(*shared, leader, metrics=metrics, journal=journal, emit=emit, wall=self._wall)
-        self._stopped = False
         self._finished_at = clocks.monotonic()
 
     def run(self, stop: threading.Event) -> None:
@@ -98,16 +97,16 @@ class Controller:
         # A signal that comes just before this thread blocks in a lock does not interrupt it.
         while not stop.wait(SIGNAL_SECONDS):
             pass
-        self._stopped = True
-        self._observer.stop()
+        self._observer.stopped = True
         self._actor.stop(self._config.platform.timeout)
 
     def _reconcile_until(self, stop: threading.Event) -> None:
         due = self._now()
         while not stop.is_set():
             try:
-                if self._now() >= due:
-                    self.reconcile()
+                observed = self._observer.poll(DIRECT_CHECK_SECONDS) if self._now() >= due else None
+                if observed is not None:
+                    self._conclude(observed)
                     # A reconcile that took longer than the interval does not make the next ones hurry.
                     due = max(due + self._config.interval, self._now())
                     if self._direct is None:
@@ -121,11 +120,12 @@ class Controller:
                 self._metrics.failed("reconcile")
                 self._metrics.desires({})
                 due = max(due + self._config.interval, self._now())
-            wait = due - self._now()
-            stop.wait(wait if self._direct is None else min(wait, DIRECT_CHECK_SECONDS))
+            left = max(0.0, due - self._now())
+            stop.wait(left if self._direct is None else min(left, DIRECT_CHECK_SECONDS))
 
     def close(self) -> None:
-        """Stop the threads without waiting for requests to the platform."""
+        """Stop the threads without waiting for requests to the source or the platform."""
+        self._observer.close()
         self._calls.close()
 
     def alive(self) -> bool:
@@ -164,20 +164,18 @@ class Controller:
         return {"function_name": function_name, "decisions": decisions or [], **problem, **removed, **score}
 
     def reconcile(self) -> bool:
-        """Observe, decide and act once for all functions; return False if any request failed.
+        """Observe, decide and act once for all functions; return False if any request failed."""
+        return self._conclude(self._observer.observe())
 
-        Takes no longer than the timeouts of the source and of the platform's steps (list, read twice, act)
-        together, for any number of functions and failures.
-        """
-        began = self._now()
+    def _conclude(self, observed: Observed) -> bool:
+        """Decide and act on what was observed, within the platform's timeouts for list, two reads and act."""
+        seen = observed.seen
         leading = self._leader.leads()
         self._metrics.leads(leading)
-        asked = self._calls.submit(self._platform.scales)
-        seen, blind = self._observer.observe()
-        listing = self._observer.listing(asked, blind=seen is None)
+        listing = self._observer.listing(blind=seen is None)
         for name in listing.gone:
             self._actor.forget(name)
-        if self._stopped:
+        if self._observer.stopped:
             return False  # decisions would not be applied
         errors = listing.errors + (seen is None)
         targets = self._fleet.targets
@@ -210,22 +208,22 @@ class Controller:
                 desired[name] = wish.at.scale.desired if count is None else count
         # Replaces all earlier ones: another autoscaler may act on them.
         self._metrics.desires(desired)
-        errors += self._actor.apply(outcomes, leading=leading, blind=blind)
+        errors += self._actor.apply(outcomes, leading=leading, blind=observed.blind)
         now = self._now()
         there = any(target.conflict.detected(now) for target in targets.values())
         self._metrics.conflicting_scaler(there=there)
         self._finished_at = now
-        self._metrics.reconciled(now - began)
+        self._metrics.reconciled(now - observed.began)
         return errors == 0
 
     def scale_up_between(self) -> None:
         """Add replicas between two reconciles where the arrivals exceed the requested capacity.
 
         Uses the load that is read directly and the last observation; without one of late, what the pages tell
-        of their replicas. So it also works while Prometheus is down. Queries the platform only for functions
-        that get more replicas.
+        of their replicas. So it also works while Prometheus hangs or is down. Queries the platform only for
+        functions that get more replicas.
         """
-        if self._direct is None or self._stopped or not self._leader.leads():
+        if self._direct is None or self._observer.stopped or not self._leader.leads():
             return
         targets = self._fleet.targets
         loads = {
@@ -253,7 +251,7 @@ class Controller:
         """Decide every function's CPU factor, export it, and apply it in mode active.
 
         Uses the last observation and the load that is read directly. Never waits: the thread that reads the
-        load calls this after each round, also while a reconcile waits for Prometheus or the platform.
+        load calls this after each round, also while a reconcile waits for the platform.
         """
         leading = self._leader.leads()
         loads = {} if self._direct is None else self._direct.loads()

@@ -6,7 +6,7 @@ cannot be listed, those that are known are read one by one.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -59,6 +59,18 @@ class _Earlier:
 
 
 @dataclass(frozen=True, slots=True)
+class Observed:
+    """The observations of one reconcile."""
+
+    began: float
+    """Time at which the source was asked."""
+    seen: Mapping[str, Observation] | None
+    """None: the source has failed,"""
+    blind: str = ""
+    """for this reason."""
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """The functions to decide on, as the platform reports them."""
 
@@ -83,24 +95,44 @@ class Observer:
     _restored: _Restored | None = None
     _earlier: _Earlier = field(default_factory=_Earlier)
     _said: Changes = field(default_factory=lambda: Changes(logger))
-    _stopped: bool = False
+    _thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="observe")
+    )
+    _observing: Future[Observed] | None = None
+    stopped: bool = False
+    """Set at the end: failures count no more, since the source or the platform may be closed."""
 
-    def stop(self) -> None:
-        """Count and log no more failures: the source or the platform may be closed."""
-        self._stopped = True
+    def close(self) -> None:
+        """Stop the thread without waiting for the source."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def observe(self) -> tuple[Mapping[str, Observation] | None, str]:
-        """Return the observations, or None and why there are none."""
+    def poll(self, seconds: float) -> Observed | None:
+        """Observe in a thread and wait at most ``seconds``; None: a later call returns it.
+
+        So a source that hangs until its timeout delays nothing else.
+        """
+        if self._observing is None:
+            self._observing = self._thread.submit(self.observe)
+        observing = self._observing
+        wait([observing], seconds)
+        if not observing.done():
+            return None
+        self._observing = None
+        return observing.result()
+
+    def observe(self) -> Observed:
+        """Return the observations, or why there are none, within the source's timeouts."""
+        began = self.now()
         try:
             seen = self.source.observe()
         except SourceError as error:
             self._failed("observe", f"cannot observe; every function holds: {error}")
-            return None, str(error)
+            return Observed(began, None, str(error))
         self._recovered("observe")
         if self._restored is None:
             self._restored = self._restore()
         self._query_earlier()
-        return seen, ""
+        return Observed(began, seen)
 
     def learned(self, name: str, spec: Spec, memory: Memory) -> Memory:
         """Return the memory with what the source recorded earlier and no memory has."""
@@ -110,12 +142,12 @@ class Observer:
         rates = self._earlier.rates.pop(name, None)
         return memory if rates is None else replace(memory, history=memory.history.with_past(rates))
 
-    def listing(self, listing: Future[dict[str, Scale | PlatformError]], *, blind: bool) -> Listing:
+    def listing(self, *, blind: bool) -> Listing:
         """Return the scales of all functions that do not back off; of the known ones if listing fails.
 
         Without observations (``blind``) every function holds, so the last known counts are enough.
         """
-        listed = self.calls.result("list", listing)
+        listed = self.calls.result("list", self.calls.submit(self.platform.scales))
         denied = self.platform.denied()
         self.metrics.denies(denied)
         targets = self.fleet.targets
@@ -218,12 +250,12 @@ class Observer:
             self._said.over(("functions", name))
 
     def _failed(self, stage: str, message: str) -> None:
-        if not self._stopped:
+        if not self.stopped:
             self.metrics.failed(stage)
             self._said.say(stage, message)
 
     def _recovered(self, stage: str) -> None:
-        if not self._stopped:
+        if not self.stopped:
             self._said.over(stage, f"{stage}: recovered")
 
 

@@ -202,7 +202,7 @@ class Observation:
     rated_replicas: float | None = _signal(
         Unit.COUNT,
         "Replicas that the rates include (two scrapes in the window, one of a new replica); with fewer than "
-        "`ready` no scale-down relies on the rates.",
+        "`ready` no scale-down relies on the rates. Right after a pause of Prometheus: 0.",
         in_shadow=InShadow.BY_REPLICAS,
         summed=Summed.WATCHDOGS,
     )

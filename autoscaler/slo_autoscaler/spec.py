@@ -39,6 +39,8 @@ class Timing:
     """Time between two reconciles."""
     rate_lag: float = 0.0
     """Mean age of a rate: half its window."""
+    window: float = 30.0
+    """Query window of attainment."""
     settle_time: float = 0.0
     """Time after a change in which the query window still includes the time before it."""
     max_age: float = inf

@@ -129,9 +129,14 @@ class Target:
         self._adapt(scale, now)
         if scale.mode == "shadow":
             shadow = self.shadow or Shadow.beside(scale, now)
-            self.shadow = shadow.passed(seen, scale, self._start_up(), spec.timing.longest_gap, now)
-            real, scale = scale, self.shadow.scale(scale, now)
-            seen = None if seen is None else imagined(seen, real, scale)
+            self.shadow = shadow = shadow.passed(seen, scale, spec, now)
+            real, scale = scale, shadow.scale(scale, now)
+            seen = (
+                None
+                if seen is None
+                else imagined(seen, real, scale, shadow.attained(seen, spec.timing.window))
+            )
+            self.memory = shadow.taught(self.memory or Memory.initial(scale, now))
         self.memory = memory = learn(spec, self.memory or Memory.initial(scale, now))
         boosted, self.boosted = self.boosted, 1.0
         wish = recommended(self._situation(spec, seen or Observation(), scale, memory, now, wall, boosted))
@@ -146,7 +151,7 @@ class Target:
         memory = agreed(wish, decision)
         if self.shadow is not None and decision.replicas is not None:
             self.memory = memory
-            self.shadow = self.shadow.wanted(decision.replicas, self._start_up(), wish.at.now)
+            self.shadow = self.shadow.wanted(decision.replicas, wish.at.spec, wish.at.now)
         real = self.scale or wish.at.scale
         return Outcome(decision, wish.at.scale, real, memory, acts and decision.replicas is not None)
 
@@ -210,10 +215,6 @@ class Target:
         elif scale.mode == "recommend" and before.desired != scale.desired:
             # Whether this follows a recommendation is unknown, and does not matter.
             self.memory = self.memory.changed(before.desired, scale.desired, now)
-
-    def _start_up(self) -> float:
-        """Return the seconds until a shadow's replica serves. Its own start-ups teach nothing."""
-        return max(self.spec.start_up_time, 0.0 if self.memory is None else self.memory.reported)
 
 
 class Fleet:

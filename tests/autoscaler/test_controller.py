@@ -1,16 +1,23 @@
 """The loop on a recorded source and a gateway over real sockets: who is scaled, who is not, what is said."""
 
 import threading
+import time
 from dataclasses import replace
+from unittest import mock
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from slo_autoscaler.errors import SourceError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.platforms import CpuBoost
 from slo_autoscaler.targets import KNOWN_FOR
 from support import doubles
-from support.reconciling import BUSY, CALM, MODE, TRIPLE, A, B, Bench, Boosted, boost_of, desired
+from support.builders import seen
+from support.doubles import Function, a_gateway
+from support.reconciling import BUSY, CALM, MODE, TRIPLE, A, B, Bench, Boosted, Recording, boost_of, desired
 from support.waits import until
 
 
@@ -231,12 +238,10 @@ class Stop(threading.Event):
         return self.is_set()
 
 
-def test_run_late_reconciles_are_not_made_up_for(gateway, monkeypatch):
+def test_run_late_reconciles_are_not_made_up_for(gateway):
     with Bench(gateway, reads=False) as bench:
         took = iter([1.0, 7.0, 0.0])
-        monkeypatch.setattr(
-            bench.controller, "reconcile", lambda: setattr(bench, "now", bench.now + next(took))
-        )
+        bench.source.observe = lambda: setattr(bench, "now", bench.now + next(took)) or {}
         stop = Stop(bench, 3)
         bench.controller.run(stop)
         assert stop.waited == [4.0, 0.0, 5.0]
@@ -275,6 +280,76 @@ def test_run_told_to_stop_waits_for_nothing_that_is_read(gateway, run, hung, cap
 
 def _reconciling():
     return "reconcile" in {thread.name for thread in threading.enumerate()}
+
+
+class Moody(Recording):
+    """A Prometheus that answers with the load, fails, or hangs for as long as it is told to."""
+
+    def __init__(self, direct):
+        super().__init__((), None)
+        self.direct, self.mood, self.outlasted = direct, "answers", False
+
+    def observe(self):
+        end = time.monotonic() + 20.0
+        while self.mood == "hangs" and not self.outlasted:
+            time.sleep(0.002)
+            self.outlasted = time.monotonic() > end
+        if self.mood == "fails":
+            raise SourceError("no answer")
+        return {A: seen(rate=self.direct.load.get(A, 70.0), up_replicas=1.0)}
+
+
+class Story(threading.Event):
+    """Ends the loop after a story, whose next part happens at each of its waits."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def wait(self, timeout=None):
+        if threading.current_thread().name != "reconcile":
+            return super().wait(timeout)
+        if next(self.parts, None) is None:
+            self.set()
+        return self.is_set()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["answers", "fails", "hangs"]),
+            st.sampled_from([70.0, 270.0, 450.0]),
+            st.sampled_from([0.0, 60.0, 3600.0]),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+@example([("hangs", 270.0, 0.0), ("hangs", 450.0, 3600.0), ("answers", 70.0, 0.0), ("hangs", 450.0, 0.0)])
+def test_run_follows_the_direct_load_whatever_prometheus_does(story):
+    with a_gateway(a=Function(1)) as gateway, Bench(gateway, **{"defaults.max_replicas": 9}) as bench:
+        source = Moody(bench.direct)
+        bench.source.observe = source.observe
+        short = []
+
+        def parts():
+            while not bench.lines:
+                yield True
+            for mood, load, away in story:
+                bench.now += away
+                source.mood = mood
+                bench.direct.load, bench.direct.told = {A: load}, {A: seen(rate=load, up_replicas=1.0)}
+                for _ in range(5):
+                    bench.now += 1.0
+                    yield True
+                if 100.0 * gateway.functions["a"].replicas < load:
+                    short.append((mood, load, away))
+            source.mood = "fails"
+
+        with mock.patch("slo_autoscaler.controller.DIRECT_CHECK_SECONDS", 0.005):
+            bench.controller.run(Story(parts()))
+        assert (short, source.outlasted) == ([], False)
 
 
 def test_run_told_to_stop_waits_for_a_change_that_is_under_way_and_makes_no_other(gateway, run):

@@ -171,7 +171,7 @@ def test_reconcile_after_a_change_of_mode_starts_from_what_is_there(gateway):
 
 
 def test_reconcile_shadow_decides_from_its_own_replicas_is_scored_and_never_acts(gateway):
-    with Bench(gateway, *[{A: seen(rate=300.0, attainment=0.6)}] * 5, **SHADOW) as bench:
+    with Bench(gateway, *[{A: seen(rate=300.0, samples=9000.0, attainment=0.6)}] * 5, **SHADOW) as bench:
         assert bench.times(5) == [True] * 5
         assert gateway.posted == []
         first, *_ = lines = bench.about()

@@ -18,7 +18,7 @@ from slo_autoscaler.config import read_config
 from slo_autoscaler.errors import ConfigError, SourceError
 from slo_autoscaler.journal import named
 from slo_autoscaler.sources import Settings, queries
-from slo_autoscaler.sources.prometheus import Server
+from slo_autoscaler.sources.prometheus import PrometheusClient
 
 
 def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:
@@ -72,9 +72,9 @@ def document(declared: tuple[str, str, float, float]) -> dict[str, Any]:
 
 def _declared(settings: Settings) -> list[tuple[str, str, float, float]]:
     """Return (function_name, slo_class, latency in seconds, objective) of all. Raises ``SourceError``."""
-    with closing(Server(settings, "openslo")) as server:
-        asked = [server.submit(server.instant, _by_class, query) for query in queries.SLOS]
-        latencies, objectives = server.answers(asked)
+    with closing(PrometheusClient(settings, "openslo")) as prometheus:
+        asked = [prometheus.submit(prometheus.instant, _by_class, query) for query in queries.SLOS]
+        latencies, objectives = prometheus.answers(asked)
     return [
         (*key, latency, objectives[key]) for key, latency in sorted(latencies.items()) if key in objectives
     ]

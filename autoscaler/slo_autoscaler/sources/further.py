@@ -15,7 +15,7 @@ from slo_autoscaler.errors import SourceError
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources import Earlier, Settings, Source, queries
-from slo_autoscaler.sources.prometheus import Server
+from slo_autoscaler.sources.prometheus import PrometheusClient
 from slo_autoscaler.sources.queries import Series
 from slo_autoscaler.spec import FurtherMetrics
 
@@ -31,13 +31,13 @@ class WithFurther:
         self._timeout = config.timeout
         self._metrics = metrics
         # A query of the user's has the matchers that its author wrote.
-        self._server = Server(replace(config, matchers={}), "further")
+        self._client = PrometheusClient(replace(config, matchers={}), "further")
         self._said = Changes(logger)
 
     def observe(self) -> dict[str, Observation]:
         """Return the source's observations with ``further``; raises as the source does."""
         end = time.monotonic() + self._timeout
-        asked = {text: self._server.submit(self._ask, text) for text in sorted(self._metrics.queries)}
+        asked = {text: self._client.submit(self._ask, text) for text in sorted(self._metrics.queries)}
         try:
             seen = self._source.observe()
             wait(asked.values(), max(0.0, end - time.monotonic()))
@@ -57,10 +57,10 @@ class WithFurther:
 
     def close(self) -> None:
         """Close connections and stop threads, not those of the source."""
-        self._server.close()
+        self._client.close()
 
     def _ask(self, text: str) -> dict[str, float]:
-        return self._server.instant(values, text)
+        return self._client.instant(values, text)
 
     def _value(self, text: str, query: Future[dict[str, float]]) -> Mapping[str, float]:
         """Return {function_name: value}, "" for all functions; nothing without an answer."""

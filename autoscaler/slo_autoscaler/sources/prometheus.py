@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -33,7 +34,7 @@ from slo_autoscaler.spec import GatewaySlos
 logger = logging.getLogger(__name__)
 
 CONCURRENT_QUERIES: Final = 4
-"""Parallel queries of a server: enough to hide the round trips, few enough for a shared Prometheus."""
+"""Parallel queries of a client: enough to hide the round trips, few enough for a shared Prometheus."""
 
 T = TypeVar("T")
 Take = Callable[[Iterable[Series]], T]
@@ -58,8 +59,8 @@ _FOREIGN: Final = (
 """Errors that the client raises."""
 
 
-class Server:
-    """One Prometheus: a few queries in parallel, within a common time limit, with one kind of error."""
+class PrometheusClient:
+    """Sends queries to one Prometheus, a few in parallel, within a time limit; raises one kind of error."""
 
     def __init__(self, config: Settings, name: str) -> None:
         """Raises ``ConfigError`` if a file with credentials is missing. ``name`` is the threads'."""
@@ -69,7 +70,7 @@ class Server:
         self._partial: str | None = None
         """Warning of an answer that lacks the data of some store."""
         self._session = _session(config, self._note_partial)
-        self._client = _client(config, self._session)
+        self._connection = _connection(config, self._session)
         self._pool = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix=name)
 
     def submit(self, ask: Callable[..., T], *arguments: object) -> Future[T]:
@@ -79,16 +80,15 @@ class Server:
     def instant(self, take: Take[T], query: str, params: Mapping[str, float] | None = None) -> T:
         """Return what ``take`` makes of the answer to an instant query. Raises ``SourceError``."""
         query = queries.narrowed(query, self._matchers)
-        return self._read(lambda: take(queries.read(self._client.custom_query(query, params))), query)
+        return self._read(lambda: take(queries.read(self._connection.custom_query(query, params))), query)
 
     def range(self, take: Take[T], query: str, span: tuple[float, float], step: float) -> T:
         """Likewise of the answer to a range query; ``span`` is Unix seconds. Raises ``SourceError``."""
         query = queries.narrowed(query, self._matchers)
         # The client rounds to seconds: a rate at the next one would lack what is still to come.
         start, end = (datetime.fromtimestamp(math.floor(when), UTC) for when in span)
-        return self._read(
-            lambda: take(queries.read(self._client.custom_query_range(query, start, end, f"{step:g}"))), query
-        )
+        ask = partial(self._connection.custom_query_range, query, start, end, f"{step:g}")
+        return self._read(lambda: take(queries.read(ask())), query)
 
     def alerts(self) -> list[queries.Firing]:
         """Return the alerts of the shipped rules that fire. Raises ``SourceError``.
@@ -130,7 +130,7 @@ class Server:
     def close(self) -> None:
         """Close connections and stop threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        self._connection.close()
 
     def take_partial(self) -> str | None:
         """Return the warning of an answer, since the last call, that lacks the data of some store."""
@@ -178,7 +178,7 @@ def _session(config: Settings, check: Callable[..., None]) -> Session:
     return session
 
 
-def _client(config: Settings, session: Session) -> PrometheusConnect:
+def _connection(config: Settings, session: Session) -> PrometheusConnect:
     adapter = session.get_adapter(config.url)
     connection = PrometheusConnect(url=config.url, timeout=config.timeout, retry=0, session=session)
     # The client has installed its own adapter there.
@@ -235,7 +235,7 @@ class PrometheusSource:
         self._repeated: Collection[str] = frozenset()
         """The pages that were scraped more than once, as logged."""
         self._said = Changes(logger)
-        self._server = Server(config, "prometheus")
+        self._client = PrometheusClient(config, "prometheus")
 
     def observe(self) -> dict[str, Observation]:
         """Return the current observation of every function; ``SourceError`` if any query fails.
@@ -244,11 +244,11 @@ class PrometheusSource:
         silent for as long. Until then it holds one of a few threads, so late queries cannot pile up.
         """
         end = time.monotonic() + self._config.timeout
-        self._server.take_partial()  # of queries for other times
+        self._client.take_partial()  # of queries for other times
         own = self._asked(self._queries)
         theirs = self._asked(self._gateway_queries)
         (corrections,) = self._asked(self._corrections_query).values()
-        self._server.answers([corrections, *own.values(), *theirs.values()], end)
+        self._client.answers([corrections, *own.values(), *theirs.values()], end)
         self._corrections = answers.Corrections.of(corrections.result())
         self._advise_jobs(end)
         ratios = {queries.SELDOM: self._ratios.poll()}
@@ -260,7 +260,7 @@ class PrometheusSource:
         seen = answers.observations(self._corrections.once(signals, watchdog=True))
         signals = {signal: query.result() for signal, query in theirs.items()} | ratios
         seen |= answers.gateway_observations(self._corrections.once(signals, watchdog=False), self._gateway)
-        partial = self._server.take_partial()
+        partial = self._client.take_partial()
         text = f"Prometheus' answers are partial, so nothing is scaled down: {partial}"
         self._advise("partial", None if partial is None else text)
         if partial is not None:
@@ -274,13 +274,13 @@ class PrometheusSource:
         An exported value has one entry, from the last scrape of an autoscaler within an hour. Ages are by
         Prometheus' own clock, so that clocks need not agree.
         """
-        (recorded,) = self._server.answers([self._server.submit(self._ask_history, span)])
+        (recorded,) = self._client.answers([self._client.submit(self._ask_history, span)])
         return recorded  # type: ignore[no-any-return]
 
     def earlier(self, ages: Sequence[float], span: float) -> dict[str, dict[float, Earlier]]:
         """Return the arrivals around earlier moments, by one range query each, within ``timeout``."""
-        asked = [self._server.submit(self._ask_earlier, age, span) for age in ages]
-        return answers.earlier(dict(zip(ages, self._server.answers(asked), strict=True)))
+        asked = [self._client.submit(self._ask_earlier, age, span) for age in ages]
+        return answers.earlier(dict(zip(ages, self._client.answers(asked), strict=True)))
 
     def gateways(self) -> dict[str, set[str]]:
         """Return {address: functions} of the scraped gateways, within ``timeout``."""
@@ -295,7 +295,7 @@ class PrometheusSource:
 
     def close(self) -> None:
         """Close connections and stop threads."""
-        self._server.close()
+        self._client.close()
 
     def _filled(self, texts: Mapping[str, str], functions: str = queries.ANY) -> dict[str, str]:
         spans = self._config.rate_window, self._config.window
@@ -303,7 +303,7 @@ class PrometheusSource:
 
     def _asked(self, texts: Mapping[str, str]) -> dict[str, Future[dict[str, float]]]:
         params = self._time()
-        return {signal: self._server.submit(self._ask, text, params) for signal, text in texts.items()}
+        return {signal: self._client.submit(self._ask, text, params) for signal, text in texts.items()}
 
     def _with_new(
         self, signals: Mapping[str, dict[str, float]], names: Collection[str], end: float
@@ -313,7 +313,7 @@ class PrometheusSource:
             return {}
         chosen = queries.ANY if len(names) > queries.MOST_NAMED else queries.matching(names)
         asked = self._asked(self._filled(queries.NEW, chosen))
-        self._server.answers([*asked.values()], end)
+        self._client.answers([*asked.values()], end)
         return {signal: signals.get(signal, {}) | query.result() for signal, query in asked.items()}
 
     def _widened(self, seen: Mapping[str, Observation]) -> dict[str, Observation]:
@@ -331,8 +331,8 @@ class PrometheusSource:
         pages = self._corrections.scrapes.keys()
         if pages and pages != self._repeated:
             query = self._corrections.jobs_query()
-            asked = self._server.submit(self._server.instant, queries.jobs, query, self._time())
-            (jobs,) = self._server.answers([asked], end)
+            asked = self._client.submit(self._client.instant, queries.jobs, query, self._time())
+            (jobs,) = self._client.answers([asked], end)
             logger.warning("%s", self._corrections.advice(jobs))
         self._repeated = pages
 
@@ -347,21 +347,21 @@ class PrometheusSource:
             self._said.say(topic, advice)
 
     def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
-        return self._server.instant(queries.values, query, params)
+        return self._client.instant(queries.values, query, params)
 
     def _ask_clusters(self) -> Future[dict[str, dict[str, set[str]]]]:
         query = queries.SEVERAL_CLUSTERS
-        return self._server.submit(self._server.instant, queries.clusters, query, self._time())
+        return self._client.submit(self._client.instant, queries.clusters, query, self._time())
 
     def _places(self, query: str) -> list[tuple[str, str]]:
-        asked = self._server.submit(self._server.instant, queries.places, query, self._time())
-        (pairs,) = self._server.answers([asked])
+        asked = self._client.submit(self._client.instant, queries.places, query, self._time())
+        (pairs,) = self._client.answers([asked])
         return pairs  # type: ignore[no-any-return]
 
     def _ask_history(self, span: float) -> dict[str, Recorded]:
         window = self._config.rate_window
         (text,) = self._filled({"": queries.EXPORTED_AT}).values()
-        now, exported = self._server.moment(text, self._time())
+        now, exported = self._client.moment(text, self._time())
         ranges = {"rate": self._ask_arrivals(window, (now - span, now), self._config.scrape_interval)}
         for field, text in self._filled(queries.RESTORED).items() if exported else ():
             values = self._ask(text, {"time": exported})
@@ -369,13 +369,13 @@ class PrometheusSource:
         return answers.recorded(ranges, now)
 
     def _ask_earlier(self, age: float, span: float) -> tuple[float, dict[str, Points]]:
-        now, _ = self._server.moment(queries.TIME, self._time())
+        now, _ = self._client.moment(queries.TIME, self._time())
         step = max(self._config.rate_window, 2.0 * span / EARLIER_STEPS)
         return now - age, self._ask_arrivals(step, (now - age - span, min(now, now - age + span)), step)
 
     def _ask_arrivals(self, window: float, span: tuple[float, float], step: float) -> dict[str, Points]:
         """Return rates of the past; as many jobs count as scraping then as do now."""
-        rates = self._server.range(queries.ranges, queries.arrivals(window, self._gateway), span, step)
+        rates = self._client.range(queries.ranges, queries.arrivals(window, self._gateway), span, step)
         corrections, slos = self._corrections, self._gateway
         if not corrections.scrapes:
             return rates

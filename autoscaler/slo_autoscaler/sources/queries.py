@@ -4,7 +4,8 @@
 function, ``by (function_name)``. The watchdogs' queries use our watchdog's metrics and one of the gateway's.
 The gateway's are for functions without a watchdog, whose SLO is in the configuration. ``LEARNED`` is the
 page's; ``charts`` has those of its charts. In a text ``$W`` is the window, ``$R`` that of rates, ``$N`` its
-newest two scrapes, ``$G`` the seconds for which a gauge counts, ``$F`` a matcher of functions.
+newest two scrapes, ``$O`` half of it, ``$G`` the seconds for which a gauge counts, ``$F`` a
+matcher of functions.
 
 A window must span at least four scrapes: a rate needs two, and one may be missed. Arrival rates use exactly
 four, because a longer one adds delay; ``law.window`` adds up those of slow functions. Latency quantiles and
@@ -112,8 +113,14 @@ def _fresh(gauge: str) -> str:
 
 
 def _rated(series: str, new: str = "") -> str:
-    """Return the count of current series that have the two samples in ``$R`` of a rate, and of ``new``."""
-    return f"count by (function_name) (count_over_time({series}[$R]) >= 2 and {series}{new})"
+    """Return the count of current series that have the two samples in ``$R`` of a rate, and of ``new``.
+
+    After a pause of Prometheus it is 0 until a sample is half a window old: from two samples that follow each
+    other closely ``rate`` makes half the rate. A replica alone may miss a scrape.
+    """
+    rated = f"count by (function_name) (count_over_time({series}[$R]) >= 2 and {series}{new})"
+    older = f"count by (function_name) (count_over_time({series}[$O] offset $O))"
+    return f"({rated} and {older} or 0 * count by (function_name) ({series}))"
 
 
 def _scrape_ratio(series: str) -> str:
@@ -133,6 +140,8 @@ _CHOSEN: Final = 'slo_latency_seconds{slo_class=~"|default",$F}'
 _SCRAPED: Final = 'up{function_name!=""}'
 """One sample for each scrape of a replica, also of one that failed."""
 _CAPACITY: Final = "watchdog_capacity_requests_per_second"
+_KNOWN_LONG: Final = f"{_fresh(_CAPACITY)} >= 0 and {_CAPACITY} offset $R >= 0"
+"""Capacities of replicas that knew theirs a window ago too."""
 _INSIDE: Final = "http_requests_in_flight"
 _ALL: Final = "sum without (outcome, slo_class)"
 _BY_CLASS: Final = "by (function_name, slo_class)"
@@ -187,10 +196,10 @@ WATCHDOG: Final = {
     ),
     "queue_length": _sum(_fresh("watchdog_queue_length")),
     # The median replica: one that has just learned something odd does not size the fleet. New ones often
-    # start with too little CPU, and would soon be most of them: they count where no other has known its
-    # capacity for a window.
+    # start with too little CPU, and would soon be most of them: they count where fewer than two others have
+    # known their capacity for a window. One alone may have learned it in the overload that they answer.
     "capacity": (
-        f"{_median(f'{_fresh(_CAPACITY)} >= 0 and {_CAPACITY} offset $R >= 0')}"
+        f"{_median(_KNOWN_LONG)} and count by (function_name) ({_KNOWN_LONG}) >= 2"
         f" or {_median(f'{_fresh(_CAPACITY)} >= 0')}"
     ),
     "concurrency": _median(f"{_fresh('watchdog_concurrency')} >= 0"),
@@ -411,6 +420,7 @@ def fill(
         "W": window,
         "R": rate_window,
         "N": rate_window * NEWEST,
+        "O": rate_window / 2,
         "H": REMEMBERED,
         "M": counted,
         "L": counted * COUNTED,

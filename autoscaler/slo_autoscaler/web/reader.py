@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings, queries
-from slo_autoscaler.sources.prometheus import Server
+from slo_autoscaler.sources.prometheus import PrometheusClient
 from slo_autoscaler.sources.queries import Firing, Points
 from slo_autoscaler.web.charts import Grid
 
@@ -42,7 +42,7 @@ class Reader:
 
     def __init__(self, config: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._server = Server(config, "page-prometheus")
+        self._client = PrometheusClient(config, "page-prometheus")
         self._lock = threading.Lock()
         self._kept: dict[object, tuple[float, Any]] = {}
 
@@ -76,7 +76,7 @@ class Reader:
             except SourceError as error:
                 return Health(problem=str(error))
             try:
-                return Health(self._all({"": self._server.alerts})[""])
+                return Health(self._all({"": self._client.alerts})[""])
             except SourceError as error:
                 return Health(no_alerts=str(error))
 
@@ -84,7 +84,7 @@ class Reader:
 
     def close(self) -> None:
         """Close connections and stop threads."""
-        self._server.close()
+        self._client.close()
 
     def _remembered(self, key: object, ask: Callable[[], _T]) -> _T:
         now = self._clock()
@@ -102,16 +102,16 @@ class Reader:
 
     def _all(self, asks: Mapping[str, Callable[[], _T]]) -> dict[str, _T]:
         """Run all queries, a few in parallel, within ``timeout`` together."""
-        asked = [self._server.submit(ask) for ask in asks.values()]
-        return dict(zip(asks, self._server.answers(asked), strict=True))
+        asked = [self._client.submit(ask) for ask in asks.values()]
+        return dict(zip(asks, self._client.answers(asked), strict=True))
 
     def _time(self) -> float:
-        return self._server.moment(queries.TIME)[1]
+        return self._client.moment(queries.TIME)[1]
 
     def _range(self, text: str, at: Grid) -> Callable[[], Points]:
         return lambda: next(
-            iter(self._server.range(queries.ranges, text, (at.start, at.end), at.step).values()), []
+            iter(self._client.range(queries.ranges, text, (at.start, at.end), at.step).values()), []
         )
 
     def _instant(self, text: str, label: str) -> Callable[[], dict[str, float]]:
-        return lambda: self._server.instant(lambda series: queries.values(series, label), text)
+        return lambda: self._client.instant(lambda series: queries.values(series, label), text)

@@ -9,7 +9,7 @@ from typing import Final
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings, queries
-from slo_autoscaler.sources.prometheus import Server
+from slo_autoscaler.sources.prometheus import PrometheusClient
 from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.traces import Trace, from_rates
 
@@ -32,15 +32,15 @@ def read(
     ``ConfigError`` for missing credentials.
     """
     step = max(source.scrape_interval, since / MOST_POINTS)
-    server = Server(source, "history")
+    prometheus = PrometheusClient(source, "history")
     try:
         chosen = queries.matching([function_name])
         (text,) = queries.fill({"": queries.COMPLETED}, source.rate_window, functions=chosen).values()
-        ranges = server.range(queries.ranges, text, (end - since, end), step)
+        ranges = prometheus.range(queries.ranges, text, (end - since, end), step)
     except SourceError as error:
         raise SimulationError(str(error)) from error
     finally:
-        server.close()
+        prometheus.close()
     rates = [0.0] * math.ceil(since)
     for time, value in ranges.get("", ()):
         # The rate at a moment is that of the step before it.

@@ -268,6 +268,51 @@ def test_a_function_has_new_replicas_for_a_window_after_their_first_scrape(tmp_p
         run_promtool(tmp_path, a_test(joined(), texts, {"": expected}, f"{at}s"))
 
 
+def test_capacity_counts_new_replicas_until_two_have_known_theirs_for_a_window(tmp_path):
+    stories = {
+        # The old one has learned too little in an overload.
+        "one-old.fn": ("60x20 8x10", "_x22 55x8", "_x22 57x8"),
+        "one-of-each.fn": ("60x20 8x10", "_x22 56x8"),
+        "two-old.fn": ("60x30", "50x30", "_x22 7x8", "_x22 7x8", "_x22 7x8"),
+        "all-new.fn": ("_x22 20x8", "_x22 40x8"),
+        # What knows nothing yet counts neither as old nor as new.
+        "unlearned.fn": ("60x20 8x10", "55x30", f"{'NaN ' * 30}"),
+    }
+    series = {
+        f'watchdog_capacity_requests_per_second{{function_name="{name}",replica="{index}"}}': points
+        for name, replicas in stories.items()
+        for index, points in enumerate(replicas)
+    }
+    expected = {
+        "one-old.fn": 55.0,
+        "one-of-each.fn": 32.0,
+        "two-old.fn": 55.0,
+        "all-new.fn": 30.0,
+        "unlearned.fn": 31.5,
+    }
+    texts = {"capacity": SIGNALS_ASKED["capacity"]}
+    run_promtool(tmp_path, a_test(series, texts, {"capacity": expected}))
+
+
+def test_rated_replicas_after_a_pause_of_prometheus_are_none_while_rates_are_half_of_the_load(tmp_path):
+    """One missed scrape does no harm."""
+    declared, requests = 'slo_latency_seconds{function_name="%s"}', 'slo_requests_total{function_name="%s"}'
+    series = {
+        declared % "paused.fn": "1x12 _x8 1x10",
+        requests % "paused.fn": "0+50x12 _x8 1050+50x10",
+        declared % "missed.fn": "1x18 _ 1x10",
+        requests % "missed.fn": "0+50x18 _ 1000+50x10",
+    }
+    texts = {signal: SIGNALS_ASKED[signal] for signal in ("rate", "rated_replicas")}
+    stories = (("111s", 4.25, 6.75, 0.0), ("116s", 6.75, 10.0, 1.0), ("121s", 10.0, 10.0, 1.0))
+    for at, of_paused, of_missed, rated in stories:
+        expected = {
+            "rate": {"missed.fn": of_missed, "paused.fn": of_paused},
+            "rated_replicas": {"missed.fn": 1.0, "paused.fn": rated},
+        }
+        run_promtool(tmp_path, a_test(series, texts, expected, at))
+
+
 def test_queries_for_new_replicas_agree_without_new_replicas(tmp_path):
     texts = as_new("a.fn", "classes.fn", "failing.fn", "idle.fn", "quiet.fn", "hangs.fn", "streams.fn")
     run_promtool(tmp_path, a_test(WATCHDOGS, texts, {name: BY_THE_WATCHDOG[name] for name in texts}))
