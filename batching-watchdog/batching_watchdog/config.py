@@ -160,13 +160,13 @@ def parse_slo_classes(text: str) -> dict[str, DeclaredClass]:
     classes: dict[str, DeclaredClass] = {}
     for declared in text.split(",") if text else ():
         name, _, target = (part.strip() for part in declared.partition("="))
-        if target == BEST_EFFORT_NAME:
-            classes[name] = DeclaredClass(*BEST_EFFORT)
-            continue
         times, at, objective = (part.strip() for part in target.partition("@"))
         latency, plus, interval = (part.strip() for part in times.partition("+"))
         if name in classes or name == DEFAULT_CLASS or not _CLASS_NAME.fullmatch(name):
             raise ValueError(text)
+        if target == BEST_EFFORT_NAME:
+            classes[name] = DeclaredClass(*BEST_EFFORT)
+            continue
         classes[name] = DeclaredClass(
             POSITIVE.parse(latency),
             SHARE.parse(objective) if at else None,

@@ -414,8 +414,11 @@ class Streams:
                 return
 
     def _join_best_effort(self, workers: Sequence[_Running], now: float) -> None:
-        """Let requests of best effort join where one more place within the tightest interval is left."""
-        most = self.step.largest_within(self._tightest.interval) - 1
+        """Let requests of best effort join while at most half of the places of a worker are taken.
+
+        They are never preempted, and a burst of others would wait for their ends.
+        """
+        most = self.step.largest_within(self._tightest.interval) // 2
         waiting = self._queues.best_effort
         while waiting:
             request = next(iter(waiting.values()))
