@@ -154,6 +154,7 @@ def build(
         shed_late=config.shed_late,
         lead=TUNING.lead,
         cpus=cpus,
+        tightest=tightest,
     )
 
     def streams(closed: bool) -> Streams:
@@ -342,6 +343,7 @@ async def _drain(
     await asyncio.sleep(0)  # what was accepted already becomes a connection
     front.accepting = False
     requests.drain()
+    shell.end_best_effort(ShuttingDown("of best effort, and the watchdog is shutting down"))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(config.drain_timeout):
             await requests.drained()

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from math import inf
 from typing import Any, Final, NamedTuple, TypeVar
 
 from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
-from batching_watchdog.messages import DEFAULT_CLASS, Target
+from batching_watchdog.messages import BEST_EFFORT, DEFAULT_CLASS, Target
 from batching_watchdog.quota import MAX_AUTO_WORKERS, Asked
 from batching_watchdog.wire import MAX_PART
 
@@ -25,6 +26,7 @@ DRAIN_SECONDS: Final = 15.0
 workers, a drain takes less than 25 s, within a pod's grace period of 30 s."""
 
 MAX_SLO_CLASSES: Final = 16
+BEST_EFFORT_NAME: Final = "best-effort"
 """Maximum SLO classes: each has its own series in every replica, rule and dashboard."""
 
 QUEUED_BYTES: Final = 1 << 28
@@ -146,8 +148,8 @@ class DeclaredClass(NamedTuple):
     """An SLO class. Durations are seconds; None: the function's own."""
 
     latency: float
-    interval: float | None
     objective: float | None
+    interval: float | None
 
 
 def parse_slo_classes(text: str) -> dict[str, DeclaredClass]:
@@ -162,10 +164,13 @@ def parse_slo_classes(text: str) -> dict[str, DeclaredClass]:
         latency, plus, interval = (part.strip() for part in times.partition("+"))
         if name in classes or name == DEFAULT_CLASS or not _CLASS_NAME.fullmatch(name):
             raise ValueError(text)
+        if target == BEST_EFFORT_NAME:
+            classes[name] = DeclaredClass(*BEST_EFFORT)
+            continue
         classes[name] = DeclaredClass(
             POSITIVE.parse(latency),
-            POSITIVE.parse(interval) if plus else None,
             SHARE.parse(objective) if at else None,
+            POSITIVE.parse(interval) if plus else None,
         )
     if len(classes) > MAX_SLO_CLASSES:
         raise ValueError(text)
@@ -178,8 +183,9 @@ DURATION: Final = Rule(f"a duration, {DURATION_SYNTAX}", parse_duration)
 POSITIVE: Final = _where(bool, parse_duration, f"a duration above zero, {DURATION_SYNTAX}")
 SHARE: Final = _where(lambda share: 0.0 < share < 1.0, float, "a number above 0 and below 1, such as 0.99")
 SLO_CLASSES: Final = Rule(
-    f"at most {MAX_SLO_CLASSES} of NAME=LATENCY, NAME=LATENCY+INTERVAL or either with @OBJECTIVE, separated "
-    "by commas, such as interactive=100ms,batch=2s@0.95,chat=500ms+50ms; each NAME once, of letters, digits, "
+    f"at most {MAX_SLO_CLASSES} of NAME=LATENCY, NAME=LATENCY+INTERVAL, either with @OBJECTIVE, or "
+    f"NAME={BEST_EFFORT_NAME}, separated by commas, such as "
+    f"interactive=100ms,chat=500ms+50ms@0.95,bulk={BEST_EFFORT_NAME}; each NAME once, of letters, digits, "
     f"- and _, not {DEFAULT_CLASS}",
     parse_slo_classes,
 )
@@ -429,10 +435,14 @@ class Config:
         own = Target(slo_latency, values["slo_objective"], values["slo_interval"])
         declared: dict[str, DeclaredClass] = values["slos"]
         values["slos"] = {DEFAULT_CLASS: own} | {
-            name: Target(latency, objective or own.objective, interval or own.interval)
-            for name, (latency, interval, objective) in declared.items()
+            name: Target(
+                target.latency,
+                own.objective if target.objective is None else target.objective,
+                own.interval if target.interval is None else target.interval,
+            )
+            for name, target in declared.items()
         }
-        late = [name for name, target in declared.items() if target.latency > exec_timeout]
+        late = [name for name, target in declared.items() if exec_timeout < target.latency < inf]
         if late:
             rule = f"must be latencies up to exec_timeout ({exec_timeout:g} s), and that of {late[0]} is not"
             raise ConfigError("slo_classes", environ["slo_classes"].strip(), rule)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
+from sys import float_info
 from typing import Any, Final, NamedTuple
 
 
@@ -24,6 +25,8 @@ class DispatchReason(StrEnum):
     """One more request would have missed the tightest deadline."""
     DELAY = "delay"
     """max_batch_delay had passed (policy ``fixed``)."""
+    BEST_EFFORT = "best_effort"
+    """Requests of best effort, on a worker that no other request needed."""
     LATE = "late"
     """Requests past their deadline, on a worker that no on-time request needed."""
     JOIN = "join"
@@ -54,6 +57,10 @@ class Target(NamedTuple):
     """Of each further piece of a stream: piece k is due at ``latency`` + k * ``interval``."""
 
 
+BEST_EFFORT: Final = Target(inf, 0.0, float_info.max)
+"""Of requests without a deadline. Its interval is finite: 0 times infinity is no number."""
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One admitted HTTP request. Times are seconds on the caller's monotonic clock.
@@ -67,7 +74,7 @@ class Request:
     body: bytes
     arrived: float
     deadline: float
-    """End of its class's budget: a later answer misses the SLO but is still sent."""
+    """End of its class's budget: a later answer misses the SLO but is still sent. Infinite: best effort."""
     expires: float
     """Time at which it is answered with 504."""
     cost_class: CostClass = (b"", b"", 0)

@@ -23,7 +23,7 @@ from prometheus_client.utils import floatToGoString
 from batching_watchdog.engine.capacity import Capacity, Reading, Sustained
 from batching_watchdog.engine.streams import Steady, Streams
 from batching_watchdog.errors import REFUSALS
-from batching_watchdog.messages import DEFAULT_CLASS, DispatchReason, Target
+from batching_watchdog.messages import BEST_EFFORT, DEFAULT_CLASS, DispatchReason, Target
 
 DEFAULT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """of-watchdog's and the gateway's."""
@@ -33,6 +33,7 @@ SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025)
 """Further edges of what can be much shorter than a request."""
 SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES: Final = ("good", "slow", "error", "shed", "expired")
+BEST_EFFORT_OUTCOMES: Final = ("good", "error", "shed", "expired", "client_error", "abandoned")
 JOIN_REASONS: Final = (DispatchReason.IDLE, DispatchReason.JOIN, DispatchReason.LATE)
 LATE_PIECES: Final = ("first", "later")
 CANCEL_REASONS: Final = ("client_left", "slow_reader", "expired", "shutting_down")
@@ -105,8 +106,14 @@ class Metrics(Collector):
     """What is counted, and the collector that shows it."""
 
     def __init__(self, slos: Mapping[str, Target], capacity: Capacity) -> None:
-        """``slos``: by class, ``DEFAULT_CLASS`` among them."""
-        self.slos = slos
+        """``slos``: by class, ``DEFAULT_CLASS`` among them.
+
+        Classes of best effort have counters of their own. They are in no metric that asks for replicas.
+        """
+        self.slos = {name: target for name, target in slos.items() if target != BEST_EFFORT}
+        self.best_effort = dict.fromkeys(BEST_EFFORT_OUTCOMES, 0) if len(self.slos) < len(slos) else {}
+        self.best_effort_seconds = 0.0
+        self.best_effort_batches = 0
         self.capacity = capacity
         self.streams: Streams | None = None
         """Of a function that streams: its engine."""
@@ -130,7 +137,7 @@ class Metrics(Collector):
         """By status and method: the key of its count, and its histogram."""
         self.outcomes = {(name, outcome): 0 for name in self.slos for outcome in OUTCOMES}
         self.class_durations = {
-            name: _around(target.latency) for name, target in slos.items() if len(slos) > 1
+            name: _around(target.latency) for name, target in self.slos.items() if len(self.slos) > 1
         }
         self.abandoned_requests = 0
         self.client_errors = 0
@@ -146,6 +153,9 @@ class Metrics(Collector):
         self, status: int, method: bytes, seconds: float, outcome: str | None, slo_class: str = DEFAULT_CLASS
     ) -> None:
         """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
+        if slo_class not in self.slos:
+            self.best_effort[outcome or "client_error"] += 1
+            return
         key, histogram = self._answers.get((status, method)) or self._new_answer(status, method)
         self.http_requests[key] += 1
         histogram.observe(seconds)
@@ -156,7 +166,9 @@ class Metrics(Collector):
 
     def request_abandoned(self, outcome: str | None, slo_class: str) -> None:
         """Count a request whose client left; ``outcome`` is None before the deadline of its class."""
-        if outcome is None:
+        if slo_class not in self.slos:
+            self.best_effort["abandoned"] += 1
+        elif outcome is None:
             self.abandoned_requests += 1
         else:
             self.outcomes[slo_class, outcome] += 1
@@ -194,6 +206,14 @@ class Metrics(Collector):
         """Streams that the workers hold within their interval; NaN until learned."""
         return math.nan if self.streams is None else self._steady(self.streams).concurrency
 
+    def batch_served(self, seconds: float, *, best_effort: bool) -> None:
+        """Count a batch that a worker has ended."""
+        if best_effort:
+            self.best_effort_seconds += seconds
+            self.best_effort_batches += 1
+        else:
+            self.service_seconds.observe(seconds)
+
     def batch_dispatched(self, size: int, reason: DispatchReason) -> None:
         """Count a batch that leaves for a worker."""
         self.dispatch[reason] += 1
@@ -209,12 +229,12 @@ class Metrics(Collector):
         if self.cpu is not None:
             now, front = self.cpu()
             requests = sum(self.outcomes.values()) + self.client_errors + self.abandoned_requests
+            requests += sum(self.best_effort.values())
+            batches = sum(self.service_seconds.counts) + self.best_effort_batches
             if self.streams is not None:
                 histograms = (*self.first_piece_seconds.values(), *self.piece_interval_seconds.values())
                 requests = sum(sum(histogram.counts) for histogram in histograms)
-            reading = Reading(
-                now, front - self.capacity.search_seconds, requests, sum(self.service_seconds.counts)
-            )
+            reading = Reading(now, front - self.capacity.search_seconds, requests, batches)
             self.capacity.cost.read(reading)
         if self.streams is not None:
             return self._steady(self.streams).rate
@@ -317,6 +337,13 @@ ROWS: Final = (
         ("slo_class",),
         read=lambda m: m.class_durations,
     ),
+    Row(
+        "watchdog_best_effort",
+        COUNTER,
+        "Requests of best effort by outcome; no other metric of requests counts them.",
+        ("outcome",),
+    ),
+    Row("watchdog_best_effort_seconds", COUNTER, "Seconds that workers took for batches of best effort."),
     Row(
         "watchdog_abandoned_requests",
         COUNTER,

@@ -13,7 +13,7 @@ arrivals: simultaneous requests leave together, and a single one is not delayed.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from math import ceil
+from math import ceil, inf
 from typing import Protocol
 
 from batching_watchdog.engine.cost import CostModel
@@ -137,6 +137,10 @@ class Shell:
         """Answer every admitted request with ``error``; batches under way continue."""
         self._carry_out(self._engine.give_up(error))
 
+    def end_best_effort(self, error: WatchdogError) -> None:
+        """Answer the requests of best effort that wait with ``error``."""
+        self._carry_out(self._engine.end_best_effort(error))
+
     def came_up(self) -> None:
         """Note that a worker can serve for the first time: the start-up ends."""
         self._metrics.start_up_seconds = self._clock() - self._began
@@ -199,7 +203,8 @@ class Shell:
         if batch.trace is not None:
             self._end_batch(batch, now, cpu_seconds=spent.cpu_seconds)
         if any(reply != DROPPED for reply in replies):
-            self._metrics.service_seconds.observe(now - batch.dispatched)
+            best_effort = batch.requests[0].deadline == inf
+            self._metrics.batch_served(now - batch.dispatched, best_effort=best_effort)
         if ready:
             self.worker_ready(worker)
         self._carry_out(answers)
@@ -278,9 +283,10 @@ class Shell:
             elif isinstance(effect, Dispatch):
                 batch = effect.batch
                 metrics.batch_dispatched(len(batch.requests), batch.reason)
-                observe, dispatched = metrics.queue_seconds.observe, batch.dispatched
-                for request in batch.requests:
-                    observe(dispatched - request.arrived)
+                if batch.requests[0].deadline < inf:  # else all are of best effort
+                    observe, dispatched = metrics.queue_seconds.observe, batch.dispatched
+                    for request in batch.requests:
+                        observe(dispatched - request.arrived)
                 if self._tracer is not None:
                     self._begin_batch(self._tracer, effect.worker, batch)
                 effect.worker.send(batch)
@@ -297,7 +303,8 @@ class Shell:
             batch = effect.batch
             self._metrics.joins[batch.reason] += len(batch.requests)
             for request in batch.requests:
-                self._metrics.queue_seconds.observe(batch.dispatched - request.arrived)
+                if request.deadline < inf:
+                    self._metrics.queue_seconds.observe(batch.dispatched - request.arrived)
             effect.worker.join(batch)
         else:
             effect.worker.leave(effect.streams)

@@ -15,7 +15,7 @@ from batching_watchdog.config import (
     parse_duration,
 )
 from batching_watchdog.errors import ConfigError
-from batching_watchdog.messages import Target
+from batching_watchdog.messages import BEST_EFFORT, Target
 
 TOO_LONG = "9" * 5000
 """Beyond what int() converts (sys.set_int_max_str_digits)."""
@@ -27,7 +27,22 @@ INVALID: dict[str, list[str]] = {
     "slo_latency": [*BAD_DURATIONS, "0", "0s", "0ms", "30001ms"],
     "slo_objective": ["0", "1", "1.0", "99", "-0.5", "nan", "inf", "x", "0.99%"],
     "slo_classes": [
-        *("a", "=1s", "a=", "a=0s", "a=1.5", "a=1s,", ",a=1s", "a=1s;b=2s", "a=31s", "a=1s@", "a=1s@1"),
+        *(
+            "a=best-effort@0.9",
+            "default=best-effort",
+            "a=best-effort+1s",
+            "a",
+            "=1s",
+            "a=",
+            "a=0s",
+            "a=1.5",
+            "a=1s,",
+            ",a=1s",
+            "a=1s;b=2s",
+            "a=31s",
+            "a=1s@",
+            "a=1s@1",
+        ),
         *("a=1s@x", "a=1s@0.9@0.9", "a=1s+", "a=1s+0s", "a=+1s", "a=1s+1s+1s", "a=1s@0.9+1s"),
         *("a=1s,a=2s", "default=1s", "a b=1s", "ä=1s", 'a"=1s', "a=1s=2s", "a" * 65 + "=1s"),
         ",".join(f"c{number}=1s" for number in range(MAX_SLO_CLASSES + 1)),
@@ -143,6 +158,10 @@ def test_class_without_an_objective_has_the_functions_own():
     others = ",".join(f"c{number}=1s" for number in range(MAX_SLO_CLASSES - 2))
     classes = read(slo_classes=f"a=1s,b=2s@0.5,{others}", slo_objective="0.9").slos
     assert [classes["a"].objective, classes["b"].objective] == [0.9, 0.5]
+
+
+def test_class_of_best_effort_has_no_deadline():
+    assert read(slo_classes="bulk=best-effort").slos["bulk"] == BEST_EFFORT
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ class Cost(Protocol):
     def overall(self) -> ServiceTimes:
         """Of any batch."""
 
-    def pool(self, cost_class: CostClass) -> Shared:
-        """Return the pool of one more request's class: requests of a pool may share a batch."""
+    def pool(self, cost_class: CostClass, *, counts: bool = True) -> Shared:
+        """Return the pool of a class, whose requests may share a batch; ``counts``: of one more request."""
 
     def one_class(self, pool: Shared) -> bool:
         """Count a batch of ``pool``; return whether it has only requests of its first one's class."""
@@ -159,9 +159,11 @@ class CostModel:
             self._keys.clear()
             self._classes.clear()
 
-    def pool(self, cost_class: CostClass) -> Pool:
-        """Return the pool of this class, and count one more request of it."""
+    def pool(self, cost_class: CostClass, *, counts: bool = True) -> Pool:
+        """Return the pool of this class; ``counts``: one more request of it is in the mix."""
         of = self._classes.get(cost_class) or self._add(cost_class)
+        if not counts:
+            return of.pool
         of.requests += 1
         self._counted += 1
         if self._counted >= RECENT:

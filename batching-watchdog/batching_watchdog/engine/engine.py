@@ -15,7 +15,7 @@ from itertools import islice
 from math import inf
 from typing import Final
 
-from batching_watchdog.engine.cost import Cost
+from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Check, Dispatch, Effect, Lowered, WakeAt, Worker
 from batching_watchdog.engine.lanes import GONE, RUNNING, Queues
 from batching_watchdog.engine.policy import BatchingPolicy, Late, Overload, Situation, Take, Wait
@@ -44,8 +44,11 @@ class Engine:
         shed_late: bool = False,
         lead: float = 0.0,
         cpus: float = inf,
+        tightest: float = inf,
     ) -> None:
         """``max_batch_bytes``: of the bodies and expected answers of one batch, unless it has one request.
+
+        ``tightest``: the smallest latency target in seconds, which batches of best effort leave to others.
 
         ``lead`` and ``cpus``: see ``Prefetch``.
         """
@@ -54,6 +57,7 @@ class Engine:
         self._cost = cost
         self._workers = max(1, workers)
         self._shed_late = shed_late
+        self._tightest = tightest * (1.0 - TUNING.reserve)
         self._idle: list[Worker] = []
         """The last one is next."""
         self._running: dict[Worker, Batch] = {}
@@ -108,6 +112,8 @@ class Engine:
         once must be measured again.
         """
         if self.at_limit:
+            if deadline == inf:
+                return self._queue_full(best_effort=True)
             if not self.full and not self.predicts_late(deadline, now):
                 return None  # it replaces a late one
             if self._refusal is None or now - self._refused_at > REFUSAL_SECONDS:
@@ -132,18 +138,21 @@ class Engine:
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
         """Admit ``request``; ``tick`` cuts batches, once for all simultaneous requests.
 
-        At ``max_inflight``, a request that can be on time replaces the one that has been late longest: that
-        one has missed its SLO, and its client is the least likely to be waiting. Without a late one it
-        replaces a suspect. Raises ``QueueFull`` without either, or if ``request`` itself has no time left.
+        At ``max_inflight``, a request that can be on time replaces one of best effort, or the one that has
+        been late longest: that one has missed its SLO, and its client is the least likely to be waiting.
+        Without these it replaces a suspect. Raises ``QueueFull`` without any, or if ``request`` itself has no
+        time left or is of best effort.
         """
         effects: Sequence[Effect] = ()
         if self.at_limit:
-            late_already = request.deadline <= request.arrived or request.cost_class is PROBE
+            best_effort = request.deadline == inf
+            patient = best_effort or request.deadline <= request.arrived or request.cost_class is PROBE
             displaced = self._replaceable()
-            if late_already or displaced is None:
-                raise self._queue_full()
-            effects = self._end(displaced, self._queue_full(displaced=True))
-        self._queues.admit(request, self._cost.pool(request.cost_class))
+            if patient or displaced is None:
+                raise self._queue_full(best_effort=best_effort)
+            gone = displaced.deadline == inf
+            effects = self._end(displaced, self._queue_full(displaced=True, best_effort=gone))
+        self._queues.admit(request, self._pool(request))
         return effects
 
     def worker_ready(self, worker: Worker, *, checked: bool = False) -> list[Effect]:
@@ -227,6 +236,11 @@ class Engine:
         """Remove a request whose client has left; a batch that has begun continues."""
         return self._leave(request) if request.place != GONE else []
 
+    def end_best_effort(self, error: WatchdogError) -> list[Effect]:
+        """Answer the requests of best effort that wait."""
+        waiting = list(self._queues.best_effort.values())
+        return [effect for request in waiting for effect in self._end(request, error)]
+
     def hand_over(self) -> list[Request]:
         """Remove and return all admitted requests, none of which has run: another engine takes them."""
         requests = list(self._queues.admitted.values())
@@ -275,7 +289,9 @@ class Engine:
             served = self._shed(now, effects) if self._shed_late else self._serve_late(now, effects)
             if served:
                 return None
-        return self._serve_on_time(now, effects) if self._queues.lanes else inf
+        if self._queues.lanes:
+            return self._serve_on_time(now, effects)
+        return self._serve_best_effort(now, effects)
 
     def _serve_on_time(self, now: float, effects: list[Effect]) -> float | None:
         ends = (batch.dispatched + batch.seconds for batch in self._running.values())
@@ -303,6 +319,25 @@ class Engine:
         in_a_row = taken[-1] is lane.on_time[take.start + len(taken) - 1]
         self._queues.serve(lane, taken, take.start if in_a_row else None)
         self._dispatch(taken, take.reason, now, effects)
+
+    def _serve_best_effort(self, now: float, effects: list[Effect]) -> float | None:
+        """Dispatch requests of best effort of one pool, the oldest first, since no other needs the worker.
+
+        A request that arrives at once must be on time after them, and none of them waits in a worker. At
+        least one goes.
+        """
+        waiting = self._queues.best_effort
+        if not waiting or not self._idle or self._idle[-1] in self._running:
+            return inf
+        head = next(iter(waiting.values()))
+        times = head.lane.times
+        size = max(1, min(times.best_size, times.largest_within(self._tightest - times.predict(1))))
+        alike = (request for request in waiting.values() if request.lane.pool is head.lane.pool)
+        taken = self._together(islice(alike, size))
+        for request in taken:
+            del waiting[request.id]
+        self._dispatch(taken, DispatchReason.BEST_EFFORT, now, effects)
+        return None
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
         """Dispatch late requests of one lane, the oldest first, if those on time leave time for them."""
@@ -443,21 +478,27 @@ class Engine:
         """Queue requests again that are under no suspicion."""
         for request in requests:
             request.attempts = 0
-            self._queues.add(request, self._cost.pool(request.cost_class))
+            self._queues.add(request, self._pool(request))
+
+    def _pool(self, request: Request) -> Shared:
+        """Return the pool of a request; one of best effort is no part of the mix that capacity is for."""
+        return self._cost.pool(request.cost_class, counts=request.deadline < inf)
 
     def _replaceable(self) -> Request | None:
         """Return the request that is replaced at ``max_inflight``."""
-        return self._queues.oldest_late() or self._suspects.first()
+        return self._queues.replaceable() or self._suspects.first()
 
-    def _queue_full(self, *, displaced: bool = False) -> QueueFull:
+    def _queue_full(self, *, displaced: bool = False, best_effort: bool = False) -> QueueFull:
         """Return the error for a request without room; Retry-After is the time to drain half of the queue.
 
-        ``displaced``: the request was admitted, and is replaced by one that can be on time.
+        ``displaced``: the request was admitted, and is replaced by one that can be on time. ``best_effort``:
+        it waits behind all others.
         """
         times = self._cost.overall
         size = times.best_size
         per_second = self._workers * size / max(times.predict_mean(size), 1e-6)
-        retry_after = max(1, min(60, round(self.queued / per_second / 2)))
+        ahead = self.queued + best_effort * len(self._queues.best_effort)
+        retry_after = max(1, min(60, round(ahead / per_second / 2)))
         return QueueFull(self._queues.most, retry_after, displaced=displaced)
 
 

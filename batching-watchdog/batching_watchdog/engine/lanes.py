@@ -22,6 +22,8 @@ LATE: Final = 2
 SUSPECT: Final = 3
 """In a part of a failed batch that waits or is held."""
 RUNNING: Final = 4
+BEST_EFFORT: Final = 5
+"""Without a deadline, behind all others."""
 MAX_LANES: Final = 64
 """Maximum lanes in one choice. A served lane moves behind the others, so all have a turn."""
 MAX_MOVE: Final = 256
@@ -127,9 +129,11 @@ class Queues:
         """Lanes with requests on time, the last served one at the end."""
         self.late: OrderedDict[int, Request] = OrderedDict()
         """All late requests in the order in which they became late."""
+        self.best_effort: OrderedDict[int, Request] = OrderedDict()
+        """All requests without a deadline in order of arrival. They are in no lane: no batch has both."""
 
     def __len__(self) -> int:
-        """Return the number of requests that wait, on time or late."""
+        """Return the number of requests with a deadline that wait, on time or late."""
         return sum(len(lane.keys) for lane in self.lanes.values()) + len(self.late)
 
     @property
@@ -141,9 +145,10 @@ class Queues:
         """Return the lanes that a policy may choose from."""
         return list(islice(self.lanes.values(), MAX_LANES))
 
-    def oldest_late(self) -> Request | None:
-        """Return the request that has been late longest; None without one."""
-        return next(iter(self.late.values()), None)
+    def replaceable(self) -> Request | None:
+        """Return the newest of best effort, else the request that has been late longest; None without."""
+        waiting = next(reversed(self.best_effort.values()), None)
+        return waiting or next(iter(self.late.values()), None)
 
     def admit(self, request: Request, pool: Shared) -> None:
         """Take a new request, and queue it."""
@@ -156,6 +161,10 @@ class Queues:
 
     def add(self, request: Request, pool: Shared) -> None:
         """Queue an admitted request as on time; the policy detects whether it is late."""
+        if request.deadline == inf:
+            request.place, request.lane = BEST_EFFORT, Lane(pool)
+            self.best_effort[request.id] = request
+            return
         lane = self.lanes.get(pool)
         if lane is None:
             lane = self.lanes[pool] = Lane(pool)
@@ -185,6 +194,8 @@ class Queues:
         """Remove an admitted request for good."""
         if request.place == LATE:
             del self.late[request.id]
+        elif request.place == BEST_EFFORT:
+            del self.best_effort[request.id]
         elif request.place == ON_TIME:
             lane: Lane = request.lane
             lane.remove(request, self._key(request))

@@ -249,7 +249,7 @@ class Streams:
     @property
     def full(self) -> bool:
         """Whether ``offer`` would refuse even requests that can be on time."""
-        return self.at_limit and self._queues.oldest_late() is None
+        return self.at_limit and self._queues.replaceable() is None
 
     @property
     def eager(self) -> bool:
@@ -276,19 +276,19 @@ class Streams:
     def refusal(self, deadline: float, now: float) -> WatchdogError | None:
         """Return the error that refuses a request at its header, before its body is read, or None."""
         late = deadline - self._soonest <= now
-        if self.at_limit and (late or self.full):
+        if self.at_limit and (late or self.full or deadline == inf):
             return self._queue_full()
         return _NO_TIME if self._shed_late and self._on and late else None
 
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
-        """Admit ``request``; at ``max_inflight`` it replaces the one that has been late longest.
+        """Admit ``request``; at ``max_inflight`` it replaces one of best effort, or the one late longest.
 
-        Raises ``QueueFull`` without a late one, or if ``request`` itself is late.
+        Raises ``QueueFull`` without either, or if ``request`` itself is late or of best effort.
         """
         effects: Sequence[Effect] = ()
         if self.at_limit:
-            displaced = self._queues.oldest_late()
-            if displaced is None or request.deadline <= now:
+            displaced = self._queues.replaceable()
+            if displaced is None or request.deadline <= now or request.deadline == inf:
                 raise self._queue_full()
             effects = self._end(displaced, self._queue_full(displaced=True))
         self._queues.admit(request, self._pool)
@@ -354,6 +354,11 @@ class Streams:
             effect for request in list(self._queues.admitted.values()) for effect in self._end(request, error)
         ]
 
+    def end_best_effort(self, error: WatchdogError) -> list[Effect]:
+        """Answer the requests of best effort that wait."""
+        waiting = list(self._queues.best_effort.values())
+        return [effect for request in waiting for effect in self._end(request, error)]
+
     def tick(self, now: float) -> list[Effect]:
         """Answer expired requests, then let waiting ones join; return the effects."""
         effects: list[Effect] = []
@@ -369,6 +374,8 @@ class Streams:
         if self._shed_late:
             for request in list(self._queues.late.values()):
                 effects += self._end(request, _NO_TIME)
+        if not self._queues:
+            self._join_best_effort(open_for_more, now)
         for running in open_for_more:
             effects += self._joins(running, now)
         until = min(until, self._queues.next_expiry())
@@ -432,6 +439,19 @@ class Streams:
             elif request.id not in self._retried:
                 return
 
+    def _join_best_effort(self, workers: Sequence[_Running], now: float) -> None:
+        """Let requests of best effort join while at most half of the places of a worker are taken.
+
+        They are never preempted, and a burst of others would wait for their ends.
+        """
+        most = self.step.largest_within(self._tightest.interval) // 2
+        waiting = self._queues.best_effort
+        while waiting:
+            request = next(iter(waiting.values()))
+            if not self._join([running for running in workers if len(running.streams) < most], request, now):
+                return
+            del waiting[request.id]
+
     def _join(self, workers: Sequence[_Running], request: Request, now: float, *, late: bool = False) -> bool:
         """Let ``request`` join the worker with the most slack left; return whether one may take it."""
         interval = self._targets[request.slo_class].interval
@@ -482,7 +502,8 @@ class Streams:
             stream.late |= now > request.deadline + stream.sent * stream.interval
             stream.sent += 1
         if output.done:
-            self._lengths.append(stream.steps if stream.sent else 0)
+            if request.deadline < inf:
+                self._lengths.append(stream.steps if stream.sent else 0)
             self._remove(request)
         elif reply is None:
             return effects

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from batching_watchdog.config import Config, parse_duration
@@ -199,12 +200,12 @@ class Front:
         )
         request.client = call = _Call(self, exchange, request)
         exchange.on_disconnect = call.gone
-        self._metrics.in_flight += 1
+        self._metrics.in_flight += deadline < inf
         try:
             self._shell.offer(request)
         except WatchdogError as error:
             request.client = None
-            self._metrics.in_flight -= 1
+            self._metrics.in_flight -= deadline < inf
             self.answer_error(exchange, error)
         else:
             # The shell sends no batch before the end of this turn.
@@ -236,8 +237,9 @@ class Front:
             target = self._config.slos[request.slo_class]
             streamed = call.streamed = StreamedAnswer(exchange, request, target, reply, now)
             self._streamed.add(call)
-            self._metrics.first_piece_seconds[request.slo_class].observe(now - request.arrived)
-        elif reply is not None:
+            if request.deadline < inf:
+                self._metrics.first_piece_seconds[request.slo_class].observe(now - request.arrived)
+        elif reply is not None and request.deadline < inf:
             self._metrics.piece_interval_seconds[request.slo_class].observe(now - streamed.piece_at)
         was_late = streamed.late
         fits = reply is None or streamed.add(reply, now)
@@ -266,10 +268,10 @@ class Front:
     ) -> None:
         request, streamed = call.request, call.streamed
         self._streamed.discard(call)
-        self._metrics.in_flight -= 1
+        self._metrics.in_flight -= request.deadline < inf
         meaning = _meaning(outcome, request, late=late)
         client_error = isinstance(outcome, Reply) and outcome.client_error
-        self._metrics.client_errors += client_error
+        self._metrics.client_errors += client_error and request.deadline < inf
         if request.wanted_by < request.deadline and not client_error:
             answered = now if streamed is None else streamed.first_at
             self._metrics.client_deadline(met=meaning == "good" and answered <= request.wanted_by)
@@ -285,7 +287,7 @@ class Front:
         """
         request, streamed, now = call.request, call.streamed, self._clock()
         self._shell.withdraw(request)
-        self._metrics.in_flight -= 1
+        self._metrics.in_flight -= request.deadline < inf
         late, late_for_client = now > request.deadline, now > request.wanted_by
         if streamed is not None:
             self._streamed.discard(call)
@@ -314,6 +316,8 @@ class Front:
                 # Time before the first byte arrived; the transfer after it does not count.
                 began = time.time() - (self._clock() - exchange.began)
                 spent = _spent(captured[START_TIME], began, timeout)
+        if class_budget == inf:
+            return inf, arrived + timeout, inf
         arrived_upstream = arrived - spent
         return arrived_upstream + class_budget, arrived + timeout, arrived_upstream + budget
 
@@ -350,7 +354,7 @@ class Front:
             # One that is refused at its header has not arrived: under overload most are.
             seconds = 0.0 if exchange.refused else ended.now - exchange.arrived
             metrics.request_finished(outcome.status, exchange.method, seconds, ended.meaning, ended.slo_class)
-            if context is not None and context.sampled:
+            if context is not None and context.sampled and ended.slo_class in metrics.slos:
                 traced = Traced(context.trace_id, time.time())
                 metrics.request_traced(outcome.status, exchange.method, seconds, traced)
             if ended.sent is None:
@@ -370,7 +374,8 @@ class Front:
         if isinstance(outcome, Reply):
             head, body = outcome.header_block, outcome.body
         else:
-            self._metrics.refused(outcome.reason)
+            if ended.slo_class in self._metrics.slos:
+                self._metrics.refused(outcome.reason)
             if outcome is not self._refusal:
                 self._refusal = outcome
                 self._refusal_answer = (error_head(outcome), f"{outcome}\n".encode())
@@ -505,7 +510,7 @@ def _meaning(outcome: Reply | WatchdogError, request: Request, *, late: bool) ->
     if not isinstance(outcome, Reply):
         if outcome.status == 504:
             # A client that gives up before the deadline of its class says nothing about the SLO.
-            return None if request.expires < request.deadline else "expired"
+            return None if request.expires < request.deadline < inf else "expired"
         return "shed" if outcome.reason in _SHED else "error"
     if outcome.client_error:
         return None

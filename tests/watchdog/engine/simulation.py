@@ -107,6 +107,7 @@ class Simulation:
             workers=self.workers,
             shed_late=self.shed_late,
             lead=self.lead,
+            tightest=self.slo_latency,
         )
         self.sick: set[BatchWorker] = set()
         """Workers that fail every batch, until each is replaced after a ``Check``."""

@@ -8,7 +8,15 @@ from math import inf
 from batching_watchdog.engine.effects import Answer, Effect, Join, Piece
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import DispatchReason, Iteration, Output, Reply, Request, Target
+from batching_watchdog.messages import (
+    BEST_EFFORT,
+    DispatchReason,
+    Iteration,
+    Output,
+    Reply,
+    Request,
+    Target,
+)
 from tailbound_lab.simulate.virtual import StreamWorker, StreamWorkers, Timeline
 from watchdog.engine.queues import Law
 
@@ -59,7 +67,8 @@ class Streaming:
             {
                 name: Target(self.latency, 0.99, interval)
                 for name, interval in {"default": self.interval, **self.intervals}.items()
-            },
+            }
+            | {"bulk": BEST_EFFORT},
             max_inflight=4096,
             max_streams=self.max_streams,
             workers=self.workers,
@@ -153,7 +162,9 @@ class Streaming:
 
     def on_time(self, request: Request) -> bool:
         """Return whether a stream ended well, without a late piece."""
-        interval = {"default": self.interval, **self.intervals}[request.slo_class]
+        interval = {"default": self.interval, "bulk": BEST_EFFORT.interval, **self.intervals}[
+            request.slo_class
+        ]
         came = request.client.came
         return request.client.ends == ["end"] and all(
             moment <= request.deadline + place * interval + 1e-9 for place, moment in enumerate(came)

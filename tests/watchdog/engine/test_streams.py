@@ -149,6 +149,22 @@ def test_late_request_joins_only_while_none_on_time_waits():
     assert late.client.came[0] > on_time.client.came[-1]
 
 
+def test_best_effort_takes_half_of_the_places_and_costs_the_others_nothing():
+    def good(bulk):
+        world = Streaming(start_law, step_law, workers=2, lengths=long_tailed, noise=0.1)
+        for place in range(bulk):
+            world.at(place / 20, lambda: world.arrive("bulk", latency=inf))
+        world.run(8.0, 20.0)
+        kept = [request for request in world.requests if request.slo_class == "default"]
+        ended = [request for request in world.requests if request.slo_class == "bulk"]
+        return sum(world.on_time(request) for request in kept) / len(kept), ended
+
+    alone, _ = good(0)
+    beside, ended = good(200)
+    assert beside >= alone - 0.002
+    assert all(request.client.ends == ["end"] for request in ended)
+
+
 def test_request_at_the_limit_displaces_a_late_one_unless_it_is_late_itself():
     engine = Streams({DEFAULT_CLASS: Target(0.1, 0.99, 0.05)}, max_inflight=1, max_streams=1, workers=1)
     late = request(0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from batching_watchdog.config import Config
 from batching_watchdog.engine.capacity import Capacity
@@ -558,6 +559,46 @@ async def test_request_sets_its_own_terms_which_count_from_its_last_byte(
     assert (request.slo_class, request.arrived) == (name, complete)
     ends = [end - complete for end in (request.wanted_by, request.deadline, request.expires)]
     assert ends == pytest.approx([wanted, deadline, expiry])
+
+
+@scenario(slo_classes="bulk=best-effort", max_inflight="1")
+async def test_best_effort_is_in_no_metric_of_other_requests(bench):
+    await bench.worker_idle()
+    before = Exposition(bench.metrics).scrape()[0].decode()
+    bulk = "X-SLO-Class: bulk\r\nX-Deadline-Ms: 1\r\n"
+    await bench.ask(headers=bulk)
+    await bench.ask(headers=bulk)  # refused: there is no room
+    assert bench.shell.queued == 0
+    bench.clock.now += 0.02
+    await bench.reply()
+    after = Exposition(bench.metrics).scrape()[0].decode()
+    assert changed(before, after) == {
+        ("watchdog_best_effort", "good"),
+        ("watchdog_best_effort", "shed"),
+        ("watchdog_best_effort_seconds", ""),
+        ("watchdog_batch_size", ""),
+        ("watchdog_dispatch", "best_effort"),
+        ("watchdog_service_seconds_predicted", ""),
+    }
+
+
+def changed(before: str, after: str) -> set[tuple[str, str]]:
+    """The families of the watchdog's own metrics that differ, with the outcome or reason."""
+    old, new = (
+        {
+            (family.name, tuple(sample.labels.items()), sample.name): str(sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if family.name.startswith(("watchdog_", "slo_", "http_"))
+        }
+        for text in (before, after)
+    )
+    differ = [
+        (name, dict(labels))
+        for name, labels, kind in new
+        if new[name, labels, kind] != old.get((name, labels, kind))
+    ]
+    return {(name, labels.get("outcome") or labels.get("reason") or "") for name, labels in differ}
 
 
 def headers_of(batch: Batch) -> list[tuple[str, str]]:
