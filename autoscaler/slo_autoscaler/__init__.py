@@ -26,7 +26,7 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``journal``          the last decisions of each function; tells new ones from repetitions
 - ``metrics``          every metric name and label
 - ``words`` [P]        reasons and numbers as text, for log, page and terminal
-- ``web``              /metrics, /healthz and /decisions; the status page
+- ``web``              /metrics, /healthz, /decisions and /api/v1/desired; the status page
 - ``cli``              the commands beside ``run``
 - ``errors`` [P]       the kinds of failure, and their messages
 - ``changes``          logs a state once, and its end

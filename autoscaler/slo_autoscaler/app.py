@@ -139,7 +139,7 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
         if once:
             return 0 if controller.reconcile() else 1
 
-        app = create_app(metrics.registry, controller.alive, controller)
+        app = create_app(metrics.registry, controller.alive, controller, metrics.desired)
         web = Server("web", app, config.web.host, config.web.port)
         serving.callback(web.stop)
         probes, page = _probes(config, controller), _page(config, controller)
@@ -150,7 +150,7 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
                 serving.callback(listener.stop)
                 listener.start()
         logger.info(
-            "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s%s%s",
+            "slo-autoscaler %s: %s, every %gs; /metrics, /healthz, /decisions and /api on %s%s%s",
             __version__,
             config.platform.place,
             config.interval,

@@ -99,6 +99,10 @@ class Metrics(Collector):
         """Set the desired replicas of functions; a function left out has no sample."""
         self._desired = dict(replicas)
 
+    def desired(self, function_name: str) -> int | None:
+        """Return the desired replicas of a function as exported, or None; from any thread."""
+        return self._desired.get(function_name)
+
     def boosts(self, factors: Mapping[str, tuple[float, float]]) -> None:
         """Set the CPU factors of functions, and their maximums; a function left out has no sample."""
         self._boosts = factors

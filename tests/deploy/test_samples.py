@@ -6,6 +6,7 @@ import yaml
 
 from batching_watchdog.config import Config
 from deploy.test_chart import DEPLOY, ROOT, configuration, known_to_kubernetes, rendered
+from slo_autoscaler.web.listener import DESIRED
 
 
 def test_service_for_knative_is_the_stacks_function_and_fits_the_watchdog():
@@ -43,9 +44,7 @@ def test_hpa_adapter_and_keda_are_about_the_count_that_is_exported_of_one_functi
     (rule,) = adapter["rules"]["external"]
     assert rule["seriesQuery"].partition("{")[0] == name
     (trigger,) = scaled["spec"]["triggers"]
-    assert f'{name}{{function_name="{function}"}}' in trigger["metadata"]["query"]
-    # No sample is no zero.
-    assert trigger["metadata"]["ignoreNullValues"] == "false"
+    assert trigger["metadata"]["url"].endswith(f"{DESIRED}{function}")
     (one, other) = scaled["spec"], hpa["spec"]
     assert (one["minReplicaCount"], one["maxReplicaCount"]) == (other["minReplicas"], other["maxReplicas"])
     assert one["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == other["behavior"]

@@ -1,4 +1,4 @@
-"""What machines get: /metrics, /healthz, /decisions."""
+"""What machines get: /metrics, /healthz, /decisions, /api/v1/desired."""
 
 import json
 import socket
@@ -14,17 +14,21 @@ from slo_autoscaler.web.probes import CONNECTIONS, Probes
 from slo_autoscaler.web.server import Server
 from support.serving import NAME, Told, a_decision, a_hold, get
 
+ZERO = "text.openfaas-fn"
+
 
 @pytest.fixture
 def told():
-    return Told(a_decision(), a_hold(), a_hold("vision.staging"), a_hold("text.openfaas-fn"))
+    return Told(a_decision(), a_hold(), a_hold("vision.staging"), a_hold(ZERO))
 
 
 @pytest.fixture
 def web(told):
     registry = CollectorRegistry()
     Counter("some", "Some.", registry=registry).inc()
-    server = Server("web", create_app(registry, lambda: told.alive, told), "127.0.0.1", 0)
+    server = Server(
+        "web", create_app(registry, lambda: told.alive, told, {NAME: 3, ZERO: 0}.get), "127.0.0.1", 0
+    )
     server.start()
     yield server
     server.stop()
@@ -80,6 +84,29 @@ def test_decisions_are_the_last_ones_of_the_function_or_of_each_with_that_name(w
     answers = json.loads(body)["found"]
     actions = [[decision["action"] for decision in each["decisions"]] for each in answers]
     assert list(zip((each["function_name"] for each in answers), actions, strict=True)) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "answer"),
+    [
+        (NAME, 200, {"desired": 3}),
+        (ZERO, 200, {"desired": 0}),
+        ("vision.staging", 503, {"error"}),
+        ("vision", 404, {"error"}),
+        ("nothing-like-it", 404, {"error"}),
+        ("", 404, {"error"}),
+    ],
+)
+def test_desired_is_the_exported_count_and_an_error_where_there_is_none(web, name, code, answer):
+    found, _, body = get(f"http://127.0.0.1:{web.port}/api/v1/desired/{name}")
+    assert found == code
+    document = json.loads(body)
+    assert document == answer if code == 200 else set(document) == answer
+
+
+def test_desired_of_a_loop_that_stands_still_is_503(web, told):
+    told.alive = False
+    assert get(f"http://127.0.0.1:{web.port}/api/v1/desired/{NAME}")[0] == 503
 
 
 def test_healthz_is_503_when_the_loop_is_not_alive(web, probes, told):

@@ -1,9 +1,12 @@
-"""Serves /metrics, /healthz and /decisions, for programs.
+"""Serves /metrics, /healthz, /decisions and /api/v1/desired, for programs.
 
 /healthz is 200 while the loop is alive, also without Prometheus or gateway: a restart would not help.
 
 /decisions?function=NAME&last=N returns the last decisions of a function as JSON, for ``explain``; NAME may
 omit the namespace. Without NAME it returns the known names.
+
+/api/v1/desired/NAME returns a function's desired replicas, as KEDA's scaler ``metrics-api`` reads them.
+Without a count from present data it is 503, so that KEDA keeps its count or takes its fallback.
 """
 
 import json
@@ -19,7 +22,14 @@ from slo_autoscaler.web.probes import PATH, verdict
 from slo_autoscaler.web.server import Application
 
 _TEXT: Final = "text/plain; charset=utf-8"
-_STATUS: Final = {200: "200 OK", 400: "400 Bad Request", 404: "404 Not Found"}
+_STATUS: Final = {
+    200: "200 OK",
+    400: "400 Bad Request",
+    404: "404 Not Found",
+    503: "503 Service Unavailable",
+}
+DESIRED: Final = "/api/v1/desired/"
+"""Prefix of the addresses of counts."""
 
 
 class Decisions(Protocol):
@@ -42,8 +52,13 @@ class Decisions(Protocol):
         ...
 
 
-def create_app(registry: CollectorRegistry, alive: Callable[[], bool], decided: Decisions) -> Application:
-    """Return the WSGI application."""
+def create_app(
+    registry: CollectorRegistry,
+    alive: Callable[[], bool],
+    decided: Decisions,
+    desired: Callable[[str], int | None],
+) -> Application:
+    """Return the WSGI application. ``desired`` returns a function's count; None: it is not exported."""
     metrics: Application = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -58,7 +73,10 @@ def create_app(registry: CollectorRegistry, alive: Callable[[], bool], decided: 
         if path == "/decisions":
             code, document = _decisions(decided, parse_qs(environ["QUERY_STRING"]))
             return _answered(start, _STATUS[code], "application/json", json.dumps(document))
-        return _answered(start, _STATUS[404], _TEXT, f"/metrics, {PATH} or /decisions\n")
+        if path.startswith(DESIRED):
+            code, document = _desired(path.removeprefix(DESIRED), decided, desired if alive() else _unknown)
+            return _answered(start, _STATUS[code], "application/json", json.dumps(document))
+        return _answered(start, _STATUS[404], _TEXT, f"/metrics, {PATH}, /decisions or {DESIRED}NAME\n")
 
     return app
 
@@ -87,3 +105,22 @@ def _decisions(decided: Decisions, query: dict[str, list[str]]) -> tuple[int, di
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         return 404, {"error": f"no decisions for {wanted!r}{hint}"}
     return 200, {"found": answers}
+
+
+def _unknown(_name: str) -> None:
+    """Return no count: that of a loop which stands still is old."""
+
+
+def _desired(
+    name: str, decided: Decisions, desired: Callable[[str], int | None]
+) -> tuple[int, dict[str, Any]]:
+    """Return status and answer of /api/v1/desired/NAME, with the full name."""
+    count = desired(name)
+    if count is not None:
+        return 200, {"desired": count}
+    names, near = named(name, decided.functions())
+    if name in names:
+        why = "no data, a standby, or a mode that exports no count; /decisions has the cause"
+        return 503, {"error": f"{name}: {why}"}
+    hint = f"; did you mean {' or '.join([*names, *near])}?" if names or near else ""
+    return 404, {"error": f"no function {name!r}{hint}"}

@@ -57,7 +57,7 @@ def port():
     told.problems = {TROUBLED: "a label is no mode"}
     told.add(a_told_decision(function_name=REMOVED, repeats=0, until=a_told_decision()["time"]))
     told.gone = [REMOVED]
-    web = Server("web", create_app(CollectorRegistry(), lambda: True, told), "127.0.0.1", 0)
+    web = Server("web", create_app(CollectorRegistry(), lambda: True, told, {}.get), "127.0.0.1", 0)
     web.start()
     yield web.port
     web.stop()
