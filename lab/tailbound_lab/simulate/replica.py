@@ -62,7 +62,7 @@ class _Alike:
 
     overall = times = cost
 
-    def pool(self, cost_class: CostClass) -> "_Alike":
+    def pool(self, cost_class: CostClass, *, counts: bool = True) -> "_Alike":
         return self
 
     def one_class(self, pool: Shared) -> bool:
