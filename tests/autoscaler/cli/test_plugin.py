@@ -57,7 +57,7 @@ def cluster(tmp_path, monkeypatch):
 def ports():
     """Return the ports of an autoscaler's pod, for the programs and for its page."""
     told = Told(a_hold())
-    web = Server("web", create_app(CollectorRegistry(), lambda: True, told), "127.0.0.1", 0)
+    web = Server("web", create_app(CollectorRegistry(), lambda: True, told, {}.get), "127.0.0.1", 0)
     web.start()
     with a_page(told) as page:
         yield {"pod/a:metrics": web.port, "pod/a:8083": page.rpartition(":")[2]}
