@@ -9,7 +9,14 @@ import pytest
 from slo_autoscaler.config import Config
 from tailbound_lab.simulate import traces
 from tailbound_lab.simulate.baselines import Bounds
-from tailbound_lab.simulate.function import Function, Routing, Service, Streaming
+from tailbound_lab.simulate.function import (
+    LEARNING_SECONDS,
+    Function,
+    Routing,
+    Service,
+    Steps,
+    Streaming,
+)
 from tailbound_lab.simulate.oracle import Oracle
 from tailbound_lab.simulate.scalers import DecideScaler
 from tailbound_lab.simulate.traces import Trace
@@ -198,9 +205,62 @@ def test_boosted_replica_serves_more_for_the_cpu_that_it_is_given():
 
 def test_boost_on_a_node_without_idle_cpu_changes_nothing():
     trace = steady(1.5 * FUNCTION.capacity, 30)
-    outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, node_cpus=1.0))
+    outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, node_cpus=Steps(1.0)))
     assert outcome.attainment == run(trace, FUNCTION, Plan({}), ONE).attainment
     assert outcome.cpu_seconds == 30.0
+
+
+def test_boost_is_cut_when_the_idle_cpus_of_the_node_end():
+    node = Steps(2.0, ((13.0, 1.5), (16.0, 1.0)))
+    outcome = run(steady(1.0, 30), FUNCTION, Boosting({}), replace(ONE, node_cpus=node))
+    assert outcome.cpu_seconds == 30.0 + 2 * 1.0 + 3 * 0.5, "in force from 11 s on"
+
+
+def exported(plan):
+    """Return the capacity and the service time that were scraped each second, as multiples of the nominal."""
+    return [
+        (seen.capacity / FUNCTION.capacity, 0.03 / seen.service_time_single) if seen else None
+        for seen in plan.seen
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "speed", "factor"),
+    [(Plan({}), Steps(1.0, ((11.0, 0.5), (20.0, 1.0))), 0.5), (Boosting({}), Steps(1.0), 2.0)],
+    ids=["slower", "boosted"],
+)
+def test_exports_follow_the_speed_of_a_replica_once_it_has_learned(plan, speed, factor):
+    run(steady(5.0, 60), replace(FUNCTION, speed=speed), plan, ONE)
+    ratios = exported(plan)
+    # In force from 11 s to 20 or 21 s; scraped every 5 s.
+    learned = math.ceil((11.0 + LEARNING_SECONDS) / 5.0) * 5
+    assert {ratios[learned - 1], ratios[learned + 10]} == {(1.0, 1.0)}
+    capacity, service_time = ratios[learned]
+    assert service_time == pytest.approx(factor)
+    assert (capacity > 1.5) if factor > 1.0 else (capacity < 0.6)
+
+
+def test_replica_that_starts_exports_at_once_the_speed_that_its_example_shows():
+    plan = Plan({3: 2})
+    run(steady(5.0, 30), replace(FUNCTION, speed=Steps(1.0, ((8.0, 0.5),))), plan, ONE)
+    ratios = [service_time for _, service_time in filter(None, exported(plan))]
+    # Of two replicas the median is the mean of both service times.
+    assert (ratios[14], ratios[15], ratios[20]) == (1.0, pytest.approx(2 / 3), 0.5)
+
+
+def test_oracle_knows_the_speed():
+    slow = replace(FUNCTION, speed=Steps(1.0, ((100.0, 0.5),)))
+    outcome = run(trace := steady(100.0, 200), slow, Oracle(trace, slow, 0.8, Bounds(1, 20)))
+    assert outcome.attainment >= 0.99
+    assert outcome.series.desired[150] >= 2 * outcome.series.desired[50] - 1
+
+
+def test_streams_of_a_slower_model_export_a_lower_capacity():
+    streams = Streaming(start=0.005, interval=0.05, fewest=5, most=40)
+    function = Function(Service.affine(0.01, 0.002, 16), slo_latency=0.5, streaming=streams)
+    plan, slow = Plan({}), replace(function, speed=Steps(1.0, ((60.0, 0.5),)))
+    run(steady(0.3 * function.capacity, 120), slow, plan, ONE)
+    assert plan.seen[110].capacity < 0.75 * plan.seen[55].capacity
 
 
 def test_boost_is_in_force_after_the_delay_of_the_platform():
