@@ -175,16 +175,17 @@ class Target:
 
     def boost_up_to(self, most: float, scale: Scale, load: Load | None, now: float) -> Boost | None:
         """Return the boost, at most by ``most``; None: the function was not observed lately."""
-        seen = self.lately(load, now)
-        if self.memory is None or seen is None:
+        memory, seen = self.memory, self.lately(load, now)
+        if memory is None or seen is None:
             return None
-        spec = _with_labels(self.spec, scale)
-        spec = replace(spec, boost=replace(spec.boost, max_factor=most))
         if self.shadow is not None:
             scale = self.shadow.scale(scale, now)
+        spec = _with_labels(self.spec, scale)
+        spec = replace(spec, boost=replace(spec.boost, max_factor=most))
         if load is not None:
             seen = replace(seen, direct_rate=load.rate, direct_in_flight=load.in_flight)
-        return boost(nominal(Situation(spec, seen, scale, self.memory, now)), self.boost)
+        at = nominal(Situation(spec, seen, scale, memory, now, boost=self.boost))
+        return boost(at, self.boost)
 
     def _situation(
         self,

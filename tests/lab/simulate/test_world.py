@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -268,6 +269,52 @@ def test_boost_is_in_force_after_the_delay_of_the_platform():
     outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, boost_delay=8.0))
     assert outcome.cpu_seconds == 40.0
     assert np.array_equal(outcome.series.good[:15], run(trace, FUNCTION, Plan({}), ONE).series.good[:15])
+
+
+class Factors(DecideScaler):
+    """Ours with boosts up to three times the CPU, and the factor of each second."""
+
+    def __init__(self, **bounds):
+        spec = CONFIG.target("f.openfaas-fn")
+        spec = replace(spec, boost=replace(spec.boost, max_factor=3.0), **bounds)
+        super().__init__(spec, CONFIG.interval, 2.0, direct_interval=1.0)
+        self.factors = []
+
+    def scale(self, view, now):
+        wanted = super().scale(view, now)
+        self.factors.append(self.factor)
+        return wanted
+
+    def changes(self, begin, end):
+        return sum(before != after for before, after in pairwise(self.factors[begin:end]))
+
+
+ENCODER = Function(Service.affine(0.03, 0.015, 32), slo_latency=0.2)
+
+
+def within(outcome, begin, end):
+    return outcome.series.good[begin:end].sum() / outcome.series.arrivals[begin:end].sum()
+
+
+@pytest.mark.parametrize(
+    "node", [Steps(math.inf), Steps(0.0)], ids=["idle CPU", "none: a boost in name only"]
+)
+def test_slower_model_is_met_by_replicas_although_a_boost_hides_it(node):
+    slow = replace(ENCODER, speed=Steps(1.0, ((100.0, 0.5),)))
+    scaler = Factors()
+    outcome = run(steady(60.0, 300), slow, scaler, Settings(node_cpus=node))
+    assert within(outcome, 200, 300) >= 0.98
+
+
+@pytest.mark.parametrize(
+    ("rate", "speed"), [(160.0, 1.0), (100.0, 0.5)], ids=["too few replicas", "slower model"]
+)
+def test_boost_at_the_maximum_count_is_steady(rate, speed):
+    busy = replace(ENCODER, speed=Steps(1.0, ((60.0, speed),)))
+    scaler = Factors(max_replicas=3)
+    outcome = run(steady(rate, 460), busy, scaler, Settings(highest=3))
+    assert scaler.changes(160, 460) <= 10
+    assert within(outcome, 160, 460) >= 0.98
 
 
 def test_errors_are_misses_and_cost_no_replicas():
