@@ -135,7 +135,9 @@ class Resizer:
         if watched is None:
             return MAX_WAIT_SECONDS
         pods, templates = watched[0].items(), watched[1].items()
-        self._ranges = ranges(pods, templates, self._boosts or {})
+        now = time.monotonic()
+        refused = {key for key, refusal in self._refused.items() if refusal.until > now}
+        self._ranges = ranges(pods, templates, self._boosts or {}, refused)
         self._served = {key for key, pod in pods.items() if pod.serving or key in self._served}
         if not self._leads():
             # Another leader decides now.
