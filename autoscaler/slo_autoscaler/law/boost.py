@@ -16,8 +16,11 @@ more replicas than the function can have, a boost of their load stays: it is all
 from dataclasses import dataclass, replace
 from math import ceil
 
+from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,17 @@ def boost(at: Situation, before: float) -> Boost:
         factor = 1.0
     needed = ceil(load * scale.available)
     return Boost(factor, needed, scale.available, scale.pending)
+
+
+def needless(seen: Observation, scale: Scale, memory: Memory, rate: float, inside: float) -> bool:
+    """Return whether ``boost`` surely begins none, with ``rate`` and ``inside`` as read directly.
+
+    This holds for most functions, and makes no object.
+    """
+    if memory.boosts:
+        return False
+    load = max(rate, seen.arrival_rate or 0.0) + inside / TUNING.boost_drained_in
+    return load <= scale.available * memory.calibration.factor * (seen.capacity or 0.0)
 
 
 def nominal(at: Situation) -> Situation:

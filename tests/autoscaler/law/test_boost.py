@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.boost import boost, nominal
+from slo_autoscaler.law.boost import boost, needless, nominal
 from slo_autoscaler.law.calibration import Calibration
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
@@ -75,6 +75,21 @@ def factors(seconds, scale=THREE, observation=SLOW, **changes):
         factor = boost(nominal(replace(at, memory=memory)), factor).factor
         in_force.append(factor)
     return in_force
+
+
+@fuzzed(300)
+@given(observations, scales, st.floats(0.0, 500.0), st.floats(0.0, 500.0))
+def test_needless_boost_is_none(observation, scale, rate, inside):
+    direct = replace(observation, direct_rate=rate, direct_in_flight=inside)
+    at = nominal(situation(direct, scale, HELD))
+    if needless(observation, scale, at.memory, rate, inside):
+        assert boost(at, 1.0).factor == 1.0
+
+
+def test_needless_is_a_boost_of_replicas_that_serve_with_room_and_none_while_one_is_in_the_windows():
+    memory = Memory.initial(THREE, 0.0)
+    assert needless(seen(), THREE, memory, 200.0, 50.0)
+    assert not needless(seen(), THREE, replace(memory, boosts=((0.0, 2.0),)), 200.0, 50.0)
 
 
 def test_boost_that_bridges_nothing_ends_until_the_capacity_counts_again():
