@@ -12,7 +12,7 @@ from typing import Final
 
 from slo_autoscaler.conflict import ScalerConflict
 from slo_autoscaler.law.allocate import allocate
-from slo_autoscaler.law.boost import Boost, boost, nominal
+from slo_autoscaler.law.boost import Boost, boost, needless, nominal
 from slo_autoscaler.law.decide import Wish, agreed, claim, decided, raised, recommended
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
@@ -179,17 +179,21 @@ class Target:
         return None if result is None else Outcome(result[0], scale, scale, result[1], acts=True)
 
     def boost_up_to(self, most: float, scale: Scale, load: Load | None, now: float) -> Boost | None:
-        """Return the boost, at most by ``most``; None: the function was not observed lately."""
-        seen = self.lately(load, now)
-        if self.memory is None or seen is None:
+        """Return the boost, at most by ``most``; None: nominal, also if it was not observed lately."""
+        memory, seen = self.memory, self.lately(load, now)
+        if memory is None or seen is None:
+            return None
+        if self.shadow is not None:
+            scale = self.shadow.scale(scale, now)
+        rate, inside = (0.0, seen.in_flight or 0.0) if load is None else (load.rate, load.in_flight)
+        if self.boost == 1.0 and needless(seen, scale, memory, rate, inside):
             return None
         spec = _with_labels(self.spec, scale)
         spec = replace(spec, boost=replace(spec.boost, max_factor=most))
-        if self.shadow is not None:
-            scale = self.shadow.scale(scale, now)
         if load is not None:
             seen = replace(seen, direct_rate=load.rate, direct_in_flight=load.in_flight)
-        return boost(nominal(Situation(spec, seen, scale, self.memory, now)), self.boost)
+        at = nominal(Situation(spec, seen, scale, memory, now, boost=self.boost))
+        return boost(at, self.boost)
 
     def _situation(
         self,

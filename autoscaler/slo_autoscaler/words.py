@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from slo_autoscaler.law.boost import Boost
+from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Reason
 from slo_autoscaler.signals import DERIVED, INPUTS, SIGNALS, Unit
 
@@ -223,7 +224,8 @@ def boosted(boost: Boost, start_up: float) -> str:
     counts = f"{numbered(boost.needed, 'replica')} needed, {boost.serving} serve, {boost.starting} start"
     if boost.factor <= 1.0:
         return f"nominal CPU: {counts}"
-    end = f"for at most {seconds(start_up)}" if boost.starting else "until the load falls"
+    alone = f"for {seconds(TUNING.boost_alone)}, or as long as more are needed"
+    end = f"for at most {seconds(start_up)}" if boost.starting else alone
     return f"boosted to {factor(boost.factor)} x CPU {end}: {counts}"
 
 

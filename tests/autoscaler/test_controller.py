@@ -171,6 +171,18 @@ def test_boost_is_decided_on_the_factor_in_force(gateway):
             assert booster.boosts[A].factor == factor
 
 
+def test_boost_with_which_no_replica_starts_ends_after_half_a_minute(gateway):
+    booster, factors = Boosted(), []
+    with Bench(gateway, *[{A: CALM}] * 10, boost={"booster": booster}, **TRIPLE) as bench:
+        bench.reconcile()
+        bench.direct.load = {A: 300.0}
+        for _ in range(9):
+            bench.controller.boost()
+            factors.append(booster.boosts[A].factor)
+            bench.reconcile()
+    assert factors == [1.5] * 7 + [1.0] * 2
+
+
 def test_boost_ends_when_the_function_was_not_observed_for_long(gateway):
     booster = Boosted()
     with Bench(gateway, {A: CALM}, boost={"booster": booster}, **TRIPLE) as bench:

@@ -145,8 +145,10 @@ class Resizer:
         if watched is None:
             return MAX_WAIT_SECONDS
         pods, templates = watched[0].items(), watched[1].items()
-        self._ranges = ranges(pods, templates, self._boosts or {})
-        began = Start(time.monotonic())
+        now = time.monotonic()
+        refused = {key for key, refusal in self._refused.items() if refusal.until > now}
+        self._ranges = ranges(pods, templates, self._boosts or {}, refused)
+        began = Start(now)
         self._starts = {key: self._starts.get(key, began) for key, pod in pods.items() if pod.starting}
         if not self._leads():
             # Another leader decides now.

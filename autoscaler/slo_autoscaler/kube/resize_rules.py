@@ -16,7 +16,7 @@ template of a pod's ReplicaSet, never the pod's own: a pod that another autoscal
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +56,7 @@ class Range:
     label: float | None
     """Maximum by the label; None: the label leaves it to the configuration."""
     most: float
-    """Maximum by template and ``max_cpu``, which also limits the label's; 1: they cannot be boosted."""
+    """Maximum by template, refusals and ``max_cpu``, which also limits the label's; 1: no boost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +176,18 @@ def plan(
 
 
 def ranges(
-    pods: Mapping[Key, Pod], templates: Mapping[Key, Template], boosts: Mapping[str, CpuBoost]
+    pods: Mapping[Key, Pod],
+    templates: Mapping[Key, Template],
+    boosts: Mapping[str, CpuBoost],
+    refused: Set[Key] = frozenset(),
 ) -> dict[str, Range]:
     """Return the range of every function that has pods with the label.
 
-    ``boosts`` has the ``max_cpu`` and ``requests`` of each. Of pods of several templates the largest counts.
+    ``boosts`` has the ``max_cpu`` and ``requests`` of each. Of several pods the largest counts. Those of
+    ``refused`` can have no more than they have: a boost that is not given would be taken for capacity.
     """
     functions: dict[str, Range] = {}
-    for pod in pods.values():
+    for key, pod in pods.items():
         template = templates.get(pod.template)
         if template is None:
             continue
@@ -191,6 +195,9 @@ def ranges(
         boost = boosts.get(name, NOMINAL)
         able = not _obstacle(pod, template, boost)
         most = max(1.0, 1000 * boost.max_cpu / nominal) if able and nominal else 1.0
+        if key in refused and nominal:
+            limit = pod.containers.get(template.container, template.nominal).limit or nominal
+            most = min(most, max(1.0, limit / nominal))
         if name not in functions or most >= functions[name].most:
             functions[name] = Range(template.most, most)
     return functions

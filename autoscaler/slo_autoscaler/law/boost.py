@@ -6,17 +6,21 @@ serving replicas cannot carry is answered vertically first and horizontally afte
 if there were none.
 
 What a boosted replica measures says little of a nominal one: ``nominal`` holds its capacity and service
-time meanwhile, and ``Memory.boosts`` keeps its lateness out of the calibration. But twice the CPU at most
-doubles the goodput. So a capacity that was too low before, as of a replica that has just started, does not
-last as long as the boost that it causes.
+time meanwhile, and ``Memory.boosts`` keeps its lateness out of the calibration.
+
+So a boost hides a model that has become slower, and then no replica starts. A boost that bridges nothing ends
+after ``TUNING.boost_alone``, and none begins until what is exported counts again. Where the arrivals need
+more replicas than the function can have, a boost of their load stays: it is all that can be done.
 """
 
 from dataclasses import dataclass, replace
 from math import ceil
 
-from slo_autoscaler.law.curve import observed
+from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
+from slo_autoscaler.model import Scale
+from slo_autoscaler.signals import Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +41,27 @@ def boost(at: Situation, before: float) -> Boost:
     ``before``: the factor in force. A higher factor counts at once, a lower one in steps of the grain.
     Without data, or without a known capacity, a boost that is in force ends likewise.
     """
-    seen, scale, most = at.seen, at.scale, at.spec.boost.max_factor
+    scale, most, since = at.scale, at.spec.boost.max_factor, at.memory.alone_since
     if most <= 1.0:
         return Boost()
-    capacity = (seen.capacity or 0.0) * at.memory.calibration.factor
-    load = 0.0
-    if capacity > 0.0 and scale.available:
-        load = _rate(at) / (scale.available * capacity)
-    grain = TUNING.boost_grain
+    load, grain = _load(at), TUNING.boost_grain
     wanted = min(ceil(load / grain) * grain, most) if load > TUNING.boost_least else 1.0
     factor = max(1.0, wanted, min(before, most) - grain)
+    if since is not None and at.now - since >= TUNING.boost_alone:
+        factor = 1.0
     needed = ceil(load * scale.available)
     return Boost(factor, needed, scale.available, scale.pending)
+
+
+def needless(seen: Observation, scale: Scale, memory: Memory, rate: float, inside: float) -> bool:
+    """Return whether ``boost`` surely begins none, with ``rate`` and ``inside`` as read directly.
+
+    This holds for most functions, and makes no object.
+    """
+    if memory.boosts:
+        return False
+    load = max(rate, seen.arrival_rate or 0.0) + inside / TUNING.boost_drained_in
+    return load <= scale.available * memory.calibration.factor * (seen.capacity or 0.0)
 
 
 def nominal(at: Situation) -> Situation:
@@ -70,20 +83,43 @@ def nominal(at: Situation) -> Situation:
         learned = seen.capacity, seen.concurrency, seen.service_time_single
     if boosts or memory.boosts or learned != memory.nominal:
         at = replace(at, memory=replace(memory, boosts=tuple(boosts), nominal=learned))
-    if not boosts:
-        return at
-    capacity, concurrency, service_time = learned
-    before = replace(seen, capacity=capacity, concurrency=concurrency, service_time_single=service_time)
-    if capacity and seen.capacity and seen.slo_latency and seen.slo_objective:
-        gain = observed(seen).goodput / (boosts[0][1] * observed(before).goodput)
-        before = replace(before, capacity=capacity * max(1.0, gain))
-    return replace(at, seen=before)
+    if boosts:
+        capacity, concurrency, service_time = learned
+        before = replace(seen, capacity=capacity, concurrency=concurrency, service_time_single=service_time)
+        at = replace(at, seen=before)
+    since = _alone_since(at)
+    return at if since == memory.alone_since else at.after(replace(at.memory, alone_since=since))
 
 
-def _rate(at: Situation) -> float:
-    """Return the requests per second to serve now: arrivals, and those beyond what the replicas hold."""
+def _load(at: Situation, *, arriving: bool = False) -> float:
+    """Return the load of the serving replicas as a multiple of their capacity; 0: unknown.
+
+    That is the arrivals, and the requests beyond what the replicas hold, which should be drained.
+    ``arriving``: the arrivals alone.
+    """
     seen = at.seen
-    arriving = seen.arrival_rate if seen.direct_rate is None else seen.direct_rate
+    correct = at.scale.available * at.memory.calibration.factor
+    capacity = correct * (seen.capacity or 0.0)
+    if capacity <= 0.0:
+        return 0.0
+    rate = seen.direct_rate or 0.0
+    if seen.direct_rate is None or at.now - at.memory.seen_at <= at.spec.timing.max_age:
+        # The direct rate is what surely arrives: less than the mean. An old mean says nothing.
+        rate = max(rate, seen.arrival_rate or 0.0)
     inside = seen.in_flight if seen.direct_in_flight is None else seen.direct_in_flight
-    held = at.scale.available * at.memory.calibration.factor * (seen.held or 0.0)
-    return (arriving or 0.0) + max(0.0, (inside or 0.0) - held) / TUNING.boost_drained_in
+    beyond = 0.0 if arriving else max(0.0, (inside or 0.0) - correct * (seen.held or 0.0))
+    return (rate + beyond / TUNING.boost_drained_in) / capacity
+
+
+def _alone_since(at: Situation) -> float | None:
+    """Return the time since which boosts bridge nothing; None: there are none, or they do.
+
+    Replicas that never start bridge nothing, nor does more than the arrivals explain where none can start.
+    """
+    memory = at.memory
+    if not memory.boosts or at.scale.pending > memory.stuck(at.spec, at.now):
+        return None
+    lacking = memory.needed(0.0) > at.scale.desired
+    if lacking and 1.0 < at.boost <= _load(at, arriving=True) + TUNING.boost_grain:
+        return None
+    return at.now if memory.alone_since is None and at.boost > 1.0 else memory.alone_since

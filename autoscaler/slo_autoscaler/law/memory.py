@@ -104,6 +104,8 @@ class Memory:
     samples of that time have left the windows."""
     nominal: tuple[float | None, float | None, float | None] = (None, None, None)
     """Capacity, concurrency and service time of one request, observed before that."""
+    alone_since: float | None = None
+    """Time since which boosts bridge no start-up, until they have left the windows."""
     history: History = field(default_factory=History)
     calibration: Calibration = field(default_factory=Calibration)
     budget: Budget = field(default_factory=Budget)

@@ -73,6 +73,8 @@ class Tuning:
     """Factors are multiples of it, so that noise of arrivals resizes nothing. A boost ends in such steps."""
     boost_drained_in: float = 1.0
     """Seconds in which a boost should drain the requests beyond those that are served within the SLO."""
+    boost_alone: float = 30.0
+    """Longest boost that bridges no start-up: load that chance explains is gone by then."""
 
     # Replicas: ``memory``, ``allocate``
     ready_by: float = 2.0

@@ -9,7 +9,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite, sqrt
+from math import isfinite, log, sqrt
 from statistics import median
 from typing import Any, Final
 
@@ -129,6 +129,27 @@ class Page:
         samples.append((now, counts))
         while len(samples) > 2 and now - samples[1][0] >= SPANS[-1]:
             samples.popleft()
+
+    def rises(self) -> bool:
+        """Return whether a function had more arrivals since the last sample than chance explains.
+
+        By its mean rate in the samples before: a step that began between two samples shows in part.
+        """
+        if len(self.samples) < 3:
+            return False
+        (begin, first), (last, before), (end, after) = self.samples[0], self.samples[-2], self.samples[-1]
+        if last - begin < SHORTEST:
+            return False
+        share = (end - last) / (last - begin)
+        # Of many functions one exceeds its mean by more.
+        sigmas = sqrt(SURE * SURE + 2.0 * log(len(after) or 1))
+        for name, count in after.items():
+            counted = before.get(name, 0.0)
+            usual = share * (counted - first.get(name, 0.0))
+            # A Poisson count of the mean exceeds it by the square root of it; of a small one by more.
+            if count - counted > usual + sigmas * sqrt(usual) + sigmas * sigmas / 2.0:
+                return True
+        return False
 
     def arrivals(self, span: float) -> Mapping[str, tuple[float, float]]:
         """Return {function_name: (arrivals, seconds)} of at least the last ``span`` seconds.

@@ -22,6 +22,10 @@ from slo_autoscaler.sources import Load, counters
 
 logger = logging.getLogger(__name__)
 
+AGAIN: Final = 0.3
+"""Seconds after which a page is read again whose load rises: the first read of a step shows part of it."""
+EARLY: Final = 0.8
+"""Share of the interval after which other pages are due: not in a round before its end."""
 LISTING: Final = 5.0
 """Seconds between two queries for the addresses of the pages: about the scrape interval."""
 READ_SECONDS: Final = 1.0
@@ -67,6 +71,8 @@ class _Page:
     """Requests inside, by function."""
     told: Mapping[str, float] = field(default_factory=dict)
     """What a watchdog's page tells of its replica."""
+    rises: bool = False
+    """Whether the load rises by its last two counts."""
     identity: float | None = None
     """Equal on two pages that are one, at two addresses; None: unknown."""
 
@@ -119,8 +125,11 @@ class Direct:
         polled_at, loads = self._loads
         return loads if self._clock() - polled_at <= STALE else {}
 
-    def poll(self) -> None:
-        """Read the due pages, for at most ``READ_SECONDS``; skip pages that fail."""
+    def poll(self) -> float:
+        """Read the due pages, for at most ``READ_SECONDS``; skip pages that fail.
+
+        Return the seconds until the next round: ``AGAIN`` if a load rises.
+        """
         now = self._clock()
         self._list(now)
         due = sorted((page for page in self._pages.values() if page.due <= now), key=lambda page: page.due)
@@ -131,19 +140,25 @@ class Direct:
             page.reading = self._pool.submit(self._read, page)
         wait([page.reading for page in (*gateways, *replicas) if page.reading], READ_SECONDS)
         self._loads = (self._clock(), self._summed())
+        return min(map(self._pause, self._pages.values()), default=self._interval)
 
     def _run(self) -> None:
         due = self._clock()
         while not self._stop.is_set():
+            pause = self._interval
             try:
-                self.poll()
+                pause = self.poll()
                 self._polled()
             except Exception:
                 if self._stop.is_set():
                     return
                 logger.exception("direct reads failed")
-            due = max(due + self._interval, self._clock())
+            due = max(due + pause, self._clock())
             self._stop.wait(due - self._clock())
+
+    def _pause(self, page: _Page) -> float:
+        """Return the seconds between two reads of a page."""
+        return min(AGAIN, self._interval) if page.rises else self._interval
 
     def _list(self, now: float) -> None:
         """Query the addresses of the pages; without an answer keep the known ones, and ask the platform."""
@@ -184,6 +199,7 @@ class Direct:
             text = fetched(page.address, READ_SECONDS)
         except (OSError, HTTPException, OverflowError, ValueError) as error:
             page.counted = counters.Page()
+            page.rises = False
             page.due = self._clock() + GIVEN_UP
             failure = f"{page.address}: cannot read the load directly: {brief(error)}"
             self._said.say(page.address, failure, state="lost", level=logging.INFO)
@@ -195,7 +211,8 @@ class Direct:
         if page.function_name is not None:
             page.identity, page.told = counters.identity(text), counters.told(text)
         page.read_at = began
-        page.due = began + max(0.5 * self._interval, len(text) / BYTES_PER_SECOND)
+        page.rises = page.counted.rises()
+        page.due = began + max(EARLY * self._pause(page), len(text) / BYTES_PER_SECOND)
 
     def _summed(self) -> Mapping[str, Load]:
         now, rates = self._clock(), dict[str, float]()

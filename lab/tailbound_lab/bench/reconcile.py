@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,8 @@ from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Reason
-from slo_autoscaler.platforms import build
+from slo_autoscaler.platforms import CpuBoost, Range, build
+from slo_autoscaler.sources import Load
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.sources.queries import WATCHDOG
 from tailbound_lab.bench.rig.processes import cpu_of
@@ -58,7 +59,7 @@ SLO: Final = 0.2
 
 _COLUMNS: Final = (
     *("functions", "series", "CPU of a reconcile, s", "of the first, s", "wall, s", "Prometheus' CPU, s"),
-    *("a scrape of the autoscaler, s", "memory, MB"),
+    *("a pass of boosts, s", "a scrape of the autoscaler, s", "memory, MB"),
 )
 
 GROUPED: Final = 7
@@ -104,6 +105,7 @@ def table(record: Record) -> str:
                 f"{row['series']:,}",
                 *(f"{row[name]:.3f}" for name in ("reconcile_cpu_s", "first_cpu_s")),
                 *(f"{row[name]:.2f}" for name in ("reconcile_wall_s", "prometheus_cpu_s")),
+                f"{row['boost_cpu_s']:.3f}" if "boost_cpu_s" in row else "-",
                 f"{row['scrape_cpu_s']:.3f}",
                 f"{row['memory_mb']:.0f}",
             )
@@ -138,12 +140,15 @@ def measured(functions: int, reconciles: int) -> Row:
                 leader=Alone(),
                 emit=lines.append,
                 clocks=clocks,
+                direct=_Direct(functions),
+                booster=_Booster(functions),
             )
             try:
                 costs = []
                 for number in range(1 + reconciles):
                     costs.append(_cost(controller, prometheus))
                     say(f"{functions:,} functions: reconcile {number}: {costs[-1]['cpu']:.3f} s of CPU")
+                boosts = [_cpu_of_boosts(controller) for _ in range(reconciles)]
                 scrape = _cpu_of_scrape(metrics)
                 # Before the bench itself reads the decision log.
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -165,6 +170,7 @@ def measured(functions: int, reconciles: int) -> Row:
         "reconcile_cpu_s": median(cost["cpu"] for cost in later),
         "reconcile_wall_s": median(cost["wall"] for cost in later),
         "prometheus_cpu_s": median(cost["prometheus"] for cost in later),
+        "boost_cpu_s": median(boosts),
         "scrape_cpu_s": scrape,
         "memory_mb": memory,
         "scaled": sum(line["action"] != "hold" for line in told),
@@ -181,6 +187,7 @@ def _config(functions: int, gateway_url: str, prometheus_url: str) -> Config:
             "replicas": round(ROOM * (functions - len(grouped))),
             "groups": {"gpu": round(ROOM * len(grouped))},
         },
+        "defaults": {"boost": {"max_factor": 3}},
         "functions": {name: {"group": "gpu"} for name in grouped},
     }
     return Config.parse(json.dumps(document), "bench")
@@ -196,6 +203,43 @@ def _cost(controller: Controller, prometheus: subprocess.Popen[bytes]) -> dict[s
         "wall": time.perf_counter() - wall,
         "prometheus": cpu_of(stat.read_text()) - theirs,
     }
+
+
+class _Direct:
+    """Load that is read directly, the same as Prometheus'."""
+
+    def __init__(self, functions: int) -> None:
+        self._loads = {_name(number): Load(_rate(number), 2.0) for number in range(functions)}
+
+    def watch(self, function_names: Collection[str]) -> None:
+        """Do nothing: all functions are read."""
+
+    def loads(self) -> Mapping[str, Load]:
+        """Return the load of all functions."""
+        return self._loads
+
+
+class _Booster:
+    """A booster whose pods are all in place and labeled."""
+
+    def __init__(self, functions: int) -> None:
+        self._ranges = {_name(number): Range(None, 4.0) for number in range(functions)}
+
+    def ranges(self) -> Mapping[str, Range]:
+        """Return the ranges of all functions."""
+        return self._ranges
+
+    def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
+        """Do nothing: the resizer writes in a thread of its own."""
+
+    def close(self) -> None:
+        """Do nothing: no pod was boosted."""
+
+
+def _cpu_of_boosts(controller: Controller) -> float:
+    began = time.process_time()
+    controller.boost()
+    return time.process_time() - began
 
 
 def _cpu_of_scrape(metrics: Metrics) -> float:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import inf
+from math import inf, isnan
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from slo_autoscaler.fields import MOST, MOST_DIGITS, parse_duration
 from slo_autoscaler.spec import Spec
 from tailbound_lab.simulate import SimulationError, history, report, scalers, traces, world
 from tailbound_lab.simulate.baselines import Bounds
-from tailbound_lab.simulate.function import Function, Routing, Service, Streaming
+from tailbound_lab.simulate.function import Function, Routing, Service, Steps, Streaming
 from tailbound_lab.simulate.traces import Trace
 from tailbound_lab.simulate.world import Outcome, Settings
 
@@ -140,6 +140,7 @@ def _function(options: argparse.Namespace) -> Function:
         start_up=options.start_up,
         overhead=options.overhead,
         routing=Routing(options.routing),
+        speed=_steps("--speed", options.speed, 1.0),
         errors=options.errors,
         streaming=streaming,
     )
@@ -191,8 +192,26 @@ def _settings(options: argparse.Namespace, config: Config) -> Settings:
         rate_window=config.prometheus.rate_window,
         seed=options.seed,
         boost_delay=options.boost_delay,
-        node_cpus=options.node_cpus,
+        node_cpus=_steps("--node-cpus", options.node_cpus, inf),
     )
+
+
+def _steps(flag: str, text: str, first: float) -> Steps:
+    """Return the steps of ``[NUMBER,]TIME=NUMBER,...``; ``first`` is the number before the first time."""
+    later: list[tuple[float, float]] = []
+    try:
+        for index, part in enumerate(filter(None, text.split(","))):
+            time_text, equals, number = part.strip().rpartition("=")
+            value = float(number)
+            if not equals and index == 0:
+                first = value
+            else:
+                later.append((parse_duration(time_text), value))
+    except ValueError as error:
+        raise SimulationError(f"{flag} {text}: {error}; must be such as 1,600s=0.5") from None
+    if isnan(first) or any(isnan(value) for _, value in later) or later != sorted(later):
+        raise SimulationError(f"{flag} {text}: must be numbers at ascending times, such as 1,600s=0.5")
+    return Steps(first, tuple(later))
 
 
 def _duration(text: str) -> float:
@@ -260,9 +279,10 @@ _OPTIONS: Final[tuple[tuple[str, Callable[[str], Any], Any, str | None, str], ..
     ("--start-up", _duration, 10.0, "TIME", "start-up time of a replica [10s]"),
     ("--overhead", _duration, 0.0, "TIME", "time of a request outside the replica [0]"),
     ("--errors", float, 0.0, "SHARE", "share of answers that are errors with any count of replicas [0]"),
+    ("--speed", str, "", "[X,]TIME=X,...", "speed of the model by nominal, from each time on [1]"),
     ("--boost", float, None, "FACTOR", "up to FACTOR times the CPU while others start [the configuration's]"),
     ("--boost-delay", _duration, 1.0, "TIME", "time until more CPU is in force [1s]"),
-    ("--node-cpus", float, inf, "N", "CPUs of all nodes [no limit]"),
+    ("--node-cpus", str, "", "[N,]TIME=N,...", "CPUs of all nodes, from each time on [no limit]"),
     ("--replicas", _whole(1), None, None, "replicas at the start [enough for the first half minute]"),
     ("--min-replicas", _whole(1), None, None, "lower bound [the configuration's]"),
     ("--max-replicas", _whole(1), None, None, "upper bound [the configuration's]"),

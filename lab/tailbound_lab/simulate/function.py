@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.latency import LatencyModel
@@ -22,6 +22,26 @@ from batching_watchdog.messages import Target
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
 from tailbound_lab.simulate import SimulationError
+
+LEARNING_SECONDS: Final = 10.0
+"""Seconds until a replica exports a changed speed. Its watchdog believes a change after eight runs in a row
+(``recent`` of the engine's tuning): 10 s for a worker with a batch each 1.2 s, less for a busier one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A number that changes at times."""
+
+    first: float
+    later: tuple[tuple[float, float], ...] = ()
+    """(seconds of the simulation, the number from then on), ascending."""
+
+    def at(self, now: float) -> float:
+        """Return the number at a time."""
+        return next((value for begin, value in reversed(self.later) if begin <= now), self.first)
+
+
+NOMINAL: Final = Steps(1.0)
 
 
 class Routing(StrEnum):
@@ -67,6 +87,10 @@ class Service:
     def largest_within(self, seconds: float) -> int:
         """Return the largest batch that takes at most ``seconds``; 0 if not even one request fits."""
         return bisect_right(self.seconds, seconds)
+
+    def at(self, speed: float) -> "Service":
+        """Return the service times at a multiple of the nominal speed."""
+        return self if speed == 1.0 else Service(tuple(seconds / speed for seconds in self.seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +151,10 @@ class Function:
     overhead: float = 0.0
     """Seconds that each request spends outside queue and model: gateway, network, parsing."""
     routing: Routing = Routing.RANDOM
+    speed: Steps = NOMINAL
+    """Speed of the model as a multiple of the nominal one: a new model or a neighbor changes it."""
     learned_capacity: float | None = None
-    """Capacity that the watchdog exports; None: the value for a known l(b)."""
+    """Capacity that the watchdog exports at nominal speed; None: the value for a known l(b)."""
     errors: float = 0.0
     """Share of answers that are errors."""
     streaming: Streaming | None = None
@@ -144,6 +170,10 @@ class Function:
             "max_inflight": (self.max_inflight >= 1, "at least 1"),
             "overhead": (self.overhead >= 0.0, "0 or more"),
             "errors": (0.0 <= self.errors < 1.0, "0 or more, and below 1"),
+            "speed": (
+                all(speed > 0.0 for speed in (self.speed.first, *dict(self.speed.later).values())),
+                "positive",
+            ),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
@@ -157,11 +187,28 @@ class Function:
     @property
     def capacity(self) -> float:
         """Requests per second of one replica within the objective, as its watchdog exports it; 0: none."""
-        if self.learned_capacity is not None:
-            return self.learned_capacity
+        return self.capacity_at(1.0)
+
+    def capacity_at(self, speed: float) -> float:
+        """Return the same once its watchdog has learned another speed."""
+        if self.learned_capacity is None:
+            return self._sustained(speed)
+        nominal = self._sustained(1.0)
+        return self.learned_capacity * (self._sustained(speed) / nominal if nominal else 1.0)
+
+    def _sustained(self, speed: float) -> float:
         if self.streaming is not None:
-            return _steady(self, self.streaming).rate
-        return _capacity(self.service, self.workers, self.slo_latency, self.slo_objective)
+            return _steady(self, self.streaming, speed).rate
+        return _capacity(self.service.at(speed), self.workers, self.slo_latency, self.slo_objective)
+
+
+class Exports(NamedTuple):
+    """What a replica's watchdog exports of its model."""
+
+    steady: Steady
+    """Capacity and concurrency."""
+    service_time: float
+    """Seconds of one request alone; NaN: it streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,25 +231,27 @@ class _Known:
         return 0.0
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _capacity(service: Service, workers: int, slo_latency: float, slo_objective: float) -> float:
     return sustained([(1.0, _Known(service))], workers, slo_latency, slo_objective).rate
 
 
-def show(function: Function, streaming: Streaming, start: LatencyModel, step: LatencyModel) -> None:
-    """Teach both models what ``example()`` measures: starts and steps of powers of two."""
+def show(
+    function: Function, streaming: Streaming, start: LatencyModel, step: LatencyModel, speed: float
+) -> None:
+    """Teach both models what ``example()`` measures at a speed: starts and steps of powers of two."""
     largest = len(function.service.seconds)
     for size in sorted({1 << power for power in range(largest.bit_length())} | {largest}):
         for _ in range(TUNING.tries):
-            start.observe(size, size * streaming.start)
-            step.observe(size, function.service.seconds[size - 1])
+            start.observe(size, size * streaming.start / speed)
+            step.observe(size, function.service.seconds[size - 1] / speed)
 
 
 @lru_cache(maxsize=256)
-def _steady(function: Function, streaming: Streaming) -> Steady:
+def _steady(function: Function, streaming: Streaming, speed: float) -> Steady:
     largest = len(function.service.seconds)
     start, step = LatencyModel(largest), LatencyModel(largest)
-    show(function, streaming, start, step)
+    show(function, streaming, start, step, speed)
     target = Target(function.slo_latency, function.slo_objective, streaming.interval)
     return steady(start, step, lengths=(streaming.mean,), target=target, workers=function.workers)
 

@@ -20,9 +20,9 @@ SMOOTHING = 3
 def plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -> NDArray[np.int64]:
     """Return the count to request in each second of the trace.
 
-    A second needs the load over capacity x ``utilization``, rounded up. The request is the maximum between
-    now and one start-up time ahead. So all replicas are ready in time, and none is removed that would be
-    needed before it could start again.
+    A second needs the load over capacity x ``utilization``, rounded up, at the speed of that second. The
+    request is the maximum between now and one start-up time ahead. So all replicas are ready in time, and
+    none is removed that would be needed before it could start again.
     """
     counts = trace.counts().astype(np.float64)
     smooth = (
@@ -30,7 +30,8 @@ def plan(trace: Trace, function: Function, utilization: float, bounds: Bounds) -
         if len(counts) > SMOOTHING
         else counts
     )
-    one = function.capacity * utilization
+    speeds = map(function.speed.at, range(len(counts)))
+    one = np.array([function.capacity_at(speed) for speed in speeds]) * utilization
     need = np.clip(np.ceil(smooth / one - 1e-9), bounds.lowest, bounds.highest).astype(np.int64)
     # Extended by one second on either side, since the mean smooths a step within a second.
     ahead = math.ceil(function.start_up) + 2

@@ -4,6 +4,7 @@ Owns the outcomes of its requests; ``virtual`` plays it.
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from math import inf, nan
@@ -17,7 +18,7 @@ from batching_watchdog.engine.streams import Steady
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import CostClass, Request
-from tailbound_lab.simulate.function import Answered, Function, Served
+from tailbound_lab.simulate.function import LEARNING_SECONDS, Answered, Exports, Function, Served
 from tailbound_lab.simulate.virtual import BatchRun, BatchWorker, BatchWorkers, Timeline
 
 
@@ -97,7 +98,8 @@ class Replica:
     """Serves its requests; ``served`` has the outcomes since the last ``take``."""
 
     __slots__ = (
-        "_crew", "_engine", "_function", "_number", "_timeline", "_traffic", "_workers", "row", "served",
+        "_crew", "_engine", "_function", "_learned", "_number", "_speeds", "_timeline", "_traffic",
+        "_workers", "row", "served",
     )  # fmt: skip
 
     def __init__(
@@ -122,6 +124,10 @@ class Replica:
         for worker in self._crew:
             self._timeline.schedule(ready_at, partial(self._workers.ready, worker))
         self._number = 0
+        self._learned = function.speed.at(ready_at)
+        """Speed that it exports: first that of ``example()``, with the CPU of a pod that is not Ready."""
+        self._speeds: deque[tuple[float, float]] = deque()
+        """(time from which it is exported, speed)"""
         self.row = row
         self.served = Served()
 
@@ -135,10 +141,12 @@ class Replica:
         """Number of requests that are not among the outcomes yet."""
         return self._engine.queued
 
-    @property
-    def steady(self) -> Steady:
-        """What its watchdog exports: the capacity for a known l(b), and no streams."""
-        return Steady(self._function.capacity, nan)
+    def exports(self, now: float) -> Exports:
+        """Return what its watchdog exports: it knows l(b), at the speed of ``LEARNING_SECONDS`` ago."""
+        while self._speeds and self._speeds[0][0] <= now:
+            _, self._learned = self._speeds.popleft()
+        function, speed = self._function, self._learned
+        return Exports(Steady(function.capacity_at(speed), nan), function.service.seconds[0] / speed)
 
     def inside(self, now: float) -> int:
         """Return the number of waiting and running requests at ``now``."""
@@ -151,13 +159,15 @@ class Replica:
         )
         return self.queued + sum(len(batch.requests) for batch in batches)
 
-    def run_at(self, speed: float) -> None:
+    def run_at(self, speed: float, now: float) -> None:
         """Run batches that begin from now on at this multiple of the nominal speed; the engine knows it.
 
-        Only for requests of one kind.
+        The exports follow. Only for requests of one kind.
         """
         assert isinstance(self._traffic, _Alike)  # noqa: S101 - for the type checker
         self._traffic.speed = speed
+        if speed != (self._speeds[-1][1] if self._speeds else self._learned):
+            self._speeds.append((now + LEARNING_SECONDS, speed))
 
     def take(self) -> Served:
         """Return the outcomes so far, and begin with none."""

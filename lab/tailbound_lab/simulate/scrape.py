@@ -20,11 +20,11 @@ from batching_watchdog.engine.streams import Steady
 from batching_watchdog.metrics import DEFAULT_BUCKETS, SLO_FRACTIONS
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.queries import NEWEST
-from tailbound_lab.simulate.function import Function
+from tailbound_lab.simulate.function import Exports, Function
 
 Floats = NDArray[np.float64]
 
-UNKNOWN: Final = Steady(nan, nan)
+UNKNOWN: Final = Exports(Steady(nan, nan), nan)
 """Of a replica before its first scrape."""
 
 TOTAL, GOOD, ERRORS, QUEUED, BUCKETS = range(5)
@@ -46,8 +46,8 @@ class _Target:
     counters: deque[Floats] = field(default_factory=deque)
     inside: deque[float] = field(default_factory=deque)
     queued: deque[float] = field(default_factory=deque)
-    steady: Steady = UNKNOWN
-    """Its capacity and concurrency at the last scrape."""
+    exports: Exports = UNKNOWN
+    """At the last scrape."""
     alive: bool = True
     up: bool = True
 
@@ -83,7 +83,7 @@ class Scrapes:
         return BUCKETS + len(self._edges) + 1
 
     def record(
-        self, target: int, now: float, counters: Floats, *, inside: float, queued: float, steady: Steady
+        self, target: int, now: float, counters: Floats, *, inside: float, queued: float, exports: Exports
     ) -> None:
         """Scrape one replica: its counters since it started, and its gauges."""
         seen = self._targets.setdefault(target, _Target())
@@ -92,7 +92,7 @@ class Scrapes:
         seen.counters.append(counters.copy())
         seen.inside.append(inside)
         seen.queued.append(queued)
-        seen.steady = steady
+        seen.exports = exports
         seen.up = True
         self._scraped_at = now
 
@@ -137,8 +137,8 @@ class Scrapes:
             in_flight=sum(target.inside[-1] for target in alive),
             in_flight_growth=self._growth(now),
             queue_length=sum(target.queued[-1] for target in alive),
-            capacity=_median(target.steady.rate for target in alive),
-            concurrency=_median(target.steady.concurrency for target in alive),
+            capacity=_median(target.exports.steady.rate for target in alive),
+            concurrency=_median(target.exports.steady.concurrency for target in alive),
             attainment=_attainment(over_window),
             samples=None if over_window is None else float(over_window[TOTAL]) * self._window,
             slo_latency=function.slo_latency,
@@ -146,7 +146,7 @@ class Scrapes:
             up_replicas=float(len(alive)),
             rated_replicas=float(sum(target.rated(now - self._rate_window) for target in alive)),
             sample_age=now - self._scraped_at,
-            service_time_single=None if function.streaming else function.service.seconds[0],
+            service_time_single=_median(target.exports.service_time for target in alive),
             process_start_up=function.start_up,
             queue_mean=_ratio(over_window, QUEUED, TOTAL),
             burn_short=_late(over_rate_window, objective),

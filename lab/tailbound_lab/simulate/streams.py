@@ -7,13 +7,13 @@ starts and steps from ``example()`` and from iterations, and the number of piece
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf
+from math import inf, nan
 
 from batching_watchdog.engine.effects import Answer, Effect, Join, Piece
-from batching_watchdog.engine.streams import Steady, Streams
+from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.messages import DEFAULT_CLASS, Iteration, Request, Target
-from tailbound_lab.simulate.function import Answered, Function, Served, Streaming, show
+from tailbound_lab.simulate.function import Answered, Exports, Function, Served, Streaming, show
 from tailbound_lab.simulate.virtual import StreamWorker, StreamWorkers, Timeline
 
 
@@ -47,7 +47,8 @@ class StreamReplica:
             max_streams=len(function.service.seconds),
             workers=function.workers,
         )
-        show(function, streaming, self._engine.start, self._engine.step)
+        self._speed = function.speed.at(ready_at)
+        show(function, streaming, self._engine.start, self._engine.step, self._speed)
         self._timeline = Timeline(ready_at)
         self._workers = StreamWorkers(
             self._timeline, self._engine, self._step, lambda request: request.client.pieces, self._count
@@ -55,7 +56,6 @@ class StreamReplica:
         for _ in range(function.workers):
             self._timeline.schedule(ready_at, partial(self._workers.ready, StreamWorker()))
         self._number = 0
-        self._speed = 1.0
         self.row = row
         self.served = Served()
 
@@ -69,16 +69,15 @@ class StreamReplica:
         """Number of requests that are not among the outcomes yet."""
         return self._engine.admitted
 
-    @property
-    def steady(self) -> Steady:
-        """What its engine exports."""
-        return self._engine.steady()
+    def exports(self, _now: float) -> Exports:
+        """Return what its engine exports, which learns from iterations."""
+        return Exports(self._engine.steady(), nan)
 
     def inside(self, now: float) -> int:
         """Return the number of waiting and running requests."""
         return self._engine.admitted
 
-    def run_at(self, speed: float) -> None:
+    def run_at(self, speed: float, _now: float) -> None:
         """Run iterations that begin from now on at this multiple of the nominal speed."""
         self._speed = speed
 

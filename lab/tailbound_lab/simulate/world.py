@@ -20,7 +20,7 @@ from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.sources.counters import SPANS, surely
 from tailbound_lab.simulate import SimulationError, scrape
-from tailbound_lab.simulate.function import Booster, Function, Routing, Scaler
+from tailbound_lab.simulate.function import Booster, Function, Routing, Scaler, Steps
 from tailbound_lab.simulate.replica import Replica
 from tailbound_lab.simulate.streams import StreamReplica
 from tailbound_lab.simulate.traces import Trace
@@ -42,6 +42,8 @@ PEAK_SPAN: Final = 60.0
 
 DIRECT_STEPS: Final = tuple(math.ceil(span / STEP) for span in SPANS)
 """Seconds over which directly read arrivals are counted, each step."""
+
+NO_LIMIT: Final = Steps(math.inf)
 
 _NOWHERE: Final = 0
 """Row of counters for replicas that are no longer scraped; it is never read."""
@@ -67,7 +69,7 @@ class Settings:
     """One in this many scrapes fails, of one replica after the other; 0: none fails."""
     boost_delay: float = 1.0
     """Seconds from a decision on CPU above nominal until it is in force."""
-    node_cpus: float = math.inf
+    node_cpus: Steps = NO_LIMIT
     """CPUs of the nodes. A replica has as many as workers; a boost gets what the others leave."""
 
     def __post_init__(self) -> None:
@@ -256,10 +258,10 @@ class _World:
         if factor != (self._boosts[-1][1] if self._boosts else self._factor):
             self._boosts.append((self._index * STEP + self._settings.boost_delay, factor))
 
-    def _speed(self) -> float:
+    def _boosted(self) -> float:
         """Return the factor in force, by what the nodes have idle."""
         nominal, ready = self._function.workers, len(self._ready)
-        idle = self._settings.node_cpus - self._desired * nominal
+        idle = self._settings.node_cpus.at(self._index * STEP) - self._desired * nominal
         return max(1.0, min(self._factor, 1.0 + idle / (ready * nominal))) if ready else 1.0
 
     def resize(self, wanted: int) -> None:
@@ -288,9 +290,10 @@ class _World:
         begin, end = self._index * STEP, (self._index + 1) * STEP
         low, high = self._bounds[self._index], self._bounds[self._index + 1]
         arrivals, draws = self._trace.arrivals[low:high], self._draws[low:high]
-        speed = self._speed()
+        boosted = self._boosted()
+        speed = boosted * self._function.speed.at(begin)
         for _, replica in self._ready:
-            replica.run_at(speed)
+            replica.run_at(speed, begin)
         held_before = len(self._held)
         inside_before = len(self._ends) + held_before + sum(replica.pending for _, replica in self._ready)
         if not self._ready:
@@ -311,8 +314,8 @@ class _World:
         self._done[index + 1] = self._done[index] + len(answered)
         self._ready_seconds[index + 1] = self._ready_seconds[index] + len(self._ready) * STEP
         self._wanted[index], self._served_by[index] = self._desired, len(self._ready)
-        boosted = self._desired + (speed - 1.0) * len(self._ready)
-        self._cpus[index] = boosted * self._function.workers
+        cpus = self._desired + (boosted - 1.0) * len(self._ready)
+        self._cpus[index] = cpus * self._function.workers
         self._keep(~finished)
 
     def finish(self, scaler: str) -> Outcome:
@@ -479,7 +482,7 @@ class _World:
                 self._counters[replica.row],
                 inside=float(replica.pending + running[replica.row]),
                 queued=queued,
-                steady=replica.steady,
+                exports=replica.exports(now),
             )
         self._scrapes.record_gateway(now, float(self._bounds[self._index]))
 

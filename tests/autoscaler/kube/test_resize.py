@@ -228,6 +228,14 @@ def test_pod_that_the_api_server_refuses_is_named_and_backs_off_while_others_are
     assert sum("web-5d59d67564-a/resize" in line for line in shop.api.writes()) == 1
 
 
+def test_function_whose_pods_are_all_refused_can_have_no_boost(shop):
+    shop.api.faults[RESIZES] = doubles.status(403)
+    shop.deploy()
+    resizer = shop.start()
+    resizer.boost(TRIPLE)
+    until(lambda: resizer.reconcile() and resizer.ranges()["web.shop"].most == 1.0, "it is refused")
+
+
 def test_refused_boost_does_not_delay_the_restoring(shop):
     shop.deploy()
     resizer = shop.start()

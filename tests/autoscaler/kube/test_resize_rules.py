@@ -153,6 +153,19 @@ def test_ranges_of_pods_of_two_templates_are_the_larger_one(names):
     assert ranges(pods, templates, {"web.shop": TRIPLE}) == {"web.shop": Range(None, 4.0)}
 
 
+@pytest.mark.parametrize(("limit", "most"), [(500, 1.0), (1000, 2.0), (400, 1.0)])
+def test_range_of_pods_that_were_refused_more_is_what_they_have(limit, most):
+    pods = {KEY: a_pod(limit=limit)}
+    found = ranges(pods, {SET: TEMPLATE}, {"web.shop": TRIPLE}, {KEY})
+    assert found == {"web.shop": Range(None, most)}
+
+
+def test_range_of_pods_of_which_one_was_refused_is_that_of_the_others():
+    pods = {KEY: a_pod(), ("shop", "web-1-b"): a_pod()}
+    found = ranges(pods, {SET: TEMPLATE}, {"web.shop": TRIPLE}, {KEY})
+    assert found == {"web.shop": Range(None, 4.0)}
+
+
 def test_plan_container_that_would_restart_is_not_restored():
     restarting = replace(TEMPLATE, restarts=True)
     assert planned(a_pod(limit=1500), CpuBoost(1.0, 2.0), restarting).patches == {}

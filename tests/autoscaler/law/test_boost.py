@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.boost import boost, nominal
+from slo_autoscaler.law.boost import boost, needless, nominal
 from slo_autoscaler.law.calibration import Calibration
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
@@ -48,6 +48,76 @@ def test_boost_covers_what_a_capacity_lacks_that_is_measured_to_be_half():
     half = situation(seen(direct_rate=290.0))
     half = half.after(replace(half.memory, calibration=Calibration(0.5)))
     assert boost(half, 1.0).needed == 6
+
+
+def test_boost_follows_the_mean_rate_where_less_surely_arrives():
+    assert boost(situation(seen(rate=600.0, direct_rate=450.0)), 1.0).factor == 2.0
+
+
+def test_boost_follows_no_mean_rate_that_is_older_than_a_sample_may_be():
+    spec = replace(SPEC, timing=replace(HELD.timing, max_age=20.0))
+    at = situation(seen(rate=600.0, direct_rate=100.0), spec=spec)
+    assert [boost(replace(at, now=now), 1.0).factor for now in (20.0, 20.1)] == [2.0, 1.0]
+
+
+SLOW = seen(rate=250.0, direct_rate=250.0, direct_in_flight=200.0)
+"""What three boosted replicas of a slower model show: arrivals within the capacity, and a queue."""
+
+
+def factors(seconds, scale=THREE, observation=SLOW, **changes):
+    """Return the factor in force each second, with a reconcile each 5 s after which the count stays."""
+    spec, factor, in_force = replace(HELD, **changes), 1.0, []
+    _, memory = decide(Situation(spec, seen(rate=250.0), scale, Memory.initial(scale, 0.0), 0.0))
+    for now in range(1, seconds):
+        at = Situation(spec, observation, scale, memory, float(now), boost=factor)
+        if now % 5 == 0:
+            memory = replace(decide(at)[1], asked=None)
+        factor = boost(nominal(replace(at, memory=memory)), factor).factor
+        in_force.append(factor)
+    return in_force
+
+
+@fuzzed(300)
+@given(observations, scales, st.floats(0.0, 500.0), st.floats(0.0, 500.0))
+def test_needless_boost_is_none(observation, scale, rate, inside):
+    direct = replace(observation, direct_rate=rate, direct_in_flight=inside)
+    at = nominal(situation(direct, scale, HELD))
+    if needless(observation, scale, at.memory, rate, inside):
+        assert boost(at, 1.0).factor == 1.0
+
+
+def test_needless_is_a_boost_of_replicas_that_serve_with_room_and_none_while_one_is_in_the_windows():
+    memory = Memory.initial(THREE, 0.0)
+    assert needless(seen(), THREE, memory, 200.0, 50.0)
+    assert not needless(seen(), THREE, replace(memory, boosts=((0.0, 2.0),)), 200.0, 50.0)
+
+
+def test_boost_that_bridges_nothing_ends_until_the_capacity_counts_again():
+    in_force = factors(120, Scale(3, 3))
+    ended = in_force.index(1.0)
+    again = next(second for second in range(ended, 118) if in_force[second] > 1.0)
+    assert TUNING.boost_alone <= ended <= TUNING.boost_alone + 6.0
+    assert HELD.timing.settle_time <= again - ended <= HELD.timing.settle_time + 6.0
+
+
+def test_boost_lasts_while_replicas_start():
+    assert min(factors(60, Scale(5, 3), start_up_time=120.0)) > 1.0
+
+
+def test_boost_beside_a_replica_that_never_starts_bridges_nothing():
+    assert 1.0 in factors(90, Scale(4, 3))
+
+
+def test_boost_lasts_where_more_replicas_are_needed_than_there_may_be():
+    busy = seen(rate=500.0, direct_rate=500.0)
+    assert min(factors(120, Scale(3, 3), busy, max_replicas=3)) == 1.75
+
+
+def test_boost_by_more_than_the_arrivals_explain_ends_also_where_no_replica_can_start():
+    slower = seen(rate=330.0, direct_rate=330.0, direct_in_flight=330.0)
+    in_force = factors(120, Scale(3, 3), slower, max_replicas=3)
+    assert in_force[:30].count(1.0) == 0
+    assert 1.0 in in_force
 
 
 def test_boost_ends_in_steps():
@@ -96,37 +166,11 @@ def test_lateness_is_compared_with_the_prediction_unless_a_boost_is_in_the_windo
     assert (memory.calibration == settled.calibration) == bool(boosts)
 
 
-def before(**measured):
-    """Return the memory of 3 replicas with nominal CPU that have ``measured`` this, else 100/s."""
-    return nominal(Situation(HELD, seen(**measured), THREE, Memory.initial(THREE, 0.0), 0.0)).memory
-
-
-def boosted(memory, by, now, **measured):
-    """Return what ``nominal`` makes of them, boosted by a factor."""
-    return nominal(Situation(HELD, seen(**measured), THREE, memory, now, boost=by))
-
-
-def test_capacity_that_was_too_low_rises_during_a_boost_to_what_its_cpu_does_not_explain():
-    assert 250.0 <= boosted(before(), 2.0, 5.0, capacity=600.0).seen.capacity <= 300.0
-
-
-def test_capacity_near_the_slo_rises_during_a_boost_by_the_service_time_from_before():
-    memory = before(capacity=0.25, service_time_single=0.07)
-    during = boosted(memory, 3.0, 5.0, capacity=21.0, service_time_single=0.023)
-    assert 0.7 <= during.seen.capacity <= 0.8
-
-
-def test_boost_that_has_fallen_explains_less_once_the_higher_one_has_left_the_windows():
-    high = boosted(before(), 3.0, 5.0, capacity=300.0)
-    low = boosted(high.memory, 1.25, 40.0, capacity=200.0)
-    later = boosted(low.memory, 1.25, 45.1, capacity=200.0)
-    assert low.seen.capacity == 100.0
-    assert 140.0 <= later.seen.capacity <= 160.0
-
-
-def test_streams_that_boosted_replicas_hold_do_not_count():
-    during = boosted(before(concurrency=40.0), 3.0, 5.0, concurrency=120.0, capacity=200.0)
-    assert during.seen.concurrency == 40.0
+def test_what_boosted_replicas_export_does_not_count():
+    memory = nominal(situation(seen(concurrency=40.0), spec=HELD)).memory
+    exports = seen(capacity=250.0, concurrency=120.0, service_time_single=0.01)
+    during = nominal(Situation(HELD, exports, THREE, memory, 5.0, boost=3.0)).seen
+    assert (during.capacity, during.concurrency, during.service_time_single) == (100.0, 40.0, 0.025)
 
 
 def test_capacity_counts_again_once_the_boost_has_left_the_windows():

@@ -163,3 +163,49 @@ def test_arrivals_between_samples_that_are_too_close_are_none():
     page.add(0.0, {"a.fn": 0.0})
     page.add(0.1, {"a.fn": 1.0})
     assert page.arrivals(SPANS[0]) == {}
+
+
+def a_page(*steps):
+    """Return a page with one function's counts: (seconds since the sample before, arrivals since then)."""
+    page, now, count = Page(), 0.0, 0
+    page.add(now, {"a.fn": count})
+    for seconds, arrivals in steps:
+        now, count = now + seconds, count + arrivals
+        page.add(now, {"a.fn": count})
+    return page
+
+
+@pytest.mark.parametrize(
+    ("steps", "rises"),
+    [
+        ([(1.0, 22), (1.0, 22), (1.0, 81)], True),
+        ([(1.0, 22), (0.3, 42)], True),
+        ([(1.0, 0), (1.0, 0), (1.0, 5)], True),
+        ([(1.0, 22), (1.0, 22), (1.0, 36)], False),
+        ([(1.0, 140), (0.3, 42), (0.3, 42)], False),
+        ([(1.0, 22), (1.0, 22), (1.0, 0)], False),
+        ([(1.0, 140)], False),
+        ([], False),
+        ([(0.0, 0), (1.0, 140)], False),
+    ],
+    ids=[
+        *("straddled step", "read again", "first requests", "chance", "steady", "fall"),
+        *("one interval", "one sample", "twice at once"),
+    ],
+)
+def test_load_rises_where_the_newest_interval_has_more_than_chance(steps, rises):
+    assert a_page(*steps).rises() is rises
+
+
+@pytest.mark.parametrize("functions", [1, 1000])
+@pytest.mark.parametrize("rate", [0.5, 20.0, 400.0])
+def test_steady_loads_seldom_rise_however_many_there_are(functions, rate):
+    draw = random.Random(functions)
+    counts = [0] * functions
+    page, rose, rounds = Page(), 0, 100
+    for second in range(rounds):
+        page.add(float(second), {str(index): count for index, count in enumerate(counts)})
+        rose += page.rises()
+        # The normal approximation of a Poisson count has lighter tails at low rates only.
+        counts = [count + max(0, round(draw.gauss(rate, rate**0.5))) for count in counts]
+    assert rose <= 0.05 * rounds

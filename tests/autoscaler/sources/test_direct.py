@@ -9,7 +9,7 @@ import pytest
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources import direct
-from slo_autoscaler.sources.direct import GIVEN_UP, Direct
+from slo_autoscaler.sources.direct import AGAIN, GIVEN_UP, Direct
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from support import doubles
 from support.doubles import a_fleet, a_gateway, a_prometheus, exposing
@@ -189,6 +189,28 @@ def test_pages_are_where_the_real_prometheus_scrapes(tmp_path):
             assert source.watchdogs() == {fleet.address: A}
             source.close()
         served.close()
+
+
+def test_page_whose_load_rises_is_read_again_soon_and_others_are_not():
+    with counting() as one, counting() as two:
+        one.counts, two.counts = {A: 0}, {B: 0}
+        with looking(Listed({one.address: {A}, two.address: {B}}), A, B) as eye:
+            for arrived in (22, 22, 81):
+                one.counts[A] += arrived
+                two.counts[B] += 22
+                eye.now += 1.0
+                pause = eye.direct.poll()
+            assert pause == AGAIN
+            reads = one.reads, two.reads
+            one.counts[A] += 42
+            rates = eye.poll(AGAIN)
+            assert (one.reads, two.reads) == (reads[0] + 1, reads[1])
+            assert rates[A] > 60.0
+            for _ in range(8):
+                one.counts[A] += 42
+                eye.now += AGAIN
+                pause = eye.direct.poll()
+            assert pause == 1.0, "steady again"
 
 
 def test_direct_looks_by_itself_from_start_to_close():

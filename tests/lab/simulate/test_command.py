@@ -72,6 +72,21 @@ def test_target_and_configuration_say_how_ours_scales(outcomes, tmp_path):
     assert few < many
 
 
+def test_model_that_becomes_slower_costs_attainment_and_a_boost_the_cpu_that_the_node_has(outcomes):
+    words = ("--generate", "poisson", "--rate", "40", "--duration", "60", "--max-replicas", "1")
+    played = [
+        outcomes(*words, "--policies", "slo", "--boost", "3", *flags)[0]
+        for flags in (
+            ("--node-cpus", "1"),
+            ("--node-cpus", "1", "--speed", "1,20s=0.5"),
+            ("--node-cpus", "1,30s=2", "--speed", "20s=0.5"),
+        )
+    ]
+    nominal, slow, boosted = (outcome["attainment"] for outcome in played)
+    assert nominal > boosted > slow
+    assert [outcome["cpu_seconds"] > 60.0 for outcome in played] == [False, False, True]
+
+
 def test_latency_of_requests_that_timed_out_is_null(outcomes):
     words = ("--generate", "poisson", "--rate", "300", "--duration", "60", "--max-replicas", "1")
     assert outcomes(*words, "--policies", "openfaas-ce")[0]["p99"] is None
@@ -89,6 +104,12 @@ def test_latency_of_requests_that_timed_out_is_null(outcomes):
         ((*SHORT, "--stream-pieces", "9", "--stream-step", "5ms"), 1, "--stream-step"),
         ((*SHORT, "--config", "/none.yaml"), 2, "/none.yaml"),
         ((*SHORT, "--slo-objective", "2"), 1, "slo_objective"),
+        ((*SHORT, "--speed", "soon=0.5"), 1, "--speed soon=0.5"),
+        ((*SHORT, "--speed", "1,2"), 1, "--speed 1,2"),
+        ((*SHORT, "--speed", "9s=1,5s=2"), 1, "ascending"),
+        ((*SHORT, "--speed", "nan"), 1, "--speed nan"),
+        ((*SHORT, "--speed", "9s=0"), 1, "positive"),
+        ((*SHORT, "--node-cpus", "4,many"), 1, "--node-cpus 4,many"),
         ((*SHORT, "--plot", "/dev/null/plots"), 1, "/dev/null/plots"),
         (("--trace", "/none.txt"), 1, "/none.txt"),
         (("--generate", "wave"), 1, "'wave'"),

@@ -9,11 +9,11 @@ import pytest
 
 from batching_watchdog.engine.streams import Steady
 from tailbound_lab.simulate import scrape
-from tailbound_lab.simulate.function import Function, Service
+from tailbound_lab.simulate.function import Exports, Function, Service
 from tailbound_lab.simulate.scrape import Scrapes
 
 FUNCTION = Function(Service.affine(0.02, 0.01, 8), slo_latency=0.2)
-STEADY = Steady(FUNCTION.capacity, nan)
+EXPORTS = Exports(Steady(FUNCTION.capacity, nan), 0.03)
 
 SERIES = {
     "from_zero": ([5, 10, 15, 20], [0, 10, 20, 30], 22),
@@ -69,7 +69,7 @@ def scraped(rows, *targets):
         row = np.zeros(scrapes.columns)
         row[scrape.TOTAL], row[scrape.GOOD], row[scrape.BUCKETS] = total, good, good
         for target in targets:
-            scrapes.record(target, 5.0 * tick, row, inside=3.0, queued=1.0, steady=STEADY)
+            scrapes.record(target, 5.0 * tick, row, inside=3.0, queued=1.0, exports=EXPORTS)
         scrapes.record_gateway(5.0 * tick, 60.0 * tick)
     return scrapes
 
@@ -85,7 +85,8 @@ def test_function_that_answers_is_seen_as_a_scraper_sees_it():
 def test_capacity_and_concurrency_are_the_median_replicas_once_they_are_known():
     scrapes = Scrapes(FUNCTION, 30.0, 20.0, 40.0)
     for target, steady in enumerate((Steady(nan, nan), Steady(2.0, 20.0), Steady(4.0, 40.0))):
-        scrapes.record(target, 0.0, np.zeros(scrapes.columns), inside=0.0, queued=0.0, steady=steady)
+        exports = Exports(steady, nan)
+        scrapes.record(target, 0.0, np.zeros(scrapes.columns), inside=0.0, queued=0.0, exports=exports)
         seen = scrapes.observe(1.0)
         expected = [(None, None), (2.0, 20.0), (3.0, 30.0)]
         assert (seen.capacity, seen.concurrency) == expected[target]
@@ -95,7 +96,7 @@ def test_rate_now_is_of_the_newest_scrapes():
     scrapes, row = Scrapes(FUNCTION, 30.0, 20.0, 40.0), np.zeros(64)
     for tick, (done, inside) in enumerate(((0, 0), (10, 0), (20, 10), (30, 10), (80, 10))):
         row[scrape.TOTAL] = done
-        scrapes.record(1, 5.0 * tick, row[: scrapes.columns], inside=inside, queued=0.0, steady=STEADY)
+        scrapes.record(1, 5.0 * tick, row[: scrapes.columns], inside=inside, queued=0.0, exports=EXPORTS)
     seen = scrapes.observe(21.0)
     assert seen.rate_now == pytest.approx(10.0), "50 in 5 s, and inside are as many as before"
     assert seen.in_flight_growth > 0.0
@@ -111,8 +112,10 @@ def test_replica_that_has_gone_stays_in_the_rate_and_leaves_the_gauges():
 def test_peaks_are_each_replicas_own_over_the_span():
     scrapes = Scrapes(FUNCTION, 30.0, 20.0, 60.0)
     for now, (inside, queued) in enumerate(((9.0, 7.0), (5.0, 1.0), (4.0, 3.0))):
-        scrapes.record(1, 20.0 * now, np.zeros(scrapes.columns), inside=inside, queued=queued, steady=STEADY)
-        scrapes.record(2, 20.0 * now, np.zeros(scrapes.columns), inside=0.0, queued=0.0, steady=STEADY)
+        scrapes.record(
+            1, 20.0 * now, np.zeros(scrapes.columns), inside=inside, queued=queued, exports=EXPORTS
+        )
+        scrapes.record(2, 20.0 * now, np.zeros(scrapes.columns), inside=0.0, queued=0.0, exports=EXPORTS)
     assert scrapes.peaks(41.0, 60.0) == [(7.0, 4.0), (0.0, 0.0)]
     assert scrapes.peaks(41.0, 30.0) == [(3.0, 4.0), (0.0, 0.0)]
     scrapes.gone(2)

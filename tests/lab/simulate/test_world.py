@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ import pytest
 from slo_autoscaler.config import Config
 from tailbound_lab.simulate import traces
 from tailbound_lab.simulate.baselines import Bounds
-from tailbound_lab.simulate.function import Function, Routing, Service, Streaming
+from tailbound_lab.simulate.function import (
+    LEARNING_SECONDS,
+    Function,
+    Routing,
+    Service,
+    Steps,
+    Streaming,
+)
 from tailbound_lab.simulate.oracle import Oracle
 from tailbound_lab.simulate.scalers import DecideScaler
 from tailbound_lab.simulate.traces import Trace
@@ -198,9 +206,62 @@ def test_boosted_replica_serves_more_for_the_cpu_that_it_is_given():
 
 def test_boost_on_a_node_without_idle_cpu_changes_nothing():
     trace = steady(1.5 * FUNCTION.capacity, 30)
-    outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, node_cpus=1.0))
+    outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, node_cpus=Steps(1.0)))
     assert outcome.attainment == run(trace, FUNCTION, Plan({}), ONE).attainment
     assert outcome.cpu_seconds == 30.0
+
+
+def test_boost_is_cut_when_the_idle_cpus_of_the_node_end():
+    node = Steps(2.0, ((13.0, 1.5), (16.0, 1.0)))
+    outcome = run(steady(1.0, 30), FUNCTION, Boosting({}), replace(ONE, node_cpus=node))
+    assert outcome.cpu_seconds == 30.0 + 2 * 1.0 + 3 * 0.5, "in force from 11 s on"
+
+
+def exported(plan):
+    """Return the capacity and the service time that were scraped each second, as multiples of the nominal."""
+    return [
+        (seen.capacity / FUNCTION.capacity, 0.03 / seen.service_time_single) if seen else None
+        for seen in plan.seen
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "speed", "factor"),
+    [(Plan({}), Steps(1.0, ((11.0, 0.5), (20.0, 1.0))), 0.5), (Boosting({}), Steps(1.0), 2.0)],
+    ids=["slower", "boosted"],
+)
+def test_exports_follow_the_speed_of_a_replica_once_it_has_learned(plan, speed, factor):
+    run(steady(5.0, 60), replace(FUNCTION, speed=speed), plan, ONE)
+    ratios = exported(plan)
+    # In force from 11 s to 20 or 21 s; scraped every 5 s.
+    learned = math.ceil((11.0 + LEARNING_SECONDS) / 5.0) * 5
+    assert {ratios[learned - 1], ratios[learned + 10]} == {(1.0, 1.0)}
+    capacity, service_time = ratios[learned]
+    assert service_time == pytest.approx(factor)
+    assert (capacity > 1.5) if factor > 1.0 else (capacity < 0.6)
+
+
+def test_replica_that_starts_exports_at_once_the_speed_that_its_example_shows():
+    plan = Plan({3: 2})
+    run(steady(5.0, 30), replace(FUNCTION, speed=Steps(1.0, ((8.0, 0.5),))), plan, ONE)
+    ratios = [service_time for _, service_time in filter(None, exported(plan))]
+    # Of two replicas the median is the mean of both service times.
+    assert (ratios[14], ratios[15], ratios[20]) == (1.0, pytest.approx(2 / 3), 0.5)
+
+
+def test_oracle_knows_the_speed():
+    slow = replace(FUNCTION, speed=Steps(1.0, ((100.0, 0.5),)))
+    outcome = run(trace := steady(100.0, 200), slow, Oracle(trace, slow, 0.8, Bounds(1, 20)))
+    assert outcome.attainment >= 0.99
+    assert outcome.series.desired[150] >= 2 * outcome.series.desired[50] - 1
+
+
+def test_streams_of_a_slower_model_export_a_lower_capacity():
+    streams = Streaming(start=0.005, interval=0.05, fewest=5, most=40)
+    function = Function(Service.affine(0.01, 0.002, 16), slo_latency=0.5, streaming=streams)
+    plan, slow = Plan({}), replace(function, speed=Steps(1.0, ((60.0, 0.5),)))
+    run(steady(0.3 * function.capacity, 120), slow, plan, ONE)
+    assert plan.seen[110].capacity < 0.75 * plan.seen[55].capacity
 
 
 def test_boost_is_in_force_after_the_delay_of_the_platform():
@@ -208,6 +269,52 @@ def test_boost_is_in_force_after_the_delay_of_the_platform():
     outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, boost_delay=8.0))
     assert outcome.cpu_seconds == 40.0
     assert np.array_equal(outcome.series.good[:15], run(trace, FUNCTION, Plan({}), ONE).series.good[:15])
+
+
+class Factors(DecideScaler):
+    """Ours with boosts up to three times the CPU, and the factor of each second."""
+
+    def __init__(self, **bounds):
+        spec = CONFIG.target("f.openfaas-fn")
+        spec = replace(spec, boost=replace(spec.boost, max_factor=3.0), **bounds)
+        super().__init__(spec, CONFIG.interval, 2.0, direct_interval=1.0)
+        self.factors = []
+
+    def scale(self, view, now):
+        wanted = super().scale(view, now)
+        self.factors.append(self.factor)
+        return wanted
+
+    def changes(self, begin, end):
+        return sum(before != after for before, after in pairwise(self.factors[begin:end]))
+
+
+ENCODER = Function(Service.affine(0.03, 0.015, 32), slo_latency=0.2)
+
+
+def within(outcome, begin, end):
+    return outcome.series.good[begin:end].sum() / outcome.series.arrivals[begin:end].sum()
+
+
+@pytest.mark.parametrize(
+    "node", [Steps(math.inf), Steps(0.0)], ids=["idle CPU", "none: a boost in name only"]
+)
+def test_slower_model_is_met_by_replicas_although_a_boost_hides_it(node):
+    slow = replace(ENCODER, speed=Steps(1.0, ((100.0, 0.5),)))
+    scaler = Factors()
+    outcome = run(steady(60.0, 300), slow, scaler, Settings(node_cpus=node))
+    assert within(outcome, 200, 300) >= 0.98
+
+
+@pytest.mark.parametrize(
+    ("rate", "speed"), [(160.0, 1.0), (100.0, 0.5)], ids=["too few replicas", "slower model"]
+)
+def test_boost_at_the_maximum_count_is_steady(rate, speed):
+    busy = replace(ENCODER, speed=Steps(1.0, ((60.0, speed),)))
+    scaler = Factors(max_replicas=3)
+    outcome = run(steady(rate, 460), busy, scaler, Settings(highest=3))
+    assert scaler.changes(160, 460) <= 10
+    assert within(outcome, 160, 460) >= 0.98
 
 
 def test_errors_are_misses_and_cost_no_replicas():
