@@ -15,7 +15,7 @@ from slo_autoscaler.changes import Changes
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import PlatformError, SourceError
 from slo_autoscaler.journal import named
-from slo_autoscaler.law.history import KEPT, SLOT
+from slo_autoscaler.law.foresight.history import KEPT, SLOT
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.restart import Recorded, warm
 from slo_autoscaler.metrics import Metrics

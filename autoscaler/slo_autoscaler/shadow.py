@@ -6,7 +6,7 @@ Only the replicas differ between the two worlds, so:
 
 - Arrivals, the capacity of a replica and the SLO are the same in both worlds.
 - With the same number of serving replicas, everything is the same. Otherwise, with a learned capacity, the
-  late requests differ by as many as ``law.curve`` predicts for both counts.
+  late requests differ by as many as ``law.base.curve`` predicts for both counts.
 - The incumbent's misses are those that the counters add in an interval, whenever their requests arrived. So
   neither score depends on the load while they are still in a window.
 - Latency and requests in flight follow the load of a replica (the HPA's formula, as in ``decide``). Numbers
@@ -20,7 +20,7 @@ Only the replicas differ between the two worlds, so:
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from slo_autoscaler.law.curve import observed
+from slo_autoscaler.law.base.curve import observed
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals import SIGNALS, InShadow, Observation

@@ -119,7 +119,7 @@ def _alone_since(at: Situation) -> float | None:
     memory = at.memory
     if not memory.boosts or at.scale.pending > memory.stuck(at.spec, at.now):
         return None
-    lacking = memory.needed(0.0) > at.scale.desired
+    lacking = memory.needs.highest(0.0) > at.scale.desired
     if lacking and 1.0 < at.boost <= _load(at, arriving=True) + TUNING.boost_grain:
         return None
     return at.now if memory.alone_since is None and at.boost > 1.0 else memory.alone_since

@@ -161,7 +161,7 @@ def raised(at: Situation, free: float) -> tuple[Decision, Memory] | None:
     decision = decided(wish, None if free == math.inf else current + max(0, int(free)))
     if decision.replicas is None or decision.replicas <= current:
         return None
-    memory = at.memory.with_need(decision.replicas, at.memory.stabilization(at.spec))
+    memory = at.memory.with_need(at.spec, decision.replicas)
     return decision, memory.scaled(wish.at.scale, decision.replicas, at.now)
 
 
@@ -249,7 +249,7 @@ def _down(wish: Wish, limits: Bounds) -> tuple[int | None, Reason]:
     lower, reason = max(recommendation.replicas, limits.lowest), recommendation.reason
     if reason is not Reason.IDLE:
         needed, kept = (
-            at.memory.needed(at.memory.stabilization(at.spec)),
+            at.memory.needs.highest(at.memory.stabilization(at.spec)),
             at.memory.kept(recommendation.rate, at.now),
         )
         if max(needed, kept) >= at.scale.desired:

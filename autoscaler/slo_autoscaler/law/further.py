@@ -33,4 +33,4 @@ def joined(at: Situation, recommendation: Recommendation) -> tuple[Recommendatio
     if unknown and recommendation.replicas < at.scale.desired:
         why, detail = Reason.FURTHER_METRIC_UNKNOWN, ", ".join(unknown)
         recommendation = replace(recommendation, replicas=at.scale.desired, reason=why, detail=detail)
-    return recommendation, at.memory.with_need(recommendation.replicas, at.memory.stabilization(at.spec))
+    return recommendation, at.memory.with_need(at.spec, recommendation.replicas)

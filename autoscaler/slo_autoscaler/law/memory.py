@@ -1,7 +1,7 @@
 """Holds the state of one function between reconciles. [P]
 
-Owns requested counts and start-ups, and how reads of the platform change them. ``history``,
-``calibration`` and ``budget`` hold the state of the traffic. Times are ``decide``'s ``now``, in seconds.
+Owns requested counts and start-ups, and how reads of the platform change them. ``base`` and ``foresight``
+hold the state of the traffic. Times are ``decide``'s ``now``, in seconds.
 
 Next step: ``recommend`` and ``decide`` read and renew it.
 """
@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Any
 
-from slo_autoscaler.law.budget import Budget
-from slo_autoscaler.law.calibration import Calibration
-from slo_autoscaler.law.history import History
+from slo_autoscaler.law.base.budget import Budget
+from slo_autoscaler.law.base.calibration import Calibration
+from slo_autoscaler.law.base.needs import Needs
+from slo_autoscaler.law.foresight.history import History
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Spec
@@ -68,8 +69,6 @@ class Memory:
 
     seen_at: float
     """Time of the last usable data."""
-    observed: float = 0.0
-    """Seconds with usable data: the clock of ``needs``, on which a gap takes no time."""
     asked: Asked | None = None
     refusal: Refusal | None = None
     pending: tuple[tuple[float, bool], ...] = ()
@@ -88,8 +87,7 @@ class Memory:
     """Time since which the data, without a gap, show no request."""
     available: int = 0
     """Replicas that served at the last read."""
-    needs: tuple[tuple[float, int], ...] = ()
-    """(``observed``, replicas needed then), each count larger than all after it."""
+    needs: Needs = field(default_factory=Needs)
     loads: tuple[tuple[float, float], ...] = ()
     """(time, load of a replica as a multiple of its goodput) in the window of rates."""
     overloaded_at: float = -inf
@@ -121,7 +119,7 @@ class Memory:
             seen_at=now,
             pending=((now, False),) * scale.pending,
             available=scale.available,
-            needs=((0.0, scale.desired),),
+            needs=Needs(counts=((0.0, scale.desired),)),
             overloaded_at=now,
         )
 
@@ -159,21 +157,13 @@ class Memory:
         """Return the memory after usable data: a need for ``replicas``, and the fields that it taught."""
         passed, interval = max(0.0, now - self.seen_at), spec.timing.interval
         # After a gap one observation counts as one interval.
-        observed = self.observed + (passed if passed <= 2.0 * interval else interval)
-        needs = self._needs(observed, replicas, self.stabilization(spec))
-        return replace(self, seen_at=now, observed=observed, needs=needs, **learned)
+        passed = passed if passed <= 2.0 * interval else interval
+        needs = self.needs.after(passed, replicas, self.stabilization(spec))
+        return replace(self, seen_at=now, needs=needs, **learned)
 
-    def needed(self, span: float) -> int:
-        """Return the highest need of the last ``span`` observed seconds."""
-        return next((count for when, count in self.needs if self.observed - when <= span), 0)
-
-    def with_need(self, replicas: int, longest: float) -> "Memory":
-        """Return the same with one more need, without those older than ``longest`` observed seconds."""
-        return replace(self, needs=self._needs(self.observed, replicas, longest))
-
-    def _needs(self, observed: float, replicas: int, longest: float) -> tuple[tuple[float, int], ...]:
-        kept = [need for need in self.needs if need[1] > replicas and observed - need[0] <= longest]
-        return (*kept, (observed, replicas))
+    def with_need(self, spec: Spec, replicas: int) -> "Memory":
+        """Return the same with one more need, at the time of the last one."""
+        return replace(self, needs=self.needs.after(0.0, replicas, self.stabilization(spec)))
 
     def noticed(self, spec: Spec, scale: Scale, now: float) -> tuple["Memory", Scale]:
         """Return the memory after a read of the platform, and the scale with own writes over stale reads."""

@@ -64,7 +64,7 @@ def proportional(at: Situation) -> tuple[Recommendation, Memory]:
     wanted = math.ceil(scale.available * ratio - 1e-9)
     if wanted > scale.desired and (seen.samples or 0.0) + (seen.in_flight or 0.0) < spec.min_samples:
         return Recommendation(scale.desired, Reason.TOO_FEW_SAMPLES), memory
-    needed = memory.with_need(scale.desired, memory.stabilization(spec))
+    needed = memory.with_need(spec, scale.desired)
     if (
         wanted != scale.desired
         and abs(ratio * scale.available / scale.desired - 1.0) <= spec.tolerance + 1e-9
@@ -73,7 +73,7 @@ def proportional(at: Situation) -> tuple[Recommendation, Memory]:
     if wanted < scale.desired and _contradicts(seen, 1.0):
         return Recommendation(scale.desired, Reason.SCALE_DOWN_UNSAFE), needed
     reason = Reason.LATENCY_ABOVE_TARGET if wanted > scale.desired else Reason.LATENCY_BELOW_TARGET
-    return Recommendation(wanted, reason), memory.with_need(wanted, memory.stabilization(spec))
+    return Recommendation(wanted, reason), memory.with_need(spec, wanted)
 
 
 POLICIES: Final[dict[str, Policy]] = {
@@ -113,7 +113,7 @@ def _by_latency_alone(at: Situation) -> tuple[Recommendation, Memory]:
     latency = latency_at_objective(seen)
     if not (enough and lasts and _contradicts(seen, TUNING.sigmas)) or not latency or not seen.slo_latency:
         return proportional(at)
-    memory = at.memory.with_data(spec, now, 0).with_need(scale.desired, at.memory.stabilization(spec))
+    memory = at.memory.with_data(spec, now, 0).with_need(spec, scale.desired)
     if not _settled(spec, memory, now):
         return Recommendation(scale.desired, Reason.SETTLING), memory
     if latency <= seen.slo_latency:

@@ -7,8 +7,8 @@ start-up. ``sources.queries`` has the rates of two hours, and the numbers that a
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from slo_autoscaler.law.budget import Budget
-from slo_autoscaler.law.calibration import FACTORS, Calibration
+from slo_autoscaler.law.base.budget import Budget
+from slo_autoscaler.law.base.calibration import FACTORS, Calibration
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.spec import Spec

@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 
 from slo_autoscaler.law.allocate import Claim, allocate
-from slo_autoscaler.law.history import History
-from slo_autoscaler.law.scenarios import RATIOS
+from slo_autoscaler.law.foresight.history import History
+from slo_autoscaler.law.foresight.scenarios import RATIOS
 from tailbound_lab.simulate.cluster import MINUTE, Floats, Job, Setting
 
 MOST: Final = 100

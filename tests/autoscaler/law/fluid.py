@@ -8,7 +8,7 @@ What a scrape shows is a mean: of one step, or of the window of rates, which is 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from slo_autoscaler.law.curve import curve
+from slo_autoscaler.law.base.curve import curve
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation

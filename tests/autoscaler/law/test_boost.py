@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slo_autoscaler.law.base.calibration import Calibration
 from slo_autoscaler.law.boost import boost, needless, nominal
-from slo_autoscaler.law.calibration import Calibration
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation

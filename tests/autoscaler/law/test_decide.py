@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.allocate import allocate
-from slo_autoscaler.law.budget import Budget
+from slo_autoscaler.law.base.budget import Budget
+from slo_autoscaler.law.base.needs import Needs
 from slo_autoscaler.law.decide import claim, decide, decided, raised, recommended
-from slo_autoscaler.law.history import History
+from slo_autoscaler.law.foresight.history import History
+from slo_autoscaler.law.foresight.scenarios import Followed
 from slo_autoscaler.law.memory import Memory, Refusal, TooFew
-from slo_autoscaler.law.scenarios import Followed
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.schedule import Hold, ScheduleEntry
@@ -162,11 +163,11 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
     *_, (_, _, _, memory, now) = play(spec, scale, story)
     scale = replace(scale, desired=max(1, limits_of(spec, scale)[1]), available=1)
     _, held = decide(Situation(spec, nothing or Observation(), scale, memory, now + gap))
-    assert (held.observed, held.needs, held.history, held.budget) == (
-        memory.observed, memory.needs, memory.history, memory.budget
+    assert (held.needs, held.history, held.budget) == (
+        memory.needs, memory.history, memory.budget
     )  # fmt: skip
     decision, _ = decide(Situation(spec, resting, scale, held, now + gap + 5.0))
-    most = memory.needed(memory.stabilization(spec) - 2.0 * spec.timing.interval)
+    most = memory.needs.highest(memory.stabilization(spec) - 2.0 * spec.timing.interval)
     assert decision.replicas is None or decision.replicas >= min(most, scale.desired)
 
 
@@ -194,9 +195,10 @@ def test_what_is_read_directly_only_raises_and_teaches_nothing_but_the_need(spec
             continue
         decision, after = found
         assert before.desired < decision.replicas <= highest
-        assert decision.replicas <= max(lowest, before.desired + free)
+        _, taken = memory.noticed(spec, before, now)
+        assert decision.replicas <= max(lowest, taken.desired + free)
         assert rate > observation.capacity * before.desired
-        unlike = {"too_few": None, "asked": None, "scaled_at": None, "scaled_up_at": None, "needs": ()}
+        unlike = {"too_few": None, "asked": None, "scaled_at": None, "scaled_up_at": None, "needs": Needs()}
         assert replace(after, **unlike) == replace(memory, **unlike)
 
 
@@ -254,7 +256,7 @@ class Case:
 
     def wish(self):
         spec = a_spec(**{"longest_gap": math.inf} | self.spec)
-        memory = replace(Memory.initial(self.scale, 0.0), needs=())
+        memory = replace(Memory.initial(self.scale, 0.0), needs=Needs())
         memory = replace(memory, **self.memory)
         seen = self.observation or Observation()
         return recommended(Situation(spec, seen, self.scale, memory, LATER, MOMENT, self.by_hand))
@@ -289,7 +291,7 @@ LEARNING = seen(capacity=None, attainment=0.9, p99=0.11)
 SLOW = seen(rate=150.0, burn_short=20.0, queue_mean=0.001)
 WAITING = seen(rate=50.0, burn_short=5.0, queue_mean=0.05, up_replicas=5.0)
 OVERSPENT = {"budget": Budget(3600.0, served=1e5, spent=2e5)}
-NEEDED = {"needs": ((990.0, 5),), "observed": 995.0, "seen_at": 995.0}
+NEEDED = {"needs": Needs(995.0, ((990.0, 5),)), "seen_at": 995.0}
 JUMPED = {
     "history": History(followed=Followed().plus([*[(150.0, 150.0)] * 99, (150.0, 900.0)], nothing=1.0)),
     "seen_at": 995.0,
@@ -420,7 +422,7 @@ CHANGES = [
     Case(Reason.FLEET_FULL, 4, seen(rate=1000.0), FIVE, share=4),
     Case(Reason.LOAD_BELOW_CAPACITY, 3, seen(rate=90.0, up_replicas=5.0), FIVE),
     Case(Reason.LOAD_BELOW_CAPACITY, 6, CALM, NINE, memory={"too_few": TooFew(18.0, 2e3, 600.0)}),
-    Case(Reason.LOAD_BELOW_CAPACITY, 7, CALM, NINE, memory=NEEDED | {"needs": ((990.0, 7),)}),
+    Case(Reason.LOAD_BELOW_CAPACITY, 7, CALM, NINE, memory=NEEDED | {"needs": Needs(995.0, ((990.0, 7),))}),
     Case(Reason.NOT_WORTH_A_REPLICA, 3, seen(rate=150.0, up_replicas=5.0), FIVE, memory=JUMPED | OVERSPENT),
     Case(Reason.LATENCY_BELOW_TARGET, 3, seen(p99=0.02, up_replicas=5.0), FIVE, PROPORTIONAL),
     Case(Reason.NO_TRAFFIC, 3, seen(rate=0.0, in_flight=0.0, up_replicas=5.0), FIVE),

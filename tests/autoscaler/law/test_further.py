@@ -29,7 +29,7 @@ def test_joined_needs_the_most_and_falls_only_with_every_metric(pairs, wanted, c
         assert found.replicas >= current
     else:
         assert found.replicas <= max(wanted, *(math.ceil(value / target) for value, target in pairs))
-    assert memory.needed(math.inf) >= found.replicas
+    assert memory.needs.highest(math.inf) >= found.replicas
 
 
 def test_joined_without_further_metrics_changes_nothing():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.calibration import Calibration
+from slo_autoscaler.law.base.calibration import Calibration
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
@@ -128,16 +128,6 @@ def test_whatever_is_read_each_replica_is_awaited_once_and_start_ups_are_bounded
         assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= TUNING.longest_start_up
 
 
-@given(st.lists(st.tuples(st.floats(0.0, 30.0), st.integers(0, 20)), max_size=30), st.floats(0.0, 60.0))
-def test_what_was_needed_is_the_most_of_the_last_seconds_with_data(needs, span):
-    memory, told = Memory(seen_at=0.0), []
-    for passed, count in needs:
-        memory = replace(memory, observed=memory.observed + passed).with_need(count, 60.0)
-        told.append((memory.observed, count))
-    recent = [count for when, count in told if memory.observed - when <= span]
-    assert memory.needed(span) == max(recent, default=0)
-
-
 @given(reads)
 def test_for_other_replicas_what_was_learned_stays_and_what_was_asked_or_awaited_goes(counts):
     memory = asking(2, 9)
@@ -148,7 +138,7 @@ def test_for_other_replicas_what_was_learned_stays_and_what_was_asked_or_awaited
     moved, now = memory.elsewhere(Scale(5, 4), 100.0), 105.0
     assert (moved.asked, moved.refusal, moved.idle_since, moved.scaled_at) == (None, None, None, None)
     assert (moved.start_up_time, moved.budget, moved.calibration) == (20.0, memory.budget, learned)
-    assert moved.needed(0.0) == 5, "no dip"
+    assert moved.needs.highest(0.0) == 5, "no dip"
     seen, scale = moved.noticed(SPEC, Scale(5, 4), now)
     assert (scale.desired, seen.stuck(SPEC, now)) == (5, 0)
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.calibration import FACTORS
+from slo_autoscaler.law.base.calibration import FACTORS
 from slo_autoscaler.law.decide import decide
-from slo_autoscaler.law.history import SLOT
+from slo_autoscaler.law.foresight.history import SLOT
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.restart import Recorded, warm
 from slo_autoscaler.law.situation import Situation

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from slo_autoscaler.law.curve import curve
+from slo_autoscaler.law.base.curve import curve
 from tailbound_lab.bench.capacity import Learned, arrivals
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.history import KEPT, SLOT, History
-from slo_autoscaler.law.scenarios import bin_of
+from slo_autoscaler.law.foresight.history import KEPT, SLOT, History
+from slo_autoscaler.law.foresight.scenarios import bin_of
 from slo_autoscaler.law.tuning import TUNING
 from support.fuzzing import fuzzed
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.scenarios import RATIOS, Followed, bin_of, with_rates
+from slo_autoscaler.law.foresight.scenarios import RATIOS, Followed, bin_of, with_rates
 
 RATES = st.sampled_from([0.0, 1e-9, 1e-3, 1.0, 100.0, 1e9]) | st.floats(0.0, 1e6)
 NOTHING = 1e-3

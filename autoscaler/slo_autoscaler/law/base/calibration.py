@@ -17,8 +17,7 @@ from math import exp, floor, log
 from operator import add
 from typing import Final
 
-from slo_autoscaler.law.curve import LOADS, Curve, late_shares
-from slo_autoscaler.law.scenarios import STEP
+from slo_autoscaler.law.base.curve import LOADS, STEP, Curve, late_shares
 from slo_autoscaler.law.tuning import TUNING
 
 SPAN: Final = 28

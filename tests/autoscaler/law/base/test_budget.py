@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.budget import Budget
+from slo_autoscaler.law.base.budget import Budget
 from slo_autoscaler.law.tuning import TUNING
 
 PERIOD = 3600.0

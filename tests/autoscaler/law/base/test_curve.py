@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.curve import Curve, curve
+from slo_autoscaler.law.base.curve import Curve, curve
 
 CAPACITIES = st.floats(1e-3, 1e5)
 LATENCIES = st.floats(1e-3, 60.0)

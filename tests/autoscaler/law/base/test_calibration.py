@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slo_autoscaler.law.calibration import Calibration
-from slo_autoscaler.law.curve import Curve, curve
+from slo_autoscaler.law.base.calibration import Calibration
+from slo_autoscaler.law.base.curve import Curve, curve
 
 PERIOD = 3600.0
 CLAIMED = 100.0

@@ -21,12 +21,13 @@ from functools import lru_cache
 from math import erfc, exp, pi, sqrt
 from typing import Final
 
-from slo_autoscaler.law.scenarios import STEP
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.signals import Observation
 
 PRECISION: Final = 1e-9
 """Relative error of a load."""
+STEP: Final = 1.05
+"""Ratio of neighbors in a grid of loads or rates: 5% of load is one replica of twenty."""
 LOADS: Final = range(-240, 400)
 """Exponents of ``STEP``: loads of a replica, as multiples of its goodput. Late shares are constant beyond."""
 

@@ -15,7 +15,7 @@ from math import sqrt
 from operator import mul
 from typing import Final
 
-from slo_autoscaler.law.scenarios import Followed
+from slo_autoscaler.law.foresight.scenarios import Followed
 from slo_autoscaler.law.tuning import TUNING
 
 SLOT: Final = 5.0

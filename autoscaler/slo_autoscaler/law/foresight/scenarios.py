@@ -4,7 +4,7 @@ Moments are similar if their rates are within a factor (``similar``). Bins (``RA
 which the rate had changed some time later. So ramps, bursts, steps and their returns need no model. With few
 moments the odds shrink towards chance. A small part goes to rises beyond any that was observed.
 
-``history`` finds the moments; ``recommend`` weighs every count of replicas against these odds.
+``history`` finds the moments; ``price`` weighs every count of replicas against these odds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +13,9 @@ from functools import lru_cache
 from math import exp, log
 from typing import Final
 
+from slo_autoscaler.law.base.curve import STEP
 from slo_autoscaler.law.tuning import TUNING
 
-STEP: Final = 1.05
-"""Ratio of one bin to the one before: 5% of load is one replica of twenty."""
 STILL: Final = 64
 """Index of the ratio 1: the lowest is a 22nd."""
 HIGHEST: Final = 96
