@@ -1,9 +1,9 @@
 """Splits a shared budget of replicas among functions by predicted misses saved. [P]
 
-A replica is worth ``rate x (late(n) - late(n + 1)) x priority``: predicted misses per second. It is worth
-more to the function that holds it, by ``move_margin``. Where the late share falls unevenly (an overloaded
-function gains nothing from one more replica, and all from three), the next replicas count together, by their
-average.
+A replica is worth ``rate x (late(n) - late(n + 1)) x priority``: predicted misses per second. A moved one
+serves neither function for a start-up. So it is worth more to its holder, by its start-up over the time for
+which it would stay (``Claim.margin``). Where the late share falls unevenly (an overloaded function gains
+nothing from one more replica, and all from three), the next replicas count together, by their average.
 
 Knows neither time nor platform; ``current`` is the only state.
 """
@@ -12,8 +12,6 @@ import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-
-from slo_autoscaler.law.tuning import TUNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,8 @@ class Claim:
     """Predicted late share at a count of replicas: falls as the count rises."""
     priority: float = 1.0
     """Weight of its misses against those of other functions."""
+    margin: float = 0.0
+    """Gain over loss for which a replica leaves it, less 1."""
     stuck: int = 0
     """Current replicas that should serve by now and do not: where replicas are short, they earn no more."""
 
@@ -51,7 +51,7 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
 
     All get their recommendation if it fits. Otherwise floors come first; if even these do not fit, they are
     filled by priority, then by name. The rest goes to where it saves most. A replica leaves its holder only
-    for a gain that exceeds the loss by ``move_margin``. So equal functions keep their counts, and the same
+    for a gain that exceeds the loss by its ``margin``. So equal functions keep their counts, and the same
     claims with the result as ``current`` change nothing or improve it. A larger budget takes from a function
     only where late shares fall unevenly: several replicas that now fit together may displace single ones.
     """
@@ -91,7 +91,7 @@ def _saved(claim: Claim) -> list[float]:
     late = [claim.late(count) for count in range(claim.lowest, claim.most + 1)]
     present = claim.current - claim.lowest
     weights = (
-        claim.rate * claim.priority * (1.0 + TUNING.move_margin if index < present else 1.0)
+        claim.rate * claim.priority * (1.0 + claim.margin if index < present else 1.0)
         for index in range(len(late) - 1)
     )
     gains = (

@@ -175,7 +175,7 @@ def claim(wish: Wish) -> Claim:
         # It scales down by its own rules, and until then keeps its count.
         down, _ = _down(wish, limits)
         wanted = current if down is None else down
-    stuck = wish.at.memory.stuck(wish.at.spec, wish.at.now)
+    memory, spec, now = wish.at.memory, wish.at.spec, wish.at.now
     rate, late = recommendation.rate, recommendation.late
     if recommendation.reason is Reason.FURTHER_METRIC:
         # The arrivals say nothing of this work: each replica short of the need leaves its capacity undone.
@@ -183,7 +183,8 @@ def claim(wish: Wish) -> Claim:
     elif late is None:
         # Without a prediction the arrivals count, and each further replica is worth less.
         rate, late = wish.at.seen.arrival_rate or 0.0, _less_with_each
-    return Claim(lowest, wanted, current, rate, late, wish.at.spec.priority, stuck)
+    margin, stuck = memory.margin(spec, now), memory.stuck(spec, now)
+    return Claim(lowest, wanted, current, rate, late, spec.priority, margin, stuck)
 
 
 def _short(recommendation: Recommendation, replicas: int) -> float:

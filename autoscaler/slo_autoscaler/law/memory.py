@@ -144,6 +144,16 @@ class Memory:
             return 0
         return sum(now - since > TUNING.ready_by * self.start_up(spec) for since, _ in self.pending)
 
+    def margin(self, spec: Spec, now: float) -> float:
+        """Return the gain over loss for which a replica may leave for another function, less 1.
+
+        It is the start-up over the expected stay: a start-up, and as long again as the count has stayed.
+        """
+        if self.scaled_at is None:
+            return 0.0
+        start_up = max(self.start_up(spec), spec.timing.interval)
+        return start_up / (start_up + max(0.0, now - self.scaled_at))
+
     def told(self, start_up_time: float | None) -> "Memory":
         """Return the same with the start-up time that the replicas report; None changes nothing."""
         reported = self.reported if start_up_time is None else min(start_up_time, TUNING.longest_start_up)

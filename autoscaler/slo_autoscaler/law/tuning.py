@@ -76,7 +76,7 @@ class Tuning:
     boost_alone: float = 30.0
     """Longest boost that bridges no start-up: load that chance explains is gone by then."""
 
-    # Replicas: ``memory``, ``allocate``
+    # Replicas: ``memory``
     ready_by: float = 2.0
     """Start-up times after which a replica that does not serve yet is no supply."""
     refused_after_reads: int = 3
@@ -89,9 +89,6 @@ class Tuning:
     """Time for which a count that was too low is not tried again; twice as long if it is again."""
     avoided_most: float = 3600.0
     """Longest such time."""
-    move_margin: float = 0.5
-    """Gain over loss for which a replica moves between functions, less 1. A moved replica serves neither for
-    one start-up: where loads stay alike for two more, the holder loses for three, the other gains for two."""
 
 
 TUNING: Final = Tuning()

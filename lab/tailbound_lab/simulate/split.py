@@ -8,6 +8,7 @@ the measure has no period, and no wait before scale-down. Nothing is tuned to a 
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from math import ceil
 from typing import Final
@@ -141,11 +142,12 @@ class Ours:
         self._table = table
         self._allowed = 1.0 - objective
         self._histories: list[History] = []
+        self._changed_at: list[float] = []
         self._full = True
 
     def first(self, jobs: int, cap: int) -> list[int]:
         """Return one replica each."""
-        self._histories = []
+        self._histories, self._changed_at = [], [0.0] * jobs
         return [1] * jobs
 
     def decide(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
@@ -159,7 +161,10 @@ class Ours:
             history.after([(now, rate)], horizon) for history, rate in zip(histories, rates, strict=True)
         ]
         claims = {
-            str(index): self._claim(history, rate, seconds, job.target, cap)
+            str(index): replace(
+                self._claim(history, rate, seconds, job.target, cap),
+                margin=horizon / (horizon + now - self._changed_at[index]),
+            )
             for index, (job, history, rate) in enumerate(zip(jobs, self._histories, rates, strict=True))
         }
         self._full = sum(claim.most for claim in claims.values()) > cap
@@ -167,7 +172,12 @@ class Ours:
         given = allocate(
             {name: claim for name, claim in claims.items() if name not in kept}, cap - sum(kept.values())
         )
-        return [kept[name] if name in kept else given[name] for name in claims]
+        counts = [kept[name] if name in kept else given[name] for name in claims]
+        self._changed_at = [
+            before if count == job.target else now
+            for before, count, job in zip(self._changed_at, counts, jobs, strict=True)
+        ]
+        return counts
 
     def _claim(self, history: History, rate: float, seconds: float, current: int, cap: int) -> Claim:
         rates = max(rate, history.nothing) * np.array(RATIOS)

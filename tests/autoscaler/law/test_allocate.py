@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.allocate import Claim, allocate
-from slo_autoscaler.law.tuning import TUNING
 
 rates = st.floats(0.0, 1e4)
 priorities = st.sampled_from((0.5, 1.0, 4.0))
@@ -83,11 +82,12 @@ def test_allocate_called_again_with_its_own_result_changes_nothing(fleet, budget
 
 
 @pytest.mark.parametrize(
-    ("gain", "moves"), [(1.0, False), (0.9 + TUNING.move_margin, False), (1.1 + TUNING.move_margin, True)]
+    ("gain", "margin", "moves"),
+    [(0.9, 0.0, False), (1.1, 0.0, True), (1.9, 1.0, False), (2.1, 1.0, True), (2.1, 9.0, False)],
 )
-def test_a_replica_leaves_its_holder_only_for_a_gain_beyond_the_margin(gain, moves):
+def test_a_replica_leaves_its_holder_only_for_a_gain_beyond_the_margin(gain, margin, moves):
     fleet = {
-        "holder": Claim(1, 2, 2, 10.0, even(0.5)),
+        "holder": Claim(1, 2, 2, 10.0, even(0.5), margin=margin),
         "other": Claim(1, 2, 1, 10.0 * gain, even(0.5)),
     }
     assert allocate(fleet, 3) == ({"holder": 1, "other": 2} if moves else {"holder": 2, "other": 1})
@@ -141,6 +141,9 @@ def test_replicas_that_do_not_come_up_are_cut_only_where_the_budget_is_short(bud
 
 def test_replicas_that_save_only_together_stay_unless_others_save_more_than_both():
     together, alone = [1.0, 0.4, 0.3, 0.0], [1.0, 0.4, 0.0]
-    claims = {"a": Claim(1, 3, 3, 10.0, together.__getitem__), "b": Claim(1, 2, 1, 10.0, alone.__getitem__)}
+    claims = {
+        "a": Claim(1, 3, 3, 10.0, together.__getitem__, margin=0.5),
+        "b": Claim(1, 2, 1, 10.0, alone.__getitem__),
+    }
     assert allocate(claims, 4) == {"a": 3, "b": 1}
     assert allocate({**claims, "a": replace(claims["a"], current=1)}, 4) == {"a": 2, "b": 2}

@@ -177,5 +177,11 @@ def test_scaled_second_rise_does_not_show_that_fewer_were_too_few():
     assert memory.scaled(Scale(5, 5), 6, 30.0, rate=400.0).kept(400.0, 31.0) == 0
 
 
+def test_margin_is_the_start_up_over_the_time_that_the_count_has_stayed():
+    memory = asking(2, 3)
+    assert [memory.margin(SPEC, now) for now in (0.0, 10.0, 990.0)] == [1.0, 0.5, 0.01]
+    assert Memory.initial(Scale(2, 2), 0.0).margin(SPEC, 5.0) == 0.0
+
+
 def test_start_up_that_replicas_report_is_bounded():
     assert Memory.initial(Scale(1, 1), 0.0).told(1e6).start_up(SPEC) == TUNING.longest_start_up
