@@ -22,6 +22,7 @@ from slo_autoscaler.law.foresight.scenarios import RATIOS, with_rates
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
+from slo_autoscaler.law.window import believed_rate
 from slo_autoscaler.model import Reason, Recommendation
 from slo_autoscaler.signals import Observation
 
@@ -36,7 +37,7 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     window = seen.rate_window or 2.0 * spec.timing.rate_lag
     replica = observed(seen)
     rate, newest = seen.arrival_rate or 0.0, seen.arrival_rate_now
-    believed = _believed(rate, newest, spec.timing.rate_lag)
+    believed = believed_rate(rate, newest, spec.timing.rate_lag)
     horizon = memory.start_up(spec) + interval
     history = memory.history.every(interval).after([(now, believed)], horizon)
     load = (rate if newest is None else newest) / (max(1, scale.available) * replica.goodput)
@@ -143,11 +144,3 @@ def _hanging(seen: Observation, before: float, window: float) -> float:
     if (seen.slo_latency or 0.0) >= window:
         return 0.0
     return before if seen.stalled is None else seen.stalled
-
-
-def _believed(rate: float, newest: float | None, lag: float) -> float:
-    """Return the current rate: that of the newest interval if it is higher than chance explains."""
-    mean, sigmas = rate * max(lag, 1.0), TUNING.sigmas
-    # A Poisson count of the mean exceeds it by the square root of it; of a small one by more.
-    chance = (sigmas * mean**0.5 + sigmas * sigmas / 2.0) / max(lag, 1.0)
-    return newest if newest is not None and newest > rate + chance else rate

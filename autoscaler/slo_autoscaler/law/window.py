@@ -30,10 +30,13 @@ def rate_window(shortest: float, slo_latency: float, rate: float) -> float:
 def widened(past: Past, seen: Observation, shortest: float, now: float) -> tuple[Observation, Past]:
     """Return the observation with rates over the function's window, and the past for the next one.
 
-    ``now`` is seconds on any monotonic clock. The newest observation chooses the window, so a load that rises
-    shortens it at once. Its own rate is then the newest one: two scrapes of a slow function are chance.
+    ``now`` is seconds on any monotonic clock. The mean rate chooses the window, or the newest beyond chance,
+    so a load that rises shortens it at once. The rate of the newest observation is then the newest one: two
+    scrapes of a slow function are chance.
     """
-    window = rate_window(shortest, seen.slo_latency or 0.0, seen.arrival_rate or 0.0)
+    rates = [observation.arrival_rate or 0.0 for _, observation in past] or [seen.arrival_rate or 0.0]
+    rate = believed_rate(sum(rates) / len(rates), seen.arrival_rate, shortest)
+    window = rate_window(shortest, seen.slo_latency or 0.0, rate)
     if window <= shortest:
         return seen, ()
     # Each observation covers the shortest window itself.
@@ -48,6 +51,14 @@ def widened(past: Past, seen: Observation, shortest: float, now: float) -> tuple
     newest = {"rate_now": seen.arrival_rate, "gateway_rate_now": None}
     burn_short = _burn(every)
     return replace(seen, **means | newest, burn_short=burn_short, rate_window=window), past
+
+
+def believed_rate(rate: float, newest: float | None, lag: float) -> float:
+    """Return the current rate: that of the newest interval if it is higher than chance explains."""
+    mean, sigmas = rate * max(lag, 1.0), TUNING.sigmas
+    # A Poisson count of the mean exceeds it by the square root of it; of a small one by more.
+    chance = (sigmas * mean**0.5 + sigmas * sigmas / 2.0) / max(lag, 1.0)
+    return newest if newest is not None and newest > rate + chance else rate
 
 
 _RATES: Final = ("rate", "gateway_rate", "in_flight_growth")

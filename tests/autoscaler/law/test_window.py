@@ -42,7 +42,13 @@ def test_widened_slow_function_has_the_mean_of_its_window_and_no_chance_of_two_s
     assert (seen.rate, seen.rate_now) == (pytest.approx(0.1, rel=0.02), 0.2)
 
 
-@given(st.lists(st.floats(0.0, 1000.0), min_size=1, max_size=40), st.floats(5.0, 1000.0))
+def test_widened_rate_that_chance_explains_leaves_the_window():
+    """Of 0.3/s, as many as 15 requests in 20 s are three standard deviations."""
+    seen, _ = played(*[0.3] * 100, 0.75)
+    assert seen.rate_window == TUNING.longest_window
+
+
+@given(st.lists(st.floats(0.0, 4.0), min_size=1, max_size=40), st.floats(6.0, 1000.0))
 def test_widened_load_that_rises_is_seen_at_once_whatever_came_before(before, rate):
     seen, past = played(*before, rate)
     assert (seen.rate, seen.rate_now, past) == (rate, 7.0, ())
