@@ -18,10 +18,17 @@ PREDICTED: Final = (
     "{count}: {predicted} late",
     "{count_fewer}: {predicted_fewer}",
     "{count_more}: {predicted_more}",
-    "allowed now {allowed}",
+    "at a steady rate {allowed} may be",
     "a replica must save {worth} of all requests",
 )
-"""Clauses that compare the decided count with its neighbors."""
+"""Clauses that compare the decided count with its neighbors, by the rates that may come."""
+
+LATE_NOW: Final = (
+    "{late} were late, {allowed} may be",
+    "{queue_length} wait",
+    "requests wait {queue_mean} for a worker",
+)
+"""Clauses of what was measured."""
 
 
 class Reason(StrEnum):
@@ -95,8 +102,8 @@ class Reason(StrEnum):
     """Hold: fewer are enough now, but were not at every reconcile of one start-up time."""
     SCALE_DOWN_UNSAFE = (
         "ScaleDownUnsafe",
-        "more are late than allowed, so that no replica is removed",
-        *PREDICTED,
+        "more are late than allowed, or wait for longer than the SLO, so that no replica is removed",
+        *LATE_NOW,
     )
     """Hold: fewer would do, but more requests are late than allowed, because they waited."""
     FEWER_WERE_TOO_FEW = (
@@ -154,7 +161,7 @@ class Reason(StrEnum):
     """Up or hold: the load may rise so far within one start-up time."""
     STILL_LATE = (
         *("StillLate", "too many have been late for minutes, whatever the prediction says"),
-        *("requests wait {queue_mean} for a worker", *PREDICTED),
+        *LATE_NOW,
     )
     """Up: for minutes more were late than allowed, they waited, and by the prediction the count is right."""
     SLO_MISSED = "SloMissed", "the SLO is missed, and the missing replicas cannot be computed"
@@ -168,7 +175,9 @@ class Reason(StrEnum):
     """Down: fewer are enough, now and until they could be brought back."""
     NOT_WORTH_A_REPLICA = (
         *("NotWorthAReplica", "a rise may come, but is too unlikely to be worth a replica"),
-        *("{arrival_rate} come in now, {expected} are expected", *PREDICTED),
+        "{arrival_rate} come in now, {expected} are expected",
+        *("{count}: {predicted} late", "{count_more}: {predicted_more}"),
+        "a replica must save {worth} of all requests",
     )
     """Down: with fewer the predicted share is above the allowed one, but another replica saves too little of
     it."""

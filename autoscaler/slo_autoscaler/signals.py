@@ -301,6 +301,10 @@ DERIVED: Final[Mapping[str, Signal]] = {
     "predicted_more": Signal(
         Unit.SHARE, "Share of requests predicted to end late with one replica more than decided."
     ),
+    "late": Signal(
+        Unit.SHARE,
+        "Share of requests that were late because they waited, in the window of rates; null: none is known.",
+    ),
     "worth": Signal(
         Unit.SHARE,
         "Share of all requests that one more replica must keep from being late to be recommended.",

@@ -102,6 +102,20 @@ def test_first_clauses_need_no_number_and_the_others_know_the_inputs():
         assert set(re.findall(r"\{(\w+)\}", " ".join(others))) <= INPUTS.keys() | counts
 
 
+def test_reasons_give_the_numbers_that_they_compare_and_no_other_limit():
+    """A predicted share above the allowed one is no fault where the price decides."""
+    compared = {
+        Reason.NOT_WORTH_A_REPLICA: {"predicted", "predicted_more", "worth"},
+        Reason.SCALE_DOWN_UNSAFE: {"late", "allowed"},
+        Reason.STILL_LATE: {"late", "allowed"},
+    }
+    limits = {"predicted", "late", "allowed", "worth"}
+    for reason, names in compared.items():
+        numbers = set(re.findall(r"\{(\w+)\}", " ".join(reason.clauses)))
+        assert names <= numbers
+        assert numbers & limits == names & limits
+
+
 @pytest.mark.parametrize(
     ("inputs", "cause", "told"),
     [

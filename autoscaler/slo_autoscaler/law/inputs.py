@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Final
 
+from slo_autoscaler.law.recommend import late_share
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Recommendation
 from slo_autoscaler.signals import INPUTS, SIGNALS
@@ -60,6 +61,7 @@ def numbers(at: Situation, recommendation: Recommendation) -> dict[str, float | 
         "period": memory.history.period * memory.history.slot or None,
         "correction": memory.calibration.factor,
         "burn_rate": seen.burn_rate,
+        "late": late_share(seen),
     }
     if recommendation.late is not None:
         inputs |= {
