@@ -267,9 +267,7 @@ class Controller:
             if scale is not None and most > 1.0:
                 factor = self._boosted(name, target, most, scale, loads.get(name))
                 decided[name] = factor, most
-            target.boost = factor
-            if acts:
-                target.boosted = max(target.boosted, factor)
+            target.boosts(factor, most, acts=acts)
             if name in ranges:
                 caps, start_up = (limits.max_cpu, limits.requests), limits.start_up_factor
                 boosts[name] = CpuBoost(factor, *caps, start_up) if acts else CpuBoost(1.0, *caps)

@@ -250,6 +250,8 @@ class Recommendation:
     """Share of all requests that a replica must keep from being late."""
     late: Callable[[int], float] | None = None
     """Predicted late share by count."""
+    unbridged: Callable[[], int] | None = None
+    """Count without a boost; None: no boost bridges."""
     detail: str = ""
     """What the reason's clauses cannot say in numbers."""
 

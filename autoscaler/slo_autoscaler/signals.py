@@ -362,6 +362,12 @@ DERIVED: Final[Mapping[str, Signal]] = {
         clause="boosted to {boost} x CPU",
         title="Boost",
     ),
+    "unbridged": Signal(
+        Unit.COUNT,
+        "Replicas that would be recommended if no boost bridged jumps; null: none does.",
+        clause="a boost bridges jumps; {unbridged} replicas would be recommended without it",
+        title="Replicas without a boost",
+    ),
     "stuck": Signal(
         Unit.COUNT,
         "Replicas that should serve by now and do not.",

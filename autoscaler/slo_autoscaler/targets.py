@@ -88,6 +88,8 @@ class Target:
     """CPU factor in force."""
     boosted: float = 1.0
     """The highest since the last reconcile."""
+    bridge: float = 1.0
+    """Highest CPU factor with which a boost may bridge jumps; 1: it cannot."""
 
     def backs_off(self) -> bool:
         """Return whether to leave it out of this reconcile, which shortens its backoff."""
@@ -125,7 +127,7 @@ class Target:
 
         ``learn`` returns the memory with what the source recorded earlier.
         """
-        spec = _with_labels(self.spec, scale)
+        spec = self._settings(scale)
         self._adapt(scale, now)
         if scale.mode == "shadow":
             shadow = self.shadow or Shadow.beside(scale, now)
@@ -173,10 +175,18 @@ class Target:
         # Most functions end here, before any object is made for them.
         if load.rate <= (seen.capacity or inf) * scale.desired:
             return None
-        spec, seen = _with_labels(self.spec, scale), replace(seen, direct_rate=load.rate)
+        spec, seen = self._settings(scale), replace(seen, direct_rate=load.rate)
         at = self._situation(spec, seen, scale, memory, now, wall(), self.boost)
         result = raised(at, free(spec.group))
         return None if result is None else Outcome(result[0], scale, scale, result[1], acts=True)
+
+    def boosts(self, factor: float, most: float, *, acts: bool) -> None:
+        """Take ``factor``, of at most ``most``, for the boost in force; ``acts``: its pods get it."""
+        self.boost = factor
+        if acts:
+            self.boosted = max(self.boosted, factor)
+        # A shadow is as if it acted. A client that acts on recommendations boosts nothing.
+        self.bridge = most if acts or self.shadow is not None else 1.0
 
     def boost_up_to(self, most: float, scale: Scale, load: Load | None, now: float) -> Boost | None:
         """Return the boost, at most by ``most``; None: nominal, also if it was not observed lately."""
@@ -194,6 +204,13 @@ class Target:
             seen = replace(seen, direct_rate=load.rate, direct_in_flight=load.in_flight)
         at = nominal(Situation(spec, seen, scale, memory, now, boost=self.boost))
         return boost(at, self.boost)
+
+    def _settings(self, scale: Scale) -> Spec:
+        """Return the settings with the function's own labels, and the boost that its pods can have."""
+        spec = _with_labels(self.spec, scale)
+        if self.bridge == spec.boost.max_factor:
+            return spec
+        return replace(spec, boost=replace(spec.boost, max_factor=self.bridge))
 
     def _situation(
         self,

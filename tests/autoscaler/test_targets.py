@@ -88,6 +88,29 @@ def test_reconcile_after_a_boost_does_not_believe_the_capacity_of_boosted_replic
 
 
 @pytest.mark.parametrize(
+    ("settings", "able", "bridges"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"defaults.mode": "recommend"}, True, False),
+        ({"defaults.mode": "shadow"}, True, True),
+        ({"defaults.boost.max_factor": 1.0}, True, False),
+    ],
+    ids=["active", "without the label", "recommend", "shadow", "not set"],
+)
+def test_reconcile_tells_the_count_without_a_boost_where_one_bridges(gateway, settings, able, bridges):
+    """A client that acts on recommendations boosts nothing."""
+    booster = Boosted()
+    booster.able = booster.able if able else {}
+    with Bench(gateway, *[{A: CALM}] * 2, boost={"booster": booster}, **{**TRIPLE, **settings}) as bench:
+        bench.reconcile()
+        bench.controller.boost()
+        bench.reconcile()
+        told = bench.controller.decisions(A, 1)["decisions"][-1]["inputs"]["unbridged"]
+    assert (told is not None) is bridges
+
+
+@pytest.mark.parametrize(
     ("settings", "seen_", "counts"),
     [
         ({"fleet.replicas": 6, "functions": {B: {"priority": 9.0}}}, {A: BUSY, B: BUSY}, [2, 4]),

@@ -2,7 +2,8 @@
 
 A replica has a late share at each load, and the unspent error budget allows a share to be late now
 (``base``). The rate one start-up ahead has odds (``foresight``). So every count of replicas has a predicted
-late share. The law requests or keeps a replica if it saves more late requests than its price.
+late share. The law requests or keeps a replica if it saves more late requests than its price. A boost
+bridges jumps, so that fewer stand by for them.
 
 - ``recommend``    policy ``slo``: what an observation teaches, and the count for it
 - ``base``         late share of a replica, share that may be late now, replicas needed lately

@@ -2,8 +2,8 @@
 
 A running replica can be given CPU within a second, a new one needs its start-up time. So the load that the
 serving replicas cannot carry is answered vertically first and horizontally after: as Themis
-(arXiv:2407.14843) and Sponge (arXiv:2404.00704) do. A boost never replaces a replica: the count is decided as
-if there were none.
+(arXiv:2407.14843) and Sponge (arXiv:2404.00704) do. A boost replaces no replica that a steady load needs, but
+some that would stand by for a jump (``foresight.price``).
 
 What a boosted replica measures says little of a nominal one: ``nominal`` holds its capacity and service
 time meanwhile, and ``Memory.boosts`` keeps its lateness out of the calibration.

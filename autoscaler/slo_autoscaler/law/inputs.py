@@ -69,6 +69,7 @@ def numbers(at: Situation, recommendation: Recommendation) -> dict[str, float | 
             "expected": recommendation.rate,
             "allowed": recommendation.allowed,
             "worth": recommendation.worth,
+            "unbridged": recommendation.unbridged() if recommendation.unbridged else None,
             "unspent": memory.budget.remaining(at.spec.budget_period) if memory.budget.served else None,
         }
     return inputs

@@ -8,7 +8,7 @@ Next step: ``recommend`` and ``decide`` read and renew it.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from math import ceil, inf
+from math import ceil, inf, sqrt
 from typing import Any
 
 from slo_autoscaler.law.base.budget import Budget
@@ -133,6 +133,16 @@ class Memory:
             self.start_up_time or 0.0, (self.new_node_start_up or 0.0) if self.without_node else 0.0
         )
         return max(spec.start_up_time, self.reported, learned)
+
+    def bridge(self, spec: Spec) -> float:
+        """Return the capacity with which a boost bridges jumps, as a multiple of the nominal; 1: it cannot.
+
+        Not all of the factor: a boost follows a jump by seconds, and may be less than asked for. It counts
+        for nothing while more have been late than allowed: no node has idle CPU, or the model gains nothing.
+        """
+        brief = self.start_up(spec) <= TUNING.boost_bridges
+        suffices = self.budget.remaining(spec.budget_period) >= 0.0
+        return sqrt(spec.boost.max_factor) if brief and suffices else 1.0
 
     def stabilization(self, spec: Spec) -> float:
         """Return the seconds for which fewer must have been enough before a scale-down."""

@@ -12,13 +12,13 @@ Next step: ``allocate`` where functions share a budget of replicas, then ``decid
 """
 
 from collections.abc import Sequence
-from math import ceil, inf
+from math import inf
 
 from slo_autoscaler.law.base.budget import Budget
 from slo_autoscaler.law.base.calibration import Calibration
 from slo_autoscaler.law.base.curve import Curve, observed
 from slo_autoscaler.law.foresight.price import Prediction
-from slo_autoscaler.law.foresight.scenarios import RATIOS, with_rates
+from slo_autoscaler.law.foresight.scenarios import with_rates
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
@@ -52,16 +52,17 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     calibration, budget = _accounts(at, replica, loads, late, compare=settled)
     budget = budget.with_late(stalled - memory.stalled, objective)
     replica = replica.corrected(calibration.factor)
-    base = max(believed, history.nothing)
-
-    odds: Sequence[float] = history.followed.odds(believed, history.nothing, window)
-    for rates, share in history.repeats(now + horizon, now + horizon + interval, window / 2.0):
-        odds = with_rates(odds, base, rates, share)
-    then = Prediction(base, odds, replica)
     allowed = budget.allowed(objective, spec.budget_period)
-    # Enough for the highest of the rates; the policy's bounds come later.
-    highest = max(scale.desired, ceil(RATIOS[-1] * base / replica.goodput))
-    count = then.count(allowed, scale.desired, highest)
+    base, bridge = max(believed, history.nothing), memory.bridge(spec)
+
+    def foreseen(gain: float) -> Prediction:
+        odds: Sequence[float] = history.followed.odds(believed, history.nothing, window)
+        for rates, share in history.repeats(now + horizon, now + horizon + interval, window / 2.0):
+            odds = with_rates(odds, base, rates, share)
+        return Prediction(base, odds, replica, gain)
+
+    then = foreseen(bridge)
+    count = then.count(allowed)
     missing = max(0, count - scale.available)
     # Where no node has room, another replica would find none either.
     broken = max(0, memory.stuck(spec, now) - (scale.unschedulable or 0))
@@ -83,9 +84,14 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
         reason = Reason.PEAK_EXPECTED
     elif late is None and (seen.burn_short or 0.0) > 1.0:
         reason = Reason.WILL_NOT_HELP
-    worth = replica.saved(allowed) / then.rate
     recommendation = Recommendation(
-        count, reason, rate=then.rate, allowed=allowed, worth=worth, late=then.late
+        count,
+        reason,
+        rate=then.rate,
+        allowed=allowed,
+        worth=replica.saved(allowed) / then.rate,
+        late=then.late,
+        unbridged=None if bridge == 1.0 else lambda: foreseen(1.0).count(allowed),
     )
     return recommendation, memory.with_data(
         spec,

@@ -71,6 +71,8 @@ class Tuning:
     """Load of the serving replicas, over their capacity, that boosts them: the capacity errs by less."""
     boost_grain: float = 0.25
     """Factors are multiples of it, so that noise of arrivals resizes nothing. A boost ends in such steps."""
+    boost_bridges: float = 120.0
+    """Longest start-up that a boost bridges: what a jump has beyond the boost is late for as long."""
     boost_drained_in: float = 1.0
     """Seconds in which a boost should drain the requests beyond those that are served within the SLO."""
     boost_alone: float = 30.0

@@ -194,8 +194,8 @@ def test_what_is_read_directly_only_raises_and_teaches_nothing_but_the_need(spec
         if found is None:
             continue
         decision, after = found
-        assert before.desired < decision.replicas <= highest
         _, taken = memory.noticed(spec, before, now)
+        assert before.desired < decision.replicas <= highest
         assert decision.replicas <= max(lowest, taken.desired + free)
         assert rate > observation.capacity * before.desired
         unlike = {"too_few": None, "asked": None, "scaled_at": None, "scaled_up_at": None, "needs": Needs()}
@@ -226,10 +226,10 @@ def test_decide_more_wait_than_are_answered_within_the_slo_keeps_every_replica()
     waiting = replace(burst, rate=200.0, rate_now=350.0, queue_length=900.0)
     learned = [calm] * 12 + [burst] * 4 + [calm] * 12 + [burst] * 4 + [calm] * 12
     *_, (_, _, _, memory, now) = play(a_spec(min_replicas=3), Scale(3, 3), [(each, 5.0) for each in learned])
-    story = [(each, 5.0) for each in [waiting] * 3 + [replace(waiting, queue_length=0.0)] * 3]
+    story = [(each, 5.0) for each in [waiting] * 3 + [calm] * 6]
     decisions = [each for _, _, each, _, _ in play(a_spec(), Scale(3, 3), story, memory, now)]
     assert [each.replicas for each in decisions[:3]] == [None] * 3
-    assert decisions[-1].replicas == 2
+    assert 2 in [each.replicas for each in decisions[3:]]
 
 
 def test_one_observation_after_a_gap_is_not_enough_to_give_back_a_replica():

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from slo_autoscaler.law.base.budget import Budget
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.recommend import late_share, recommend
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Scale
+from slo_autoscaler.spec import Boost
 from support.builders import a_spec, seen
 
 
@@ -176,3 +178,27 @@ def test_recommend_almost_no_traffic_is_none():
     _, memory = observed(*[seen()] * 30)
     none, almost = (observed(seen(rate=rate), memory=memory)[0].rate for rate in (0.0, 1e-6))
     assert almost == pytest.approx(none)
+
+
+BOOST = replace(SPEC, boost=Boost(max_factor=3.0))
+BURSTS = [seen(rate=rate, up_replicas=2.0, burn_short=0.0) for rate in (100.0, 100.0, 100.0, 400.0)] * 40
+
+
+def test_recommend_where_a_boost_bridges_fewer_replicas_stand_by():
+    """Every fourth moment is a burst, and the recommendation comes just before one."""
+    _, memory = observed(*BURSTS[:-1])
+    even, overspent = (replace(memory, budget=Budget(3600.0, 1e6, spent)) for spent in (0.9e6, 1.1e6))
+    nominal, _ = observed(BURSTS[0], memory=even)
+    bridged, _ = observed(BURSTS[0], memory=even, spec=BOOST)
+    missed, _ = observed(BURSTS[0], memory=overspent, spec=BOOST)
+    assert bridged.replicas < nominal.replicas <= missed.replicas
+    assert bridged.unbridged() == nominal.replicas
+    assert nominal.unbridged is missed.unbridged is None
+
+
+def test_recommend_start_up_of_minutes_is_not_bridged():
+    quick, slow = (
+        observed(*BURSTS[:-1], spec=replace(BOOST, start_up_time=seconds))[0] for seconds in (60.0, 180.0)
+    )
+    assert quick.unbridged is not None
+    assert slow.unbridged is None

@@ -18,7 +18,7 @@ the SLO, constant shares of l(b) from 0 to 0.6, each at loads from half to twice
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import erfc, exp, pi, sqrt
+from math import ceil, erfc, exp, pi, sqrt
 from typing import Final
 
 from slo_autoscaler.law.tuning import TUNING
@@ -70,6 +70,10 @@ class Curve:
     def rate(self, late: float) -> float:
         """Return the requests per second at which the share ``late`` ends late; the inverse of ``late``."""
         return self.goodput * _steady(self.spread, min(late, _ALL_BUT))[0]
+
+    def replicas(self, rate: float, late: float) -> int:
+        """Return the fewest, at least 1, with which at most the share ``late`` of ``rate`` is late."""
+        return max(1, ceil(rate / self.rate(late) * (1.0 - PRECISION)))
 
 
 def curve(

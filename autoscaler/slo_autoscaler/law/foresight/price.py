@@ -7,7 +7,10 @@ allowed share is late. Where the load may jump, replicas are pre-warmed as far a
 them. One price for all moments is the cheapest way to a given number of late requests (a Lagrange multiplier;
 the newsvendor's rule). Few replicas are coarse steps: the price alone would keep one of them far above the
 load with the allowed share late, for as long as the budget lasts. So at the median of the rates to come at
-most the allowed share is late.
+most the allowed share is late (``base``).
+
+A boost carries jumps until replicas serve, and no steady load. So jumps are weighed at a higher capacity, and
+the median at the nominal one.
 
 Next step: ``recommend`` asks for the count.
 """
@@ -33,6 +36,8 @@ class Prediction:
     odds: Sequence[float]
     """Weight of each of ``RATIOS``."""
     replica: Curve
+    gain: float = 1.0
+    """Capacity that serves a jump, as a multiple of the replica's: above 1 a boost bridges it."""
     rate: float = field(init=False)
     """Expected requests per second."""
     median: float = field(init=False)
@@ -57,9 +62,17 @@ class Prediction:
         self.median = self.base * RATIOS[bisect_left(sums, 0.5 * sums[-1])]
 
     def late(self, replicas: int) -> float:
-        """Return the predicted share of late requests with this many replicas, 0 to 1."""
+        """Return the predicted share of late requests with this many replicas, 0 to 1.
+
+        Where a boost bridges jumps at least that of the median, which it does not carry.
+        """
         if replicas <= 0 or self.replica.goodput <= 0.0:
             return 1.0
+        late = self._jumps_late(replicas)
+        return late if self.gain == 1.0 else max(late, self.replica.late(self.median / replicas))
+
+    def _jumps_late(self, replicas: int) -> float:
+        """Return the late share over the rates to come."""
         load = self._load(replicas)
         whole = floor(load)
         below, above = self._at(whole), self._at(whole + 1)
@@ -67,7 +80,7 @@ class Prediction:
 
     def _load(self, replicas: int) -> float:
         """Return the load of each of so many replicas, as an exponent of ``STEP``."""
-        return log(self.base / (replicas * self.replica.goodput)) / _LOG_STEP
+        return log(self.base / (replicas * self.gain * self.replica.goodput)) / _LOG_STEP
 
     def _at(self, load: int) -> float:
         share = self._known.get(load)
@@ -77,15 +90,12 @@ class Prediction:
             share = self._known[load] = sum(map(mul, self._weights, shares)) / self._total
         return share
 
-    def count(self, allowed: float, start: int, highest: int) -> int:
+    def count(self, allowed: float) -> int:
         """Return the count that is recommended where the share ``allowed`` may be late: see ``fewest``."""
-        return self.fewest(
-            self.replica.saved(allowed), start, self.steady(self.replica.rate(allowed)), highest
-        )
-
-    def steady(self, rate: float) -> int:
-        """Return the fewest replicas that get at most ``rate`` each at the median of the rates to come."""
-        return max(1, ceil(self.median / rate))
+        lowest = self.replica.replicas(self.median, allowed)
+        # Enough for the highest of the rates; the policy's bounds come later.
+        highest = max(lowest, ceil(RATIOS[-1] * self.base / self.replica.goodput))
+        return self.fewest(self.replica.saved(allowed), lowest, lowest, highest)
 
     def fewest(self, worth: float, start: int, lowest: int, highest: int) -> int:
         """Return the lowest count, within the bounds, at which one more replica saves less than ``worth``.
@@ -100,8 +110,8 @@ class Prediction:
             # table. So mostly one look-up is enough.
             if self._at(floor(self._load(count)) + 1) < worth:
                 return True
-            late = self.late(count)
-            return late < worth or late - self.late(count + 1) < worth
+            late = self._jumps_late(count)
+            return late < worth or late - self._jumps_late(count + 1) < worth
 
         probes = [start + 1, start - 2, start - 1, start]
         while lowest < highest:

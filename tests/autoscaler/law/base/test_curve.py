@@ -64,3 +64,11 @@ def test_late_share_without_load_or_without_capacity():
     assert curve(10.0, 0.2, 0.99).late(0.0) == 0.0
     assert curve(0.0, 0.2, 0.99).late(1.0) == 1.0
     assert curve(0.0, 0.2, 0.99).late(0.0) == 0.0
+
+
+@given(st.floats(0.0, 1e5), st.floats(1e-4, 0.5))
+def test_replicas_are_the_fewest_with_the_allowed_share_late(rate, allowed):
+    replica, rounding = curve(44.0, 0.2, 0.99, 0.045), 1e-6
+    count = replica.replicas(rate, allowed)
+    assert replica.late(rate / count) <= allowed * (1.0 + rounding)
+    assert count == 1 or replica.late(rate / (count - 1)) >= allowed * (1.0 - rounding)

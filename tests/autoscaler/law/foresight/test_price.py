@@ -55,21 +55,26 @@ def test_more_load_or_less_allowed_never_needs_fewer(prediction, allowed, more, 
     assert prediction.fewest(stricter, 1, 1, MOST) >= fewest
 
 
-@given(predictions(), ALLOWED)
-def test_the_steady_count_is_the_fewest_with_the_allowed_share_late_at_the_median(prediction, allowed):
-    count = prediction.steady(prediction.replica.rate(allowed))
+@given(predictions(), ALLOWED, st.floats(1.0, 3.0))
+def test_count_lets_no_more_than_the_allowed_share_be_late_at_the_median(prediction, allowed, gain):
+    count = replace(prediction, gain=gain).count(allowed)
 
-    def in_time(replicas: int, late: float) -> float:
-        """Return the share of the odds at which no more than ``late`` is late."""
+    def in_time(replicas: int) -> float:
+        """Return the share of the odds at which no more than ``allowed`` is late, at nominal capacity."""
         rates = zip(prediction.odds, RATIOS, strict=True)
         shares = (
             (odds, prediction.replica.late(prediction.base * ratio / replicas)) for odds, ratio in rates
         )
-        return sum(odds for odds, share in shares if share <= late) / sum(prediction.odds)
+        return sum(odds for odds, share in shares if share <= allowed * (1.0 + 1e-6)) / sum(prediction.odds)
 
-    rounding = 1e-6
-    assert in_time(count, allowed * (1.0 + rounding)) >= 0.5 - rounding
-    assert count == 1 or in_time(count - 1, allowed * (1.0 - rounding)) <= 0.5 + rounding
+    assert in_time(count) >= 0.5 - 1e-6
+
+
+@given(predictions(), st.floats(1.0, 3.0).filter(lambda gain: gain > 1.0))
+def test_capacity_for_jumps_hides_no_late_share_of_the_median(prediction, gain):
+    bridged = replace(prediction, gain=gain)
+    for count in (1, 2, 10):
+        assert bridged.late(count) >= prediction.replica.late(prediction.median / count)
 
 
 @pytest.mark.parametrize("replicas", [1, 10, 1000])
