@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from slo_autoscaler import words
 from slo_autoscaler.calls import Calls, DeferredError
 from slo_autoscaler.changes import Changes
 from slo_autoscaler.conflict import FEW, WITHIN, ScalerConflict
@@ -30,7 +31,7 @@ ANNOUNCED: Final = frozenset(
         *(Reason.PLATFORM_CAP, Reason.UNSCHEDULABLE),
     }
 )
-"""Reasons of which the function's object tells by an event."""
+"""Reasons of which the log and an event on the function's object tell."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,7 +45,7 @@ class Actor:
     metrics: Metrics
     journal: Journal
     emit: Callable[[str], object]
-    """Receives each line of the decision log."""
+    """Receives each line of the decision log, JSON."""
     wall: Callable[[], datetime]
     _said: Changes = field(default_factory=lambda: Changes(logger))
     _writing: threading.Condition = field(default_factory=threading.Condition)
@@ -105,10 +106,13 @@ class Actor:
             # The whole platform fails: when it recovers, no function should have to wait longer.
             return 1
         target = self.fleet.targets[name]
-        target.trouble = target.trouble.after(stage, str(error).removeprefix(f"{name}: "))
+        target.trouble = target.trouble.after(stage, error, name)
         self.metrics.troubled(name, stage)
         problem = target.trouble.problem
-        text = f"{name}: {problem}; it stays at its count, and is tried again"
+        count = "it stays at its count"
+        if stage == "act" and target.scale is not None:
+            count = f"now {target.scale.desired}"
+        text = f"{name}: {problem}; {count}, and is tried again"
         if self._said.say(name, text):
             self.platform.announce(name, "ScalingFailed", problem)
         return 1
@@ -118,13 +122,14 @@ class Actor:
         self.fleet.targets.pop(name, None)
         self.metrics.forget(name)
         self.journal.forget(name)
-        for key in (name, ("UnknownKey", name), ("WrongKey", name)):
+        for key in (name, *((topic, name) for topic in ("change", "UnknownKey", "WrongKey"))):
             self._said.over(key)
 
     def _recovered(self, name: str) -> None:
         """Record that a function was decided on and, if due, scaled."""
         self.fleet.targets[name].trouble = Trouble()
         self.metrics.recovered(name)
+        self._said.over(("change", name))
         self._said.over(name, f"{name}: recovered")
 
     def _record(
@@ -148,7 +153,12 @@ class Actor:
         score = None if shadow is None else (shadow.desired, shadow.score)
         self.metrics.decided(name, real, decision, entry.action, score)
         if self.journal.record(entry):
-            self.emit(json.dumps(entry.document()))
+            document = entry.document()
+            self.emit(json.dumps(document))
+            if entry.action != "hold" or decision.reason in ANNOUNCED:
+                # Of a change that the platform refuses, only the first request is a line.
+                change = f"{entry.before} {entry.after}"
+                self._said.say(("change", name), words.change(document), state=change, level=logging.INFO)
             if decision.reason in ANNOUNCED:
                 parts = [decision.reason.clauses[0], entry.detail, entry.shortage, entry.cause]
                 self.platform.announce(name, entry.reason, "; ".join(filter(None, parts)))

@@ -49,6 +49,8 @@ MAX_MODE_VARIABLE: Final = "SLO_AUTOSCALER_MAX_MODE"
 
 LOG_FORMAT_VARIABLE: Final = "SLO_AUTOSCALER_LOG_FORMAT"
 
+DECISION_LOG_VARIABLE: Final = "SLO_AUTOSCALER_DECISION_LOG"
+
 GC_THRESHOLD: Final = 1_000_000
 """New objects that start a collection of cycles. A reconcile of 10,000 functions makes half as many, almost
 all in no cycle. With Python's 700, collection took half a reconcile, with 100,000 a sixth."""
@@ -64,7 +66,9 @@ def main(arguments: Sequence[str] | None = None, epilog: str = "") -> int:
         config = load(flags, os.environ)
         collect_seldom()
         lock = flags.lock or os.environ.get(LOCK_VARIABLE)
-        return run(config, once=flags.once, most=_max_mode(flags, os.environ), lock=lock or None)
+        log = flags.decision_log or os.environ.get(DECISION_LOG_VARIABLE) == "true"
+        most = _max_mode(flags, os.environ)
+        return run(config, once=flags.once, most=most, lock=lock or None, decision_log=log)
     except ConfigError as error:
         for line in error.lines:
             sys.stderr.write(f"slo-autoscaler: {line}\n")
@@ -96,11 +100,18 @@ def load(flags: argparse.Namespace, environ: Mapping[str, str]) -> Config:
     return read_config(flags.config, overrides)
 
 
-def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None = None) -> int:
+def run(
+    config: Config,
+    *,
+    once: bool,
+    most: Mode = "active",
+    lock: str | None = None,
+    decision_log: bool = False,
+) -> int:
     """Build every part after those that it needs, and reconcile; return the exit status.
 
     No function's mode exceeds ``most``. With ``lock``, a file, or with ``leader`` in the configuration,
-    only one of several autoscalers acts.
+    only one of several autoscalers acts. ``decision_log``: whether decisions go to stdout, too.
     """
     # The listeners close last, so that a slow page does not delay giving up the leadership.
     with ExitStack() as serving, ExitStack() as closing:
@@ -130,7 +141,7 @@ def run(config: Config, *, once: bool, most: Mode = "active", lock: str | None =
             metrics=metrics,
             journal=Journal(),
             leader=leader,
-            emit=_emit,
+            emit=_emit if decision_log else _ignore,
             clocks=Clocks(time.monotonic, lambda: datetime.now(UTC)),
             direct=direct,
             booster=booster,
@@ -254,6 +265,10 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
+def _ignore(_line: str) -> None:
+    """Write nothing."""
+
+
 def _emit(line: str) -> None:
     """Write one decision to stdout. Scaling goes on after the reader of stdout has gone."""
     try:
@@ -296,8 +311,14 @@ def _parser(epilog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-format",
         choices=logs.FORMATS,
-        help="set the format of the log on stderr; decisions are always JSON"
+        help="set the format of the log on stderr, which has a sentence for each change"
         f" (or set {LOG_FORMAT_VARIABLE}) [{logs.FORMATS[0]}]",
+    )
+    parser.add_argument(
+        "--decision-log",
+        action="store_true",
+        help="write every decision with its numbers to stdout, one line of JSON each"
+        f" (or set {DECISION_LOG_VARIABLE}=true)",
     )
     for flag, (key, variable) in OVERRIDES.items():
         parser.add_argument(

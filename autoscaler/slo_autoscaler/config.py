@@ -222,7 +222,7 @@ def _mapping(text: str, file: str) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError([f"{file}: {error}"]) from None
     if wrong:
-        raise ConfigError([f"{file}: {_key(key)}: {rule}" for key, rule in wrong])
+        raise ConfigError([f"{file}: {fields.printable(key)}: {rule}" for key, rule in wrong])
     if raw is not None and not isinstance(raw, dict):
         raise ConfigError([f"{file}: must be a mapping of keys, such as platform: and prometheus:"])
     # A section whose keys are all comments is null.
@@ -262,7 +262,7 @@ def _lines(error: ValidationError, file: str, raw: Mapping[str, Any]) -> list[st
 
 
 def _line(fault: Any, file: str, raw: Mapping[str, Any]) -> str:
-    return f"{file}: {'.'.join(map(_key, fault['loc']))}: {_rule(fault, raw)}"
+    return f"{file}: {'.'.join(map(fields.printable, fault['loc']))}: {_rule(fault, raw)}"
 
 
 def _rule(fault: Any, raw: Mapping[str, Any]) -> str:
@@ -289,11 +289,6 @@ def _known(place: tuple[object, ...], raw: Mapping[str, Any]) -> list[str]:
 
 def _platform_keys(raw: Mapping[str, Any]) -> list[str]:
     return _known(("platform",), raw) if _kind(raw.get("platform")) in PLATFORMS else []
-
-
-def _key(part: object) -> str:
-    """Return a key as it is written, on one line."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(part))
 
 
 _WHOLE: Final = (("functions",), ("defaults",), ("leader",))

@@ -38,7 +38,7 @@ DIRECT_CHECK_SECONDS: Final = 0.5
 """Seconds between two checks of the load that is read directly."""
 
 ALIVE_INTERVALS: Final = 3
-"""The loop counts as dead if it finished no reconcile for this many intervals plus its timeouts."""
+"""The loop counts as dead if it decided no function for this many intervals plus its timeouts."""
 
 UNABLE: Final = Range(None, 1.0)
 """Of a function without pods that may be boosted."""
@@ -86,7 +86,7 @@ class Controller:
         shared = (platform, self._calls, self._fleet)
         self._observer = Observer(config, source, *shared, metrics=metrics, direct=direct, now=self._now)
         self._actor = Actor(*shared, leader, metrics=metrics, journal=journal, emit=emit, wall=self._wall)
-        self._finished_at = clocks.monotonic()
+        self._decided_at = clocks.monotonic()
 
     def run(self, stop: threading.Event) -> None:
         """Reconcile every interval until ``stop``.
@@ -129,10 +129,10 @@ class Controller:
         self._calls.close()
 
     def alive(self) -> bool:
-        """Return whether the loop has finished a reconcile lately enough."""
+        """Return whether functions were decided lately enough, or could not be for lack of the platform."""
         config = self._config
         patience = ALIVE_INTERVALS * (config.interval + config.platform.timeout + config.prometheus.timeout)
-        return self._now() - self._finished_at <= patience
+        return self._now() - self._decided_at <= patience
 
     def functions(self) -> list[str]:
         """Return the functions with recorded decisions or a problem; from any thread."""
@@ -212,7 +212,7 @@ class Controller:
         now = self._now()
         there = any(target.conflict.detected(now) for target in targets.values())
         self._metrics.conflicting_scaler(there=there)
-        self._finished_at = now
+        self._decided_at = now if wishes or listing.empty else self._decided_at
         self._metrics.reconciled(now - observed.began)
         return errors == 0
 

@@ -72,7 +72,7 @@ class ScaleChangedError(PlatformError):
 
 
 class ApiError(PlatformError):
-    """The Kubernetes API answered with an error: its HTTP status and reason.
+    """The Kubernetes API or a gateway answered with an error: its HTTP status, and the API's reason.
 
     ``retry_after``: seconds until the next try that the server requests, None without such a request.
     """

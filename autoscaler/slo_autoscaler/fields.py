@@ -4,8 +4,9 @@ A section of the configuration is a class under ``settings``, in the room that u
 with type, default and docstring. ``config`` composes the sections. Next step: ``spec``, then ``config``.
 """
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import (
@@ -48,6 +49,19 @@ MOST_DIGITS: Final = 10
 MOST: Final = 10**MOST_DIGITS - 1
 """The largest such number."""
 
+MOST_NODES: Final = 1_000_000
+"""Keys and values of a YAML document, aliases counted at each place; 10,000 functions have a third."""
+LONGEST_JSON: Final = 8 * 1024
+"""Characters of JSON in an annotation."""
+MOST_PARTS: Final = 33
+"""Lists and objects in it: a list of 32 objects."""
+MOST_KEYS: Final = 16
+"""Keys of an object in it."""
+MOST_FAULTS: Final = 3
+"""Faults of an annotation, or of an object's annotations, that a message names."""
+LONGEST_DURATION: Final = 40
+"""Characters of a duration."""
+
 _Section = TypeVar("_Section")
 
 
@@ -55,6 +69,8 @@ def parse_duration(value: object) -> float:
     """Return seconds from Go syntax or a number. Raises ``ValueError`` with the rule."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, str) and len(value) > LONGEST_DURATION:
+        raise ValueError(f"must be a duration of at most {LONGEST_DURATION} characters")
     if isinstance(value, str) and _GO_DURATION.fullmatch(value):
         return sum(float(number) * _UNITS[unit] for number, unit in _GO_PART.findall(value))
     if isinstance(value, str) and _NUMBER.fullmatch(value):
@@ -62,23 +78,67 @@ def parse_duration(value: object) -> float:
     raise ValueError("must be a duration, such as 250ms, 30s or 1m30s (a plain number is seconds)")
 
 
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text that any tenant may write. Raises ``ValueError``, one line.
+
+    A text is short, flat and has few keys, so reading it and naming its faults takes milliseconds.
+    """
+    if len(text) > LONGEST_JSON:
+        raise ValueError(f"must have at most {LONGEST_JSON:,} characters, and has {len(text):,}")
+    if text.count("[") + text.count("{") > MOST_PARTS:
+        raise ValueError(f"must have at most {MOST_PARTS} lists and objects")
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_int=_int)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"must be JSON; YAML is not read here: {error}") from None
+
+
+def _int(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"{text[:20]} must have at most {MOST_DIGITS} digits")
+    return int(text)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_KEYS:
+        raise ValueError(f"must have at most {MOST_KEYS} keys in an object, and has {len(pairs)}")
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"{printable(key)}: is given twice")
+        made[key] = value
+    return made
+
+
 def parse_yaml(
     text: str, file: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader
 ) -> tuple[Any, list[tuple[str, str]]]:
     """Return the document in ``text`` and no faults, or None and {dotted key, rule} of each wrong key.
 
-    A key must be text, and occur once in its mapping: of two, YAML itself would keep the last. Raises
-    ``ValueError``, one line with the place in ``file``.
+    Only for an operator's files: aliases make a short text large. A key must be text, and occur once in its
+    mapping: of two, YAML itself would keep the last. Raises ``ValueError``, one line with the place in
+    ``file``.
     """
     try:
         reader = loader(text)
         reader.name = file
         node = reader.get_single_node()
+        if _size(node, {}) > MOST_NODES:
+            raise ValueError("aliases make it too large")
         faults = list(_wrong_keys(node))
         return (None if node is None or faults else reader.construct_document(node)), faults
     # ValueError: a timestamp that is no date.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+
+
+def _size(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+    """Return the number of nodes, each alias with all that it stands for; ``sizes`` has the known ones."""
+    if isinstance(node, yaml.SequenceNode | yaml.MappingNode) and id(node) not in sizes:
+        pairs = isinstance(node, yaml.MappingNode)
+        below = (part for pair in node.value for part in pair) if pairs else iter(node.value)
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in below)
+    return sizes.get(id(node), 1)
 
 
 def _wrong_keys(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, str]]:
@@ -109,11 +169,10 @@ def parse_time(value: object) -> datetime:
     """Return a time in UTC from ISO 8601 text with an offset. Raises ``ValueError`` with the rule."""
     rule = "must be a time with its offset, such as 2026-12-01T09:00:00Z or ...+01:00"
     try:
-        # YAML has read a time without quotes already.
-        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-        if found.tzinfo is None:
+        time = datetime.fromisoformat(str(value))
+        if time.tzinfo is None:
             raise ValueError(rule)
-        return found.astimezone(UTC)
+        return time.astimezone(UTC)
     except (OverflowError, ValueError):
         raise ValueError(rule) from None
 
@@ -127,6 +186,11 @@ def whole(text: object) -> int | None:
     """Return the whole number of at least 0 that at most ten plain digits give; else None."""
     digits = isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
     return int(str(text)) if digits else None
+
+
+def printable(text: object) -> str:
+    """Return a text on one line, without the characters that a terminal or a log would obey."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
 
 
 def host_and_port(host: str, port: int) -> str:
@@ -144,6 +208,12 @@ def _url(value: object) -> str:
     except ValueError as error:
         raise ValueError(f"must be an http:// or https:// URL: {error}") from None
     return value.rstrip("/")
+
+
+def _one_line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must be one line of text without control characters")
+    return value
 
 
 def _host_name(value: str) -> str:
@@ -216,6 +286,8 @@ Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(_number)]
 """A port; 0 chooses any free port."""
 Concurrency = Annotated[int, Field(ge=1, le=64), BeforeValidator(_number)]
 """Number of parallel requests."""
+Remark = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
+"""A short text for those who read decisions."""
 Time = Annotated[datetime, BeforeValidator(parse_time)]
 Namespaces = Annotated[tuple[str, ...], Field(min_length=1)]
 

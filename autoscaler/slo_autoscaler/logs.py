@@ -1,7 +1,7 @@
 """Formats the log on stderr: one event per line, as text or as JSON.
 
-Decisions go to stdout instead, always as JSON (``journal``). Levels: ERROR needs an operator, WARNING is a
-failed action that will be retried, INFO is the rest.
+A line has no character that a terminal obeys, because it may repeat texts of tenants. Levels: ERROR needs an
+operator, WARNING is a failed action that will be retried, INFO is the rest.
 """
 
 import json
@@ -9,6 +9,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from slo_autoscaler.fields import printable
 
 FORMATS: Final = ("text", "json")
 
@@ -18,8 +20,19 @@ _TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def set_up(form: str) -> None:
     """Send every logger's lines to stderr; ``form`` is one of ``FORMATS``."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class TextLines(logging.Formatter):
+    """Formats records for people; a trace follows on lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(_TEXT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        """Return the line."""
+        return printable(super().formatMessage(record))
 
 
 class JsonLines(logging.Formatter):
@@ -35,4 +48,4 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)

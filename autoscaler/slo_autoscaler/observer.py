@@ -78,6 +78,13 @@ class Listing:
     errors: int = 0
     gone: Sequence[str] = ()
     """Functions that the platform lists no more."""
+    begun: bool = True
+    """Whether the request for the list has begun; otherwise other requests hold every thread."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether the platform names no function that can be read, which a restart would not change."""
+        return self.begun and not any(isinstance(scale, Scale) for scale in self.scales.values())
 
 
 @dataclass(eq=False, slots=True)
@@ -201,10 +208,11 @@ class Observer:
             "discover", f"cannot list functions; going on with those known ({len(targets)}): {error}"
         )
         due = self._due(sorted(targets, key=lambda name: targets[name].read_at))
+        begun = not isinstance(error, DeferredError)
         if not blind:
-            return Listing(self.read(due), 1)
+            return Listing(self.read(due), 1, begun=begun)
         last = {name: targets[name].scale for name in due}
-        return Listing({name: scale for name, scale in last.items() if scale is not None}, 1)
+        return Listing({name: scale for name, scale in last.items() if scale is not None}, 1, begun=begun)
 
     def _due(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if not self.fleet.targets[name].backs_off()]

@@ -1,6 +1,7 @@
 """Defines the times for which an operator bounds a function's count: a schedule's entries, and a hold. [P]
 
-Both stand in the configuration or in an annotation, as YAML or JSON. ``law.schedule`` has the rules.
+A schedule stands in the configuration, or in an annotation as JSON; a hold in an annotation alone. Any
+tenant may write an annotation, so ``fields.parse_json`` limits it. ``law.schedule`` has the rules.
 """
 
 from datetime import UTC, datetime
@@ -19,7 +20,16 @@ from pydantic import (
 )
 
 from slo_autoscaler import fields
-from slo_autoscaler.fields import Count, Time, parse_duration, settings
+from slo_autoscaler.fields import (
+    MOST_FAULTS,
+    Count,
+    Remark,
+    Time,
+    parse_duration,
+    parse_json,
+    printable,
+    settings,
+)
 
 SHORTEST: Final = 60.0
 """Seconds: the least duration of an entry, as cron counts in minutes."""
@@ -101,7 +111,7 @@ class Hold:
     """The count meanwhile. None: the count at which it is found."""
     max_replicas: Count | None = None
     """Upper bound meanwhile, instead of a pause. None: it is a pause."""
-    reason: str = ""
+    reason: Remark = ""
     """Why, for those who read the decisions."""
 
     @field_validator("max_replicas")
@@ -140,16 +150,15 @@ def hold_of(text: str) -> Hold:
 
 
 def _parsed(adapter: TypeAdapter[Any], text: str) -> Any:
-    raw, wrong = fields.parse_yaml(text, "annotation")
-    if wrong:
-        raise ValueError("; ".join(f"{key}: {rule}" for key, rule in wrong))
     try:
-        return adapter.validate_python(raw)
+        return adapter.validate_python(parse_json(text))
     except ValidationError as error:
         faults = error.errors(include_url=False)
-        raise ValueError("; ".join(_line(fault) for fault in faults)) from None
+        more = len(faults) - MOST_FAULTS
+        lines = [*map(_line, faults[:MOST_FAULTS]), *([f"and {more} faults more"] if more > 0 else [])]
+        raise ValueError("; ".join(lines)) from None
 
 
 def _line(fault: Any) -> str:
-    place = ".".join(map(str, fault["loc"]))
+    place = ".".join(printable(part)[:40] for part in fault["loc"])
     return f"{place}: {fields.rule_of(fault)}" if place else fields.rule_of(fault)

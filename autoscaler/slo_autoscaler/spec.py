@@ -217,7 +217,7 @@ class Modes:
         mode = next((known for known in MODES if known == text), None)
         if text and mode is None:
             raise PlatformError(
-                f"{function_name}: label {label}: {text!r} must be one of {', '.join(MODES)},"
+                f"{function_name}: label {label}: {text[:20]!r} must be one of {', '.join(MODES)},"
                 " or empty for the configuration's mode"
             )
         return max(mode or self.named.get(function_name, self.others), self.most, key=MODES.index)

@@ -11,6 +11,7 @@ from math import inf, isinf
 from typing import Final
 
 from slo_autoscaler.conflict import ScalerConflict
+from slo_autoscaler.errors import ApiError, PlatformError
 from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.boost import Boost, boost, needless, nominal
 from slo_autoscaler.law.decide import Wish, agreed, claim, decided, raised, recommended
@@ -42,9 +43,15 @@ class Trouble:
     skip: int = 0
     """Remaining backoff, in reconciles."""
 
-    def after(self, stage: str, error: str) -> "Trouble":
-        """Return the trouble after one more failure; ``stage`` is "read", "decide" or "act"."""
-        problem = f"cannot {'scale' if stage == 'act' else stage} it: {error}"
+    def after(self, stage: str, error: PlatformError, name: str) -> "Trouble":
+        """Return the trouble of function ``name`` after one more failure.
+
+        ``stage`` is "read", "decide" or "act".
+        """
+        begin = f"cannot {'scale' if stage == 'act' else stage} it"
+        if stage == "act" and isinstance(error, ApiError):
+            begin = "refused by the platform"
+        problem = f"{begin}: {str(error).removeprefix(f'{name}: ')}"
         # The first failure skips none: a conflict with another writer's status is over within milliseconds.
         return Trouble(problem, self.failures + 1, stage == "read", min(2**self.failures - 1, MAX_BACKOFF))
 
@@ -165,7 +172,7 @@ class Target:
         wall: Callable[[], datetime],
         free: Callable[[str | None], float],
     ) -> Outcome | None:
-        """Return a scale-up for the load that was read directly, or None.
+        """Return a scale-up for the load that was read directly, or None; also for numbers without sense.
 
         ``free`` returns the replicas that a group's budget has left.
         """
@@ -177,7 +184,11 @@ class Target:
             return None
         spec, seen = self._settings(scale), replace(seen, direct_rate=load.rate)
         at = self._situation(spec, seen, scale, memory, now, wall(), self.boost)
-        result = raised(at, free(spec.group))
+        try:
+            result = raised(at, free(spec.group))
+        except (ArithmeticError, ValueError):
+            # The reconcile names such a problem; here it must not stop the other functions.
+            return None
         return None if result is None else Outcome(result[0], scale, scale, result[1], acts=True)
 
     def boosts(self, factor: float, most: float, *, acts: bool) -> None:

@@ -192,6 +192,15 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
     if repeats and decision.get("until"):
         at += f" to {_moment(decision['until'], with_date=with_date)}"
     times = f", {repeats + 1} times over" if repeats else ""
+    return f"{at} {_deed(decision)}{times}: {_why(decision)}"
+
+
+def change(decision: Mapping[str, Any]) -> str:
+    """Return result and reason of a decision that was just made, as a line of the log."""
+    return f"{_deed(decision)}: {_why(decision)}"
+
+
+def _why(decision: Mapping[str, Any]) -> str:
     numbers = _counts(decision["to"]) | _numbers(decision.get("inputs") or {})
     first, *others = clauses(decision["reason"])
     told = _told(others, numbers)
@@ -200,7 +209,7 @@ def sentence(decision: Mapping[str, Any], *, with_date: bool = False) -> str:
     detail, shortage = (filter(None, [decision.get(key)]) for key in ("detail", "shortage"))
     failed = ["a new version does not start"] if decision.get("rollout_failed") else []
     parts = [first, *detail, *told, *_told(FACTS, numbers), *shortage, *failed]
-    return f"{at} {_deed(decision)}{times}: {'; '.join(parts)}"
+    return "; ".join(parts)
 
 
 def score(function_name: str, numbers: Mapping[str, float]) -> str:
@@ -241,17 +250,17 @@ def _no_data(inputs: Mapping[str, Any]) -> str:
 
 
 def _deed(decision: Mapping[str, Any]) -> str:
+    """Return what was decided; whether the platform follows is not known then."""
     name, before, after = decision["function_name"], decision["from"], decision["to"]
     mode = decision.get("mode", "active")
+    held, changed = f"held {name} at {before}", f"{numbered(after, 'replica')} of {name}, now {before}"
     if mode == "shadow":
         there = f" (really {decision['incumbent']})" if "incumbent" in decision else ""
-        did = f"held {name} at {before}" if before == after else f"scaled {name} from {before} to {after}"
-        return f"the shadow {did}{there}"
+        return f"the shadow {held if before == after else f'has {changed}'}{there}"
     if before == after:
-        return f"{'on standby, ' if mode == 'standby' else ''}held {name} at {before}"
-    # The platform may refuse.
+        return f"{'on standby, ' if mode == 'standby' else ''}{held}"
     did = {"standby": "on standby, would have requested", "recommend": "recommended"}.get(mode, "requested")
-    return f"{did} {numbered(after, 'replica')} of {name}, now {before}"
+    return f"{did} {changed}"
 
 
 def _told(clauses: Iterable[str], numbers: Mapping[str, str]) -> list[str]:

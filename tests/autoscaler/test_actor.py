@@ -39,6 +39,31 @@ def test_reconcile_count_that_changes_while_deciding_is_kept_told_and_decided_on
         assert bench.errors("act") == 0
 
 
+def test_change_that_the_platform_refuses_is_told_as_requested_refused_and_where_it_is(gateway, caplog):
+    caplog.set_level("INFO")
+    gateway.faults["POST"] = doubles.status(403)
+    with Bench(gateway, *[{A: BUSY, B: CALM}] * 3) as bench:
+        bench.times(3)
+    about = [record.getMessage() for record in caplog.records if A in record.getMessage()]
+    requested, refused = about[1:]
+    assert requested.startswith(f"requested 4 replicas of {A}, now 2: ")
+    assert "refused by the platform" in refused
+    assert "status 403" in refused
+    assert "now 2" in refused
+
+
+def test_log_has_one_line_for_each_change_and_none_for_a_hold(gateway, caplog):
+    caplog.set_level("INFO")
+    with Bench(
+        gateway, {A: CALM}, {A: BUSY}, {A: BUSY}, *[{A: replace(CALM, up_replicas=4.0)}] * 90
+    ) as bench:
+        bench.times(93)
+        changes = [line for line in bench.about() if line["action"] != "hold"]
+    told = [record.getMessage() for record in caplog.records if f"of {A}, now" in record.getMessage()]
+    assert len(told) == len(changes) > 1
+    assert len(bench.about()) > len(changes)
+
+
 def spoil_replicas(gateway):
     gateway.functions["b"].replicas = -3
 

@@ -58,7 +58,7 @@ def test_once_is_status_0_when_all_went_well_and_flags_win_over_variables(config
     with a_gateway(a=Function(1)) as gateway, an_empty_prometheus() as prometheus:
         monkeypatch.setenv("SLO_AUTOSCALER_GATEWAY_URL", "http://127.0.0.1:1")
         monkeypatch.setenv("SLO_AUTOSCALER_PROMETHEUS_URL", prometheus.url)
-        assert main(["--config", str(config), "--once", "--gateway-url", gateway.url]) == 0
+        assert main(["--config", str(config), "--once", "--decision-log", "--gateway-url", gateway.url]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["reason"] == "NoData"
 
@@ -83,7 +83,9 @@ def cluster(tmp_path):
 def test_on_kubernetes_once_decides_as_the_leader_and_gives_the_lease_back(cluster, capsys):
     server, path = cluster
     with an_empty_prometheus() as prometheus:
-        assert main(["--config", str(path), "--once", "--prometheus-url", prometheus.url]) == 0
+        assert (
+            main(["--config", str(path), "--once", "--decision-log", "--prometheus-url", prometheus.url]) == 0
+        )
     (line,) = capsys.readouterr().out.splitlines()
     decision = json.loads(line)
     assert (decision["function_name"], decision["mode"], decision["reason"]) == (
@@ -155,6 +157,7 @@ def test_started_without_prometheus_it_scales_up_by_the_pages_of_the_pods(cluste
 
 def test_a_shadow_of_all_leaves_the_lease_to_those_that_act(cluster, capsys, monkeypatch):
     server, path = cluster
+    monkeypatch.setenv("SLO_AUTOSCALER_DECISION_LOG", "true")
     main(["--config", str(path), "--once", "--max-mode", "shadow"])
     main(["--config", str(path), "--once", "--dry-run"])
     monkeypatch.setenv("SLO_AUTOSCALER_MAX_MODE", "shadow")
@@ -195,7 +198,10 @@ def test_boost_without_a_cluster_is_named_and_functions_are_scaled_on(config, tm
 def test_run_with_closed_stdout_logs_it_once_and_goes_on(config):
     with a_gateway(a=Function(1)) as gateway:
         process = subprocess.Popen(
-            [sys.executable, "-m", "slo_autoscaler", "--config", str(config), "--gateway-url", gateway.url],
+            [
+                *(sys.executable, "-m", "slo_autoscaler", "--config", str(config)),
+                *("--decision-log", "--gateway-url", gateway.url),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

@@ -12,7 +12,7 @@ from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.fields import parse_duration
 from slo_autoscaler.spec import Slo
-from support.builders import MINIMAL
+from support.builders import BOMB, MINIMAL
 
 KUBERNETES = """
 platform: {kind: kubernetes}
@@ -256,3 +256,9 @@ def test_any_document_is_a_configuration_or_a_config_error_in_single_lines(docum
 )
 def test_durations_are_read_as_go_writes_them(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", [BOMB, "a: &a [*a]", "a: &a {b: *a}"])
+def test_config_of_aliases_that_explode_is_refused(text):
+    (line,) = faults(text)
+    assert line.startswith("as.yaml: not YAML: ")

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from unittest import mock
 
 import pytest
@@ -13,10 +13,12 @@ from slo_autoscaler.errors import SourceError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.platforms import CpuBoost
+from slo_autoscaler.signals import Observation
 from slo_autoscaler.targets import KNOWN_FOR
 from support import doubles
-from support.builders import seen
+from support.builders import BOMB, seen
 from support.doubles import Function, a_gateway
+from support.fuzzing import fuzzed
 from support.reconciling import BUSY, CALM, MODE, TRIPLE, A, B, Bench, Boosted, Recording, boost_of, desired
 from support.waits import until
 
@@ -204,6 +206,62 @@ def test_alive_ends_when_no_reconcile_finishes_for_several_intervals(gateway):
         bench.reconcile()
         assert bench.controller.alive()
         assert bench.value("slo_autoscaler_reconcile_seconds_count") == 1
+
+
+def test_alive_ends_when_requests_to_the_platform_hold_every_thread(gateway):
+    released = threading.Event()
+    with Bench(gateway, *[{A: CALM}] * 8, **{"platform.timeout": "50ms", "platform.concurrency": 1}) as bench:
+        bench.platform.scales = released.wait
+        bench.times(8)
+        assert not bench.controller.alive()
+        released.set()
+
+
+def test_alive_lasts_while_the_platform_answers_with_errors(gateway):
+    gateway.faults["GET"] = doubles.status(500)
+    with Bench(gateway, *[{A: CALM}] * 8) as bench:
+        bench.times(8)
+        assert bench.controller.alive()
+
+
+def test_reconcile_with_hostile_annotations_decides_on_every_other_function(gateway):
+    gateway.functions["a"].annotations = {
+        "com.tailbound.hold": BOMB,
+        "com.tailbound.schedule": "[" * 256 * 1024,
+        **{f"com.tailbound.{'x' * 200}{number}": "" for number in range(1000)},
+    }
+    with Bench(gateway, *[{A: BUSY, B: BUSY}] * 3) as bench:
+        bench.reconcile()
+        assert gateway.functions["b"].replicas == 4
+        assert bench.controller.decisions(A, 1)["problem"]
+
+
+ABSURD = st.floats(-1e18, 1e18, exclude_min=True, exclude_max=True) | st.sampled_from(
+    [0.0, 5e-324, 1e-18, 1e17]
+)
+"""Numbers that a page may tell, as far as they are read."""
+
+
+@fuzzed(30)
+@given(
+    st.dictionaries(st.sampled_from([field.name for field in fields(Observation)]), ABSURD, min_size=1),
+    ABSURD.map(abs),
+    st.booleans(),
+)
+def test_reconcile_with_absurd_numbers_of_one_function_decides_on_the_other(numbers, direct, full):
+    numbers.pop("further", None)
+    liar = replace(CALM, **numbers)
+    with a_gateway(a=Function(2), b=Function(1)) as gateway:
+        settings = {"defaults.max_replicas": 10**9, "defaults.boost.max_factor": 3}
+        if full:
+            settings["fleet.replicas"] = 20
+        with Bench(gateway, *[{A: liar, B: BUSY}] * 4, **settings) as bench:
+            bench.times(3)
+            assert full or gateway.functions["b"].replicas == 4
+            bench.direct.load = {A: direct, B: 900.0}
+            bench.controller.boost()
+            bench.scale_up_between()
+            assert full or gateway.functions["b"].replicas > 4
 
 
 def test_reconcile_label_wins_over_the_configuration_and_nothing_over_the_highest_mode(gateway):

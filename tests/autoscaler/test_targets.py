@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slo_autoscaler.errors import ForbiddenError, PlatformError
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
@@ -237,7 +238,7 @@ def test_reconcile_count_set_by_hand_is_named_and_kept_for_manual_hold(
 
 
 def test_reconcile_follows_schedule_and_hold_by_the_time_of_day(gateway):
-    midnight = "[{cron: 0 0 * * *, duration: 1h, min_replicas: 4}]"
+    midnight = '[{"cron": "0 0 * * *", "duration": "1h", "min_replicas": 4}]'
     hold = '{"until": "2026-01-02T02:00:00Z", "replicas": 2, "reason": "freeze"}'
     with Bench(gateway, *[{A: replace(CALM, up_replicas=4.0)}] * 9) as bench:
         gateway.functions["a"].annotations = {"com.tailbound.schedule": midnight}
@@ -273,10 +274,20 @@ def test_a_functions_own_labels_say_when_it_may_go_to_zero(gateway, labels, conf
     assert gateway.functions["b"].replicas == replicas
 
 
+def test_scale_up_by_absurd_numbers_of_one_functions_page_stops_no_other(gateway):
+    with Bench(gateway, {A: CALM, B: CALM}, **{"defaults.max_replicas": 10}) as bench:
+        bench.reconcile()
+        bench.now += KNOWN_FOR + 1.0
+        bench.direct.load = {A: 900.0, B: 900.0}
+        bench.direct.told = {A: replace(CALM, slo_latency=0.0, rate=900.0), B: replace(CALM, rate=900.0)}
+        bench.scale_up_between()
+        assert gateway.functions["b"].replicas > 1
+
+
 def test_backoff_doubles_with_each_failure_up_to_its_maximum():
     target, skipped = Target(a_spec()), []
     for _ in range(6):
-        target.trouble = target.trouble.after("act", "refused")
+        target.trouble = target.trouble.after("act", PlatformError("refused"), "a.fn")
         skipped.append(0)
         while target.backs_off():
             skipped[-1] += 1
@@ -284,15 +295,16 @@ def test_backoff_doubles_with_each_failure_up_to_its_maximum():
 
 
 @pytest.mark.parametrize(
-    ("stage", "problem", "unreadable"),
+    ("stage", "error", "problem", "unreadable"),
     [
-        ("read", "cannot read it: refused", True),
-        ("decide", "cannot decide it: refused", False),
-        ("act", "cannot scale it: refused", False),
+        ("read", PlatformError("a.fn: odd"), "cannot read it: odd", True),
+        ("decide", PlatformError("odd"), "cannot decide it: odd", False),
+        ("act", PlatformError("no answer"), "cannot scale it: no answer", False),
+        ("act", ForbiddenError("status 403", 403), "refused by the platform: status 403", False),
     ],
 )
-def test_trouble_names_what_failed(stage, problem, unreadable):
-    trouble = Trouble().after(stage, "refused")
+def test_trouble_names_what_failed(stage, error, problem, unreadable):
+    trouble = Trouble().after(stage, error, "a.fn")
     assert (trouble.problem, trouble.unreadable) == (problem, unreadable)
 
 

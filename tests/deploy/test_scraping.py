@@ -4,14 +4,16 @@ import json
 import re
 import shutil
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
 
 from deploy.test_chart import RENDERS, rendered
-from support.doubles import a_prometheus
+from support.doubles import a_prometheus, exposing
 from support.promtool import needs_promtool, promtool
 from support.waits import until
 
@@ -63,10 +65,16 @@ def as_the_operator_writes_it(monitor: Job) -> Job:
         step("labelpresent_" + re.sub(r"\W", "_", expression["key"]), "keep", "true")
         for expression in monitor["selector"].get("matchExpressions", [])
     ]
-    own = [
-        {re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key): value for key, value in each.items()}
-        for each in endpoint["relabelings"]
-    ]
+    own, of_samples = (
+        [
+            {
+                re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key): value
+                for key, value in each.items()
+            }
+            for each in endpoint[steps]
+        ]
+        for steps in ("relabelings", "metricRelabelings")
+    )
     return {
         "scrape_interval": endpoint["interval"],
         "scrape_timeout": endpoint["scrapeTimeout"],
@@ -78,6 +86,7 @@ def as_the_operator_writes_it(monitor: Job) -> Job:
             {"source_labels": ["__meta_kubernetes_pod_container_name"], "target_label": "container"},
             *own,
         ],
+        "metric_relabel_configs": of_samples,
     }
 
 
@@ -129,6 +138,7 @@ DEPLOYMENTS = [
         {"name": "no-annotation"},
         {"name": "no-port", METRICS_PORT: "yes"},
         {"name": "of-a-set", "controller_kind": "StatefulSet", METRICS_PORT: "8081"},
+        {"name": "without-a-function", "controller_name": "bare", METRICS_PORT: "8081"},
         {"name": "ended", METRICS_PORT: "8081", "phase": "Failed"},
     )
 ]
@@ -144,6 +154,7 @@ REVISIONS: list[dict[str, str]] = [
     {"name": "unasked", f"{SERVICE}revision": "x-00001", **TABULAR, **UNASKED},
     {"name": "ended", f"{SERVICE}revision": "tabular-00001", **TABULAR, "phase": "Succeeded"},
     {"name": "other", **ASKED, PORT: "8081"},
+    {"name": "without-a-function", f"{SERVICE}revision": "bare", **ASKED},
 ]
 REVISIONS_FOUND = {
     ("http://127.0.1.1:8081/metrics", "tabular.shop", "old", "tabular-00001"),
@@ -229,10 +240,50 @@ def test_prometheus_gives_each_release_of_the_autoscaler_a_job_of_its_own(scrape
     assert jobs == ["first", "first", "second"]
 
 
+OF_OTHERS = (
+    'gateway_service_count{function_name="victim.openfaas-fn"}',
+    'slo_autoscaler_desired_replicas{function_name="victim.openfaas-fn"}',
+    'slo_autoscaler_info{identity="ours"}',
+    "prometheus_tsdb_wal_storage_size_bytes",
+    'ALERTS{alertname="AutoscalerDown",alertstate="firing"}',
+    'slo:error_budget_remaining:ratio{view="watchdog"}',
+    "up",
+)
+"""Series of the gateway, of autoscalers, of Prometheus and of its rules."""
+
+
+@pytest.mark.e2e
+def test_page_of_a_function_says_nothing_of_others(tmp_path):
+    said = [*OF_OTHERS, 'slo_requests_total{function_name="victim.openfaas-fn",job="gateway"}']
+    page = "".join(f"{series} 7\n" for series in said)
+    with closing(exposing(lambda _: page)) as liar:
+        static = [{"targets": [liar.address], "labels": {"function_name": "liar.openfaas-fn"}}]
+        kept = {key: PLAIN[key] for key in ("sample_limit", "body_size_limit", "metric_relabel_configs")}
+        with a_prometheus(
+            tmp_path, {}, [{"job_name": "functions", "static_configs": static, **kept}]
+        ) as server:
+
+            def scraped():
+                query = urlencode({"query": f'{{instance="{liar.address}"}} == 7'})
+                with urllib.request.urlopen(f"{server.url}/api/v1/query?{query}", timeout=10) as answer:
+                    return [each["metric"] for each in json.load(answer)["data"]["result"]]
+
+            (series,) = until(scraped, "the page is scraped")
+            assert (series["__name__"], series["job"]) == ("slo_requests_total", "functions")
+            assert series["function_name"] == "liar.openfaas-fn"
+
+
+def test_proxies_of_knative_say_nothing_of_functions():
+    names, labels = PROXIES[0]["metric_relabel_configs"]
+    assert (names["action"], labels) == ("keep", {"action": "labeldrop", "regex": "function_name"})
+    assert not any(re.fullmatch(names["regex"], re.split(r"\W", series)[0]) for series in OF_OTHERS)
+
+
 def test_every_way_scrapes_as_often_and_the_chart_as_the_plain_configuration():
     assert CHART == PLAIN
-    for key in ("scrape_interval", "scrape_timeout", "sample_limit", "body_size_limit"):
-        assert {way[key] for way, _, _ in WAYS.values()} == {PLAIN[key]}
+    limits = ("sample_limit", "body_size_limit", "metric_relabel_configs")
+    for key in ("scrape_interval", "scrape_timeout", *limits):
+        assert all(way[key] == PLAIN[key] for way, _, _ in WAYS.values()), key
     assert DEPLOYMENT["job_name"] == "functions", "which the rules ask for"
 
 

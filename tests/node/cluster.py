@@ -139,6 +139,7 @@ class Guide:
         self.run(image.text)
         given = yaml.safe_load(values.text)
         given["image"]["pullPolicy"] = PULL
+        given["env"] = [{"name": "SLO_AUTOSCALER_DECISION_LOG", "value": "true"}]
         self.upgrade_autoscaler(**given)
 
     def upgrade_autoscaler(self, **changed: object) -> None:

@@ -134,6 +134,16 @@ def test_requests_beside_many_have_a_bounded_number_of_threads(web):
         assert threading.active_count() <= before
 
 
+@pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nX: ", b"GET /metrics HTTP/1.1\r\n\r\n"])
+def test_metrics_are_answered_however_many_connections_are_held(web, said):
+    with ExitStack() as held:
+        for _ in range(4):
+            for _ in range(server.CONNECTIONS):
+                held.enter_context(connect(web.port, said))
+            assert get(f"http://127.0.0.1:{web.port}/metrics")[0] == 200
+            assert get(f"http://127.0.0.1:{web.port}/healthz")[0] == 200
+
+
 @pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nX: "])
 def test_a_probe_is_answered_however_many_connections_are_held(probes, said):
     url = f"http://127.0.0.1:{probes.port}/healthz"

@@ -18,6 +18,12 @@ prometheus: {url: "http://prometheus:9090"}
 
 NAME = "vision.openfaas-fn"
 
+BOMB = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 8)]
+)
+"""A short YAML text that stands for a hundred million nodes."""
+
 
 EVERY_INPUT: dict[str, float | None] = {
     **dict.fromkeys(INPUTS, 3.0),

@@ -395,7 +395,7 @@ def a_process(
     told = log.with_suffix(".jsonl")
     with told.open("wb") as stdout, log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "slo_autoscaler", "--config", str(config), *flags],
+            [sys.executable, "-m", "slo_autoscaler", "--config", str(config), "--decision-log", *flags],
             stdout=stdout,
             stderr=stderr,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from slo_autoscaler.cli import SHELL, Caller, client
 from slo_autoscaler.config import OVERRIDES
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.fields import MOST, whole
+from slo_autoscaler.fields import MOST, printable, whole
 from slo_autoscaler.journal import DEFAULT_LAST, named, of_log
 from slo_autoscaler.words import score, sentence
 
@@ -99,7 +99,8 @@ def _from_log(path: str, function: str, last: int) -> tuple[list[dict[str, Any]]
 
 
 def _say(text: str) -> None:
-    """Write a line, broken between words for a terminal only."""
+    """Write a line without control characters, broken between words for a terminal only."""
+    text = printable(text)
     if sys.stdout.isatty():
         width = max(shutil.get_terminal_size().columns, NARROWEST)
         text = textwrap.fill(text, width, subsequent_indent="    ", break_on_hyphens=False)

@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:
     text = None if flags.release else _text(flags, now)
     name = client.qualified(flags.function, flags.namespace)
     try:
+        hold = None if text is None else hold_of(text)
+    except ValueError as error:
+        line.error(str(error))
+    try:
         platform = _platform(flags.config, flags.platform)
         if "." not in name:
             name = f"{name}.{default_namespace(platform)}"
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:
     except PlatformError as error:
         client.complain(str(error))
         return 1
-    done = "released" if text is None else f"holds {hold_of(text).text}"
+    done = "released" if hold is None else f"holds {hold.text}"
     sys.stdout.write(f"{name}: {done}\n")
     return 0
 

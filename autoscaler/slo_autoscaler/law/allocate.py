@@ -58,6 +58,8 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
     given = {name: claim.most for name, claim in claims.items()}
     if sum(given.values()) <= budget:
         return given
+    # None can get more than the whole budget, and time and memory grow with the counts.
+    claims = {name: replace(claim, wanted=min(claim.wanted, budget)) for name, claim in claims.items()}
     if any(claim.stuck for claim in claims.values()):
         return allocate({name: claim.short() for name, claim in claims.items()}, budget)
     left = max(0, budget)

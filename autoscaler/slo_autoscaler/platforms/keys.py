@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, Final, Literal
 
 from slo_autoscaler.errors import PlatformError, UnreadableError
-from slo_autoscaler.fields import Mode, parse_duration, whole
+from slo_autoscaler.fields import MOST_FAULTS, Mode, parse_duration, printable, whole
 from slo_autoscaler.kube import BOOST, METRICS_PORTS, PAUSED
 from slo_autoscaler.model import Scale
 from slo_autoscaler.schedule import Hold, Schedule, hold_of, schedule_of
@@ -55,6 +55,9 @@ RETENTION: Final = AUTOSCALING + "scale-to-zero-pod-retention-period"
 DEADLINE: Final = "serving.knative.dev/progress-deadline"
 FLOOR_APPLIED: Final = "slo.tailbound.dev/floor-applied"
 FLOOR_ORIGINAL: Final = "slo.tailbound.dev/floor-original-min-scale"
+
+LONGEST_TITLE: Final = 100
+"""Characters of an unknown key that a message shows."""
 
 ZERO_DURATION: Final = 900.0
 """Idle seconds of OpenFaaS Pro if the duration is missing or invalid."""
@@ -179,11 +182,15 @@ class Keys:
     def _unknown(self, titles: Iterable[str]) -> str:
         known = [title for key in (*self.own, *self.others) for title in key.titles if self._is_ours(title)]
         wrong = sorted(title for title in titles if self._is_ours(title) and title not in known)
-        nearest = {title: difflib.get_close_matches(title, known, 1) for title in wrong}
-        return "; ".join(
+        # A comparison takes longer the longer a title is, and tenants write thousands of long ones.
+        shown = [printable(title[:LONGEST_TITLE]) for title in wrong[:MOST_FAULTS]]
+        nearest = {title: difflib.get_close_matches(title, known, 1) for title in shown}
+        more = [f"{len(wrong) - MOST_FAULTS:,} more are unknown"] if len(wrong) > MOST_FAULTS else []
+        parts = [
             f"{title} is unknown" + (f", did you mean {near[0]}?" if near else "")
             for title, near in nearest.items()
-        )
+        ]
+        return "; ".join(parts + more)
 
     def _is_ours(self, title: str) -> bool:
         return title.partition(" ")[2].startswith(self.domain)
@@ -234,8 +241,8 @@ _COUNT_FROM_1: Final = "a whole number of at least 1"
 _COUNT_OR_NONE: Final = "a whole number; 0: none"
 _DURATION: Final = "a duration"
 _MODES: Final = "a [mode](modes.md), or empty for the configuration's"
-_ENTRIES: Final = "a list of [entries](../howto/counts.md#prepare-for-known-peaks)"
-_UNTIL: Final = "an object with `until`, `replicas` or `max_replicas`, and `reason`"
+_ENTRIES: Final = "a JSON list of [entries](../howto/counts.md#prepare-for-known-peaks)"
+_UNTIL: Final = "a JSON object with `until`, `replicas` or `max_replicas`, and `reason`"
 _FACTOR: Final = "a factor of at least 1, or empty for `boost.max_factor`"
 _PAUSE: Final = "[Pause](../howto/counts.md#pause-the-scaling) of the function."
 _ABOUT_BOOST: Final = "Maximum factor of the pod's CPU limit in a [boost](../howto/boost.md)."

@@ -17,7 +17,14 @@ from urllib.parse import quote
 import requests
 from pydantic import Field, ValidationInfo, field_validator
 
-from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreadableError, brief
+from slo_autoscaler.errors import (
+    ApiError,
+    FunctionGoneError,
+    PlatformError,
+    ScaleChangedError,
+    UnreadableError,
+    brief,
+)
 from slo_autoscaler.fields import (
     Concurrency,
     Count,
@@ -213,7 +220,8 @@ class OpenFaas:
         if response.status_code not in (200, 202):
             hint = ", check platform.basic_auth" if response.status_code == 401 else ""
             text = response.text.strip()[:120]
-            raise PlatformError(f"{method} {url}: status {response.status_code}{hint}: {text!r}")
+            what = f"{method} {url}: status {response.status_code}{hint}: {text!r}"
+            raise ApiError(what, response.status_code)
         return response
 
 

@@ -1,7 +1,8 @@
 """Computes the arrivals of the last seconds from counters on pages that are read repeatedly. [P]
 
 A page has the Prometheus format. A gateway's counts the started requests by function; a watchdog's counts
-finished requests and those inside, and tells its replica's capacity and SLO. Other lines are ignored. Next
+finished requests and those inside, and tells its replica's capacity and SLO. Other lines are ignored. The
+author of a function writes its page: no pattern reads beyond one line, so that each takes linear time. Next
 step: ``direct`` reads the pages.
 """
 
@@ -9,11 +10,12 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite, log, sqrt
+from math import log, nan, sqrt
 from statistics import median
 from typing import Any, Final
 
 from slo_autoscaler.signals import Observation
+from slo_autoscaler.sources import LARGEST
 
 SPANS: Final = (0.5, 2.5)
 """Spans in seconds over which arrivals are counted; the one with the higher sure rate counts. A short span
@@ -24,16 +26,23 @@ in 1,000 reads."""
 SHORTEST: Final = 0.2
 """Minimum seconds between two samples; closer ones give no usable rate."""
 
+LONGEST_NUMBER: Final = 40
+"""Characters of a number; a double has at most 24."""
+
 _STARTED: Final = re.compile(
-    rb'^gateway_function_invocation_started\{(?:[^}]*,)?function_name="([^"\\]+)"[^}]*\} (\S+)', re.MULTILINE
+    rb'^gateway_function_invocation_started\{(?:[^}\n]*,)?function_name="([^"\\\n]+)"[^}\n]*\} (\S+)',
+    re.MULTILINE,
 )
 _STARTED_NAME: Final = b"gateway_function_invocation_started{"
 _ENDED_NAME: Final = b"gateway_function_invocation_total{"
 _ENDED: Final = re.compile(
-    rb'^gateway_function_invocation_total\{(?:[^}]*,)?function_name="([^"\\]+)"[^}]*\} (\S+)', re.MULTILINE
+    rb'^gateway_function_invocation_total\{(?:[^}\n]*,)?function_name="([^"\\\n]+)"[^}\n]*\} (\S+)',
+    re.MULTILINE,
 )
 _INSIDE: Final = re.compile(rb"^http_requests_in_flight (\S+)", re.MULTILINE)
-_ARRIVED: Final = re.compile(rb"^(?:slo_requests_total\{[^}]*\}|http_requests_in_flight) (\S+)", re.MULTILINE)
+_ARRIVED: Final = re.compile(
+    rb"^(?:slo_requests_total\{[^}\n]*\}|http_requests_in_flight) (\S+)", re.MULTILINE
+)
 
 _TOLD: Final = {
     "capacity": re.compile(rb"^watchdog_capacity_requests_per_second (\S+)", re.MULTILINE),
@@ -65,11 +74,14 @@ def arrived(page: bytes) -> dict[str, float]:
 
 
 def inside(page: bytes) -> dict[str, float]:
-    """Return {function_name: requests inside} from a gateway's page, {WHOLE: ...} from a watchdog's."""
+    """Return {WHOLE: requests inside} from a watchdog's page."""
+    values = [value for value in map(_number, _INSIDE.findall(page)) if value is not None]
+    return {WHOLE: sum(values)} if values else {}
+
+
+def unfinished(page: bytes) -> dict[str, float]:
+    """Return {function_name: requests started and not ended} from a gateway's page."""
     begun = started(page)
-    if not begun:
-        values = [value for value in map(_number, _INSIDE.findall(page)) if value is not None]
-        return {WHOLE: sum(values)} if values else {}
     for name, value in _ENDED.findall(_adjacent(page, _ENDED_NAME)):
         text, ended = name.decode(errors="replace"), _number(value)
         if text in begun and ended is not None:
@@ -105,11 +117,12 @@ def observed(rate: float, in_flight: float, pages: Sequence[Mapping[str, float]]
 
 
 def _number(text: bytes) -> float | None:
+    """Return a number of at least 0 and below ``LARGEST``, or None."""
     try:
-        value = float(text)
+        value = float(text) if len(text) <= LONGEST_NUMBER else nan
     except ValueError:
         return None
-    return value if isfinite(value) else None
+    return value if 0.0 <= value < LARGEST else None
 
 
 @dataclass(slots=True)
@@ -154,7 +167,7 @@ class Page:
     def arrivals(self, span: float) -> Mapping[str, tuple[float, float]]:
         """Return {function_name: (arrivals, seconds)} of at least the last ``span`` seconds.
 
-        Of a shorter time if the page was first read later.
+        Of a shorter time if the page was first read later. Nothing of a count that was missing and is lower.
         """
         if len(self.samples) < 2:
             return {}
@@ -164,7 +177,8 @@ class Page:
         if end - begin < SHORTEST:
             return {}
         # A missing function had no request: the counter appears with the first one.
-        return {name: (value - before.get(name, 0.0), end - begin) for name, value in after.items()}
+        counts = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        return {name: (count, end - begin) for name, count in counts.items() if count >= 0.0}
 
 
 def surely(arrivals: Iterable[tuple[float, float]]) -> float:

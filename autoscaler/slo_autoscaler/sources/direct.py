@@ -8,12 +8,14 @@ pages. The result may raise the assumed load, never lower it.
 
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException, HTTPResponse
+from io import BytesIO
 from typing import Final, Protocol
 
 from slo_autoscaler.changes import Changes
@@ -39,10 +41,15 @@ BYTES_PER_SECOND: Final = 4 * 2**20
 GIVEN_UP: Final = 10.0
 """Seconds after which a page that could not be read is tried again."""
 LARGEST: Final = 64 * 2**20
-"""Bytes of a page: four times that of 10,000 functions."""
+"""Bytes of a gateway's page: four times that of 10,000 functions."""
+LARGEST_OF_REPLICA: Final = 2**20
+"""Bytes of a watchdog's page, which has some 25 kB for each class. The function's author writes it."""
 STALE: Final = 10.0
 """Seconds after which the counts of a page expire."""
 
+_REQUEST: Final = (
+    "GET /metrics HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n"
+)
 _ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
@@ -196,7 +203,8 @@ class Direct:
     def _read(self, page: _Page) -> None:
         began = self._clock()
         try:
-            text = fetched(page.address, READ_SECONDS)
+            largest = LARGEST if page.function_name is None else LARGEST_OF_REPLICA
+            text = fetched(page.address, READ_SECONDS, largest)
         except (OSError, HTTPException, OverflowError, ValueError) as error:
             page.counted = counters.Page()
             page.rises = False
@@ -205,10 +213,12 @@ class Direct:
             self._said.say(page.address, failure, state="lost", level=logging.INFO)
             return
         self._said.over(page.address)
-        read = counters.started if page.function_name is None else counters.arrived
-        page.counted.add(began, read(text))
-        page.inside = counters.inside(text)
-        if page.function_name is not None:
+        if page.function_name is None:
+            page.counted.add(began, counters.started(text))
+            page.inside = counters.unfinished(text)
+        else:
+            page.counted.add(began, counters.arrived(text))
+            page.inside = counters.inside(text)
             page.identity, page.told = counters.identity(text), counters.told(text)
         page.read_at = began
         page.rises = page.counted.rises()
@@ -221,8 +231,9 @@ class Direct:
             for page in self._pages.values()
             if page.reading is not None and page.reading.done() and now - page.read_at <= STALE
         ]
-        latest = {page.identity: page for page in pages if page.identity is not None}
-        pages = [page for page in pages if page.identity is None or latest[page.identity] is page]
+        # By function: another one's page may tell the same identity.
+        latest = {(page.function_name, page.identity or page.address): page for page in pages}
+        pages = list(latest.values())
         for span in counters.SPANS:
             arrivals_of: dict[str, list[tuple[float, float]]] = {}
             for page in pages:
@@ -246,29 +257,39 @@ class Direct:
         return loads
 
 
-def fetched(address: str, seconds: float) -> bytes:
+def fetched(address: str, seconds: float, largest: int) -> bytes:
     """Return the page ``/metrics`` at ``host:port``; raise one of the errors that ``_read`` catches.
 
-    Takes at most ``seconds``, or twice that without any byte, and at most ``LARGEST`` bytes.
+    Takes at most ``seconds`` to connect and ``seconds`` to read, whatever the server sends, and at most
+    ``largest`` bytes with the headers.
     """
-    end = time.monotonic() + seconds
-    connection = HTTPConnection(address, timeout=seconds)
-    try:
-        connection.request("GET", "/metrics", headers={"Accept-Encoding": "identity"})
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise ValueError(f"status {answer.status}")
-        parts: list[bytes] = []
-        size = 0
-        while part := answer.read1(1 << 20):
-            parts.append(part)
-            size += len(part)
-            if size > LARGEST:
-                raise ValueError(f"more than {LARGEST} bytes")
-            if time.monotonic() > end:
+    host, _, port = address.rpartition(":")
+    received = bytearray()
+    with socket.create_connection((host.strip("[]"), int(port)), seconds) as connection:
+        end = time.monotonic() + seconds
+        connection.sendall(_REQUEST.format(address).encode())
+        # http.client has a time limit for each byte alone, so it only reads what is here in whole.
+        while part := connection.recv(1 << 20):
+            received += part
+            if len(received) > largest:
+                raise ValueError(f"more than {largest} bytes")
+            left = end - time.monotonic()
+            if left <= 0.0:
                 raise TimeoutError(f"not read within {seconds:g} s")
-        if answer.length:
-            raise ValueError(f"{answer.length} bytes are missing")
-        return b"".join(parts)
-    finally:
-        connection.close()
+            connection.settimeout(left)
+    answer = HTTPResponse(_Received(received))  # type: ignore[arg-type]
+    answer.begin()
+    if answer.status != 200:
+        raise ValueError(f"status {answer.status}")
+    return answer.read()
+
+
+class _Received:
+    """Stands for the socket of an answer that was received already."""
+
+    def __init__(self, received: bytes | bytearray) -> None:
+        self._received = received
+
+    def makefile(self, _mode: str) -> BytesIO:
+        """Return the answer as a file."""
+        return BytesIO(self._received)

@@ -46,7 +46,7 @@ from typing import Final
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.signals import DERIVED
-from slo_autoscaler.sources import MIN_SCRAPES
+from slo_autoscaler.sources import LARGEST, MIN_SCRAPES
 from slo_autoscaler.spec import GatewaySlos, Slo
 
 NEWEST: Final = 0.55
@@ -232,7 +232,7 @@ WATCHDOG: Final = {
         f"{_rate('watchdog_queue_seconds_sum', '$W')} / {_rate('watchdog_queue_seconds_count', '$W')}"
     ),
     # During an update old and new replicas may disagree; the stricter target holds.
-    "slo_latency": f"min by (function_name) ({_DECLARED})",
+    "slo_latency": f"min by (function_name) ({_DECLARED} > 0)",
     "slo_interval": 'min by (function_name) (slo_interval_seconds{slo_class="default"})',
     # Gives one burn rate for all classes. Without requests: the function's own objective.
     "slo_objective": (
@@ -315,8 +315,13 @@ ALERTS: Final = "/api/v1/alerts"
 TIME: Final = "vector(time())"
 """Query of the Unix time by Prometheus' clock."""
 
-GATEWAYS: Final = "group by (instance, function_name) (gateway_service_count)"
-"""Query of the gateways' pages and the functions that each counts; ``WATCHDOGS`` for the watchdogs' pages."""
+GATEWAYS: Final = (
+    f"group by (instance, function_name) (gateway_service_count unless on (job, instance) {_SCRAPED})"
+)
+"""Query of the gateways' pages and the functions that each counts; ``WATCHDOGS`` for the watchdogs' pages.
+
+A target with a function's name is no gateway, whatever its page says: its author would speak for others.
+"""
 WATCHDOGS: Final = f"group by (instance, function_name) ({_DECLARED})"
 
 
@@ -513,14 +518,14 @@ def slo_counters(function_name: str, slo_class: str) -> dict[str, str]:
 
 
 Points = Sequence[tuple[float, float]]
-"""(Unix time, value), ascending, each a finite number."""
+"""(Unix time, value), ascending, each a number within ``LARGEST``."""
 
 Series = tuple[Mapping[str, str], Points]
 """Labels and points; an instant answer has one point."""
 
 
 def read(result: object) -> Iterator[Series]:
-    """Yield the series of an answer, the ``data.result`` of the query API, without NaN and infinities.
+    """Yield the series of an answer, the ``data.result`` of the query API, without NaN and absurd numbers.
 
     Raises ``SourceError`` for anything that is neither an instant vector nor a range.
     """
@@ -532,10 +537,10 @@ def read(result: object) -> Iterator[Series]:
             if "value" in series:
                 when, text = series["value"]
                 value = float(text)
-                yield series["metric"], ((when, value),) if math.isfinite(value) else ()
+                yield series["metric"], ((when, value),) if -LARGEST < value < LARGEST else ()
             else:
                 points = [(float(when), float(text)) for when, text in series["values"]]
-                yield series["metric"], [point for point in points if math.isfinite(point[1])]
+                yield series["metric"], [point for point in points if -LARGEST < point[1] < LARGEST]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise SourceError(f"expected series with metric and values, got {str(result)[:80]}") from None
 

@@ -1,6 +1,6 @@
 """Serves /metrics, /healthz, /decisions and /api/v1/desired, for programs.
 
-/healthz is 200 while the loop is alive, also without Prometheus or gateway: a restart would not help.
+/healthz is 200 while functions are decided, also without Prometheus or gateway: a restart would not help.
 
 /decisions?function=NAME&last=N returns the last decisions of a function as JSON, for ``explain``; NAME may
 omit the namespace. Without NAME it returns the known names.

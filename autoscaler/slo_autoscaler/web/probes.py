@@ -90,7 +90,7 @@ def verdict(*, alive: bool) -> tuple[str, str]:
     """Return status line and text of /healthz."""
     if alive:
         return "200 OK", "ok\n"
-    return "503 Service Unavailable", "no reconcile has finished for several intervals\n"
+    return "503 Service Unavailable", "no function was decided for several intervals\n"
 
 
 def _response(status: str, text: str, method: str, headers: str = "") -> bytes:

@@ -309,7 +309,7 @@ def notices(
     if not alive:
         tell(
             "error",
-            "The autoscaler scales no function: no reconcile has finished for several intervals."
+            "The autoscaler scales no function: no function was decided for several intervals."
             " The autoscaler's log has the cause.",
         )
     without = sum(row["reason"] == "NoData" for row in rows)

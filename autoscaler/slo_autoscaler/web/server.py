@@ -1,6 +1,7 @@
 """Serves a WSGI application by waitress, in a bounded number of threads and connections.
 
-Owns sockets, limits, start and stop. Threads see whole requests only: a slow client holds a connection.
+Owns sockets, limits, start and stop. Threads see whole requests only: a slow client holds a connection, which
+makes room for a new one.
 """
 
 import logging
@@ -9,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
 from waitress.server import create_server
 
 from slo_autoscaler.errors import ConfigError
@@ -21,6 +24,7 @@ THREADS: Final = 4
 """Number of parallel requests."""
 
 CONNECTIONS: Final = 100
+"""Connections without a whole request; a further one replaces the oldest."""
 
 MOST_HEADERS: Final = 16 * 1024
 """Maximum bytes of a request's header."""
@@ -54,7 +58,7 @@ class Server:
             map=self._sockets,
             sockets=[listening],
             threads=THREADS,
-            connection_limit=CONNECTIONS,
+            connection_limit=2 * CONNECTIONS,  # those with a request, too
             channel_timeout=CLIENT_TIMEOUT,
             max_request_header_size=MOST_HEADERS,
             max_request_body_size=MOST_READ,
@@ -62,7 +66,7 @@ class Server:
             outbuf_high_watermark=MOST_WRITTEN,
             ident=None,
         )
-        self._thread = threading.Thread(target=self._server.run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start serving in threads of its own."""
@@ -77,6 +81,15 @@ class Server:
         self._server.task_dispatcher.shutdown(timeout=STOPPING)
         # Last, because every thread with an answer writes to the trigger.
         self._server.close()
+
+    def _run(self) -> None:
+        while self._sockets:
+            wasyncore.loop(1.0, use_poll=True, map=self._sockets, count=1)
+            silent = [
+                each for each in self._sockets.values() if isinstance(each, HTTPChannel) and not each.requests
+            ]
+            if len(silent) > CONNECTIONS:
+                silent[0].handle_close()
 
     def _leave(self) -> None:
         """Close every connection; the loop ends when it has none left."""

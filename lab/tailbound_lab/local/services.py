@@ -189,8 +189,8 @@ def autoscaler_service(
         path = run_dir / "autoscaler.yaml"
         path.write_text(yaml.safe_dump(document))
     command = (
-        *(sys.executable, "-m", "slo_autoscaler", "--config", str(path), "--web-port", str(port)),
-        *("--gateway-url", gateway_url, "--prometheus-url", prometheus_url),
+        *(sys.executable, "-m", "slo_autoscaler", "--config", str(path), "--decision-log"),
+        *("--web-port", str(port), "--gateway-url", gateway_url, "--prometheus-url", prometheus_url),
     )
     return Service(
         "autoscaler",

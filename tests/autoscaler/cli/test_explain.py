@@ -34,6 +34,13 @@ def test_explain_log_with_other_lines_tells_the_last_of_the_function(tmp_path, c
     assert capsys.readouterr().out.splitlines() == [sentence(decisions[2]), sentence(decisions[3])]
 
 
+def test_explain_writes_no_control_characters_of_a_log(tmp_path, capsys):
+    log = tmp_path / "log"
+    log.write_text(a_log(a_told_decision(detail="\x1b[2J\u202e", function_name=NAME)))
+    assert main([NAME, "--log", str(log)]) == 0
+    assert capsys.readouterr().out.removesuffix("\n").isprintable()
+
+
 def test_explain_standard_input_takes_a_name_without_namespace(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO(a_log(a_told_decision())))
     assert main(["vision", "--log", "-"]) == 0

@@ -43,6 +43,11 @@ even_fleets = st.dictionaries(
 )
 
 
+def test_claim_of_billions_gets_the_budget_in_little_time():
+    fleet = {"a": Claim(1, 10**10, 1, 1e9, even(0.999)), "b": Claim(1, 1, 1, 1.0, even(0.5))}
+    assert allocate(fleet, 10) == {"a": 9, "b": 1}
+
+
 def held(fleet, given_replicas):
     return {name: replace(claim, current=given_replicas[name]) for name, claim in fleet.items()}
 

@@ -27,6 +27,7 @@ from slo_autoscaler.platforms.keys import (
 )
 from slo_autoscaler.schedule import hold_of
 from slo_autoscaler.spec import Modes
+from support.builders import BOMB
 
 OBSERVED = Scale(desired=3, available=2, min=4, max=8, scaler="", revision="r-1", version="7")
 
@@ -95,6 +96,14 @@ def test_read_key_of_another_object_is_known_where_it_may_stand(keys, labels, kn
     assert (read(keys, labels).unknown == "") is known
 
 
+def test_read_thousands_of_unknown_keys_names_a_few_in_short():
+    names = ["tailbound.dev/" + "x" * 300 + str(number) for number in range(2000)]
+    said = read(KUBERNETES, {MODE: ""}, dict.fromkeys(["tailbound.dev/max-replica\n", *names], ""))
+    assert f"tailbound.dev/max-replica\\n is unknown, did you mean annotation {MAX_REPLICAS}?" in said.unknown
+    assert said.unknown.endswith("1,998 more are unknown")
+    assert len(said.unknown) < 1000
+
+
 def test_declared_fields_take_the_place_of_the_observed_and_others_stay():
     scale = declared(KUBERNETES, {MODE: "shadow"}, {MAX_REPLICAS: "9"})
     assert (scale.mode, scale.max, scale.min, scale.revision) == ("shadow", 9, 4, "r-1")
@@ -113,6 +122,7 @@ def test_declared_zero_as_minimum_is_a_minimum():
         (KUBERNETES, {MODE: ""}, {MAX_REPLICAS: "0"}, f"f.ns: annotation {MAX_REPLICAS}: '0'"),
         (KNATIVE, {MODE: ""}, {"tailbound.dev/hold": ""}, "f.ns: annotation tailbound.dev/hold"),
         (OPENFAAS, {}, {OPENFAAS_HOLD: "1"}, f"f.ns: annotation {OPENFAAS_HOLD}"),
+        (OPENFAAS, {}, {OPENFAAS_HOLD: BOMB}, f"f.ns: annotation {OPENFAAS_HOLD}: must be JSON"),
     ],
 )
 def test_declared_wrong_key_is_unreadable_with_the_observed_count(keys, labels, annotations, word):

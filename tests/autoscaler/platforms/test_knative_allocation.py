@@ -190,7 +190,8 @@ def test_share_of_a_revision_is_what_routes_say(routes, found):
 
 
 def test_annotations_of_a_route_are_those_of_its_revisions():
-    schedule, hold = "[{cron: 0 8 * * *, duration: 2h, min_replicas: 4}]", "{until: 2026-12-01T09:00:00Z}"
+    schedule = '[{"cron": "0 8 * * *", "duration": "2h", "min_replicas": 4}]'
+    hold = '{"until": "2026-12-01T09:00:00Z"}'
     route = a_route(status=[named("a", 100)])
     route["metadata"]["annotations"] = {SCHEDULE: schedule, HOLD: hold}
     share = shares([route], {})["default", "a"]
@@ -211,7 +212,7 @@ def test_rollout_has_failed_where_a_newer_revision_than_the_main_one_has(newer, 
     assert scale_of(both, None, Modes()).rollout_failed is failed
 
 
-@pytest.mark.parametrize(("key", "text"), [("schedule", "[1]"), ("hold", "until: later")])
+@pytest.mark.parametrize(("key", "text"), [("schedule", "[1]"), ("hold", '{"until": "later"}')])
 def test_scale_wrong_annotation_is_unreadable_with_its_count(key, text):
     main = a_revision(share=Share(1.0, 1.0, ((f"annotation tailbound.dev/{key}", text),)), replicas=3)
     with pytest.raises(UnreadableError, match=rf"tabular.default: annotation tailbound.dev/{key}") as caught:

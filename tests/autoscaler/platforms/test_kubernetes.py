@@ -134,10 +134,10 @@ def test_a_label_without_a_mode_leaves_it_to_the_configuration(connect, shop):
             for text in ("many", "-1", "0", "9" * 5000)
         ),
         (
-            {"mode": "", "schedule": "[{cron: never}]"},
+            {"mode": "", "schedule": '[{"cron": "never"}]'},
             "annotation tailbound.dev/schedule: 0.cron: 'never' must be",
         ),
-        ({"mode": "", "hold": "until: later"}, "annotation tailbound.dev/hold: until: 'later' must be"),
+        ({"mode": "", "hold": '{"until": "later"}'}, "annotation tailbound.dev/hold: until: 'later' must be"),
     ],
 )
 def test_a_label_or_bound_that_is_none_is_an_error_of_this_deployment_alone(platform, shop, odd, words):
@@ -149,7 +149,7 @@ def test_a_label_or_bound_that_is_none_is_an_error_of_this_deployment_alone(plat
 
 
 def test_scale_has_schedule_and_hold_of_the_annotations(platform, shop):
-    hold = "{until: 2026-12-01T09:00:00Z}"
+    hold = '{"until": "2026-12-01T09:00:00Z"}'
     name = shop.deploy("peak", mode="", schedule=SCHEDULE, hold=hold)
     until(lambda: name in platform.scales(), "it is found")
     scale = platform.scales()[name]

@@ -75,7 +75,10 @@ def test_labels_of_a_function_are_honored(platform, gateway, labels, field, valu
 
 
 def test_scale_has_schedule_and_hold_of_the_annotations(platform, gateway):
-    texts = "[{cron: 0 8 * * *, duration: 2h, min_replicas: 4}]", "{until: 2026-12-01T09:00:00Z}"
+    texts = (
+        '[{"cron": "0 8 * * *", "duration": "2h", "min_replicas": 4}]',
+        '{"until": "2026-12-01T09:00:00Z"}',
+    )
     gateway.functions["vision"].annotations = dict(
         zip((OPENFAAS_SCHEDULE, OPENFAAS_HOLD), texts, strict=True)
     )

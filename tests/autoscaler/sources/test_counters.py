@@ -1,22 +1,28 @@
 """Arrivals from counters: what pages say, what resets and gaps do, and how sure a rate is."""
 
 import random
+import subprocess
+import sys
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slo_autoscaler.sources import counters
 from slo_autoscaler.sources.counters import (
     SHORTEST,
     SPANS,
     WHOLE,
     Page,
     arrived,
+    identity,
     inside,
     observed,
     started,
     surely,
     told,
+    unfinished,
 )
 from support.fuzzing import fuzzed
 
@@ -59,7 +65,7 @@ gateway_function_invocation_total{code="200",function_name="a.fn"} 2
 gateway_function_invocation_total{code="200",function_name="b.fn"} 4
 gateway_function_invocation_total{code="500",function_name="b.fn"} 2
 """
-    assert inside(page) == {"a.fn": 0.0, "b.fn": 3.0}
+    assert unfinished(page) == {"a.fn": 0.0, "b.fn": 3.0}
 
 
 def test_told_takes_the_known_numbers_of_the_default_class():
@@ -143,7 +149,79 @@ def test_inside_gateway_counts_started_less_ended_of_every_status():
         b'gateway_function_invocation_total{code="200",function_name="a.fn"} 4\n'
         b'gateway_function_invocation_total{code="500",function_name="a.fn"} 1\n'
     )
-    assert inside(page) == {"a.fn": 2.0, "b.fn": 3.0}
+    assert unfinished(page) == {"a.fn": 2.0, "b.fn": 3.0}
+
+
+READERS = (started, arrived, inside, unfinished, identity, told)
+
+
+@fuzzed(200)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(
+                    b"slo_requests_total{",
+                    b"http_requests_in_flight ",
+                    b"watchdog_identity ",
+                    b"\n",
+                    b" ",
+                    b"}",
+                ),
+                *(
+                    b"gateway_function_invocation_started{",
+                    b'function_name="',
+                    b'"',
+                    b",",
+                    b"\\",
+                    b"\xff",
+                    b"\0",
+                ),
+                *(
+                    b"NaN",
+                    b"-Inf",
+                    b"1e400",
+                    b"-5",
+                    b"1_0",
+                    b"9" * 5000,
+                    b'a.fn"} 3\n',
+                    b'slo_class="default"} ',
+                ),
+            ]
+        ),
+        max_size=40,
+    ).map(b"".join)
+    | st.binary()
+)
+def test_any_page_gives_finite_counts_of_at_least_zero(page):
+    for read in READERS:
+        found = read(page)
+        values = found.values() if isinstance(found, dict) else [] if found is None else [found]
+        assert all(0.0 <= value < inf for value in values)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slo_requests_total{\n",
+        'gateway_function_invocation_started{function_name="a\n',
+        "gateway_function_invocation_started{,\n",
+        'gateway_function_invocation_total{function_name="a\n',
+        "http_requests_in_flight\n",
+    ],
+)
+def test_page_of_lines_that_do_not_end_is_read_in_linear_time(line):
+    # A quadratic pattern takes minutes and holds the interpreter, so another process tries it.
+    read = "started(page), arrived(page), inside(page), unfinished(page), identity(page), told(page)"
+    code = f"from {counters.__name__} import *; page = {line.encode()!r} * 50_000; {read}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_page_whose_counter_was_missing_and_is_lower_gives_no_arrivals():
+    page = Page()
+    for now, counts in ((0.0, {"a.fn": 900.0}), (0.4, {}), (0.8, {"a.fn": 1.0})):
+        page.add(now, counts)
+    assert page.arrivals(SPANS[0]) == {}
 
 
 def test_inside_watchdog_is_its_gauge():
@@ -155,7 +233,7 @@ def test_inside_gateway_that_ended_more_than_it_started_has_none():
         b'gateway_function_invocation_started{function_name="a.fn"} 7\n'
         b'gateway_function_invocation_total{code="200",function_name="a.fn"} 9\n'
     )
-    assert inside(page) == {"a.fn": 0.0}
+    assert unfinished(page) == {"a.fn": 0.0}
 
 
 def test_arrivals_between_samples_that_are_too_close_are_none():

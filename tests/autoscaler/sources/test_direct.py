@@ -1,8 +1,9 @@
 """Pages of counters over real sockets: what is read, what is left out, and how long a poll takes."""
 
+import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
@@ -61,6 +62,33 @@ class Counting:
 
 def counting():
     return closing(Counting())
+
+
+@contextmanager
+def sending(*parts, pause=0.0):
+    """The address of a server that sends these bytes to each client, with a pause after each part."""
+
+    def serve():
+        while True:
+            try:
+                client, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+    def answer(client):
+        with client, suppress(OSError):
+            for part in parts:
+                client.sendall(part)
+                if ended.wait(pause):
+                    return
+
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        ended.set()
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 class Looking:
@@ -179,8 +207,14 @@ def test_rates_that_were_not_read_for_long_are_none():
 def test_pages_are_where_the_real_prometheus_scrapes(tmp_path):
     with a_fleet() as fleet, counting() as gateway:
         gateway.counts = {B: 1}
-        served = exposing(lambda _: f'gateway_service_count{{function_name="{B}"}} 1\n')
-        static = [{"targets": [fleet.address], "labels": {"function_name": A}}, {"targets": [served.address]}]
+        served, liar = (
+            exposing(lambda _: f'gateway_service_count{{function_name="{B}"}} 1\n') for _ in range(2)
+        )
+        static = [
+            {"targets": [fleet.address], "labels": {"function_name": A}},
+            {"targets": [liar.address], "labels": {"function_name": "liar.openfaas-fn"}},
+            {"targets": [served.address]},
+        ]
         jobs = [{"job_name": "all", "static_configs": static}]
         with a_prometheus(tmp_path, {}, jobs) as prometheus:
             source = PrometheusSource(PrometheusSettings(url=prometheus.url))
@@ -189,6 +223,7 @@ def test_pages_are_where_the_real_prometheus_scrapes(tmp_path):
             assert source.watchdogs() == {fleet.address: A}
             source.close()
         served.close()
+        liar.close()
 
 
 def test_page_whose_load_rises_is_read_again_soon_and_others_are_not():
@@ -232,7 +267,7 @@ def pages(monkeypatch):
     """Return {address: its page, or the error of reading it}, in place of sockets."""
     texts = {}
 
-    def fetched(address, _seconds):
+    def fetched(address, *_limits):
         page = texts[address]
         if isinstance(page, Exception):
             raise page
@@ -240,6 +275,34 @@ def pages(monkeypatch):
 
     monkeypatch.setattr(direct, "fetched", fetched)
     return texts
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n" + b"slo_requests_total{\n" * 2**20,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n" + b"x" * (3 * 2**20),
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 2**17,
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 2**18,
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\x1f\x8b",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nx",
+        b"\0" * 100,
+        b"",
+    ],
+)
+def test_page_that_is_hostile_leaves_other_functions_read(hostile):
+    with sending(hostile) as liar, a_fleet() as fleet:
+        fleet.rate = 1e4
+        with looking(Listed({}, {liar: B, fleet.address: A}), A, B) as eye:
+            eye.poll()
+            time.sleep(0.05)
+            assert eye.poll().keys() == {A}
+
+
+def test_page_that_sends_its_headers_byte_by_byte_holds_no_reader():
+    with sending(*[b"X"] * 1000, pause=0.1) as liar, pytest.raises(TimeoutError):
+        direct.fetched(liar, 0.5, 1000)
 
 
 def a_watchdogs_page(identity, inside=4, arrived=0):
@@ -264,6 +327,23 @@ def test_pod_at_two_addresses_counts_once(pages, identities, inside):
         eye.poll()
         eye.poll()
         assert eye.direct.loads()[A].in_flight == inside
+
+
+def test_page_with_the_identity_of_another_functions_takes_nothing_from_it(pages):
+    pages |= {"a:1": a_watchdogs_page(7), "b:1": a_watchdogs_page(7, inside=1)}
+    with looking(Listed({}, {"a:1": A, "b:1": B}), A, B) as eye:
+        eye.poll()
+        eye.poll()
+        assert {name: load.in_flight for name, load in eye.direct.loads().items()} == {A: 4.0, B: 1.0}
+
+
+def test_page_whose_counters_vanish_and_fall_leaves_other_functions_read(pages):
+    pages |= {"a:1": a_watchdogs_page(1), "b:1": a_watchdogs_page(2, arrived=900)}
+    with looking(Listed({}, {"a:1": A, "b:1": B}), A, B) as eye:
+        eye.poll()
+        for text in ("", a_watchdogs_page(2, inside=0, arrived=1)):
+            pages["b:1"] = text
+            assert eye.poll().keys() >= {A}
 
 
 def test_page_that_failed_for_long_has_no_requests_inside(pages):

@@ -1,7 +1,6 @@
 """Query text has the forms that matter, and anything that is no number is no data."""
 
 import json
-import math
 import re
 from dataclasses import fields
 
@@ -57,9 +56,9 @@ def test_matching_any_name_is_matched_alone_and_stays_inside_its_label(name, oth
 
 
 @given(st.dictionaries(names, st.floats()))
-def test_values_nan_and_infinity_are_no_data(values):
+def test_values_nan_infinity_and_absurd_numbers_are_no_data(values):
     series = queries.read([a_series(name, str(value)) for name, value in values.items()])
-    assert queries.values(series) == {name: value for name, value in values.items() if math.isfinite(value)}
+    assert queries.values(series) == {name: value for name, value in values.items() if abs(value) < 1e18}
 
 
 @pytest.mark.parametrize(
