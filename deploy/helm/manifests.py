@@ -137,6 +137,7 @@ def values() -> Json:
             enabled=FLAG, namespaces={"type": "array", "items": NAME}, **{"from": OBJECTS}
         ),
         "scalePolicy": section(enabled=FLAG),
+        "uninstallHook": {"type": ["boolean", "null"]},
         "monitoring": section(serviceMonitor=FLAG, podMonitors=FLAG, rules=FLAG, labels=TEXTS),
         "dashboards": section(enabled=FLAG, labels=TEXTS, annotations=TEXTS),
         "podAnnotations": TEXTS,
@@ -189,10 +190,11 @@ def template(values: Mapping[str, Any], namespace: str, release: str = "slo-auto
     return [part for part in parts if part]
 
 
-def is_test(rendered: Json) -> bool:
-    """Return whether an object is there for ``helm test`` alone."""
+def hook(rendered: Json) -> str:
+    """Return the event of Helm for which alone an object is there: ``test``, ``pre-delete``; else nothing."""
     annotations: Json = rendered["metadata"].get("annotations", {})
-    return annotations.get("helm.sh/hook") == "test"
+    event = str(annotations.get("helm.sh/hook", ""))
+    return event if event in {"test", "pre-delete"} else ""
 
 
 def path(platform: str) -> Path:
@@ -205,7 +207,7 @@ def manifest(platform: str) -> str:
     # The namespace of OpenFaaS is its chart's: kubectl delete would take OpenFaaS with it.
     values = {"platform": platform, "createNamespace": platform != "openfaas"}
     rendered = {text: yaml.safe_load(text) for text in template(values, NAMESPACES[platform])}
-    objects = {text: each for text, each in rendered.items() if not is_test(each)}
+    objects = {text: each for text, each in rendered.items() if not hook(each)}
     order = sorted(
         objects, key=lambda text: (objects[text]["kind"] != "Namespace", objects[text]["kind"], text)
     )

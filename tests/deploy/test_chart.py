@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from deploy.helm import manifests
 from slo_autoscaler.config import Config
 from slo_autoscaler.kube import BOOST
 from slo_autoscaler.platforms.keys import FLOOR_APPLIED, FLOOR_ORIGINAL, MIN_SCALE
+from support.doubles import exposing
 from support.pages import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +43,12 @@ pytestmark = pytest.mark.skipif(
 def rendered(*, release: str = "slo-autoscaler", **values: Any) -> list[Document]:
     namespace = manifests.NAMESPACES[values.get("platform", "openfaas")]
     return [yaml.safe_load(text) for text in manifests.template(values, namespace, release)]
+
+
+def of_uninstall(**values: Any) -> list[Document]:
+    """What an uninstall makes where Helm talks to a cluster."""
+    documents = rendered(uninstallHook=True, **values)
+    return [each for each in documents if manifests.hook(each) == "pre-delete"]
 
 
 @pytest.fixture(params=PLATFORMS)
@@ -187,7 +196,7 @@ def test_every_value_makes_objects_that_kubernetes_knows(platform):
         "global": {"team": "a"},
     }
     documents = rendered(platform=platform, **everything)
-    known_to_kubernetes(*documents)
+    known_to_kubernetes(*documents, *of_uninstall(platform=platform, **everything))
     assert container(documents)["image"] == f"ghcr.io/tailbound/slo-autoscaler@sha256:{'0' * 64}"
     assert pod(documents)["spec"]["serviceAccountName"] == "scaler"
     assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in container(documents)["env"]
@@ -212,11 +221,70 @@ def test_network_policy_admits_its_own_namespace_and_those_of_the_values():
 
 def test_helm_test_asks_the_service_and_is_in_no_manifest(documents, platform):
     asking = only(documents, "Pod")
-    address = asking["spec"]["containers"][0]["command"][-1]
+    *_, program, address = asking["spec"]["containers"][0]["command"]
+    compile(program, "helm test", "exec")
     service = only(documents, "Service")
     assert address == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}/healthz"
     assert not service["spec"]["selector"].items() <= asking["metadata"]["labels"].items()
     assert "kind: Pod\n" not in manifests.path(platform).read_text()
+
+
+RESOLVES_LATE = """
+import socket
+answers = [OSError("Name or service not known")] * 2
+def resolved(host, *rest, there=socket.getaddrinfo, **more):
+    if answers:
+        raise answers.pop()
+    return there("127.0.0.1", *rest, **more)
+socket.getaddrinfo = resolved
+"""
+"""The name resolves from the third question on."""
+
+
+def test_helm_test_waits_for_the_name_of_a_new_service(documents):
+    *command, _ = only(documents, "Pod")["spec"]["containers"][0]["command"]
+    with closing(exposing(lambda _: "ok")) as service:
+        program = command[-1].replace("import sys", f"{RESOLVES_LATE}\nimport sys", 1)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                program,
+                f"http://late.example:{service.address.rpartition(':')[2]}/healthz",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok"), done.stderr
+
+
+def test_uninstall_stops_the_pods_of_this_release_by_an_account_of_its_own(platform):
+    documents = rendered(platform=platform, release="blue")
+    hook = of_uninstall(platform=platform, release="blue")
+    job = only(hook, "Job")["spec"]["template"]["spec"]
+    (retire,) = job["containers"]
+    *module, name, selector = retire["command"]
+    assert module == ["python", "-m", "slo_autoscaler.kube.retire"]
+    assert name == only(documents, "Deployment")["metadata"]["name"]
+    labels = {key: text for key, _, text in (part.partition("=") for part in selector.split(","))}
+    assert labels == only(documents, "Deployment")["spec"]["selector"]["matchLabels"]
+    assert not labels.items() <= only(hook, "Job")["spec"]["template"]["metadata"]["labels"].items()
+    role = only(hook, "Role")
+    rights = {
+        (verb, group, resource)
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert rights == {("patch", "apps", "deployments/scale"), ("list", "", "pods")}
+    assert role["rules"][0]["resourceNames"] == [name]
+    account = only(hook, "ServiceAccount")["metadata"]["name"]
+    assert job["serviceAccountName"] == account == only(hook, "RoleBinding")["subjects"][0]["name"]
+    assert account != pod(documents)["spec"]["serviceAccountName"]
+    # `kubectl apply` would run the Job at once.
+    assert not objects(hook) & objects(documents)
 
 
 @pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not on PATH")

@@ -565,7 +565,9 @@ def _is_selected(document: Document, query: Mapping[str, str]) -> bool:
         part, name = path.split(".")
         if (document.get(part) or {}).get(name, "") != wanted:
             return False
-    return label is None or label in (document["metadata"].get("labels") or {})
+    labels = document["metadata"].get("labels") or {}
+    parts = [part.partition("=") for part in (label or "").split(",") if part]
+    return all(name in labels and (not equals or labels[name] == text) for name, equals, text in parts)
 
 
 def _merged(below: Any, above: Any, *, by_name: bool = False) -> Any:

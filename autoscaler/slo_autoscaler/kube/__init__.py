@@ -7,6 +7,7 @@
 - ``pods``              pods for which no node has room
 - ``resize``            boosted CPU of pods, given and taken back
 - ``resize_rules`` [P]  its rules
+- ``retire``            a program: stops an autoscaler before ``helm uninstall``
 - ``lease``             leader election by a Lease
 - ``lease_rules`` [P]   its rules
 """

@@ -57,3 +57,11 @@ app.kubernetes.io/part-of: tailbound
 {{- define "slo-autoscaler.configMap" -}}
 {{ include "slo-autoscaler.name" . }}-config-{{ include "slo-autoscaler.config" . | sha256sum | trunc 10 }}
 {{- end -}}
+
+{{/* Annotations of an object of the hook before an uninstall; the argument is its weight. */}}
+{{- define "slo-autoscaler.uninstall" -}}
+annotations:
+  helm.sh/hook: pre-delete
+  helm.sh/hook-weight: {{ . | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end -}}
