@@ -39,7 +39,7 @@ LONGEST: Final = 366 * 86_400.0
 CRON_FIELDS: Final = 5
 
 REMEMBERED: Final = 10_000
-"""Annotations whose values are kept: some platforms return their texts at every reconcile."""
+"""Annotations whose values or faults are kept: some platforms return their texts at every reconcile."""
 
 
 def _cron(text: str) -> str:
@@ -135,14 +135,12 @@ _SCHEDULE: Final = TypeAdapter(Schedule)
 _HOLD: Final = TypeAdapter(Hold)
 
 
-@lru_cache(REMEMBERED)
 def schedule_of(text: str) -> Schedule:
     """Return the schedule in an annotation. Raises ``ValueError`` with entries, keys, values and rules."""
     schedule: Schedule = _parsed(_SCHEDULE, text)
     return schedule
 
 
-@lru_cache(REMEMBERED)
 def hold_of(text: str) -> Hold:
     """Return the hold in an annotation. Raises ``ValueError`` with keys, values and rules."""
     hold: Hold = _parsed(_HOLD, text)
@@ -150,13 +148,24 @@ def hold_of(text: str) -> Hold:
 
 
 def _parsed(adapter: TypeAdapter[Any], text: str) -> Any:
+    value, fault = _read(adapter, text)
+    if fault:
+        raise ValueError(fault)
+    return value
+
+
+@lru_cache(REMEMBERED)
+def _read(adapter: TypeAdapter[Any], text: str) -> tuple[Any, str]:
+    """Return the value and no fault, or None and the fault."""
     try:
-        return adapter.validate_python(parse_json(text))
+        return adapter.validate_python(parse_json(text)), ""
     except ValidationError as error:
         faults = error.errors(include_url=False)
         more = len(faults) - MOST_FAULTS
         lines = [*map(_line, faults[:MOST_FAULTS]), *([f"and {more} faults more"] if more > 0 else [])]
-        raise ValueError("; ".join(lines)) from None
+        return None, "; ".join(lines)
+    except ValueError as error:
+        return None, str(error)
 
 
 def _line(fault: Any) -> str:

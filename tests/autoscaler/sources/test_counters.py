@@ -208,6 +208,7 @@ def test_any_page_gives_finite_counts_of_at_least_zero(page):
         "gateway_function_invocation_started{,\n",
         'gateway_function_invocation_total{function_name="a\n',
         "http_requests_in_flight\n",
+        'gateway_function_invocation_started{,function_name="x' + ',function_name="x' * 2,
     ],
 )
 def test_page_of_lines_that_do_not_end_is_read_in_linear_time(line):
