@@ -237,9 +237,9 @@ WATCHDOG: Final = {
     # Gives one burn rate for all classes. Without requests: the function's own objective.
     "slo_objective": (
         _sum(f"sum {_BY_CLASS} (rate(slo_requests_total[$W])) * max {_BY_CLASS} (slo_objective_ratio)")
-        + f" / {_rate('slo_requests_total', '$W')} > 0"
+        + f" / {_rate('slo_requests_total', '$W')} > 0 < 1"
         + " or "
-        + _max('slo_objective_ratio{slo_class=~"|default"}')
+        + _max('slo_objective_ratio{slo_class=~"|default"} > 0 < 1')
     ),
     "up_replicas": _sum(_fresh(_SCRAPED)),
     "rated_replicas": _rated(_DECLARED),

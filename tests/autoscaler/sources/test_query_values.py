@@ -478,6 +478,18 @@ def test_a_second_autoscaler_counts_only_after_a_minute_beside_the_first(tmp_pat
         run_promtool(tmp_path, a_test(series, texts, {"": expected}, f"{at}s"))
 
 
+def test_targets_that_nobody_can_meet_are_none(tmp_path):
+    declared = {"fine.fn": (0.1, 0.9), "never.fn": (0, 0), "absurd.fn": (-1, 7), "all.fn": (0.1, 1)}
+    series = {
+        f'{metric}{{function_name="{name}",slo_class="default"}}': f"{values[index]}x30"
+        for name, values in declared.items()
+        for index, metric in enumerate(("slo_latency_seconds", "slo_objective_ratio"))
+    }
+    texts = {name: SIGNALS_ASKED[name] for name in ("slo_latency", "slo_objective")}
+    expected = {"slo_latency": {"fine.fn": 0.1, "all.fn": 0.1}, "slo_objective": {"fine.fn": 0.9}}
+    run_promtool(tmp_path, a_test(series, texts, expected))
+
+
 def test_narrowed_every_selector_of_every_query_has_the_matchers():
     some = [queries.WATCHDOG, queries.NEW, queries.LEARNED]
     named = queries.matching(["up.slo_x", "watchdog_y"])
