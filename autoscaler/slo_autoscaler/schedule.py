@@ -21,6 +21,7 @@ from pydantic import (
 
 from slo_autoscaler import fields
 from slo_autoscaler.fields import (
+    LONGEST_JSON,
     MOST_FAULTS,
     Count,
     Remark,
@@ -148,7 +149,9 @@ def hold_of(text: str) -> Hold:
 
 
 def _parsed(adapter: TypeAdapter[Any], text: str) -> Any:
-    value, fault = _read(adapter, text)
+    # A longer text is a fault, and not worth its memory.
+    read = _read if len(text) <= LONGEST_JSON else _read.__wrapped__
+    value, fault = read(adapter, text)
     if fault:
         raise ValueError(fault)
     return value
