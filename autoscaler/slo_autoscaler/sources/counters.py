@@ -160,7 +160,8 @@ class Page:
         sigmas = sqrt(SURE * SURE + 2.0 * log(len(after) or 1))
         for name, count in after.items():
             counted = before.get(name, 0.0)
-            usual = share * (counted - first.get(name, 0.0))
+            # A counter that was missing between them may be lower now.
+            usual = share * max(0.0, counted - first.get(name, 0.0))
             # A Poisson count of the mean exceeds it by the square root of it; of a small one by more.
             if count - counted > usual + sigmas * sqrt(usual) + sigmas * sigmas / 2.0:
                 return True

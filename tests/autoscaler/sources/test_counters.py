@@ -220,9 +220,10 @@ def test_page_of_lines_that_do_not_end_is_read_in_linear_time(line):
 
 def test_page_whose_counter_was_missing_and_is_lower_gives_no_arrivals():
     page = Page()
-    for now, counts in ((0.0, {"a.fn": 900.0}), (0.4, {}), (0.8, {"a.fn": 1.0})):
+    for now, counts in ((0.0, {"a.fn": 900.0}), (0.4, {}), (0.8, {"a.fn": 1.0}), (1.2, {"a.fn": 2.0})):
         page.add(now, counts)
-    assert page.arrivals(SPANS[0]) == {}
+    assert page.arrivals(1.0) == {}
+    assert not page.rises()
 
 
 def test_inside_watchdog_is_its_gauge():
