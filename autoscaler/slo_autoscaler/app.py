@@ -161,7 +161,7 @@ def run(
                 serving.callback(listener.stop)
                 listener.start()
         logger.info(
-            "slo-autoscaler %s: %s, every %gs; /metrics, /healthz, /decisions and /api on %s%s%s",
+            "slo-autoscaler %s: %s, every %gs; /metrics, /healthz and /decisions on %s%s%s",
             __version__,
             config.platform.place,
             config.interval,

@@ -471,13 +471,15 @@ def test_handler_that_fails_to_preload_later_is_preloaded_anew_by_a_new_gunicorn
 
 def test_torch_computes_in_preloaded_workers_with_their_own_threads():
     handler = (FUNCTIONS / "tabular" / "handler.py").read_text() + textwrap.dedent("""
-    inner = handle_batch
-    def handle_batch(events, context):
-        if events[0].path != "/threads":
-            return inner(events, context)
+    read, inner = parse, handle_batch
+    def parse(event):
+        return None if event.path == "/threads" else read(event)
+    def handle_batch(rows, context):
+        if rows[0] is not None:
+            return inner(rows, context)
         with torch.inference_mode():
             context.model(torch.zeros(4096, FEATURES))
-        return [[torch.get_num_threads(), context.threads, context.device] for _ in events]
+        return [[torch.get_num_threads(), context.threads, context.device] for _ in rows]
     """)
     body = json.dumps({"features": [0.25] * 32}).encode()
     with watchdog(handler, workers="2", worker_threads="2", preload="true") as dog:

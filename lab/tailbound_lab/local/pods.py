@@ -107,7 +107,7 @@ def _pod(function: Function, replica: Replica, version: int) -> Document:
     ready = {"type": "Ready", "status": str(replica.ready)}
     return {
         "metadata": _metadata(function, replica.name, version, owner=("ReplicaSet", function.spec.name)),
-        "spec": {"containers": [_container(replica.cpus)]},
+        "spec": {"nodeName": "localhost", "containers": [_container(replica.cpus)]},
         "status": {"phase": "Running", "qosClass": "Burstable", "conditions": [ready]},
     }
 
