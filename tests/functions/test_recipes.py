@@ -155,8 +155,10 @@ def test_chat_is_called_by_openais_client():
     openai = pytest.importorskip("openai")
     pytest.importorskip("torch")
     handler, path = (RECIPES / "chat/handler.py").read_text(), import_path(RECIPES / "chat")
-    with watchdog(handler, slo_interval="60s", PYTHONPATH=path) as dog:
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{dog.port}/v1", api_key="none", max_retries=0)
+    with (
+        watchdog(handler, slo_interval="60s", PYTHONPATH=path) as dog,
+        openai.OpenAI(base_url=f"http://127.0.0.1:{dog.port}/v1", api_key="none", max_retries=0) as client,
+    ):
         ask = client.chat.completions.create
         whole = ask(**ASKED, max_tokens=20).choices[0]
         chunks = [chunk.choices[0] for chunk in ask(**ASKED, max_tokens=20, stream=True)]
@@ -176,11 +178,13 @@ def test_openais_client_reads_the_error_of_a_stream_that_breaks_off():
             state.append({"choices": []})
         return [(state[0], False) if len(state) == 1 else ValueError("too long") for state in states]
     """
-    with watchdog(handler, slo_interval="60s") as dog:
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{dog.port}/v1", api_key="none", max_retries=0)
-        chunks = client.chat.completions.create(**ASKED, stream=True)
-        with pytest.raises(openai.APIError, match="too long"):
-            list(chunks)
+    with (
+        watchdog(handler, slo_interval="60s") as dog,
+        openai.OpenAI(base_url=f"http://127.0.0.1:{dog.port}/v1", api_key="none", max_retries=0) as client,
+        client.chat.completions.create(**ASKED, stream=True) as chunks,
+        pytest.raises(openai.APIError, match="too long"),
+    ):
+        list(chunks)
 
 
 @pytest.mark.parametrize(
