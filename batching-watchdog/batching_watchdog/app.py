@@ -343,7 +343,7 @@ async def _drain(
     await asyncio.sleep(0)  # what was accepted already becomes a connection
     front.accepting = False
     requests.drain()
-    shell.end_best_effort(ShuttingDown("of best effort, and the watchdog is shutting down"))
+    shell.give_up(ShuttingDown("of best effort, and the watchdog is shutting down"), best_effort=True)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(config.drain_timeout):
             await requests.drained()

@@ -133,13 +133,12 @@ class Shell:
         self._carry_out(self._engine.abandon(request))
         request.client = None
 
-    def give_up(self, error: WatchdogError) -> None:
-        """Answer every admitted request with ``error``; batches under way continue."""
-        self._carry_out(self._engine.give_up(error))
+    def give_up(self, error: WatchdogError, *, best_effort: bool = False) -> None:
+        """Answer every admitted request with ``error``; batches under way continue.
 
-    def end_best_effort(self, error: WatchdogError) -> None:
-        """Answer the requests of best effort that wait with ``error``."""
-        self._carry_out(self._engine.end_best_effort(error))
+        ``best_effort``: only those of best effort that wait.
+        """
+        self._carry_out(self._engine.give_up(error, best_effort=best_effort))
 
     def came_up(self) -> None:
         """Note that a worker can serve for the first time: the start-up ends."""

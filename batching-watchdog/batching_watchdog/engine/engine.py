@@ -236,22 +236,19 @@ class Engine:
         """Remove a request whose client has left; a batch that has begun continues."""
         return self._leave(request) if request.place != GONE else []
 
-    def end_best_effort(self, error: WatchdogError) -> list[Effect]:
-        """Answer the requests of best effort that wait."""
-        waiting = list(self._queues.best_effort.values())
-        return [effect for request in waiting for effect in self._end(request, error)]
-
     def hand_over(self) -> list[Request]:
         """Remove and return all admitted requests, none of which has run: another engine takes them."""
         requests = list(self._queues.admitted.values())
         self._queues = Queues(self._queues.most, by_deadline=self._policy.by_deadline)
         return requests
 
-    def give_up(self, error: WatchdogError) -> list[Effect]:
-        """Answer every admitted request with ``error``; batches under way continue."""
-        return [
-            effect for request in list(self._queues.admitted.values()) for effect in self._end(request, error)
-        ]
+    def give_up(self, error: WatchdogError, *, best_effort: bool = False) -> list[Effect]:
+        """Answer every admitted request with ``error``; batches under way continue.
+
+        ``best_effort``: only those of best effort that wait.
+        """
+        requests = self._queues.best_effort if best_effort else self._queues.admitted
+        return [effect for request in list(requests.values()) for effect in self._end(request, error)]
 
     def tick(self, now: float) -> list[Effect]:
         """Answer expired requests, then dispatch batches to idle workers; return the effects."""

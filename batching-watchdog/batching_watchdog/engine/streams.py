@@ -348,16 +348,13 @@ class Streams:
         """Remove a request whose client has left; its stream leaves its worker before the next step."""
         return self._leave(request) if request.place != GONE else []
 
-    def give_up(self, error: WatchdogError) -> list[Effect]:
-        """Answer every admitted request with ``error``."""
-        return [
-            effect for request in list(self._queues.admitted.values()) for effect in self._end(request, error)
-        ]
+    def give_up(self, error: WatchdogError, *, best_effort: bool = False) -> list[Effect]:
+        """Answer every admitted request with ``error``.
 
-    def end_best_effort(self, error: WatchdogError) -> list[Effect]:
-        """Answer the requests of best effort that wait."""
-        waiting = list(self._queues.best_effort.values())
-        return [effect for request in waiting for effect in self._end(request, error)]
+        ``best_effort``: only those of best effort that wait.
+        """
+        requests = self._queues.best_effort if best_effort else self._queues.admitted
+        return [effect for request in list(requests.values()) for effect in self._end(request, error)]
 
     def tick(self, now: float) -> list[Effect]:
         """Answer expired requests, then let waiting ones join; return the effects."""

@@ -107,11 +107,11 @@ def test_best_effort_is_no_demand(full):
     assert (full.queued, full.admitted) == (0, 2)
 
 
-def test_end_best_effort_answers_what_waits_and_leaves_the_others():
+def test_give_up_of_best_effort_answers_what_waits_and_leaves_the_others():
     engine = Simulation(accelerator, workers=0).engine
     engine.offer(request(1, budget=inf), 0.0)
     engine.offer(request(2, budget=0.1), 0.0)
-    (answer,) = engine.end_best_effort(ShuttingDown("soon"))
+    (answer,) = engine.give_up(ShuttingDown("soon"), best_effort=True)
     assert answer.request.id == 1
     assert engine.queued == 1
 
