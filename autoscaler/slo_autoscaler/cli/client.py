@@ -75,7 +75,7 @@ def forwarded(port: str, namespace: str | None = None) -> Iterator[str]:
         try:
             told = ""
             for line in running.stdout:
-                if found := _FORWARDING.match(line):
+                if forwarding := _FORWARDING.match(line):
                     break
                 told = line
             else:
@@ -83,7 +83,7 @@ def forwarded(port: str, namespace: str | None = None) -> Iterator[str]:
             limit.cancel()
             # It writes a line for each connection: a full pipe would stop it.
             threading.Thread(target=running.stdout.read, daemon=True).start()
-            yield f"http://{found[1]}"
+            yield f"http://{forwarding[1]}"
         finally:
             limit.cancel()
             running.kill()
@@ -97,8 +97,8 @@ def _pod(namespace: str | None) -> tuple[str, str]:
     releases = {(pod["namespace"], pod["labels"].get("app.kubernetes.io/instance")) for pod in pods}
     if len(releases) != 1:
         names = ", ".join(sorted(f"{where}/{release}" for where, release in releases))
-        found = f"several autoscalers run: {names}" if releases else f"no pod with {SELECTOR} runs"
-        raise NoAnswerError(f"{found}; --autoscaler takes the namespace of one, --url an address")
+        trouble = f"several autoscalers run: {names}" if releases else f"no pod with {SELECTOR} runs"
+        raise NoAnswerError(f"{trouble}; --autoscaler takes the namespace of one, --url an address")
     where, name = pods[0]["namespace"], pods[0]["name"]
     if len(pods) > 1:
         holders = {

@@ -84,11 +84,11 @@ def _asked(url: str, flags: argparse.Namespace) -> dict[str, Any]:
     if flags.function:
         chosen: set[str] = set()
         for wanted in flags.function:
-            found, near = named(wanted, [row["function_name"] for row in rows])
-            if not found:
+            names, near = named(wanted, [row["function_name"] for row in rows])
+            if not names:
                 hint = f"; did you mean {' or '.join(near)}?" if near else ""
                 raise client.NoAnswerError(f"no function {wanted!r}{hint}")
-            chosen.update(found)
+            chosen.update(names)
         rows = [row for row in rows if row["function_name"] in chosen]
     return {**document, "functions": rows}
 
