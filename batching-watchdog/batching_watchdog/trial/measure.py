@@ -179,11 +179,10 @@ class _Subject:
         worker_seconds = service.total / max(1, sum(service.counts))
         batches = report.costs(metrics.capacity.times.overall)
         uniform = self._promise(self.config.slo_latency)
-        if len(self.bodies) > 1:
-            self.tell("serving the mix")
-            for body in self.bodies[1:]:
-                await self._send(body, 0.0)
-            await Mix(self.offered, self.bodies).serve()
+        for body in self.bodies[1:]:
+            await self._send(body, 0.0)
+        self.tell("serving them together")
+        await Mix(self.offered, self.bodies).serve()
         mixed = self._promise(self.config.slo_latency)
         measured = BatchMeasurements(
             batched=self.handshake.batched,
