@@ -312,7 +312,7 @@ class Engine:
         lane = take.lane
         head = lane.on_time[take.start]
         self._overload.count(now, head.deadline - head.arrived, on_time=take.size)
-        taken = self._together(lane.on_time[take.start : take.start + take.size])
+        taken = self._together(lane.on_time[take.start : take.start + take.size], lane.pool)
         in_a_row = taken[-1] is lane.on_time[take.start + len(taken) - 1]
         self._queues.serve(lane, taken, take.start if in_a_row else None)
         self._dispatch(taken, take.reason, now, effects)
@@ -327,10 +327,11 @@ class Engine:
         if not waiting or not self._idle or self._idle[-1] in self._running:
             return inf
         head = next(iter(waiting.values()))
-        times = head.lane.times
+        pool = self._pool_now(head)
+        times = pool.times
         size = max(1, min(times.best_size, times.largest_within(self._tightest - times.predict(1))))
-        alike = (request for request in waiting.values() if request.lane.pool is head.lane.pool)
-        taken = self._together(islice(alike, size))
+        alike = (request for request in waiting.values() if self._pool_now(request) is pool)
+        taken = self._together(islice(alike, size), pool)
         for request in taken:
             del waiting[request.id]
         self._dispatch(taken, DispatchReason.BEST_EFFORT, now, effects)
@@ -340,15 +341,16 @@ class Engine:
         """Dispatch late requests of one lane, the oldest first, if those on time leave time for them."""
         late = self._queues.late
         head = next(iter(late.values()))
-        times = head.lane.times
+        pool = self._pool_now(head)
+        times = pool.times
         spare = self._spare(head, now)
         # New arrivals wait for at most half of their budget. If none can be on time, throughput counts.
         size = min(times.best_size, times.largest_within(min(spare, (head.deadline - head.arrived) / 2)))
         if not size and spare < inf:
             return False
         size = size or times.best_size
-        alike = (request for request in late.values() if request.lane.pool is head.lane.pool)
-        taken = self._together(islice(alike, size))
+        alike = (request for request in late.values() if self._pool_now(request) is pool)
+        taken = self._together(islice(alike, size), pool)
         for request in taken:
             del late[request.id]
         self._dispatch(taken, DispatchReason.LATE, now, effects)
@@ -437,8 +439,12 @@ class Engine:
         to[worker] = batch
         effects.append(Dispatch(worker, batch))
 
-    def _together(self, requests: Iterable[Request]) -> list[Request]:
-        """Return the first requests of a pool that may share a batch; at least one.
+    def _pool_now(self, request: Request) -> Shared:
+        """Return the pool of one that waited for long: its class may have left that of its lane since."""
+        return self._cost.pool(request.cost_class, counts=False)
+
+    def _together(self, requests: Iterable[Request], pool: Shared) -> list[Request]:
+        """Return the first requests of ``pool`` that may share a batch; at least one.
 
         By the pool's limit, and by ``max_batch_bytes`` of their bodies and answers. Only those of the first
         one's class if it is the turn of a batch that shows its cost.
@@ -447,7 +453,6 @@ class Engine:
         taken: list[Request] = []
         one_class = False
         for request in requests:
-            pool = request.lane.pool
             if not taken:
                 one_class = self._cost.one_class(pool)
             elif one_class and request.cost_class != taken[0].cost_class:

@@ -1,5 +1,7 @@
 """What the policies, the queue, the retries and the latency model reach together, in virtual time."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from batching_watchdog.engine.tuning import TUNING
@@ -72,6 +74,29 @@ def test_lengths_that_a_model_pads_are_told_apart_under_load_from_the_start(long
     simulation.by_lengths = lambda lengths: 0.005 + 0.00001 * len(lengths) * max(lengths)
     simulation.run(rate, 5, to_the_end=False)
     assert simulation.run(rate, 5).attainment(5) > share
+
+
+def test_late_requests_of_lengths_that_were_told_apart_since_share_no_batch():
+    lengths = (40, 60, 90, 50, 70, 45, 600, 80, 55, 900)
+    late: list[set[int]] = []
+
+    def seconds(batch: Sequence[int]) -> float:
+        if simulation.now > 10.0:
+            late.append({length.bit_length() == 10 for length in batch})
+        return 0.005 + 1e-5 * len(batch) * max(batch)
+
+    simulation = Simulation(
+        accelerator,
+        workers=1,
+        slo_latency=0.3,
+        mix=[Part(0.1, length=length) for length in lengths],
+        by_lengths=seconds,
+    )
+    # Many of the first seconds go late together, and wait until there is time for them.
+    simulation.run(320, 60)
+    assert {True} in late
+    assert {False} in late
+    assert {False, True} not in late
 
 
 def test_dear_inputs_whose_costs_add_are_on_time_as_the_others_are():
