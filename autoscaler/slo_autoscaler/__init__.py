@@ -15,6 +15,7 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``calls``            requests to the platform, side by side and with a time limit
 - ``leader``           which of several autoscalers acts, by a lock on a file; by a Lease: ``kube.lease``
 - ``session``          credentials, certificates and proxies of HTTP requests
+- ``pages``            one page of metrics, fetched within limits
 - ``sources``          where observations come from: Prometheus, and the replicas' own pages
 - ``signals`` [P]      ``Observation``: one record for each signal
 - ``platforms``        where functions run and are scaled: OpenFaaS, Kubernetes, Knative

@@ -1,6 +1,6 @@
 """Reads the load each second from the pages that Prometheus scrapes, to see a step seconds earlier.
 
-Owns the thread and the requests for pages, with their limits. Prometheus' label ``instance`` gives the
+Owns the thread, and the limits of each page. Prometheus' label ``instance`` gives the
 addresses; while Prometheus is down, the platform. It sees nothing where these are not reachable. A gateway's
 page covers all functions; watchdogs are read for functions that no gateway has. ``counters`` interprets the
 pages. The result may raise the assumed load, never lower it.
@@ -8,18 +8,16 @@ pages. The result may raise the assumed load, never lower it.
 
 import logging
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from http.client import HTTPException, HTTPResponse
-from io import BytesIO
 from typing import Final, Protocol
 
 from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import SourceError, brief
+from slo_autoscaler.pages import FAILURES, fetched
 from slo_autoscaler.sources import Load, counters
 
 logger = logging.getLogger(__name__)
@@ -49,9 +47,6 @@ REPLICA_BYTES_PER_SECOND: Final = 2**16
 STALE: Final = 10.0
 """Seconds after which the counts of a page expire."""
 
-_REQUEST: Final = (
-    "GET /metrics HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n"
-)
 _ADDRESS: Final = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
@@ -210,7 +205,7 @@ class Direct:
                 (LARGEST, BYTES_PER_SECOND) if gateway else (LARGEST_OF_REPLICA, REPLICA_BYTES_PER_SECOND)
             )
             text = fetched(page.address, READ_SECONDS, largest)
-        except (OSError, HTTPException, OverflowError, ValueError) as error:
+        except FAILURES as error:
             page.counted = counters.Page()
             page.rises = False
             page.due = self._clock() + GIVEN_UP
@@ -260,41 +255,3 @@ class Direct:
             seen = counters.observed(rate, count, told[name]) if name in told else None
             loads[name] = Load(rate, count, seen)
         return loads
-
-
-def fetched(address: str, seconds: float, largest: int) -> bytes:
-    """Return the page ``/metrics`` at ``host:port``; raise one of the errors that ``_read`` catches.
-
-    Takes at most ``seconds`` to connect and ``seconds`` to read, whatever the server sends, and at most
-    ``largest`` bytes with the headers.
-    """
-    host, _, port = address.rpartition(":")
-    received = bytearray()
-    with socket.create_connection((host.strip("[]"), int(port)), seconds) as connection:
-        end = time.monotonic() + seconds
-        connection.sendall(_REQUEST.format(address).encode())
-        # http.client has a time limit for each byte alone, so it only reads what is here in whole.
-        while part := connection.recv(1 << 20):
-            received += part
-            if len(received) > largest:
-                raise ValueError(f"more than {largest} bytes")
-            left = end - time.monotonic()
-            if left <= 0.0:
-                raise TimeoutError(f"not read within {seconds:g} s")
-            connection.settimeout(left)
-    answer = HTTPResponse(_Received(received))  # type: ignore[arg-type]
-    answer.begin()
-    if answer.status != 200:
-        raise ValueError(f"status {answer.status}")
-    return answer.read()
-
-
-class _Received:
-    """Stands for the socket of an answer that was received already."""
-
-    def __init__(self, received: bytes | bytearray) -> None:
-        self._received = received
-
-    def makefile(self, _mode: str) -> BytesIO:
-        """Return the answer as a file."""
-        return BytesIO(self._received)

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 
 from slo_autoscaler.errors import SourceError
+from slo_autoscaler.pages import fetched
 from slo_autoscaler.sources import Settings as PrometheusSettings
 from slo_autoscaler.sources import direct
 from slo_autoscaler.sources.direct import AGAIN, GIVEN_UP, Direct
@@ -302,7 +303,7 @@ def test_page_that_is_hostile_leaves_other_functions_read(hostile):
 
 def test_page_that_sends_its_headers_byte_by_byte_holds_no_reader():
     with sending(*[b"X"] * 1000, pause=0.1) as liar, pytest.raises(TimeoutError):
-        direct.fetched(liar, 0.5, 1000)
+        fetched(liar, 0.5, 1000)
 
 
 def a_watchdogs_page(identity, inside=4, arrived=0):
