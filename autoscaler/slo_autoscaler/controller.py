@@ -37,6 +37,9 @@ SIGNAL_SECONDS: Final = 0.5
 DIRECT_CHECK_SECONDS: Final = 0.5
 """Seconds between two checks of the load that is read directly."""
 
+WAKE_SECONDS: Final = 0.1
+"""Seconds between two checks for requests that wait for a function without replicas."""
+
 ALIVE_INTERVALS: Final = 3
 """The loop counts as dead if it decided no function for this many intervals plus its timeouts."""
 
@@ -86,7 +89,7 @@ class Controller:
         shared = (platform, self._calls, self._fleet)
         self._observer = Observer(config, source, *shared, metrics=metrics, direct=direct, now=self._now)
         self._actor = Actor(*shared, leader, metrics=metrics, journal=journal, emit=emit, wall=self._wall)
-        self._decided_at = clocks.monotonic()
+        self._decided_at, self._checked_at = clocks.monotonic(), -inf
 
     def run(self, stop: threading.Event) -> None:
         """Reconcile every interval until ``stop``.
@@ -104,7 +107,7 @@ class Controller:
         due = self._now()
         while not stop.is_set():
             try:
-                observed = self._observer.poll(DIRECT_CHECK_SECONDS) if self._now() >= due else None
+                observed = self._observer.poll(WAKE_SECONDS) if self._now() >= due else None
                 if observed is not None:
                     self._conclude(observed)
                     # A reconcile that took longer than the interval does not make the next ones hurry.
@@ -120,8 +123,7 @@ class Controller:
                 self._metrics.failed("reconcile")
                 self._metrics.desires({})
                 due = max(due + self._config.interval, self._now())
-            left = max(0.0, due - self._now())
-            stop.wait(left if self._direct is None else min(left, DIRECT_CHECK_SECONDS))
+            stop.wait(min(max(0.0, due - self._now()), WAKE_SECONDS))
 
     def close(self) -> None:
         """Stop the threads without waiting for requests to the source or the platform."""
@@ -217,21 +219,22 @@ class Controller:
         return errors == 0
 
     def scale_up_between(self) -> None:
-        """Add replicas between two reconciles where the arrivals exceed the requested capacity.
+        """Add replicas between two reconciles where the arrivals exceed the requested capacity, or wait.
 
         Uses the load that is read directly and the last observation; without one of late, what the pages tell
-        of their replicas. So it also works while Prometheus hangs or is down. Queries the platform only for
-        functions that get more replicas.
+        of their replicas: also while Prometheus is down. Queries the platform for functions that get more only.
         """
-        if self._direct is None or self._observer.stopped or not self._leader.leads():
+        targets, now = self._fleet.targets, self._now()
+        loads = {name: Load(0.0, 0.0) for name in self._platform.waiting() if name in targets}
+        direct: Mapping[str, Load] = {}
+        if self._direct is not None and now - self._checked_at >= DIRECT_CHECK_SECONDS:
+            self._checked_at, direct = now, self._direct.loads()
+        if not (loads or direct) or self._observer.stopped or not self._leader.leads():
             return
-        targets = self._fleet.targets
-        loads = {
+        loads |= {
             name: load
-            for name, load in self._direct.loads().items()
-            if (target := targets.get(name)) is not None
-            and target.scale is not None
-            and self._raised(target, load, target.scale) is not None
+            for name, load in direct.items()
+            if (target := targets.get(name)) and self._raised(target, load, target.scale)
         }
         outcomes: dict[str, Outcome] = {}
         granted: Counter[str | None] = Counter()  # by budget
@@ -289,9 +292,9 @@ class Controller:
             logger.info("%s: %s", name, words.boosted(decided, target.memory.start_up(target.spec)))
         return decided.factor
 
-    def _raised(self, target: Target, load: Load, scale: Scale, granted: int = 0) -> Outcome | None:
+    def _raised(self, target: Target, load: Load, scale: Scale | None, granted: int = 0) -> Outcome | None:
         """Return a scale-up or None; ``granted`` is what this pass has taken from the function's budget."""
-        if scale.mode != "active":
+        if scale is None or scale.mode != "active":
             return None
         free = partial(self._fleet.free, granted=granted)
         return target.raised(load, scale, self._now(), self._wall, free)

@@ -57,9 +57,9 @@ class Reason(StrEnum):
     """Hold: another client, such as ``kubectl scale``, has set the count; for ``manual_hold``."""
     SCALED_TO_ZERO = (
         "ScaledToZero",
-        "it is at 0 replicas, which only a request, a schedule or an operator changes",
+        "it is at 0 replicas, which a request, a schedule or an operator changes",
     )
-    """Hold: the count is 0; waking is the platform's task."""
+    """Hold: the count is 0, and nothing wakes it now."""
     NO_DATA = "NoData", "there is no usable data", "the newest sample is {sample_age} old"
     """Hold: no observation, a stale one, or none of the rate; also when Prometheus fails."""
     NOT_MANAGED = "NotManaged", "Prometheus has no SLO for it"
@@ -152,6 +152,8 @@ class Reason(StrEnum):
     SCHEDULED = "Scheduled", "its schedule bounds the count", "at least {min}", "at most {max}"
     """Hold, up or down: an entry of its schedule is in force, and the count is at or outside its bounds."""
     # up
+    REQUESTS_WAIT = "RequestsWait", "it is at 0 replicas, and requests come in", "{waiting} wait"
+    """Up, from 0: requests wait at Knative's activators, or come in before the last replica is gone."""
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity", "too many would be late at this load", *PREDICTED
     """Up: at the current load more would be late than the spending window allows."""
     PEAK_EXPECTED = (
@@ -207,6 +209,9 @@ class Scale:
     zero_after: float | None = None
     """Seconds without a request after which the function's labels allow 0 replicas, infinity for never; None
     without such labels: ``scale_to_zero_after`` applies."""
+    waiting: float | None = None
+    """Requests that the platform holds for a function without replicas, whose decision ends that; None: a
+    request wakes it by itself, or it has replicas."""
     schedule: Schedule | None = None
     """The function's own schedule; None: the configuration's."""
     hold: Hold | None = None

@@ -382,6 +382,9 @@ DERIVED: Final[Mapping[str, Signal]] = {
         clause="replicas without room on any node: {unschedulable}",
         title="No room",
     ),
+    "waiting": Signal(
+        Unit.COUNT, "Requests at Knative's activators for a function without replicas; null: it has some."
+    ),
     "min": Signal(Unit.COUNT, "Lowest count allowed."),
     "max": Signal(Unit.COUNT, "Highest count allowed, by label, configuration or platform."),
     "share": Signal(

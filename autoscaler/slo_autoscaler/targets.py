@@ -17,6 +17,7 @@ from slo_autoscaler.law.boost import Boost, boost, needless, nominal
 from slo_autoscaler.law.decide import Wish, agreed, claim, decided, raised, recommended
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.law.zero import rested
 from slo_autoscaler.model import Decision, Scale
 from slo_autoscaler.shadow import Shadow, imagined
 from slo_autoscaler.signals import Observation
@@ -148,9 +149,11 @@ class Target:
             self.memory = shadow.taught(self.memory or Memory.initial(scale, now))
         self.memory = memory = learn(spec, self.memory or Memory.initial(scale, now))
         boosted, self.boosted = self.boosted, 1.0
-        wish = recommended(self._situation(spec, seen or Observation(), scale, memory, now, wall, boosted))
+        known = seen or Observation()
+        known = known if scale.waiting is None else self._rested(known)
+        wish = recommended(self._situation(spec, known, scale, memory, now, wall, boosted))
         self.memory = wish.at.memory
-        if seen is not None and wish.bounds is not None:
+        if seen is not None and wish.bounds is not None and scale.waiting is None:
             self.observed = now, seen
         return wish
 
@@ -172,15 +175,15 @@ class Target:
         wall: Callable[[], datetime],
         free: Callable[[str | None], float],
     ) -> Outcome | None:
-        """Return a scale-up for the load that was read directly, or None; also for numbers without sense.
+        """Return a scale-up for the load that was read directly, or for requests that wait; else None.
 
-        ``free`` returns the replicas that a group's budget has left.
+        None too for numbers without sense. ``free`` returns the replicas that a group's budget has left.
         """
-        memory, seen = self.memory, self.lately(load, now)
+        memory, seen = self.memory, self._rested(Observation()) if scale.waiting else self.lately(load, now)
         if memory is None or seen is None or self.trouble.skip:
             return None
         # Most functions end here, before any object is made for them.
-        if load.rate <= (seen.capacity or inf) * scale.desired:
+        if load.rate <= (seen.capacity or inf) * scale.desired and not scale.waiting:
             return None
         spec, seen = self._settings(scale), replace(seen, direct_rate=load.rate)
         at = self._situation(spec, seen, scale, memory, now, wall(), self.boost)
@@ -215,6 +218,10 @@ class Target:
             seen = replace(seen, direct_rate=load.rate, direct_in_flight=load.in_flight)
         at = nominal(Situation(spec, seen, scale, memory, now, boost=self.boost))
         return boost(at, self.boost)
+
+    def _rested(self, seen: Observation) -> Observation:
+        """Return what is known of it while it has no replicas."""
+        return rested(Observation() if self.observed is None else self.observed[1], seen)
 
     def _settings(self, scale: Scale) -> Spec:
         """Return the settings with the function's own labels, and the boost that its pods can have."""

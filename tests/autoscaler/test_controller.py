@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES
+from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import CpuBoost
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.targets import KNOWN_FOR
@@ -87,6 +88,18 @@ def test_glance_function_that_cannot_be_read_or_has_changed_is_left_to_the_next_
         gateway.functions["a"].replicas = 5
         bench.scale_up_between()
         assert gateway.posted == [], "it has what it may have"
+
+
+def test_requests_that_wait_at_zero_are_answered_before_the_next_reconcile(gateway):
+    gateway.functions["a"].replicas = 0
+    with Bench(gateway, {B: CALM}, {B: CALM}, reads=False, **{"defaults.min_replicas": 2}) as bench:
+        bench.reconcile()
+        at_zero = {"waiting": lambda: {A, "stranger.fn"}, "scale": lambda _: Scale(0, 0, waiting=20.0)}
+        with mock.patch.multiple(bench.platform, **at_zero):
+            bench.scale_up_between(0.1)
+        assert (gateway.functions["a"].replicas, gateway.functions["b"].replicas) == (2, 1)
+        told = bench.about()[-1]
+        assert (told["reason"], told["inputs"]["waiting"], told["to"]) == ("RequestsWait", 20.0, 2)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +430,7 @@ def test_run_follows_the_direct_load_whatever_prometheus_does(story):
                     short.append((mood, load, away))
             source.mood = "fails"
 
-        with mock.patch("slo_autoscaler.controller.DIRECT_CHECK_SECONDS", 0.005):
+        with mock.patch("slo_autoscaler.controller.WAKE_SECONDS", 0.005):
             bench.controller.run(Story(parts()))
         assert (short, source.outlasted) == ([], False)
 

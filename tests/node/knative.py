@@ -83,3 +83,32 @@ def labeled(mode: str) -> str:
     since = cluster.now()
     kubectl("label", "--overwrite", "ksvc/my-model", f"tailbound.dev/mode={mode}")
     return since
+
+
+CALLS = """
+import json, sys, threading, time, urllib.error, urllib.request
+url, revision, count, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+headers = {"Knative-Serving-Revision": revision, "Knative-Serving-Namespace": "default"}
+def call():
+    began = time.monotonic()
+    try:
+        status = urllib.request.urlopen(urllib.request.Request(url, b"{}", headers), timeout=120).status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    except OSError as error:
+        status = str(error)
+    print(json.dumps([status, time.monotonic() - began]), flush=True)
+calls = [threading.Thread(target=call) for _ in range(count)]
+for each in calls:
+    each.start()
+    time.sleep(pause)
+for each in calls:
+    each.join()
+"""
+"""Calls a revision as an ingress does, whose headers the activator needs."""
+
+
+def called(name: str, count: int, pause: float = 0.0) -> list[Any]:
+    """Send requests, ``pause`` seconds apart; wait for them and return their statuses."""
+    sent = cluster.start("default", name, IMAGE, CALLS, url(), revision(), str(count), str(pause))
+    return [status for status, _ in sent.lines()]

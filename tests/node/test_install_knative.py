@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from json import dumps
 
 import pytest
 
@@ -18,12 +19,14 @@ from node.cluster import (
     unused,
     wait_for,
 )
-from node.knative import IMAGE, counts, deploy, labeled, needs_knative, ready, revision, url
+from node.knative import IMAGE, called, counts, deploy, labeled, needs_knative, ready, revision, url
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
 OURS = ("monitoring", "tailbound-knative")
 RATE = 120.0
+SYSTEM = ("--namespace", "knative-serving")
+MIN_SCALE = "autoscaling.knative.dev/min-scale"
 
 told = partial(cluster.told, "tailbound-knative")
 
@@ -62,6 +65,48 @@ def test_pod_autoscaler_tells_the_count(installed):
     (found,) = [each for each in read("podautoscalers")["items"] if each["metadata"]["name"] == revision()]
     assert (found["status"]["desiredScale"], found["status"]["actualScale"]) == (1, 1)
     assert ready("podautoscaler", revision())
+
+
+@pytest.fixture(scope="module")
+def at_zero(installed):
+    """The function without replicas, by the page's commands; config-observability as before at the end."""
+    installed.follow("Let a Service go to zero")
+    template = {"metadata": {"annotations": {MIN_SCALE: "0"}}}
+    kubectl("patch", "ksvc", "my-model", "--type=merge", f"--patch={dumps({'spec': {'template': template}})}")
+    before = revision()
+    wait_for("a new revision", lambda: revision() != before, told)
+    wait_for("no replicas", lambda: counts() == (0, 0), told)
+    yield installed
+    undo = dumps({"data": {"metrics-protocol": None}})
+    kubectl(*SYSTEM, "patch", "configmap/config-observability", "--type=merge", f"--patch={undo}")
+    kubectl(*SYSTEM, "rollout", "restart", "deployment/activator")
+
+
+def test_requests_at_zero_are_all_answered_and_zero_follows_again(at_zero):
+    assert set(called("at-once", 20)) == {200}
+    assert counts()[0] >= 1
+    wait_for("no replicas again", lambda: counts() == (0, 0), told)
+    assert set(called("a-load", 600, 1 / 30)) == {200}
+    wait_for("no replicas again", lambda: counts() == (0, 0), told)
+
+
+@pytest.mark.parametrize("restarted", ["autoscaler", "activator", "neither, and the page is away"])
+def test_restart_at_zero_loses_no_request(at_zero, restarted):
+    wait_for("no replicas", lambda: counts() == (0, 0), told)
+    if restarted == "autoscaler":
+        pods = ("--namespace=tailbound-knative", "pod", "--selector=app.kubernetes.io/name=slo-autoscaler")
+        kubectl("delete", *pods, "--grace-period=0", "--force", "--wait=false")
+    elif restarted == "activator":
+        kubectl(*SYSTEM, "rollout", "restart", "deployment/activator")
+        kubectl(*SYSTEM, "rollout", "status", "deployment/activator", "--timeout=5m")
+    else:
+        off = dumps({"data": {"metrics-protocol": "none"}})
+        kubectl(*SYSTEM, "patch", "configmap/config-observability", "--type=merge", f"--patch={off}")
+        kubectl(*SYSTEM, "rollout", "restart", "deployment/activator")
+        wait_for("one replica", lambda: counts()[0] == 1, told)
+        autoscalers = read("podautoscalers", revision())["status"]["conditions"]
+        assert "ScaleToZero" in [each["type"] for each in autoscalers]
+    assert set(called(f"after-{restarted.partition(',')[0]}", 20)) == {200}
 
 
 def test_removal_leaves_nothing_of_the_autoscaler(installed):

@@ -51,7 +51,7 @@ class Unschedulable:
         """Read a pod; return None if it has no Deployment, is being deleted, or was not refused."""
         metadata = pod["metadata"]
         labels: Mapping[str, str] = metadata.get("labels") or {}
-        deployment = _deployment_of(metadata)
+        deployment = deployment_of(metadata)
         refusals = [
             condition
             for condition in (pod.get("status") or {}).get("conditions") or ()
@@ -106,14 +106,19 @@ def page_of(pod: Document) -> tuple[str, str] | None:
     """
     metadata, ip = pod["metadata"], (pod.get("status") or {}).get("podIP")
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    name = next((labels[key] for key in SERVICE_LABELS if labels.get(key)), _deployment_of(metadata))
+    name = next((labels[key] for key in SERVICE_LABELS if labels.get(key)), deployment_of(metadata))
     if not ip or name is None:
         return None
     port = next((annotations[key] for key in METRICS_PORTS if key in annotations), METRICS_PORT)
-    return f"{f'[{ip}]' if ':' in ip else ip}:{port}", f"{name}.{metadata['namespace']}"
+    return address_of(ip, port), f"{name}.{metadata['namespace']}"
 
 
-def _deployment_of(metadata: Mapping[str, Any]) -> str | None:
+def address_of(ip: str, port: str) -> str:
+    """Return ``host:port``, with brackets where the address has colons."""
+    return f"{f'[{ip}]' if ':' in ip else ip}:{port}"
+
+
+def deployment_of(metadata: Mapping[str, Any]) -> str | None:
     """Return the Deployment of a pod; None if it has none."""
     owners = [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")]
     if not owners or owners[0]["kind"] != "ReplicaSet":

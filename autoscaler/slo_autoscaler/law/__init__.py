@@ -17,6 +17,7 @@ bridges jumps, so that fewer stand by for them.
 - ``boost``        CPU above nominal while replicas start
 - ``further``      replicas that metrics of ``also`` need
 - ``decide``       from recommendation to decision: bounds, rate limits, refusals, reasons
+- ``zero``         when a function without replicas gets some, where no request wakes it by itself
 - ``inputs``       the numbers of a decision, for log, page and gauges
 - ``restart``      state that a new autoscaler restores from Prometheus
 

@@ -18,6 +18,7 @@ from slo_autoscaler.law.inputs import Inputs, numbers, predicted
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.law.zero import newest_rate, returns, woken
 from slo_autoscaler.model import Decision, Reason, Recommendation, Scale
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.spec import Spec
@@ -40,7 +41,8 @@ def decide(at: Situation) -> tuple[Decision, Memory]:
     Every step can end in a hold.
 
     1. Read the platform: a refusal, replicas that started.
-    2. Check the data: mode off, scaled to zero, no data, no SLO. A gap recommends nothing.
+    2. Check the data: mode off, scaled to zero, no data, no SLO. A gap recommends nothing. A function at zero
+       whose requests the platform reports skips to step 4 when it needs a replica (``zero``).
     3. Recommend: the policy, or 0 with no request for the idle period; then the further metrics.
     4. Bounds: an operator's hold, else schedule and labels; then the platform's limit, then the share of the
        fleet's budget.
@@ -60,6 +62,8 @@ def recommended(at: Situation) -> Wish:
     if memory is not at.memory or scale is not at.scale:
         at = replace(at, memory=memory, scale=scale)
     limits = bounds(at)
+    if scale.desired == 0 and scale.waiting is not None:
+        return _paused(_at_zero(at.after(memory.idle(None)), limits), limits)
     ineligible = _data_check(at.spec, at.seen, scale)
     if ineligible is not None:
         wish = Wish(at.after(memory.idle(None)), Recommendation(scale.desired, ineligible), None)
@@ -70,11 +74,22 @@ def recommended(at: Situation) -> Wish:
     memory = memory.told(at.seen.process_start_up).idle(_idle_since(at.seen, scale, memory, at.now))
     recommendation, memory = POLICIES[at.spec.policy].recommend(at.after(memory))
     own = limits
-    if not limits.firm and _idle(at.spec, scale, memory, at.now):
+    if not limits.firm and _idle(at.spec, scale, memory, at.now) and not returns(at.after(memory)):
         recommendation, own = Recommendation(0, Reason.IDLE), replace(limits, lowest=0)
     at = at.after(memory)
     recommendation, memory = joined(at, recommendation)
     return _paused(Wish(at.after(memory), recommendation, own), limits)
+
+
+def _at_zero(at: Situation, limits: Bounds) -> Wish:
+    """Return the recommendation for a function without replicas that a decision wakes.
+
+    Its lowest count holds at once, without cooldown and rate limit.
+    """
+    woken_by = woken(at)
+    if woken_by is None:
+        return Wish(at, Recommendation(0, Reason.SCALED_TO_ZERO), limits if limits.firm else None)
+    return Wish(at, woken_by, limits if limits.firm else replace(limits, why_lowest=woken_by.reason))
 
 
 def _paused(wish: Wish, limits: Bounds) -> Wish:
@@ -151,17 +166,18 @@ def raised(at: Situation, free: float) -> tuple[Decision, Memory] | None:
     The memory is that after the platform has agreed. ``at`` has the last observation with the current
     ``direct_rate``; ``free`` is the unused replicas of the fleet's budget. Added replicas stay for one
     start-up like any need. Nothing else is learned here, because predictions are calibrated by rates over
-    longer times.
+    longer times. Also for requests that wait for a function without replicas.
     """
     served = (at.seen.capacity or 0.0) * at.scale.desired
-    if at.spec.policy != "slo" or not served or (at.seen.direct_rate or 0.0) <= served:
+    exceeded = at.spec.policy == "slo" and 0.0 < served < (at.seen.direct_rate or 0.0)
+    if not (exceeded or at.scale.waiting):
         return None
     wish = recommended(at)
     current = wish.at.scale.desired
     decision = decided(wish, None if free == math.inf else current + max(0, int(free)))
     if decision.replicas is None or decision.replicas <= current:
         return None
-    memory = at.memory.with_need(at.spec, decision.replicas)
+    memory = at.memory.idle(None).with_need(at.spec, decision.replicas)
     return decision, memory.scaled(wish.at.scale, decision.replicas, at.now)
 
 
@@ -217,9 +233,7 @@ def _complete(seen: Observation, scale: Scale) -> bool:
 
 def _idle_since(seen: Observation, scale: Scale, memory: Memory, now: float) -> float | None:
     """Return the time since which every replica is observed and none has a request; None: not so."""
-    # Over a longer window an idle function would have a rate for minutes.
-    rate = seen.arrival_rate if seen.rate_window is None else seen.arrival_rate_now
-    if not _complete(seen, scale) or rate != 0.0 or seen.in_flight != 0.0:
+    if not _complete(seen, scale) or newest_rate(seen) != 0.0 or seen.in_flight != 0.0:
         return None
     return now if memory.idle_since is None else memory.idle_since
 

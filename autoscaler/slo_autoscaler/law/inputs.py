@@ -58,6 +58,7 @@ def numbers(at: Situation, recommendation: Recommendation) -> dict[str, float | 
         "boost": at.boost,
         "stuck": memory.stuck(at.spec, at.now),
         "unschedulable": scale.unschedulable,
+        "waiting": scale.waiting,
         "period": memory.history.period * memory.history.slot or None,
         "correction": memory.calibration.factor,
         "burn_rate": seen.burn_rate,

@@ -9,7 +9,7 @@ configuration, ``write_hold``, and one line in ``PLATFORMS``. It makes no decisi
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, Protocol
 
 from slo_autoscaler.errors import PlatformError
@@ -92,6 +92,12 @@ class Platform(Protocol):
 
         ``seen`` is the scale of the decision. If another writer has changed it since, write nothing and raise
         ``ScaleChangedError``. The platform may grant less, which the next ``scales`` returns.
+        """
+
+    def waiting(self) -> Collection[str]:
+        """Return the functions without replicas for which requests wait, and that no request wakes by itself.
+
+        Called several times a second; never waits, and raises nothing.
         """
 
     def announce(self, function_name: str, reason: str, message: str) -> None:

@@ -248,7 +248,7 @@ _PAUSE: Final = "[Pause](../howto/counts.md#pause-the-scaling) of the function."
 _ABOUT_BOOST: Final = "Maximum factor of the pod's CPU limit in a [boost](../howto/boost.md)."
 _ABOUT_ZERO: Final = "Whether an idle function has no replicas. OpenFaaS CE refuses this label."
 _ABOUT_RETENTION: Final = (
-    "Minimum time for which a revision without a route keeps its replicas, in mode `class`."
+    "Minimum time for which an inactive revision keeps its replicas, in mode `class`."
 )
 
 

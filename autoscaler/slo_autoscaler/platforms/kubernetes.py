@@ -6,7 +6,7 @@ object undoes every write: in mode active such an object is an error that names 
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
@@ -228,6 +228,10 @@ class Kubernetes:
             self._events.tell(
                 workload.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}"
             )
+
+    def waiting(self) -> Collection[str]:
+        """Return none: nothing holds requests."""
+        return ()
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Queue a warning event on the Deployment."""

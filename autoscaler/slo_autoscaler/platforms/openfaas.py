@@ -10,7 +10,7 @@ Owns requests, basic auth and names. Makes no decisions. Pitfalls of the contrac
 - Go omits zero values: a missing count is 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
@@ -154,6 +154,10 @@ class OpenFaas:
         body = {"serviceName": name, "replicas": replicas, "namespace": namespace}
         self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)
         self._written[function_name] = replicas
+
+    def waiting(self) -> Collection[str]:
+        """Return none: the gateway wakes a function by itself."""
+        return ()
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Do nothing: the gateway has no events."""

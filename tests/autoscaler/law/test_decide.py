@@ -24,7 +24,7 @@ from slo_autoscaler.spec import FurtherMetric, ScaleDown, ScaleUp
 from support.builders import a_spec, observations, scales, seen, specs
 from support.fuzzing import fuzzed
 
-ONE, TWO, FIVE = Scale(1, 1), Scale(2, 2), Scale(5, 5)
+EMPTY, ONE, TWO, FIVE = Scale(0, 0, waiting=0.0), Scale(1, 1), Scale(2, 2), Scale(5, 5)
 LATER = 1000.0
 """Past every window that began at 0."""
 GAPS = (
@@ -283,6 +283,7 @@ def on_hold(scale, replicas=None, until=AFTER, most=None):
 
 
 SLEEPY, RESTED = {"scale_to_zero_after": 900.0}, {"idle_since": 0.0}
+COOLING = {"scale_up": ScaleUp(2.0, 4, 30.0)}
 QUEUE = FurtherMetric(name="queue", query="sum(depth)", target=10.0)
 MEMORY = FurtherMetric(name="memory", query="sum(memory)", target=1e9)
 ALSO = {"also": (QUEUE, MEMORY)}
@@ -309,6 +310,9 @@ HOLDS = [
     Case(Reason.NOT_MANAGED, None, seen(slo_latency=None)),
     Case(Reason.NOT_MANAGED, None, seen(slo_objective=None)),
     Case(Reason.SCALED_TO_ZERO, None, seen(), Scale(0, 0)),
+    Case(Reason.SCALED_TO_ZERO, None, resting, EMPTY),
+    Case(Reason.SCALED_TO_ZERO, None, None, EMPTY),
+    Case(Reason.HELD, None, None, on_hold(replace(EMPTY, waiting=3.0))),
     Case(Reason.WITHIN_RANGE, None, seen(rate=150.0)),
     Case(Reason.WITHIN_TOLERANCE, None, seen(p99=0.085), TWO, PROPORTIONAL),
     Case(Reason.AT_MAXIMUM, None, seen(rate=1000.0), FIVE),
@@ -391,6 +395,14 @@ HOLDS = [
     Case(Reason.WILL_NOT_HELP, None, replace(LEARNING, p99=0.09)),
 ]
 CHANGES = [
+    Case(Reason.REQUESTS_WAIT, 1, None, replace(EMPTY, waiting=3.0)),
+    Case(Reason.REQUESTS_WAIT, 3, resting, replace(EMPTY, waiting=3.0), {"min_replicas": 3}),
+    Case(Reason.REQUESTS_WAIT, 1, resting, replace(EMPTY, waiting=3.0), COOLING, {"scaled_up_at": 990.0}),
+    # The last replica still serves, and had a request.
+    Case(Reason.REQUESTS_WAIT, 1, seen(rate=1.0, up_replicas=1.0), replace(EMPTY, available=1)),
+    Case(Reason.REQUESTS_WAIT, 1, replace(resting, in_flight=1.0), replace(EMPTY, available=1)),
+    Case(Reason.SCHEDULED, 3, resting, EMPTY, planned(3)),
+    Case(Reason.SCHEDULED, 3, resting, replace(EMPTY, waiting=3.0), planned(3)),
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=300.0)),
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=300.0, in_flight=300.0)),  # what waits needs less
     Case(Reason.LOAD_ABOVE_CAPACITY, 5, seen(rate=150.0, in_flight_growth=150.0)),

@@ -20,6 +20,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     is_scaled,
     main_of,
     max_scale,
+    may_rest,
     min_scale,
     newest,
     plan,
@@ -141,6 +142,38 @@ def test_is_scaled_stays_so_with_a_wrong_label():
     modes = ["active", "", "shadow", "actve", None]
     shares_ = [Share(1.0, 1.0, () if mode is None else ((f"label {MODE}", mode),)) for mode in modes]
     assert [is_scaled("f.ns", share, Modes()) for share in shares_] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "defaults", "version", "may"),
+    [
+        ({}, Defaults(), (1, 23), True),
+        ({}, Defaults(), None, True),
+        ({}, Defaults(), (1, 21), False),  # its activators tell nothing
+        ({}, Defaults(scale_to_zero=False), (1, 23), False),
+        ({"least": 1}, Defaults(), (1, 23), False),
+        ({"started": False}, Defaults(), (1, 23), False),
+        ({"share": UNROUTED}, Defaults(), (1, 23), False),
+        *(
+            ({"share": Share(1.0, 1.0, ((title, text),))}, Defaults(), (1, 23), False)
+            for title, text in (
+                (f"label {MODE}", "off"),
+                (f"label {MODE}", "actve"),
+                (f"annotation {SCHEDULE}", "x"),
+            )
+        ),
+    ],
+)
+def test_may_rest_where_a_decision_would_wake_it(changes, defaults, version, may):
+    main = replace(a_revision(least=0, started=True, share=Share(1.0, 1.0)), **changes)
+    assert may_rest(main, defaults, version, Modes()) is may
+
+
+def test_scale_of_a_service_without_replicas_is_zero_from_the_decision_on():
+    resting = replace(a_revision(least=0, replicas=1), inactive=True, waiting=2.0)
+    new = a_revision(2, started=False, share=Share(None, 1.0))
+    scale = scale_of([resting, new], None, Modes())
+    assert (scale.revision, scale.desired, scale.waiting) == (resting.name, 0, 2.0)
 
 
 def test_scale_of_a_revision_without_a_minimum_leaves_it_to_the_configuration():

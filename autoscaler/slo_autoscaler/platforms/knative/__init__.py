@@ -4,6 +4,8 @@ A function is a Service, ``<service>.<namespace>``; ``allocation`` gives the rea
 
 - ``own_class``        mode ``class``: scales every PodAutoscaler that names our class
 - ``floor``            mode ``floor``: raises the min-scale of revisions that Knative's autoscaler scales
+- ``activators``       what waits in Knative's activators for a Service without replicas
+- ``queues`` [P]       their pages
 - ``objects``          the objects that both modes watch
 - ``minimum`` [P]      the floor as annotations of a Revision
 - ``status`` [P]       conditions, status and ServerlessService by Knative's rules

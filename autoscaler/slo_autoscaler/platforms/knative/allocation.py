@@ -87,6 +87,12 @@ class Share:
 
 UNROUTED: Final = Share(None, None)
 
+ACTIVATOR_TELLS: Final = (1, 22)
+"""Version of Knative from which activators tell what waits for each revision."""
+
+STABLE_WINDOW: Final = 60.0
+"""Seconds without a request after which Knative gives up the last replica, before its grace period."""
+
 CONFIG_MAP: Final = "config-autoscaler"
 CONFIG_NAMESPACE: Final = "knative-serving"
 
@@ -118,6 +124,10 @@ class Revision:
     """Whether Knative, or we by its rule, have given up on it before it ever served."""
     version: str = ""
     """resourceVersion of the object that has ``replicas``."""
+    zero_after: float | None = None
+    """Seconds without a request after which its service may have no replicas by its own annotation."""
+    waiting: float | None = None
+    """Requests at the activators for its service, which is to have no replicas; None: it is to have some."""
 
     @property
     def key(self) -> Key:
@@ -133,7 +143,7 @@ class Revision:
     def lowest(self) -> int:
         """Return the least count to scale to while it is not inactive.
 
-        Never 0: nothing would wake it, because the activator reports requests to Knative's own class only.
+        Never 0: a routed revision gets there as an inactive one does.
         """
         return max(1, self.least) if self.started else max(1, self.least, self.start)
 
@@ -312,7 +322,7 @@ def main_of(revisions: Iterable[Revision]) -> Revision:
     return max(
         revisions,
         key=lambda revision: (
-            not revision.inactive,
+            not revision.inactive or revision.waiting is not None,
             revision.started,
             revision.share.most,
             revision.generation,
@@ -359,11 +369,13 @@ def scale_of(revisions: Collection[Revision], cap: int | None, modes: Modes) -> 
     """
     main = main_of(revisions)
     observed = Scale(
-        desired=main.replicas,
+        desired=main.replicas if main.waiting is None else 0,
         available=main.ready,
         min=main.least or None,
         max=main.most,
         cap=cap,
+        zero_after=main.zero_after,
+        waiting=main.waiting,
         scaler="",  # what another client writes to a Deployment is set right
         revision=main.name,
         rollout_failed=any(
@@ -380,6 +392,21 @@ def is_scaled(function_name: str, share: Share, modes: Modes) -> bool:
         return KNATIVE.mode(function_name, share.mode, modes) == "active"
     except PlatformError:
         return True
+
+
+def may_rest(main: Revision, defaults: Defaults, version: tuple[int, int] | None, modes: Modes) -> bool:
+    """Return whether a service may have no replicas while a route names its main revision.
+
+    Not where no decision would wake it: in another mode than ``active``, or with a wrong key.
+    """
+    said = KNATIVE.read(main.share.texts)
+    try:
+        acts = KNATIVE.mode(main.function_name, said.mode, modes) == "active" and not said.faults
+    except PlatformError:
+        return False
+    told = version is None or version >= ACTIVATOR_TELLS
+    routed = main.started and main.share != UNROUTED
+    return acts and told and routed and main.least == 0 and defaults.scale_to_zero
 
 
 def scales_of(

@@ -112,6 +112,10 @@ class Floor:
             self._write_floor(main.key, floor)
         self._loop.wake()
 
+    def waiting(self) -> Collection[str]:
+        """Return none: Knative's autoscaler wakes a revision."""
+        return ()
+
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Queue a warning event on the Service, not of changes: these are the user's own minimum."""
         if self._leader.leads() and reason != Reason.SET_BY_HAND:

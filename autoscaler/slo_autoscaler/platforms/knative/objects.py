@@ -114,6 +114,10 @@ class DesiredReplicas:
             self._put(function_name, before)
             raise
 
+    def put(self, function_name: str, replicas: int) -> None:
+        """Take a count in place of the last decision."""
+        self._put(function_name, replicas)
+
     def keep(self, known: Collection[str]) -> None:
         """Drop all but these functions'."""
         with self._lock:

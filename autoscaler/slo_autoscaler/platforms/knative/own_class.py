@@ -12,8 +12,10 @@ Owns the steps of two threads and their writes; ``allocation`` and ``status`` ha
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformError, ScaleChangedError
 from slo_autoscaler.kube.client import version_of
@@ -23,9 +25,11 @@ from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.platforms.keys import OUR_CLASS
 from slo_autoscaler.platforms.knative import Settings, status
+from slo_autoscaler.platforms.knative.activators import Activators
 from slo_autoscaler.platforms.knative.allocation import (
     SERVING,
     UNROUTED,
+    Defaults,
     Json,
     Key,
     Revision,
@@ -34,6 +38,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     is_scaled,
     key_of,
     main_of,
+    may_rest,
     named_by,
     newest,
     plan,
@@ -67,6 +72,9 @@ logger = logging.getLogger(__name__)
 
 Write = Callable[[], object]
 
+UNANSWERED_SECONDS: Final = 3.0
+"""Seconds of waiting requests after which one replica is requested without a decision."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Member:
@@ -78,6 +86,8 @@ class _Member:
     revision: Revision
     inactive: status.Condition | None
     """Why it must have no replicas; None: it must have some."""
+    blind: bool = False
+    """Whether its service may have none, if the activators could be read."""
 
 
 class OwnClass:
@@ -88,9 +98,14 @@ class OwnClass:
         self._config = config
         self._leader = leader
         self._modes = modes
-        self._api = api_of(config, kinds=6)
+        self._api = api_of(config, kinds=7)
         self._cluster = ClusterDefaults(self._api)
         self._desired = DesiredReplicas()
+        self._activators = Activators(self._api, config.resync)
+        self._asked: frozenset[str] = frozenset()
+        """Functions for which no replicas were requested."""
+        self._resting: Mapping[Key, str] = {}
+        """Revision -> function of those that have none, or are on their way there."""
         self._scaling = Loop("knative scale", self.reconcile_scale)
         self._telling = Loop("knative status", self.reconcile_status)
         self._scale_writes = Writes("scale")
@@ -121,8 +136,9 @@ class OwnClass:
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Scale the main revision now; the next pass scales the others.
 
-        ``plan`` turns 0 into 1: nothing would wake it. Raises ``PlatformError``, also if this is not the
-        leader. A correction by the scaling thread since ``seen`` does not count as another writer.
+        0 takes Knative's steps, which the threads make; where the activators cannot be read it becomes 1.
+        Raises ``PlatformError``, also if this is not the leader. A correction by the scaling thread since
+        ``seen`` does not count as another writer.
         """
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
@@ -134,9 +150,19 @@ class OwnClass:
         set_right = last is not None and main.replicas == plan(members, last)[main.key]
         before = main.replicas if set_right else seen.desired
         version = main.version if main.replicas == before else seen.version
+        if replicas == 0 and not self._may_rest(function_name, main):
+            replicas = 1
         with self._desired.deciding(function_name, replicas):
-            self._write_scale(members[main], plan(members, replicas)[main.key], before, version)
-        self._scaling.wake()
+            # By this decision, which begins or ends a rest.
+            members = {member.revision: member for member in self._members(function_name)}
+            main = main_of(members)
+            if main.waiting is None:
+                self._write_scale(members[main], plan(members, replicas)[main.key], before, version)
+        self._wake(main.key)
+
+    def waiting(self) -> Collection[str]:
+        """Return the functions without replicas for which an activator has requests."""
+        return {name for key, name in self._resting.items() if self._activators.count(key)}
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Queue a warning event on the Service, not of changes: these are set right."""
@@ -155,7 +181,8 @@ class OwnClass:
     def close(self) -> None:
         """Stop threads and watches; close connections. The revisions stay unchanged."""
         watches = self._autoscalers, self._services, self._deployments, self._routes
-        for part in (self._scaling, self._telling, self._events, *watches, self._pods, self._watchdogs):
+        threads = self._scaling, self._telling, self._activators, self._events
+        for part in (*threads, *watches, self._pods, self._watchdogs):
             part.close()
         self._api.close()
 
@@ -167,6 +194,7 @@ class OwnClass:
         if self._leads():
             functions = self._functions()
             self._desired.keep({name for name, group in functions.items() if self._is_scaled(name, group)})
+            self._recall(functions)
             targets = self._targets(functions)
             self._work(self._scale_writes, functions, lambda member: self._scale_write(member, targets))
         return self._scale_writes.pause()
@@ -198,6 +226,7 @@ class OwnClass:
         if not leads:
             # Another leader decides now; its decisions show in the counts.
             self._desired.keep(())
+            self._rest({})
         return leads
 
     def _wake(self, _key: Key) -> None:
@@ -253,7 +282,81 @@ class OwnClass:
             revision = status.revision_of(autoscaler, deployment, share, defaults, inactive=why is not None)
             member = _Member(autoscaler, service_of(key), deployment, revision, why)
             functions.setdefault(revision.function_name, []).append(member)
-        return functions
+        return {name: self._rested(name, members, defaults) for name, members in functions.items()}
+
+    def _rested(self, name: str, members: list[_Member], defaults: Defaults) -> list[_Member]:
+        """Return the members of a function by the decision for no replicas, if that may stand."""
+        main = main_of(_revisions(members))
+        rests = self._rests(name, main)
+        if not (rests or main.zero_after is not None or name in self._asked):
+            return members
+        able = may_rest(main, defaults, self._version(), self._modes)
+        if able:
+            self._activators.watch()
+        blind = able and self._activators.lost()
+        if blind or not able:
+            return [
+                replace(member, blind=blind, revision=replace(member.revision, zero_after=None))
+                for member in members
+            ]
+        keys = [member.revision.key for member in members]
+        if not rests or max(map(self._activators.waited, keys)) > UNANSWERED_SECONDS:
+            return members
+        waiting = sum(map(self._activators.count, keys))
+        return [
+            replace(
+                member,
+                inactive=status.IDLE,
+                revision=replace(member.revision, inactive=True, waiting=waiting),
+            )
+            if member.inactive is None and member.revision.started and member.revision.least == 0
+            else member
+            for member in members
+        ]
+
+    def _rests(self, name: str, main: Revision) -> bool:
+        """Return whether the last decision for a function was for no replicas, or it has none since then."""
+        decided = self._desired.get(name)
+        return (main.replicas if decided is None else decided) == 0
+
+    def _version(self) -> tuple[int, int] | None:
+        with suppress(PlatformError):
+            return self._cluster.version()
+        return None
+
+    def _may_rest(self, function_name: str, main: Revision) -> bool:
+        """Return whether a function may have no replicas; say so if the activators cannot be read."""
+        self._asked |= {function_name}
+        able = may_rest(main, self._cluster.defaults(), self._version(), self._modes)
+        answered = able and self._activators.answer()
+        if able and not answered:
+            self._say_blind(function_name)
+        return answered
+
+    def _recall(self, functions: Mapping[str, Collection[_Member]]) -> None:
+        """Take one replica for the decision of functions that may not be without any more."""
+        resting: dict[Key, str] = {}
+        for name, members in functions.items():
+            main = main_of(_revisions(members))
+            if main.waiting is not None:
+                resting |= {
+                    member.revision.key: name for member in members if member.inactive is status.IDLE
+                }
+            elif main.started and not main.inactive and self._rests(name, main):
+                self._desired.put(name, 1)
+                if any(member.blind for member in members):
+                    self._say_blind(name)
+        self._asked &= functions.keys()
+        self._rest(resting)
+
+    def _rest(self, resting: Mapping[Key, str]) -> None:
+        self._resting = resting
+        self._activators.read_often(often=bool(resting))
+
+    def _say_blind(self, function_name: str) -> None:
+        why = self._activators.problem()
+        logger.warning("%s: keeps a replica: an activator cannot be read: %s", function_name, why)
+        self.announce(function_name, status.TO_ZERO, status.ZERO_REFUSED.message)
 
     def _targets(self, functions: Mapping[str, Iterable[_Member]]) -> dict[Key, int]:
         """Return the count of every revision, by the last decision for its function."""
@@ -271,6 +374,9 @@ class OwnClass:
         if member.inactive is not None:
             defaults = self._cluster.defaults()
             gone = status.may_go(member.autoscaler, member.service, defaults, time.time())
+            if member.inactive is status.IDLE:
+                # The last look: a request that came meanwhile is on its way to the pod.
+                gone = gone and self._activators.quiet(member.revision.key)
             target = 0 if gone else target
         revision = member.revision
         if target == revision.replicas:
@@ -320,6 +426,7 @@ class OwnClass:
             inactive=member.inactive,
             now=time.time(),
             failed=member.service is None and self._service_writes.failed(key),
+            blind=member.blind,
         )
         if wanted == autoscaler.get("status"):
             return None

@@ -15,11 +15,11 @@ Rules that are easily broken:
   otherwise the API refuses it.
 - Conditions of other writers stay in the list.
 
-**Zero.** A revision that a route names keeps a replica: the activator would hold its requests without
-reporting them, because Knative counts them for its own class only. If the user requested zero, our condition
-``ScaleToZero`` says so. A revision that no route names has no requests to lose. It scales to zero in
-Knative's order: inactive, then the activator in its path, then the grace period, then no replicas. When it is
-routed again, the activator holds requests until the first replica is ready.
+**Zero.** A revision scales to zero in Knative's order: inactive, then the activator in its path, then the
+grace period, then no replicas. It does so if no route names it, or if its service is idle and the activators'
+own metrics show what waits there (``activators``): Knative tells what waits for its own class only. Without
+these metrics our condition ``ScaleToZero`` says what is missing. When a replica is requested again, the
+activator holds requests until the first one is ready.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from slo_autoscaler.fields import parse_duration
-from slo_autoscaler.platforms.keys import AUTOSCALING, DEADLINE, OUR_CLASS, RETENTION
+from slo_autoscaler.fields import parse_duration, whole
+from slo_autoscaler.platforms.keys import AUTOSCALING, DEADLINE, MIN_SCALE, OLD_MIN_SCALE, RETENTION
 from slo_autoscaler.platforms.knative.allocation import (
+    STABLE_WINDOW,
     UNROUTED,
     Defaults,
     Json,
@@ -79,6 +80,7 @@ STARTING: Final = Condition(
     "Unknown", "Queued", "Requests are held by the activator until a replica is ready."
 )
 NO_TRAFFIC: Final = Condition("False", "NoTraffic", "No route names this revision.")
+IDLE: Final = Condition("False", NO_TRAFFIC.reason, "No request came for long enough.")
 TIMED_OUT: Final = Condition(
     "False", "TimedOut", "The revision did not come up within its progress deadline."
 )
@@ -91,9 +93,10 @@ SERVICE_NOT_CREATED: Final = Condition(
 )
 ZERO_REFUSED: Final = Condition(
     "False",
-    "NotSupported",
-    f"The class {OUR_CLASS} keeps a replica of every revision that is routed:"
-    " nothing would wake it from zero.",
+    "NoActivatorMetrics",
+    "A replica stays: requests would wait at the activator unseen. Set metrics-protocol: prometheus in"
+    " config-observability and restart the activators. The autoscaler must be allowed to list pods in"
+    " knative-serving, and to reach port 9090 there.",
     "Info",
 )
 
@@ -124,7 +127,13 @@ def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *,
         inactive=inactive,
         failed=inactive and not has_started(pa),
         version=str(deployment.get("metadata", {}).get("resourceVersion") or ""),
+        zero_after=STABLE_WINDOW if declares_zero(pa) else None,
     )
+
+
+def declares_zero(pa: Json) -> bool:
+    """Return whether the user wrote a minimum of 0; without one the configuration decides."""
+    return whole(annotation(pa, MIN_SCALE, OLD_MIN_SCALE)) == 0
 
 
 def has_started(pa: Json) -> bool:
@@ -188,11 +197,13 @@ def status(
     inactive: Condition | None,
     now: float,
     failed: bool = False,
+    blind: bool = False,
 ) -> dict[str, Any]:
     """Return the complete status of a PodAutoscaler; ``pa`` holds the previous one.
 
     ``service`` is its ServerlessService, None without one (``failed``: it could not be created). ``target``
-    is the requested count, ``inactive`` the result of ``inactivity``. Without a change all times stay.
+    is the requested count, ``inactive`` the result of ``inactivity``, or ``IDLE``. ``blind``: its service may
+    have no replicas, and the activators cannot be read. Without a change all times stay.
     """
     foreign = service is not None and not is_owned(service, pa)
     named = {} if service is None or foreign else service.get("status") or {}
@@ -205,7 +216,7 @@ def status(
         INITIALIZED: TRUE if started else UNKNOWN,
         SERVICE_READY: service_ready,
     }
-    if inactive is None and revision.least == 0 and not _is_left(pa, revision.share):
+    if blind and inactive is None:
         wanted[TO_ZERO] = ZERO_REFUSED
     before = pa.get("status") or {}
     return {
