@@ -222,7 +222,7 @@ class Controller:
         """Add replicas between two reconciles where the arrivals exceed the requested capacity, or wait.
 
         Uses the load that is read directly and the last observation; without one of late, what the pages tell
-        of their replicas: also while Prometheus is down. Queries the platform for functions that get more only.
+        of their replicas: also while Prometheus is down. Queries the platform only for those that get more.
         """
         targets, now = self._fleet.targets, self._now()
         loads = {name: Load(0.0, 0.0) for name in self._platform.waiting() if name in targets}

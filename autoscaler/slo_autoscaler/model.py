@@ -153,7 +153,7 @@ class Reason(StrEnum):
     """Hold, up or down: an entry of its schedule is in force, and the count is at or outside its bounds."""
     # up
     REQUESTS_WAIT = "RequestsWait", "it is at 0 replicas, and requests come in", "{waiting} wait"
-    """Up, from 0: requests wait at Knative's activators, or come in before the last replica is gone."""
+    """Up, from 0: a request came in. On Knative as a class; elsewhere the platform wakes a function."""
     LOAD_ABOVE_CAPACITY = "LoadAboveCapacity", "too many would be late at this load", *PREDICTED
     """Up: at the current load more would be late than the spending window allows."""
     PEAK_EXPECTED = (

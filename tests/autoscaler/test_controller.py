@@ -92,14 +92,14 @@ def test_glance_function_that_cannot_be_read_or_has_changed_is_left_to_the_next_
 
 def test_requests_that_wait_at_zero_are_answered_before_the_next_reconcile(gateway):
     gateway.functions["a"].replicas = 0
-    with Bench(gateway, {B: CALM}, {B: CALM}, reads=False, **{"defaults.min_replicas": 2}) as bench:
+    with Bench(gateway, {B: CALM}, {B: CALM}, reads=False) as bench:
         bench.reconcile()
         at_zero = {"waiting": lambda: {A, "stranger.fn"}, "scale": lambda _: Scale(0, 0, waiting=20.0)}
         with mock.patch.multiple(bench.platform, **at_zero):
             bench.scale_up_between(0.1)
-        assert (gateway.functions["a"].replicas, gateway.functions["b"].replicas) == (2, 1)
+        assert (gateway.functions["a"].replicas, gateway.functions["b"].replicas) == (1, 1)
         told = bench.about()[-1]
-        assert (told["reason"], told["inputs"]["waiting"], told["to"]) == ("RequestsWait", 20.0, 2)
+        assert (told["reason"], told["inputs"]["waiting"], told["to"]) == ("RequestsWait", 20.0, 1)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ Elsewhere a request wakes a function by itself. Next step: ``decide``.
 """
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.law.situation import Situation
@@ -23,8 +23,8 @@ def rested(last: Observation, seen: Observation) -> Observation:
     """
     if seen.capacity is not None:
         return seen
-    told = {name: getattr(last, name) for name in _OF_REPLICAS}
-    return replace(seen, **told, **dict.fromkeys(_LOAD, 0.0), **dict.fromkeys(_NEWEST))
+    known: dict[str, Any] = {name: getattr(last, name) for name in _OF_REPLICAS}
+    return replace(seen, **known | dict.fromkeys(_LOAD, 0.0) | dict.fromkeys(_NEWEST))
 
 
 def woken(at: Situation) -> Recommendation | None:

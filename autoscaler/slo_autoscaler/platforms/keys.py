@@ -247,9 +247,7 @@ _FACTOR: Final = "a factor of at least 1, or empty for `boost.max_factor`"
 _PAUSE: Final = "[Pause](../howto/counts.md#pause-the-scaling) of the function."
 _ABOUT_BOOST: Final = "Maximum factor of the pod's CPU limit in a [boost](../howto/boost.md)."
 _ABOUT_ZERO: Final = "Whether an idle function has no replicas. OpenFaaS CE refuses this label."
-_ABOUT_RETENTION: Final = (
-    "Minimum time for which an inactive revision keeps its replicas, in mode `class`."
-)
+_ABOUT_RETENTION: Final = "Minimum time for which an inactive revision keeps its replicas, in mode `class`."
 
 
 def _label(name: str, values: str, default: str, meaning: str, field: str = "", read: Reader = str) -> Key:

@@ -72,12 +72,12 @@ def test_zero_wakes_one_start_up_before_the_load_returns_and_not_earlier():
     assert due - 30.0 <= woken[0] <= due - 15.0
 
 
-@pytest.mark.parametrize(("now", "reason"), [(900.0, Reason.IDLE), (1000.0, Reason.AT_MINIMUM)])
-def test_idle_function_whose_load_is_about_to_return_keeps_its_replica(now, reason):
+@pytest.mark.parametrize(("now", "idle"), [(900.0, True), (1000.0, False)])
+def test_idle_function_whose_load_is_about_to_return_does_not_go(now, idle):
     one, spec = Scale(1, 1), a_spec(scale_to_zero_after=60.0)
     memory = replace(Memory.initial(one, 0.0), idle_since=0.0, seen_at=now - 5.0, history=peaks(180))
     decision, _ = decide(Situation(spec, quiet, one, memory, now))
-    assert (decision.replicas, decision.reason) == ((0, reason) if reason is Reason.IDLE else (None, reason))
+    assert (decision.replicas == 0, decision.reason is Reason.IDLE) == (idle, idle)
 
 
 def test_zero_counts_what_followed_rest_before():

@@ -27,7 +27,7 @@ OFTEN: Final = 0.2
 SELDOM: Final = 5.0
 """Seconds between two reads while only their success matters."""
 PATIENCE: Final = 3.0
-"""Seconds after which an activator that cannot be read is lost: a new one needs one or two to listen."""
+"""Seconds from a failed read of an activator until it counts as lost."""
 READ_SECONDS: Final = 1.0
 LARGEST: Final = 64 * 2**20
 """Bytes of a page, which has some 20 kB for each revision."""
@@ -67,19 +67,22 @@ class Activators:
         """Begin to read, unless that was done before."""
         with self._lock:
             if self._pods is None:
-                self._queues = Queues(time.monotonic() + PATIENCE)
-                namespaces = (CONFIG_NAMESPACE,)
+                self._queues = Queues(time.monotonic() + SELDOM + PATIENCE)
                 self._pods = Informer(
-                    self._api, PODS, namespaces, activator_of, query=ON_NODE, resync=self._resync
+                    *(self._api, PODS, (CONFIG_NAMESPACE,), activator_of),
+                    query=ON_NODE,
+                    resync=self._resync,
+                    changed=self._loop.wake,
                 )
                 self._loop.start()
 
     def answer(self) -> bool:
-        """Return whether every activator can be read; wait for the first reads."""
+        """Return whether every activator was read lately; wait for the first reads."""
         self.watch()
-        while self._queues.read_at is None and not self.lost():
+        end = time.monotonic() + PATIENCE
+        while self._queues.read_at is None and not self.lost() and time.monotonic() < end:
             time.sleep(OFTEN / 4)
-        return not self.lost()
+        return self._queues.read_at is not None and not self.lost()
 
     def lost(self) -> bool:
         """Return whether requests may wait that nobody sees."""
@@ -130,7 +133,8 @@ class Activators:
         for page in self._pages.values():
             for key, count in page.counts.items():
                 counts[key] = counts.get(key, 0.0) + count
-        known_until = min((page.known_until for page in required), default=self._queues.known_until)
+        none_until = min(self._queues.known_until, now + PATIENCE)
+        known_until = min((page.known_until for page in required), default=none_until)
         times = [page.read_at for page in required]
         read_at = min((when for when in times if when is not None), default=None)
         complete = read_at if None not in times else None
@@ -146,7 +150,7 @@ class Activators:
             # While the API server is away, those that are known count.
             self._problem = str(error)
             return list(self._pages.values())
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + SELDOM + PATIENCE
         self._pages = {address: self._pages.get(address) or _Page(until) for address in pods}
         if not pods:
             self._problem = f"no activator runs in {CONFIG_NAMESPACE}"

@@ -339,9 +339,7 @@ class OwnClass:
         for name, members in functions.items():
             main = main_of(_revisions(members))
             if main.waiting is not None:
-                resting |= {
-                    member.revision.key: name for member in members if member.inactive is status.IDLE
-                }
+                resting |= {member.revision.key: name for member in members if member.inactive is status.IDLE}
             elif main.started and not main.inactive and self._rests(name, main):
                 self._desired.put(name, 1)
                 if any(member.blind for member in members):
