@@ -157,13 +157,10 @@ class Controller:
         """
         decisions = self._journal.decisions(function_name, last)
         target = self._fleet.targets.get(function_name)
-        problem = {"problem": target.trouble.problem} if target is not None and target.trouble.problem else {}
-        if decisions is None and not problem:
+        state = {"removed": True} if target is None else target.document()
+        if decisions is None and "problem" not in state:
             return None
-        removed = {} if target is not None else {"removed": True}
-        shadow = None if target is None else target.shadow
-        score = {} if shadow is None else {"score": shadow.score.document()}
-        return {"function_name": function_name, "decisions": decisions or [], **problem, **removed, **score}
+        return {"function_name": function_name, "decisions": decisions or [], **state}
 
     def reconcile(self) -> bool:
         """Observe, decide and act once for all functions; return False if any request failed."""

@@ -106,6 +106,12 @@ class Target:
             self.trouble = replace(self.trouble, skip=self.trouble.skip - 1)
         return waits
 
+    def document(self) -> dict[str, object]:
+        """Return its problem and its shadow's score, where there are any; from any thread."""
+        problem, shadow = self.trouble.problem, self.shadow
+        found: dict[str, object] = {"problem": problem} if problem else {}
+        return found if shadow is None else {**found, "score": shadow.score.document()}
+
     def lately(self, load: Load | None, now: float) -> Observation | None:
         """Return the last observation, or what the pages tell if that is too old; None: unknown."""
         if self.observed is not None and now - self.observed[0] <= KNOWN_FOR:
