@@ -123,7 +123,9 @@ class Controller:
                 self._metrics.failed("reconcile")
                 self._metrics.desires({})
                 due = max(due + self._config.interval, self._now())
-            stop.wait(min(max(0.0, due - self._now()), WAKE_SECONDS))
+            pause = inf if self._direct is None else DIRECT_CHECK_SECONDS
+            pause = WAKE_SECONDS if self._platform.waiting() else pause
+            stop.wait(min(max(0.0, due - self._now()), pause))
 
     def close(self) -> None:
         """Stop the threads without waiting for requests to the source or the platform."""
@@ -222,7 +224,8 @@ class Controller:
         of their replicas: also while Prometheus is down. Queries the platform only for those that get more.
         """
         targets, now = self._fleet.targets, self._now()
-        loads = {name: Load(0.0, 0.0) for name in self._platform.waiting() if name in targets}
+        waiting = {name for name, count in self._platform.waiting().items() if count}
+        loads = {name: Load(0.0, 0.0) for name in waiting.intersection(targets)}
         direct: Mapping[str, Load] = {}
         if self._direct is not None and now - self._checked_at >= DIRECT_CHECK_SECONDS:
             self._checked_at, direct = now, self._direct.loads()

@@ -94,7 +94,10 @@ def test_requests_that_wait_at_zero_are_answered_before_the_next_reconcile(gatew
     gateway.functions["a"].replicas = 0
     with Bench(gateway, {B: CALM}, {B: CALM}, reads=False) as bench:
         bench.reconcile()
-        at_zero = {"waiting": lambda: {A, "stranger.fn"}, "scale": lambda _: Scale(0, 0, waiting=20.0)}
+        at_zero = {
+            "waiting": lambda: {A: 20.0, B: 0.0, "stranger.fn": 9.0},
+            "scale": lambda _: Scale(0, 0, waiting=20.0),
+        }
         with mock.patch.multiple(bench.platform, **at_zero):
             bench.scale_up_between(0.1)
         assert (gateway.functions["a"].replicas, gateway.functions["b"].replicas) == (1, 1)
@@ -430,7 +433,7 @@ def test_run_follows_the_direct_load_whatever_prometheus_does(story):
                     short.append((mood, load, away))
             source.mood = "fails"
 
-        with mock.patch("slo_autoscaler.controller.WAKE_SECONDS", 0.005):
+        with mock.patch.multiple("slo_autoscaler.controller", WAKE_SECONDS=0.005, DIRECT_CHECK_SECONDS=0.005):
             bench.controller.run(Story(parts()))
         assert (short, source.outlasted) == ([], False)
 

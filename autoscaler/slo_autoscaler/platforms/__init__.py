@@ -9,7 +9,7 @@ configuration, ``write_hold``, and one line in ``PLATFORMS``. It makes no decisi
 """
 
 import importlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from slo_autoscaler.errors import PlatformError
@@ -94,8 +94,8 @@ class Platform(Protocol):
         ``ScaleChangedError``. The platform may grant less, which the next ``scales`` returns.
         """
 
-    def waiting(self) -> Collection[str]:
-        """Return the functions without replicas for which requests wait, and that no request wakes by itself.
+    def waiting(self) -> Mapping[str, float]:
+        """Return {function without replicas: requests that wait for it}, where only a decision wakes it.
 
         Called several times a second; never waits, and raises nothing.
         """

@@ -6,7 +6,7 @@ object undoes every write: in mode active such an object is an error that names 
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
@@ -229,9 +229,9 @@ class Kubernetes:
                 workload.reference, reason, f"Scaled replicas from {seen.desired} to {replicas}"
             )
 
-    def waiting(self) -> Collection[str]:
+    def waiting(self) -> dict[str, float]:
         """Return none: nothing holds requests."""
-        return ()
+        return {}
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Queue a warning event on the Deployment."""

@@ -10,7 +10,7 @@ Owns requests, basic auth and names. Makes no decisions. Pitfalls of the contrac
 - Go omits zero values: a missing count is 0.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
@@ -155,9 +155,9 @@ class OpenFaas:
         self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)
         self._written[function_name] = replicas
 
-    def waiting(self) -> Collection[str]:
+    def waiting(self) -> dict[str, float]:
         """Return none: the gateway wakes a function by itself."""
-        return ()
+        return {}
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Do nothing: the gateway has no events."""

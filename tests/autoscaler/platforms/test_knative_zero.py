@@ -127,9 +127,9 @@ def test_zero_is_reached_in_knatives_order(world, one, clock):
 
 def test_request_that_waits_is_told_and_a_decision_wakes_the_service_at_once(world, zero, activator):
     platform, name = zero
-    assert list(platform.waiting()) == []
+    assert platform.waiting() == {world.function: 0.0}
     activator.queued = {name: 20, "vision-00001": 5}
-    world.until(lambda: list(platform.waiting()) == [world.function], "it is told")
+    world.until(lambda: platform.waiting() == {world.function: 20.0}, "it is told")
     assert platform.scales()[world.function].waiting == 20.0
     decide(platform, world.function, 2)
     assert world.replicas(name) == 2
@@ -143,7 +143,7 @@ def test_request_in_the_grace_period_keeps_the_replica(world, one, activator, cl
     decide(platform, world.function, 0)
     world.until(lambda: world.mode(name) == "Proxy", "the activator is in its path", platform)
     activator.queued = {name: 1}
-    world.until(platform.waiting, "it is told", platform)
+    world.until(lambda: platform.waiting().get(world.function), "it is told", platform)
     clock.now += 3600.0
     drive(platform)
     assert world.replicas(name) == 1, "the last look"
@@ -253,7 +253,7 @@ def test_restart_at_zero_loses_nothing(world, zero, activator, start, readable, 
         impatient()
     second = start()
     if readable:
-        world.until(lambda: world.function in second.waiting(), "it is told", second)
+        world.until(lambda: second.waiting().get(world.function) == 3.0, "it is told", second)
         assert world.replicas(name) == 0
         decide(second, world.function, 2)
         assert world.replicas(name) == 2
@@ -289,7 +289,7 @@ def test_revision_that_is_deleted_at_zero_is_told_no_more(world, zero, activator
     activator.queued = {name: 1}
     world.until(lambda: world.function not in platform.scales(), "it is gone", platform)
     drive(platform)
-    assert list(platform.waiting()) == []
+    assert platform.waiting() == {}
 
 
 def test_service_of_another_class_and_one_with_replicas_stay_as_they_are(world, zero, activator):
@@ -301,7 +301,7 @@ def test_service_of_another_class_and_one_with_replicas_stay_as_they_are(world, 
     activator.read.clear()
     world.until(lambda: activator.read, "the pages are read", platform)
     time.sleep(2 * activators.OFTEN)
-    assert list(platform.waiting()) == []
+    assert platform.waiting() == {world.function: 0.0}
     assert (world.replicas(theirs), world.replicas(ours), world.replicas(name)) == (1, 1, 0)
 
 

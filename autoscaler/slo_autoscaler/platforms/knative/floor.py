@@ -112,9 +112,9 @@ class Floor:
             self._write_floor(main.key, floor)
         self._loop.wake()
 
-    def waiting(self) -> Collection[str]:
+    def waiting(self) -> dict[str, float]:
         """Return none: Knative's autoscaler wakes a revision."""
-        return ()
+        return {}
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Queue a warning event on the Service, not of changes: these are the user's own minimum."""

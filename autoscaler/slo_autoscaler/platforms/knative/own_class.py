@@ -160,9 +160,12 @@ class OwnClass:
                 self._write_scale(members[main], plan(members, replicas)[main.key], before, version)
         self._wake(main.key)
 
-    def waiting(self) -> Collection[str]:
-        """Return the functions without replicas for which an activator has requests."""
-        return {name for key, name in self._resting.items() if self._activators.count(key)}
+    def waiting(self) -> dict[str, float]:
+        """Return {function without replicas: its requests at the activators}."""
+        waiting: dict[str, float] = {}
+        for key, name in self._resting.items():
+            waiting[name] = waiting.get(name, 0.0) + self._activators.count(key)
+        return waiting
 
     def announce(self, function_name: str, reason: str, message: str) -> None:
         """Queue a warning event on the Service, not of changes: these are set right."""
