@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from slo_autoscaler.controller import WAKE_SECONDS
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES
@@ -322,6 +323,16 @@ class Stop(threading.Event):
         if self.left == 0:
             self.set()
         return self.is_set()
+
+
+def test_run_looks_often_while_a_function_has_no_replicas(gateway):
+    with (
+        Bench(gateway, {}, reads=False) as bench,
+        mock.patch.object(bench.platform, "waiting", return_value={A: 0.0}),
+    ):
+        stop = Stop(bench, 3)
+        bench.controller.run(stop)
+        assert max(stop.waited) <= WAKE_SECONDS
 
 
 def test_run_late_reconciles_are_not_made_up_for(gateway):

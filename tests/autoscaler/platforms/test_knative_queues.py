@@ -60,11 +60,10 @@ def test_queues_wait_for_as_long_as_every_read_saw_a_request(rounds):
         now += passed
         since = (now if since is None else since) if KEY in keys else None
         queues = queues.after(now, now + 3.0, now, dict.fromkeys(keys, 1.0))
-        assert queues.waited(KEY, now) == (0.0 if since is None else now - since)
-        assert queues.quiet(KEY, now) is (KEY not in keys)
+        assert queues.waited(KEY) == (0.0 if since is None else now - since)
         assert (queues.lost(now + 3.0), queues.lost(now + 3.1)) == (False, True)
 
 
-@pytest.mark.parametrize(("read_at", "quiet"), [(None, False), (9.9, False), (10.0, True)])
-def test_queues_are_quiet_only_by_reads_that_are_new_enough(read_at, quiet):
-    assert Queues(99.0, read_at).quiet(KEY, 10.0) is quiet
+@pytest.mark.parametrize(("read_at", "new"), [(None, False), (9.9, False), (10.0, True)])
+def test_queues_are_read_since_a_time_if_the_oldest_page_is(read_at, new):
+    assert Queues(99.0, read_at).read_since(10.0) is new

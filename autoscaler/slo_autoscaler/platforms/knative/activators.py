@@ -45,6 +45,8 @@ class _Page:
     due: float = 0.0
     counts: Mapping[Key, float] = field(default_factory=dict)
     reading: Future[None] | None = None
+    problem: str = ""
+    """Why the last read failed."""
 
 
 class Activators:
@@ -77,32 +79,34 @@ class Activators:
                 self._loop.start()
 
     def answer(self) -> bool:
-        """Return whether every activator was read lately; wait for the first reads."""
+        """Read every activator now; return whether that succeeded, within ``PATIENCE``."""
         self.watch()
-        end = time.monotonic() + PATIENCE
-        while self._queues.read_at is None and not self.lost() and time.monotonic() < end:
+        self._loop.wake()
+        begin = time.monotonic()
+        while not self._queues.read_since(begin) and time.monotonic() < begin + PATIENCE:
             time.sleep(OFTEN / 4)
-        return self._queues.read_at is not None and not self.lost()
+        return self._queues.read_since(begin)
 
     def lost(self) -> bool:
         """Return whether requests may wait that nobody sees."""
         return self._queues.lost(time.monotonic())
 
     def problem(self) -> str:
-        """Return why an activator was not read lately; empty: unknown."""
-        return self._problem
+        """Return why an activator was not read lately."""
+        failed = [page.problem for page in self._pages.values() if page.problem]
+        return self._problem or next(iter(failed), f"no answer within {PATIENCE:g} s")
 
     def quiet(self, key: Key) -> bool:
         """Return whether a revision has no request by reads of the last second."""
-        return self._queues.quiet(key, time.monotonic() - READ_SECONDS)
+        return self._queues.read_since(time.monotonic() - READ_SECONDS) and not self.count(key)
 
     def count(self, key: Key) -> float:
         """Return the requests for a revision at the activators."""
         return self._queues.counts.get(key, 0.0)
 
     def waited(self, key: Key) -> float:
-        """Return the seconds for which there have been requests for a revision."""
-        return self._queues.waited(key, time.monotonic())
+        """Return the seconds for which there were requests for a revision at every read."""
+        return self._queues.waited(key)
 
     def read_often(self, *, often: bool) -> None:
         """Read every ``OFTEN`` seconds from now on, or only every ``SELDOM``."""
@@ -152,8 +156,7 @@ class Activators:
             return list(self._pages.values())
         until = time.monotonic() + SELDOM + PATIENCE
         self._pages = {address: self._pages.get(address) or _Page(until) for address in pods}
-        if not pods:
-            self._problem = f"no activator runs in {CONFIG_NAMESPACE}"
+        self._problem = "" if pods else f"no activator runs in {CONFIG_NAMESPACE}"
         return [self._pages[address] for address, ready in pods.items() if ready]
 
     def _read(self, address: str, page: _Page) -> None:
@@ -161,9 +164,10 @@ class Activators:
         try:
             text = fetched(address, READ_SECONDS, LARGEST)
         except FAILURES as error:
-            self._problem = f"{address}: {brief(error)}"
+            page.problem = f"{address}: {brief(error)}"
             page.known_until = min(page.known_until, began + PATIENCE)
             return
+        page.problem = ""
         page.counts = inside(text)
         page.read_at = began
         page.due = began + len(text) / BYTES_PER_SECOND

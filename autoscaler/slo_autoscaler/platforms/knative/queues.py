@@ -42,6 +42,8 @@ class Queues:
     read_at: float | None = None
     """Time since which the oldest page is; None: some activator was never read."""
     counts: Mapping[Key, float] = field(default_factory=dict)
+    at: float = 0.0
+    """Time of the last reads."""
     since: Mapping[Key, float] = field(default_factory=dict)
     """Time since which a revision has had requests at every read."""
 
@@ -50,19 +52,19 @@ class Queues:
     ) -> "Queues":
         """Return the queues after one more round of reads."""
         since = {key: self.since.get(key, now) for key in counts}
-        return Queues(known_until, read_at, counts, since)
+        return Queues(known_until, read_at, counts, now, since)
 
     def lost(self, now: float) -> bool:
         """Return whether requests may wait that nobody sees."""
         return now > self.known_until
 
-    def quiet(self, key: Key, begin: float) -> bool:
-        """Return whether every activator was read since ``begin``, and has no request for a revision."""
-        return self.read_at is not None and self.read_at >= begin and key not in self.counts
+    def read_since(self, begin: float) -> bool:
+        """Return whether every activator was read since ``begin``."""
+        return self.read_at is not None and self.read_at >= begin
 
-    def waited(self, key: Key, now: float) -> float:
-        """Return the seconds for which a revision has had requests."""
-        return now - self.since.get(key, now)
+    def waited(self, key: Key) -> float:
+        """Return the seconds for which a revision had requests at every read."""
+        return self.at - self.since.get(key, self.at)
 
 
 def _adjacent(page: bytes, name: bytes) -> bytes:
