@@ -283,6 +283,23 @@ def test_new_revision_of_a_service_at_zero_starts_takes_over_and_rests(world, ze
     world.until(lambda: (world.replicas(new), world.replicas(old)) == (0, 0), "both are gone", platform)
 
 
+def test_revisions_that_share_the_traffic_rest_and_wake_together(world, one, activator, clock):
+    platform, first = one
+    second = world.revise(2)
+    world.route(r1=50, r2=50)
+    world.until(world.is_ready(first, second), "both are ready", platform)
+    decide(platform, world.function, 0)
+    both = (first, second)
+    rest_ = ["False NoTraffic"] * 2
+    world.until(lambda: [world.says(name, "Active") for name in both] == rest_, "both are inactive", platform)
+    clock.now += 60.0
+    world.until(lambda: [*map(world.replicas, both)] == [0, 0], "both go", platform)
+    activator.queued = {first: 1, second: 2}
+    world.until(lambda: platform.waiting() == {world.function: 3.0}, "both are told", platform)
+    decide(platform, world.function, 2)
+    world.until(lambda: sorted(map(world.replicas, both)) == [1, 2], "both wake", platform)
+
+
 def test_revision_that_is_deleted_at_zero_is_told_no_more(world, zero, activator):
     platform, name = zero
     delete(world.cluster, POD_AUTOSCALERS.path(world.namespace, name))
