@@ -31,10 +31,16 @@ from batching_watchdog.logs import LineLimit, printable
 from batching_watchdog.messages import Crash, Failure, Reply, Response
 from batching_watchdog.trace_context import parse_traceparent
 from batching_watchdog.worker.generator import closed_batches
-from batching_watchdog.worker.results import FAILED, encode, first_line, refusal, text_of, with_status
+from batching_watchdog.worker.results import (
+    FAILED,
+    encode,
+    first_line,
+    listed,
+    refusal,
+    text_of,
+    with_status,
+)
 
-_NO_BATCH: Final = (dict, str, bytes)
-"""Types that have a length and yet are the result of one request."""
 _OF_THE_MACHINE: Final = (MemoryError, ImportError, NameError, ConnectionError, TimeoutError)
 """Errors of parse() that blame the function, as does an ``OSError`` with an errno. All others are of the
 input, which may make a reader raise anything."""
@@ -194,17 +200,17 @@ class Handler:
         """
         try:
             results = call()
-            listed = _listed(results)
+            one_by_one = listed(results)
         except BaseException as error:  # the function, or its result, may raise anything
             self._leave_if_forked()
             _end_if_poisoned(error)
             return [], trace_of(error), error
-        if listed is None:
+        if one_by_one is None:
             kind = type(results).__name__
             return [], f"{name} returned {kind}, not a list with one result for each of its {of}", None
-        if len(listed) != count:
-            return [], f"{name} returned {len(listed)} results for {count} {of}", None
-        return listed, "", None
+        if len(one_by_one) != count:
+            return [], f"{name} returned {len(one_by_one)} results for {count} {of}", None
+        return one_by_one, "", None
 
     def blamed(self, problem: str, error: BaseException | None, event: Event) -> Reply:
         """Return the reply to an event for what ``guarded`` has returned."""
@@ -302,17 +308,6 @@ def _named(event: Event) -> tuple[str, str, str]:
     if trace_id:
         named += f" trace {trace_id}"
     return named, call_id, trace_id
-
-
-def _listed(results: Any) -> list[Any] | None:
-    """Return the results of a batch one by one; None if they are not several."""
-    if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
-        return None
-    try:
-        listed = list(results)
-    except TypeError:  # an array without dimensions
-        return None
-    return listed if len(listed) == len(results) else None  # a DataFrame has rows, and iterates its columns
 
 
 def _is_json(event: Event) -> bool:

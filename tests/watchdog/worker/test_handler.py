@@ -148,6 +148,9 @@ TEXT, JSON = "text/plain; charset=utf-8", "application/json"
         ("[1, True, None]", 200, JSON, b"[1,true,null]"),
         ("__import__('numpy').arange(3)", 200, JSON, b"[0,1,2]"),
         ("{'statusCode': 201, 'body': {'a': 1}}", 201, JSON, b'{"a":1}'),
+        ("{'statusCode': 404, 'error': 'no such row'}", 404, TEXT, b""),
+        ("{'statusCode': 422, 'body': 'no', 'isBase64Encoded': False}", 422, TEXT, b"no"),
+        ("{'body': 'x', 'label': 3}", 200, JSON, b'{"body":"x","label":3}'),
         ("{'body': 'x', 'headers': {'Content-Type': 'text/css'}}", 200, "text/css", b"x"),
         ("('made', 201)", 201, TEXT, b"made"),
         ("('made', 201, {'Content-Length': '9'})", 201, TEXT, b"made"),
@@ -689,7 +692,12 @@ def test_process_that_the_handler_forked_answers_nothing_and_leaves_by_its_error
             function.serve(b"a")
 
 
-@pytest.mark.parametrize("result", ["{'y': 1}", "'y'", "b'y'", "None", "iter([1])", "[]"])
+USER_DICT = "__import__('collections').UserDict(y=1)"
+
+
+@pytest.mark.parametrize(
+    "result", ["{'y': 1}", USER_DICT, "{1}", "'y'", "b'y'", "bytearray(b'y')", "None", "iter([1])", "[]"]
+)
 def test_batch_whose_result_is_no_list_of_its_length_fails(load, result):
     function = load(f"def handle_batch(events, context):\n    return {result}\n")
     assert function.one().failed
@@ -698,10 +706,11 @@ def test_batch_whose_result_is_no_list_of_its_length_fails(load, result):
 
 # A DataFrame iterates its columns, and its length is that of its rows.
 FRAME = "type('Frame', (), {'__len__': lambda _: 1, '__iter__': lambda _: iter('ab')})()"
+SQUARE = "type('Frame', (), {'columns': 'a', '__len__': lambda _: 1, '__iter__': lambda _: iter('a')})()"
 BROKEN = "type('Broken', (), {'__len__': lambda _: 1, '__iter__': lambda _: 1 / 0})()"
 
 
-@pytest.mark.parametrize("result", ["numpy.array(1)", FRAME, BROKEN])
+@pytest.mark.parametrize("result", ["numpy.array(1)", FRAME, SQUARE, BROKEN])
 def test_batch_whose_result_cannot_be_told_apart_by_event_fails_and_the_worker_goes_on(load, result):
     function = load(f"import numpy\ndef handle_batch(events, context):\n    return {result}\n")
     assert function.one().failed
