@@ -126,11 +126,12 @@ class QueueFull(WatchdogError):
         self.retry_after = retry_after
 
     @classmethod
-    def of_bytes(cls, max_queued_bytes: int) -> "QueueFull":
-        """Return the error for the limit on bytes."""
+    def of_bytes(cls, most: int) -> "QueueFull":
+        """Return the error for a limit on bytes."""
         error = cls(0, 1)
         error.args = (
-            f"requests and unread answers would hold more than {max_queued_bytes} bytes (max_queued_bytes)",
+            f"requests and unread answers would hold more than {most} bytes (max_queued_bytes, half of it for"
+            " best effort)",
         )
         return error
 
