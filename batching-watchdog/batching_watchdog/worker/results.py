@@ -65,7 +65,9 @@ def encode(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of resu
     if isinstance(result, Response):
         return _reply(result.body, result.status, result.headers)
     if isinstance(result, BadRequest):
-        return encode(result.args[0])._replace(status=400, client_error=True)
+        body = result.args[0]
+        text = _sendable(body) if isinstance(body, str) else body
+        return encode(text)._replace(status=400, client_error=True)
     if isinstance(result, BaseException):
         return FAILED._replace(body=text_of(result))
     if isinstance(result, dict) and _is_response(result):
@@ -153,12 +155,17 @@ def _fields(error: Any) -> Iterator[tuple[str, str]]:
 
 def text_of(error: BaseException) -> bytes:
     """Return the body of an answer that shows ``error``."""
-    return f"{_ADDRESS.sub('', str(error))}\n".encode()
+    return f"{_sendable(_ADDRESS.sub('', str(error)))}\n".encode()
 
 
 def first_line(text: str) -> str:
     """Return the first line of ``text`` without addresses of objects, up to ``SHOWN`` characters."""
-    return _ADDRESS.sub("", text.partition("\n")[0])[:SHOWN]
+    return _sendable(_ADDRESS.sub("", text.partition("\n")[0])[:SHOWN])
+
+
+def _sendable(text: str) -> str:
+    """Return ``text`` with lone surrogates escaped: JSON of a client may have them, and UTF-8 has not."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def with_status(result: Any) -> Any:

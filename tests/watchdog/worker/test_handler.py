@@ -459,6 +459,21 @@ def test_error_that_names_a_thousand_fields_has_a_short_answer(load):
     assert json.loads(body)["errors"][0]["path"] == "$.x[0]"
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def parse(event):\n    raise ValueError(LABEL)\ndef handle(event, context): ...\n",
+        "def parse(event):\n    raise BadRequest(LABEL)\ndef handle(event, context): ...\n",
+        "def handle_batch(events, context):\n    return [BadRequest(LABEL) for _ in events]\n",
+    ],
+)
+def test_half_of_a_surrogate_pair_in_the_text_of_a_clients_error_is_escaped(load, source):
+    label = 'LABEL = "no label \\ud83d"'
+    reply = load(f"from batching_watchdog import BadRequest\n{label}\n{source}").one()
+    assert (reply.status, reply.failed) == (400, False)
+    assert b"no label \\ud83d" in reply.body
+
+
 @pytest.mark.parametrize("errors", ["['no', 'function']", "lambda: ['no mapping']", "lambda: 1 / 0"])
 def test_error_whose_errors_are_no_fields_leaves_as_text(load, errors):
     raising = f"failing(0) if setattr(Own, 'errors', staticmethod({errors})) else failing('why')"
