@@ -71,6 +71,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         """Problem to report in place of loading, because too many workers died while loading."""
         self._life = mmap.mmap(-1, _LIFE.size)  # shared with the arbiter after the fork
         self._connection: socket.socket | None = None
+        self._forks_in_main = False
 
     @property
     def loaded_at(self) -> float:
@@ -87,7 +88,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
     def init_process(self) -> None:
         """Start the worker as gunicorn does, and make it die with the arbiter even by SIGKILL."""
         die_with_parent(signal.SIGKILL, self.ppid)
-        os.register_at_fork(after_in_child=self._be_no_worker)
+        os.register_at_fork(before=self._before_fork, after_in_child=self._be_no_worker)
         try:
             super().init_process()
         except KeyboardInterrupt:  # the function's own: gunicorn would end itself, from within this process
@@ -100,12 +101,20 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         if self.app.callable is not None:
             leave_fork()
 
+    def _before_fork(self) -> None:
+        """Note the thread: the kernel takes its end for that of the parent."""
+        self._forks_in_main = threading.current_thread() is threading.main_thread()
+
     def _be_no_worker(self) -> None:
-        """Leave the worker's sockets and signals to it, in a process that the function has forked.
+        """Leave the worker its sockets and signals, and end with it, in a process that the function forks.
 
         Its copy of the connection would hide the worker's death, and could answer in its place. With the
         worker's handlers it would outlive ``terminate()`` of multiprocessing.
         """
+        if os.getppid() != self.pid:  # forked by one that the function has forked
+            return
+        if self._forks_in_main:
+            die_with_parent(signal.SIGKILL, self.pid)
         for held in (*self.sockets, self._connection):
             if held is not None:
                 held.close()

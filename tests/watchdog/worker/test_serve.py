@@ -17,6 +17,7 @@ from batching_watchdog.pool.supervisor import gunicorn_command
 from support.heard import Heard, batch
 from support.loops import within
 from support.processes import bare_environment
+from support.waits import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -151,18 +152,28 @@ def handle(event, context):
     if event.body == b"double":
         os.fork()  # and both come back
         return str(os.getpid())
-    children.Process(target=time.sleep, args=(600,), daemon=True).start()
+    child = children.Process(target=time.sleep, args=(600,), daemon=True)
+    child.start()
+    return str(child.pid)
 """
 
 
+def runs(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    file = Path(f"/proc/{pid}/cmdline")
+    return file.exists() and file.read_bytes() != b""
+
+
 @within(partial(a_worker, LASTING), gives=2)
-async def test_worker_that_dies_is_gone_although_a_process_that_it_forked_lives_on(heard, connection):
+async def test_worker_that_dies_is_gone_and_so_are_the_processes_that_it_forked(heard, connection):
     connection.send(batch(b"fork"))
-    await heard.answers.get()
+    replies, _ = await heard.answers.get()
     sent = batch(b"end")
     connection.send(sent)
     await connection.gone.wait()
     assert heard.lost == [sent]
+    forked = int(replies[0].body)
+    until(lambda: not runs(forked), "the forked process has ended")
 
 
 @within(partial(a_worker, LASTING), gives=2)
