@@ -107,8 +107,11 @@ class Function:
         A batch that fails as a whole is tried again in halves, as in production. Of a function that streams
         an answer has all pieces, or is the error with which it breaks off. What the handler raises goes to
         stderr. Raises ``HandlerNotLoaded`` if it cannot be loaded, ``WorkerDied`` if it ends the
-        worker or takes longer than exec_timeout; the first batch, than load_timeout.
+        worker or takes longer than exec_timeout; the first batch, than load_timeout. Raises ``TypeError`` for
+        a body that is not bytes.
         """
+        if not all(isinstance(body, bytes) for body in bodies):
+            raise TypeError("a body is bytes, as a client sends it: b'text', or json.dumps(value).encode()")
         fields = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()
         ]
@@ -295,7 +298,8 @@ def _stop(
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
+    with suppress(ProcessLookupError):  # what it has started and left
+        os.killpg(process.pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)

@@ -71,7 +71,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         """Problem to report in place of loading, because too many workers died while loading."""
         self._life = mmap.mmap(-1, _LIFE.size)  # shared with the arbiter after the fork
         self._connection: socket.socket | None = None
-        self._forks_in_main = False
+        self._forking = threading.local()
+        """Where a process is forked: whether that is the main thread."""
 
     @property
     def loaded_at(self) -> float:
@@ -88,7 +89,9 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
     def init_process(self) -> None:
         """Start the worker as gunicorn does, and make it die with the arbiter even by SIGKILL."""
         die_with_parent(signal.SIGKILL, self.ppid)
-        os.register_at_fork(before=self._before_fork, after_in_child=self._be_no_worker)
+        os.register_at_fork(
+            before=self._before_fork, after_in_child=self._be_no_worker, after_in_parent=self._after_fork
+        )
         try:
             super().init_process()
         except KeyboardInterrupt:  # the function's own: gunicorn would end itself, from within this process
@@ -102,8 +105,12 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             leave_fork()
 
     def _before_fork(self) -> None:
-        """Note the thread: the kernel takes its end for that of the parent."""
-        self._forks_in_main = threading.current_thread() is threading.main_thread()
+        """Hold signals back, which the child's copy of a handler would swallow; note the thread."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
+        self._forking.in_main = threading.current_thread() is threading.main_thread()
+
+    def _after_fork(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
     def _be_no_worker(self) -> None:
         """Leave the worker its sockets and signals, and end with it, in a process that the function forks.
@@ -111,9 +118,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         Its copy of the connection would hide the worker's death, and could answer in its place. With the
         worker's handlers it would outlive ``terminate()`` of multiprocessing.
         """
-        if os.getppid() != self.pid:  # forked by one that the function has forked
-            return
-        if self._forks_in_main:
+        if os.getppid() == self.pid and self._forking.in_main:  # else the end of a thread would end it
             die_with_parent(signal.SIGKILL, self.pid)
         for held in (*self.sockets, self._connection):
             if held is not None:
@@ -123,6 +128,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         for signum in self.SIGNALS:
             if getattr(signal.getsignal(signum), "__self__", None) is self:
                 signal.signal(signum, signal.SIG_DFL)
+        self._after_fork()
 
     def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
         """Leave at once on SIGQUIT and SIGINT, by no exception: the handler could catch it."""
