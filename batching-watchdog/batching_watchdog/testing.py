@@ -69,16 +69,18 @@ class Function:
     """The function in a folder, with one worker process from its first request until the test run ends."""
 
     def __init__(
-        self, folder: str | Path, environ: Mapping[str, str] = os.environ, *, in_process: bool = False
+        self, folder: str | Path, environ: Mapping[str, str] | None = None, *, in_process: bool = False
     ) -> None:
-        """``folder`` has handler.py. Settings come from ``environ``, then from the stack file above.
+        """``folder`` has handler.py; settings come from ``environ``, then from the stack file above.
+
+        ``environ``: None is this process's.
 
         ``in_process``: load and run the handler in this process, for a debugger and coverage. Functions then
         share their modules by name, and no time limit holds. Raises ``HandlerNotLoaded`` if there is no
         handler.py, ``ConfigError`` for a bad setting.
         """
         own = {"workers": "1", "preload": "false"}
-        self._environ = find(Path(folder), own, environ).environ
+        self._environ = find(Path(folder), own, os.environ if environ is None else environ).environ
         self._config = configured(self._environ)
         self._in_process = in_process
         self._worker: _WorkerProcess | _InProcess | None = None

@@ -5,6 +5,7 @@ nothing of gunicorn, sockets or frames: events in, replies out. Exceptions of th
 Next step: ``serve`` sends the replies back.
 """
 
+import bdb
 import inspect
 import os
 import sys
@@ -84,6 +85,8 @@ class Handler:
         parse = getattr(module, "parse", None)
         self._parse: Callable[[Event], Any] | None = parse if _takes_event(parse) else None
         """Makes what the handler gets in place of an event."""
+        if callable(parse) and self._parse is None:
+            sys.stderr.write(f"{module.__file__}: parse is not called: its argument is not named event\n")
         self._client_lines = LineLimit(CLIENT_LINES)
         self.stream = _stream_functions(module)
         if self.stream is None and not callable(self._handle_batch) and not callable(self._handle):
@@ -263,6 +266,8 @@ class Handler:
         ``shown``: the body where the function is at fault. Raises ``Poisoned``.
         """
         _end_if_poisoned(error)
+        if isinstance(error, bdb.BdbQuit):
+            error.add_note("breakpoint() needs a terminal: batching-watchdog serve --debug")
         with suppress(Exception):  # it cannot be sent
             text = _one_line(error)
             if isinstance(error, BadRequest):
@@ -278,8 +283,7 @@ class Handler:
                 self._log_client_error(text, reply.status, event)
                 return reply._replace(client_error=True)
             return reply
-        hinted = shown.rstrip() + browser_hint(event).encode() + b"\n"
-        return self.failure(trace_of(error), event)._replace(body=hinted)
+        return self.failure(trace_of(error), event)._replace(body=shown.rstrip() + b"\n")
 
     def _log_client_error(self, text: str, status: int, event: Event) -> None:
         left_out = self._client_lines.admit(time.monotonic())
