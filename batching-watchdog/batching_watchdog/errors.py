@@ -120,17 +120,18 @@ class QueueFull(WatchdogError):
 
     def __init__(self, max_inflight: int, retry_after: int, *, displaced: bool = False) -> None:
         super().__init__(
-            f"{max_inflight} requests are queued or running, the limit (max_inflight)"
+            f"{max_inflight} requests are queued or running, the limit (max_inflight; best effort: half)"
             + ("; this one was late already and made room for one that is not" if displaced else "")
         )
         self.retry_after = retry_after
 
     @classmethod
-    def of_bytes(cls, max_queued_bytes: int) -> "QueueFull":
-        """Return the error for the limit on bytes."""
+    def of_bytes(cls, most: int) -> "QueueFull":
+        """Return the error for a limit on bytes."""
         error = cls(0, 1)
         error.args = (
-            f"requests and unread answers would hold more than {max_queued_bytes} bytes (max_queued_bytes)",
+            f"requests and unread answers would hold more than {most} bytes (max_queued_bytes;"
+            " best effort: half)",
         )
         return error
 

@@ -76,7 +76,7 @@ class Event:
         try:
             return _JSON.decode(self.body.decode(json.detect_encoding(self.body), "surrogatepass"))
         except (ValueError, RecursionError) as error:
-            raise BadRequest(f"the body is not JSON: {error}{browser_hint(self)}", self) from error
+            raise BadRequest(f"the body is not JSON: {error}{browser_hint(self)}\n", self) from error
 
     def _parse(self) -> "tuple[str, str, Fields, Fields]":
         # Most handlers use only the body, so the head is parsed on first use.
@@ -90,7 +90,7 @@ class Event:
 
 def browser_hint(event: Event) -> str:
     """Return what a browser at the function's URL is told beside an error; empty for other requests."""
-    if event.body or event.method != "GET":
+    if event.body or event.method != "GET" or event.query:
         return ""
     return ". A GET has no body; to send one: curl --data-binary @FILE URL"
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 BUFFERED_CHARACTERS: Final = 1 << 20
 """Maximum characters buffered for an unread stream: some thousand lines."""
@@ -53,6 +53,10 @@ class Output:
 
     def flush(self) -> None:
         """Do nothing: the thread writes as soon as it can."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else a library asks a stream for, as ``isatty`` and ``fileno``: the stream's own."""
+        return getattr(self._stream, name)
 
     def close(self, seconds: float) -> None:
         """Write the buffer, for at most ``seconds``."""

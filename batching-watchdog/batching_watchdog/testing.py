@@ -69,16 +69,18 @@ class Function:
     """The function in a folder, with one worker process from its first request until the test run ends."""
 
     def __init__(
-        self, folder: str | Path, environ: Mapping[str, str] = os.environ, *, in_process: bool = False
+        self, folder: str | Path, environ: Mapping[str, str] | None = None, *, in_process: bool = False
     ) -> None:
-        """``folder`` has handler.py. Settings come from ``environ``, then from the stack file above.
+        """``folder`` has handler.py; settings come from ``environ``, then from the stack file above.
+
+        ``environ``: None is this process's.
 
         ``in_process``: load and run the handler in this process, for a debugger and coverage. Functions then
         share their modules by name, and no time limit holds. Raises ``HandlerNotLoaded`` if there is no
         handler.py, ``ConfigError`` for a bad setting.
         """
         own = {"workers": "1", "preload": "false"}
-        self._environ = find(Path(folder), own, environ).environ
+        self._environ = find(Path(folder), own, os.environ if environ is None else environ).environ
         self._config = configured(self._environ)
         self._in_process = in_process
         self._worker: _WorkerProcess | _InProcess | None = None
@@ -107,8 +109,11 @@ class Function:
         A batch that fails as a whole is tried again in halves, as in production. Of a function that streams
         an answer has all pieces, or is the error with which it breaks off. What the handler raises goes to
         stderr. Raises ``HandlerNotLoaded`` if it cannot be loaded, ``WorkerDied`` if it ends the
-        worker or takes longer than exec_timeout; the first batch, than load_timeout.
+        worker or takes longer than exec_timeout; the first batch, than load_timeout. Raises ``TypeError`` for
+        a body that is not bytes.
         """
+        if not all(isinstance(body, bytes) for body in bodies):
+            raise TypeError("a body is bytes, as a client sends it: b'text', or json.dumps(value).encode()")
         fields = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()
         ]
@@ -295,7 +300,8 @@ def _stop(
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
+    with suppress(ProcessLookupError):  # what it has started and left
+        os.killpg(process.pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,5 @@
 """``batching_watchdog.testing`` on functions of all kinds, with real worker processes."""
 
-import json
 import os
 import re
 import subprocess
@@ -73,6 +72,13 @@ def test_batch_of_bodies_gets_the_answers_that_clients_would_get(written):
     assert function.call(b"3").json() == {"y": 9, "of": 1, "path": "/"}
     assert function.examples == (b"1", b"2")
     assert function.batch([]) == []
+
+
+def test_body_that_no_client_could_send_is_refused(written):
+    function = written(SQUARES)
+    for body in ("2", {"x": 2}, bytearray(b"2")):
+        with pytest.raises(TypeError, match="bytes"):
+            function.call(body)
 
 
 def test_batch_that_fails_whole_is_tried_in_parts_and_the_reason_is_on_stderr(written, capsys):
@@ -236,9 +242,17 @@ def test_settings_of_the_stack_file_reach_the_handler(tmp_path):
     function.close()
 
 
+STARTS = """
+import subprocess
+
+def handle(event, context):
+    return subprocess.Popen(["sleep", "600"]).pid
+"""
+
+
 def test_function_that_is_no_longer_used_leaves_no_process(written, tmp_path):
-    function = written(SQUARES)
-    assert json.loads(function.call(b"1").body)["y"] == 1
+    function = written(STARTS)
+    assert function.call(b"").status == 200
     folder = Path(tmp_path / "fn")
     assert processes_of(folder)
     function.close()

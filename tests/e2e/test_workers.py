@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.processes import GATED, import_path, starting_watchdog, watchdog
+from support.processes import ECHO, GATED, import_path, starting_watchdog, watchdog
 from support.waits import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -143,6 +144,15 @@ def test_handler_is_loaded_once_for_all_workers_and_a_dead_one_is_forked_from_th
             sizes = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}
             assert sizes["Rss:"] > 50_000
             assert sizes["Private_Dirty:"] < 20_000, "they share the memory of the model"
+
+
+def test_workers_are_reached_again_after_the_function_has_removed_all_temporary_files():
+    with watchdog(ECHO) as dog:
+        for folder in dog.folder.glob("watchdog-*"):
+            shutil.rmtree(folder)
+        dog.kill_workers()
+        assert dog.call(body=b"again").body == b"again"
+        assert "has been removed, so gunicorn is started again" in dog.log
 
 
 def test_what_load_leaves_for_the_end_happens_once_and_what_a_batch_leaves_in_its_worker():

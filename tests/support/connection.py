@@ -66,12 +66,17 @@ class Echo:
     hold: bool = False
     status: int = 200
     answer_size: int = 0
+    room: float = 1.0
+    """Share of the bytes held for which its requests have room."""
     captured_headers: frozenset[bytes] = frozenset((b"x-call-id", b"x-timeout"))
     always_served: frozenset[bytes] = frozenset((b"/always",))
     exchanges: list[Exchange] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     errors: list[WatchdogError] = field(default_factory=list)
     disconnected: int = 0
+
+    def share(self, exchange: Exchange) -> float:
+        return self.room
 
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         return self.refusal

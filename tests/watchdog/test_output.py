@@ -48,6 +48,11 @@ def test_reader_that_reads_nothing_stops_no_writer_and_what_it_missed_is_counted
     assert set(lines) <= set(texts)
 
 
+def test_library_may_ask_what_it_writes_to(pipe):
+    _, stream, writer = pipe
+    assert (stream.isatty(), stream.fileno(), stream.closed) == (False, writer, False)
+
+
 def test_line_longer_than_the_buffer_is_dropped_alone(pipe):
     reader, stream, _ = pipe
     stream.write("x" * BUFFERED_CHARACTERS + "\n")

@@ -111,9 +111,9 @@ class Engine:
         None while a worker is idle and there is room, regardless of the learned times: a model that was slow
         once must be measured again.
         """
+        if deadline == inf and self._queues.at_best_effort_limit:
+            return self._queue_full(best_effort=True)
         if self.at_limit:
-            if deadline == inf:
-                return self._queue_full(best_effort=True)
             if not self.full and not self.predicts_late(deadline, now):
                 return None  # it replaces a late one
             if self._refusal is None or now - self._refused_at > REFUSAL_SECONDS:
@@ -144,12 +144,13 @@ class Engine:
         time left or is of best effort.
         """
         effects: Sequence[Effect] = ()
+        if request.deadline == inf and self._queues.at_best_effort_limit:
+            raise self._queue_full(best_effort=True)
         if self.at_limit:
-            best_effort = request.deadline == inf
-            patient = best_effort or request.deadline <= request.arrived or request.cost_class is PROBE
+            patient = request.deadline <= request.arrived or request.cost_class is PROBE
             displaced = self._replaceable()
             if patient or displaced is None:
-                raise self._queue_full(best_effort=best_effort)
+                raise self._queue_full()
             gone = displaced.deadline == inf
             effects = self._end(displaced, self._queue_full(displaced=True, best_effort=gone))
         self._queues.admit(request, self._pool(request))
@@ -501,7 +502,8 @@ class Engine:
         per_second = self._workers * size / max(times.predict_mean(size), 1e-6)
         ahead = self.queued + best_effort * len(self._queues.best_effort)
         retry_after = max(1, min(60, round(ahead / per_second / 2)))
-        return QueueFull(self._queues.most, retry_after, displaced=displaced)
+        most = self._queues.best_effort_most if best_effort and not displaced else self._queues.most
+        return QueueFull(most, retry_after, displaced=displaced)
 
 
 def _still_running(batch: Batch) -> list[Request]:

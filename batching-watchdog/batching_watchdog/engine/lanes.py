@@ -141,6 +141,16 @@ class Queues:
         """Whether as many are admitted as may be: one more must replace a late one."""
         return len(self.admitted) >= self.most
 
+    @property
+    def best_effort_most(self) -> int:
+        """Requests admitted at which best effort has no room: what runs cannot be replaced."""
+        return max(1, self.most // 2)
+
+    @property
+    def at_best_effort_limit(self) -> bool:
+        """Whether as many are admitted as leave no room for best effort."""
+        return len(self.admitted) >= self.best_effort_most
+
     def choice(self) -> list[Lane]:
         """Return the lanes that a policy may choose from."""
         return list(islice(self.lanes.values(), MAX_LANES))

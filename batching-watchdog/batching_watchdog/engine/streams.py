@@ -276,7 +276,9 @@ class Streams:
     def refusal(self, deadline: float, now: float) -> WatchdogError | None:
         """Return the error that refuses a request at its header, before its body is read, or None."""
         late = deadline - self._soonest <= now
-        if self.at_limit and (late or self.full or deadline == inf):
+        if deadline == inf and self._queues.at_best_effort_limit:
+            return self._queue_full()
+        if self.at_limit and (late or self.full):
             return self._queue_full()
         return _NO_TIME if self._shed_late and self._on and late else None
 
@@ -286,9 +288,11 @@ class Streams:
         Raises ``QueueFull`` without either, or if ``request`` itself is late or of best effort.
         """
         effects: Sequence[Effect] = ()
+        if request.deadline == inf and self._queues.at_best_effort_limit:
+            raise self._queue_full()
         if self.at_limit:
             displaced = self._queues.replaceable()
-            if displaced is None or request.deadline <= now or request.deadline == inf:
+            if displaced is None or request.deadline <= now:
                 raise self._queue_full()
             effects = self._end(displaced, self._queue_full(displaced=True))
         self._queues.admit(request, self._pool)

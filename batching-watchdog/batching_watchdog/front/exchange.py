@@ -58,6 +58,8 @@ class Exchange:
     """Bytes of the body so far."""
     held: int = 0
     """Its share of ``Connections.queued_bytes``."""
+    most_held: int = 0
+    """Bytes of all requests and answers together beyond which it is refused, once its head is complete."""
     host: bytes | None = None
     length: int | None = None
     """Content-Length; None without a body, or if it is chunked."""

@@ -119,6 +119,9 @@ class Application(Protocol):
     def always_served(self) -> frozenset[bytes]:
         """The paths of probes, which are served regardless of the limits."""
 
+    def share(self, exchange: Exchange) -> float:
+        """Return the share of ``Limits.max_queued_bytes`` that a request with this head may help to fill."""
+
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         """Check a request whose header is complete; an error answers it before its body is read."""
 
@@ -528,8 +531,8 @@ class HttpProtocol(asyncio.Protocol):
             raise BodyTooLarge(
                 f"the body is longer than {self._limits.max_body_bytes} bytes (max_body_bytes)"
             )
-        if connections.queued_bytes > self._limits.max_queued_bytes:
-            raise QueueFull.of_bytes(self._limits.max_queued_bytes)
+        if connections.queued_bytes > exchange.most_held:
+            raise QueueFull.of_bytes(exchange.most_held)
         if size == exchange.size:
             exchange.body = body
         elif exchange.chunks is None:
@@ -767,11 +770,12 @@ class HttpProtocol(asyncio.Protocol):
         connections = self._connections
         if self.surplus:
             exchange.keep_alive = False
-        full = connections.queued_bytes + length > limits.max_queued_bytes
+        exchange.most_held = most = int(limits.max_queued_bytes * self._application.share(exchange))
+        full = connections.queued_bytes + length > most
         if (full or self.surplus) and exchange.path not in self._application.always_served:
             if self.surplus:
                 return TooManyConnections(connections.max_connections)
-            return QueueFull.of_bytes(limits.max_queued_bytes)
+            return QueueFull.of_bytes(most)
         return self._application.refuse(exchange)
 
     def _refuse(self, exchange: Exchange, error: WatchdogError) -> None:

@@ -41,6 +41,8 @@ SLO_CLASS: Final = b"x-slo-class"
 DEADLINE_MS: Final = b"x-deadline-ms"
 ACCEPT: Final = b"accept"
 LAST_EVENT_ID: Final = b"last-event-id"
+BEST_EFFORT_SHARE: Final = 0.5
+"""Share of max_queued_bytes that requests of best effort may fill: the rest is left to others."""
 MAX_START_TIME_DIGITS: Final = 20
 MAX_UPSTREAM_SECONDS: Final = 5.0
 """Maximum age of X-Start-Time in seconds: an older one is from another clock, or was queued on purpose."""
@@ -108,6 +110,11 @@ class Front:
         """False from the first signal on: /_/health and /_/ready answer 503, requests are still served."""
         self.accepting = True
         """False once the listener is closed: further requests on open connections are refused."""
+
+    def share(self, exchange: Exchange) -> float:
+        """Return the share of max_queued_bytes that this request may help to fill."""
+        slo = self._config.slos[self._slo_class(exchange)]
+        return BEST_EFFORT_SHARE if slo.latency == inf else 1.0
 
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         """Return the error of a request that would be refused anyway, so that its body is not read."""
@@ -476,6 +483,10 @@ class MetricsPage:
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
+
+    def share(self, exchange: Exchange) -> float:
+        """Return 1: all requests are alike."""
+        return 1.0
 
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         """Return None: no request is refused at the header."""

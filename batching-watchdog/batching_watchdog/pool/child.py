@@ -129,7 +129,7 @@ class Child:
         if process is None or process.returncode is not None:
             return
         if at_once:
-            self._kill()
+            self.kill()
         else:
             with suppress(ProcessLookupError):
                 process.terminate()
@@ -137,7 +137,7 @@ class Child:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
             log.warning("%s did not stop within %g s and is killed", self._name, STOP_SECONDS)
-            self._kill()
+            self.kill()
             await process.wait()
 
     def wake(self) -> None:
@@ -156,8 +156,8 @@ class Child:
         process = self._process
         return self._starting or (process is not None and process.returncode is None and process.pid == pid)
 
-    def _kill(self) -> None:
-        """Kill the command and its descendants."""
+    def kill(self) -> None:
+        """Kill the command and its descendants; unless it was stopped, it is started again."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -184,7 +184,7 @@ class Child:
         finally:
             self._starting = False
         if self._stopping:
-            self._kill()  # a stop during the start had no process to kill
+            self.kill()  # a stop during the start had no process to kill
         if config.low_priority:
             # Else the front end waits for a model's turn whenever it wakes to read a request. Not SCHED_IDLE:
             # the kernel then gives this container's share of a CPU to its neighbors.
@@ -202,7 +202,7 @@ class Child:
         try:
             return await process.wait()
         finally:
-            self._kill()  # descendants that outlive it would hold its port
+            self.kill()  # descendants that outlive it would hold its port
             if relays:
                 await asyncio.wait(relays, timeout=FLUSH_SECONDS)
 

@@ -440,7 +440,9 @@ class WorkerPool:
         while not self._stopping and self._connecting <= self._workers:
             try:
                 connection = await connect(str(self._socket), self)
-            except OSError:  # gunicorn is starting, or starting again
+            except OSError as error:  # gunicorn is starting, or starting again
+                if isinstance(error, FileNotFoundError):
+                    self._listen_again()
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
             self._listened = True
@@ -449,6 +451,13 @@ class WorkerPool:
             finally:
                 connection.close()
         self._connecting -= 1
+
+    def _listen_again(self) -> None:
+        """Start gunicorn again if the folder of its socket is gone: no worker can be reached any more."""
+        if not self._stopping and not self._directory.exists():
+            log.error("%s has been removed, so gunicorn is started again", self._directory)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._gunicorn.kill()
 
     def _ended(self, how: str) -> None:
         """Handle the end of gunicorn. Raises ``StartFailed`` if no worker ever loaded.

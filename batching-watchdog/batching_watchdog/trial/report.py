@@ -184,7 +184,7 @@ def lines(trial: Trial) -> Iterator[str]:
         f"load      import {_time(trial.import_seconds)}, load() {_time(trial.load_seconds)}; "
         f"{trial.resident_bytes / 1e6:.0f} MB resident in {workers}"
     )
-    yield f"example   {_lengths(trial)}, answered {trial.status} {trial.content_type}: {trial.body}"
+    yield f"example   {_lengths(trial)} answered {trial.status} {trial.content_type}: {trial.body}"
     if isinstance(measured, StreamMeasurements):
         yield from _streams(trial, measured, workers)
     else:
@@ -201,7 +201,8 @@ def _batches(trial: Trial, measured: BatchMeasurements, workers: str) -> Iterato
     yield "takes     " + "".join(f"{_time(batch.seconds):>9}" for batch in columns)
     yield "a request " + "".join(f"{_time(batch.per_request):>9}" for batch in columns)
     rate = _digits(1 / best.per_request)
-    yield f"best      batches of {best.size}: {rate} requests/s in {workers}, at any latency"
+    alike = ", if all are like the first" if len(trial.bodies) > 1 else ""
+    yield f"best      batches of {best.size}: {rate} requests/s in {workers}, at any latency{alike}"
     if measured.requests_per_second > 0.0:
         rate, size = _digits(measured.requests_per_second), _digits(measured.batch_size)
         yield f"rate      {rate} requests/s within {target} from one replica, in batches of {size} or so"
@@ -334,7 +335,7 @@ def shown(body: bytes) -> str:
 def _lengths(trial: Trial) -> str:
     least, most = min(trial.bodies), max(trial.bodies)
     if len(trial.bodies) == 1:
-        return f"{most:,} bytes"
+        return f"{most:,} bytes,"
     return f"{len(trial.bodies)} bodies of {least:,} to {most:,} bytes; the first is"
 
 

@@ -185,8 +185,13 @@ class FunctionApplication(Application):  # type: ignore[misc] # gunicorn is not 
         """Return no settings in addition to the command line."""
 
     def load_config(self) -> None:
-        """Load gunicorn's configuration, with the hook before each fork."""
-        super().load_config()
+        """Take the settings of the command line alone, and the hook before each fork.
+
+        A gunicorn.conf.py in the folder, or GUNICORN_CMD_ARGS, is meant for another server.
+        """
+        for name, value in vars(self.cfg.parser().parse_args()).items():
+            if value is not None and name != "args":
+                self.cfg.set(name, value)
         self.cfg.set("pre_fork", BatchArbiter.prepare)
         self.cfg.set("preload_app", os.environ.get("preload", "false") != "false")
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from batching_watchdog.worker.results import listed
+
 Generate = Callable[[Sequence[Any], Any], Generator[Sequence[Any], None, None]]
 
 
@@ -33,10 +35,16 @@ class _Batch:
         if self.error is not None:
             raise self.error
         try:
-            pieces = next(self.generator, None)
-            self.ended, self.pieces = pieces is None, [None] * self.size if pieces is None else pieces
-            if len(self.pieces) != self.size:
-                raise ValueError(f"handle_batch yielded {len(self.pieces)} pieces for {self.size} events")
+            pieces = next(self.generator, StopIteration)
+            self.ended = pieces is StopIteration
+            one_by_one = [None] * self.size if self.ended else listed(pieces)
+            if one_by_one is None:
+                raise TypeError(
+                    f"handle_batch yielded {type(pieces).__name__}, not a list with a piece per event"
+                )
+            if len(one_by_one) != self.size:
+                raise ValueError(f"handle_batch yielded {len(one_by_one)} pieces for {self.size} events")
+            self.pieces = one_by_one
         except BaseException as error:
             self.error = error
             raise

@@ -5,6 +5,7 @@ nothing of gunicorn, sockets or frames: events in, replies out. Exceptions of th
 Next step: ``serve`` sends the replies back.
 """
 
+import bdb
 import inspect
 import os
 import sys
@@ -31,10 +32,16 @@ from batching_watchdog.logs import LineLimit, printable
 from batching_watchdog.messages import Crash, Failure, Reply, Response
 from batching_watchdog.trace_context import parse_traceparent
 from batching_watchdog.worker.generator import closed_batches
-from batching_watchdog.worker.results import FAILED, encode, first_line, refusal, text_of, with_status
+from batching_watchdog.worker.results import (
+    FAILED,
+    encode,
+    first_line,
+    listed,
+    refusal,
+    text_of,
+    with_status,
+)
 
-_NO_BATCH: Final = (dict, str, bytes)
-"""Types that have a length and yet are the result of one request."""
 _OF_THE_MACHINE: Final = (MemoryError, ImportError, NameError, ConnectionError, TimeoutError)
 """Errors of parse() that blame the function, as does an ``OSError`` with an errno. All others are of the
 input, which may make a reader raise anything."""
@@ -78,6 +85,8 @@ class Handler:
         parse = getattr(module, "parse", None)
         self._parse: Callable[[Event], Any] | None = parse if _takes_event(parse) else None
         """Makes what the handler gets in place of an event."""
+        if callable(parse) and self._parse is None:
+            sys.stderr.write(f"{module.__file__}: parse is not called: its argument is not named event\n")
         self._client_lines = LineLimit(CLIENT_LINES)
         self.stream = _stream_functions(module)
         if self.stream is None and not callable(self._handle_batch) and not callable(self._handle):
@@ -194,17 +203,17 @@ class Handler:
         """
         try:
             results = call()
-            listed = _listed(results)
+            one_by_one = listed(results)
         except BaseException as error:  # the function, or its result, may raise anything
             self._leave_if_forked()
             _end_if_poisoned(error)
             return [], trace_of(error), error
-        if listed is None:
+        if one_by_one is None:
             kind = type(results).__name__
             return [], f"{name} returned {kind}, not a list with one result for each of its {of}", None
-        if len(listed) != count:
-            return [], f"{name} returned {len(listed)} results for {count} {of}", None
-        return listed, "", None
+        if len(one_by_one) != count:
+            return [], f"{name} returned {len(one_by_one)} results for {count} {of}", None
+        return one_by_one, "", None
 
     def blamed(self, problem: str, error: BaseException | None, event: Event) -> Reply:
         """Return the reply to an event for what ``guarded`` has returned."""
@@ -257,6 +266,8 @@ class Handler:
         ``shown``: the body where the function is at fault. Raises ``Poisoned``.
         """
         _end_if_poisoned(error)
+        if isinstance(error, bdb.BdbQuit):
+            error.add_note("breakpoint() needs a terminal: batching-watchdog serve --debug")
         with suppress(Exception):  # it cannot be sent
             text = _one_line(error)
             if isinstance(error, BadRequest):
@@ -272,8 +283,7 @@ class Handler:
                 self._log_client_error(text, reply.status, event)
                 return reply._replace(client_error=True)
             return reply
-        hinted = shown.rstrip() + browser_hint(event).encode() + b"\n"
-        return self.failure(trace_of(error), event)._replace(body=hinted)
+        return self.failure(trace_of(error), event)._replace(body=shown.rstrip() + b"\n")
 
     def _log_client_error(self, text: str, status: int, event: Event) -> None:
         left_out = self._client_lines.admit(time.monotonic())
@@ -302,17 +312,6 @@ def _named(event: Event) -> tuple[str, str, str]:
     if trace_id:
         named += f" trace {trace_id}"
     return named, call_id, trace_id
-
-
-def _listed(results: Any) -> list[Any] | None:
-    """Return the results of a batch one by one; None if they are not several."""
-    if isinstance(results, _NO_BATCH) or not hasattr(results, "__len__"):
-        return None
-    try:
-        listed = list(results)
-    except TypeError:  # an array without dimensions
-        return None
-    return listed if len(listed) == len(results) else None  # a DataFrame has rows, and iterates its columns
 
 
 def _is_json(event: Event) -> bool:

@@ -7,7 +7,7 @@ function, and answers for its errors.
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import islice
@@ -24,6 +24,8 @@ FAILED: Final = Reply(
     b"the function failed on this request; its log has the reason\n",
     failed=True,
 )
+_NO_BATCH: Final = (Mapping, Set, str, bytes, bytearray, memoryview)
+"""Types that have a length and yet are the result of one request, or have no order."""
 _RESPONSE_KEYS: Final = frozenset(("statusCode", "body", "headers"))
 SHOWN: Final = 500
 """Maximum characters of an error that a client or a line of the log shows."""
@@ -33,6 +35,20 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 _WITH_PATH: Final = re.compile(r"(.*) - at `(\$.*)`", re.DOTALL)
 """What msgspec raises."""
 _STATUSES: Final = frozenset(status.value for status in HTTPStatus if status >= 200)
+
+
+def listed(results: Any) -> list[Any] | None:
+    """Return the results of a batch one by one; None if they are not several, in the order of the requests.
+
+    A frame of data iterates its columns.
+    """
+    if isinstance(results, _NO_BATCH) or hasattr(results, "columns") or not hasattr(results, "__len__"):
+        return None
+    try:
+        one_by_one = list(results)
+    except TypeError:  # an array without dimensions
+        return None
+    return one_by_one if len(one_by_one) == len(results) else None
 
 
 def encode(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of result
@@ -49,7 +65,9 @@ def encode(result: Any) -> Reply:  # noqa: PLR0911 - one return per kind of resu
     if isinstance(result, Response):
         return _reply(result.body, result.status, result.headers)
     if isinstance(result, BadRequest):
-        return encode(result.args[0])._replace(status=400, client_error=True)
+        body = result.args[0]
+        text = _sendable(body) if isinstance(body, str) else body
+        return encode(text)._replace(status=400, client_error=True)
     if isinstance(result, BaseException):
         return FAILED._replace(body=text_of(result))
     if isinstance(result, dict) and _is_response(result):
@@ -98,7 +116,7 @@ def _names_type(piece: Any) -> bool:
 
 def _is_response(result: dict[Any, Any]) -> bool:
     """Return whether a dict is python3-http's answer, not a value."""
-    return ("statusCode" in result or "body" in result) and result.keys() <= _RESPONSE_KEYS
+    return "statusCode" in result or ("body" in result and result.keys() <= _RESPONSE_KEYS)
 
 
 def _reply(body: Any, status: Any, headers: Any) -> Reply:
@@ -137,12 +155,17 @@ def _fields(error: Any) -> Iterator[tuple[str, str]]:
 
 def text_of(error: BaseException) -> bytes:
     """Return the body of an answer that shows ``error``."""
-    return f"{_ADDRESS.sub('', str(error))}\n".encode()
+    return f"{_sendable(_ADDRESS.sub('', str(error)))}\n".encode()
 
 
 def first_line(text: str) -> str:
     """Return the first line of ``text`` without addresses of objects, up to ``SHOWN`` characters."""
-    return _ADDRESS.sub("", text.partition("\n")[0])[:SHOWN]
+    return _sendable(_ADDRESS.sub("", text.partition("\n")[0])[:SHOWN])
+
+
+def _sendable(text: str) -> str:
+    """Return ``text`` with lone surrogates escaped: JSON of a client may have them, and UTF-8 has not."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def with_status(result: Any) -> Any:

@@ -70,6 +70,9 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         self.report: HandlerNotLoaded | None = None
         """Problem to report in place of loading, because too many workers died while loading."""
         self._life = mmap.mmap(-1, _LIFE.size)  # shared with the arbiter after the fork
+        self._connection: socket.socket | None = None
+        self._forking = threading.local()
+        """Where a process is forked: whether that is the main thread."""
 
     @property
     def loaded_at(self) -> float:
@@ -86,6 +89,9 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
     def init_process(self) -> None:
         """Start the worker as gunicorn does, and make it die with the arbiter even by SIGKILL."""
         die_with_parent(signal.SIGKILL, self.ppid)
+        os.register_at_fork(
+            before=self._before_fork, after_in_child=self._be_no_worker, after_in_parent=self._after_fork
+        )
         try:
             super().init_process()
         except KeyboardInterrupt:  # the function's own: gunicorn would end itself, from within this process
@@ -97,6 +103,32 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         end.start()
         if self.app.callable is not None:
             leave_fork()
+
+    def _before_fork(self) -> None:
+        """Hold signals back, which the child's copy of a handler would swallow; note the thread."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
+        self._forking.in_main = threading.current_thread() is threading.main_thread()
+
+    def _after_fork(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
+
+    def _be_no_worker(self) -> None:
+        """Leave the worker its sockets and signals, and end with it, in a process that the function forks.
+
+        Its copy of the connection would hide the worker's death, and could answer in its place. With the
+        worker's handlers it would outlive ``terminate()`` of multiprocessing.
+        """
+        if os.getppid() == self.pid and self._forking.in_main:  # else the end of a thread would end it
+            die_with_parent(signal.SIGKILL, self.pid)
+        for held in (*self.sockets, self._connection):
+            if held is not None:
+                held.close()
+        faulthandler.disable()  # its file is the worker's
+        signal.set_wakeup_fd(-1)
+        for signum in self.SIGNALS:
+            if getattr(signal.getsignal(signum), "__self__", None) is self:
+                signal.signal(signum, signal.SIG_DFL)
+        self._after_fork()
 
     def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
         """Leave at once on SIGQUIT and SIGINT, by no exception: the handler could catch it."""
@@ -146,6 +178,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
                 connection, _ = listener.accept()
             except BlockingIOError:  # another worker took it, or a signal woke us
                 continue
+            self._connection = connection
             # The watchdog closes it to replace this worker; it opens a new one to the next.
             with connection, suppress(OSError):
                 self._serve(connection)
@@ -166,6 +199,8 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         # It may be on already (PYTHONFAULTHANDLER): then it would stay as it is, and without SIGABRT.
         faulthandler.disable()
         signal.signal(signal.SIGABRT, self.handle_abort)
+        # The function's own signals, as of a timer for each request, fill the pipe: one byte wakes as well.
+        signal.set_wakeup_fd(self.PIPE[1], warn_on_full_buffer=False)
         with suppress(OSError):  # no reason not to serve
             self._stack = stack_file(stack_folder(), os.getpid()).open("w")
             faulthandler.enable(self._stack)

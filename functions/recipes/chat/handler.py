@@ -11,7 +11,7 @@ from typing import Any
 
 import generate
 
-from batching_watchdog import Context, Event, Response
+from batching_watchdog import BadRequest, Context, Event, Response
 
 load = generate.load
 
@@ -54,8 +54,16 @@ def example() -> bytes:
 
 
 def parse(event: Event) -> Question:
-    """The question of a request. An error is the client's: 400."""
-    body = event.json()
+    """The question of a request. An error is the client's: 400, in the form that OpenAI's clients read."""
+    try:
+        return question(event.json())
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise BadRequest({"error": {"message": message, "type": "invalid_request_error"}}) from error
+
+
+def question(body: dict[str, Any]) -> Question:
+    """The question in a body."""
     said = "\n".join(f"{message['role']}: {message['content']}" for message in body["messages"])
     most = int(body.get("max_completion_tokens") or body.get("max_tokens") or generate.LONGEST)
     if not said or most < 1:

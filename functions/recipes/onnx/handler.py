@@ -15,7 +15,10 @@ def load(context):
 
 
 def parse(event):  # any error here is its client's: 400
-    return np.array(event.json()["x"], dtype=np.float32).reshape(INPUTS)
+    row = np.array(event.json()["x"], dtype=np.float32).reshape(INPUTS)
+    if not np.isfinite(row).all():  # a null, or 1e39
+        raise ValueError("x must be finite numbers")
+    return row
 
 
 def handle_batch(rows, context):

@@ -5,7 +5,9 @@ from math import inf
 import pytest
 
 from batching_watchdog.engine.effects import Answer
+from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import QueueFull, ShuttingDown
+from batching_watchdog.messages import DEFAULT_CLASS, Target
 from watchdog.engine.queues import accelerator, request
 from watchdog.engine.simulation import Part, Simulation
 
@@ -83,28 +85,43 @@ def test_best_effort_has_no_share_in_the_mix_of_costs():
 
 @pytest.fixture
 def full():
-    """An engine without workers, with two requests of best effort, and room for no third request."""
-    engine = Simulation(accelerator, workers=0, max_inflight=2).engine
-    for number in (1, 2):
-        engine.offer(request(number, budget=inf), 0.0)
+    """An engine without workers, with two requests of best effort and two others, and room for no fifth."""
+    engine = Simulation(accelerator, workers=0, max_inflight=4).engine
+    for number, budget in enumerate((inf, inf, 9.0, 9.0), 1):
+        assert not engine.offer(request(number, budget=budget), 0.0)
     return engine
 
 
+@pytest.mark.parametrize(("most", "bulk"), [(1, 1), (2, 1), (5, 2)])
+def test_best_effort_has_half_of_the_places_for_what_runs_cannot_be_replaced(most, bulk):
+    engines = [
+        Simulation(accelerator, workers=0, max_inflight=most).engine,
+        Streams({DEFAULT_CLASS: Target(0.1, 0.99)}, max_inflight=most, max_streams=1, workers=1),
+    ]
+    for engine in engines:
+        for number in range(bulk):
+            assert engine.refusal(inf, 0.0) is None
+            engine.offer(request(number, budget=inf), 0.0)
+        assert engine.refusal(inf, 0.0).status == 429
+        with pytest.raises(QueueFull):
+            engine.offer(request(bulk, budget=inf), 0.0)
+
+
 def test_offer_of_another_replaces_the_newest_of_best_effort(full):
-    (answer,) = full.offer(request(3, budget=0.1), 0.0)
+    (answer,) = full.offer(request(5, budget=0.1), 0.0)
     assert isinstance(answer, Answer)
     assert (answer.request.id, answer.outcome.status) == (2, 429)
 
 
 def test_offer_of_best_effort_replaces_none(full):
     with pytest.raises(QueueFull):
-        full.offer(request(3, budget=inf), 0.0)
+        full.offer(request(5, budget=inf), 0.0)
     assert full.refusal(inf, 0.0).status == 429
     assert full.refusal(0.1, 0.0) is None
 
 
 def test_best_effort_is_no_demand(full):
-    assert (full.queued, full.admitted) == (0, 2)
+    assert (full.queued, full.admitted) == (2, 4)
 
 
 def test_give_up_of_best_effort_answers_what_waits_and_leaves_the_others():

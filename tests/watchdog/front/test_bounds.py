@@ -130,6 +130,16 @@ def test_chunked_bodies_count_as_they_come_and_are_cut_when_it_is_too_much():
     assert 99_000 < client.held < 105_000
 
 
+def test_request_with_room_in_a_share_of_the_bytes_is_refused_beyond_it_and_another_is_not():
+    client, other = clients(2, Echo(hold=True, room=0.5), SMALL)
+    assert client.send(body(90_000)) == []
+    assert statuses(other.send(post(30_000))) == [429]
+    client.application.room = 1.0
+    assert client.send(body(90_000)) == []
+    (chunked,) = clients(1, Echo(hold=True, room=0.4), SMALL)
+    assert statuses(chunked.send(CHUNKED + b"182b8\r\n" + b"x" * 90_000)) == [429]
+
+
 def test_heads_count_while_they_come_and_while_they_wait():
     client, waiting, coming = clients(3, Echo(hold=True), SMALL)
     waiting.send(GET[:-2] + b"X: " + b"y" * 60_000 + b"\r\n\r\n")

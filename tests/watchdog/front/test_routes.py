@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +30,7 @@ from batching_watchdog.shell import Shell
 from batching_watchdog.trace_context import format_traceparent
 from batching_watchdog.wire import Spent, parse_header_block
 from batching_watchdog.worker.results import encode_piece
-from support.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector, statuses
+from support.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector, post, statuses
 from support.loops import within
 from support.tracer import KeepsSpans
 
@@ -580,6 +580,18 @@ async def test_best_effort_is_in_no_metric_of_other_requests(bench):
         ("watchdog_dispatch", "best_effort"),
         ("watchdog_service_seconds_predicted", ""),
     }
+
+
+@scenario(slo_classes="bulk=best-effort,quick=50ms")
+async def test_bodies_of_best_effort_leave_room_for_those_of_others(bench):
+    limits = replace(LIMITS, max_body_bytes=100_000, max_queued_bytes=200_000)
+    bulk = Connection(bench.front, limits)
+    quick, other, more = (Connection(beside=bulk) for _ in range(3))
+    body = b"x" * 60_000
+    assert bulk.send(post(60_000, b"X-SLO-Class: bulk\r\n") + body) == []
+    assert statuses(more.send(post(60_000, b"X-SLO-Class: bulk\r\n"))) == [429]
+    assert quick.send(post(60_000, b"X-SLO-Class: quick\r\n") + body) == []
+    assert other.send(post(60_000) + body) == []
 
 
 def changed(before: str, after: str) -> set[tuple[str, str]]:

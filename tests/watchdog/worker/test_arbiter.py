@@ -1,9 +1,10 @@
+import sys
 import threading
 
 import pytest
 
 from batching_watchdog.worker import arbiter
-from batching_watchdog.worker.arbiter import Restarts, other_threads
+from batching_watchdog.worker.arbiter import FunctionApplication, Restarts, other_threads
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,16 @@ def test_next_worker_of_an_index_waits_for_how_those_before_it_ended(ends, waits
         restarts.ended(lived, useful=useful)
         waited.append(restarts.wait)
     assert waited == waits
+
+
+def test_settings_of_another_server_in_folder_and_environment_have_no_effect(tmp_path, monkeypatch):
+    (tmp_path / "gunicorn.conf.py").write_text("umask = 0o777\nreload = True\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--daemon --timeout 1")
+    monkeypatch.setenv("WEB_CONCURRENCY", "7")
+    monkeypatch.setattr(sys, "argv", ["gunicorn", "--workers", "2", "--timeout", "31"])
+    cfg = FunctionApplication(tmp_path / "count").cfg
+    assert (cfg.umask, cfg.reload, cfg.daemon, cfg.timeout, cfg.workers) == (0, False, False, 31, 2)
 
 
 def test_threads_are_seen_by_name_and_gone_when_they_have_ended():

@@ -148,6 +148,9 @@ TEXT, JSON = "text/plain; charset=utf-8", "application/json"
         ("[1, True, None]", 200, JSON, b"[1,true,null]"),
         ("__import__('numpy').arange(3)", 200, JSON, b"[0,1,2]"),
         ("{'statusCode': 201, 'body': {'a': 1}}", 201, JSON, b'{"a":1}'),
+        ("{'statusCode': 404, 'error': 'no such row'}", 404, TEXT, b""),
+        ("{'statusCode': 422, 'body': 'no', 'isBase64Encoded': False}", 422, TEXT, b"no"),
+        ("{'body': 'x', 'label': 3}", 200, JSON, b'{"body":"x","label":3}'),
         ("{'body': 'x', 'headers': {'Content-Type': 'text/css'}}", 200, "text/css", b"x"),
         ("('made', 201)", 201, TEXT, b"made"),
         ("('made', 201, {'Content-Length': '9'})", 201, TEXT, b"made"),
@@ -456,6 +459,21 @@ def test_error_that_names_a_thousand_fields_has_a_short_answer(load):
     assert json.loads(body)["errors"][0]["path"] == "$.x[0]"
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def parse(event):\n    raise ValueError(LABEL)\ndef handle(event, context): ...\n",
+        "def parse(event):\n    raise BadRequest(LABEL)\ndef handle(event, context): ...\n",
+        "def handle_batch(events, context):\n    return [BadRequest(LABEL) for _ in events]\n",
+    ],
+)
+def test_half_of_a_surrogate_pair_in_the_text_of_a_clients_error_is_escaped(load, source):
+    label = 'LABEL = "no label \\ud83d"'
+    reply = load(f"from batching_watchdog import BadRequest\n{label}\n{source}").one()
+    assert (reply.status, reply.failed) == (400, False)
+    assert b"no label \\ud83d" in reply.body
+
+
 @pytest.mark.parametrize("errors", ["['no', 'function']", "lambda: ['no mapping']", "lambda: 1 / 0"])
 def test_error_whose_errors_are_no_fields_leaves_as_text(load, errors):
     raising = f"failing(0) if setattr(Own, 'errors', staticmethod({errors})) else failing('why')"
@@ -511,6 +529,19 @@ def test_handle_gets_what_parse_returns(load):
     assert (first.body, second.status) == (b"2", 400)
 
 
+def test_get_with_a_query_or_whose_function_fails_is_not_told_to_send_a_body(load):
+    function = load(
+        """
+        def parse(event):
+            return int(event.query["n"])
+        def handle(number, context):
+            return 1 / number
+        """
+    )
+    for path in (b"/?n=one", b"/?n=0"):
+        assert b"curl" not in function.one(Event(wire.request_header_block(b"GET", path, []), b"")).body
+
+
 def test_function_named_parse_that_takes_no_event_is_the_handlers_own(load):
     source = "def parse(body):\n    1 / 0\ndef handle(event, context):\n    return event.body\n"
     assert load(source).one(event(b"x")).body == b"x"
@@ -544,7 +575,6 @@ def test_handler_blames_the_client_for_its_request(load, handler, result, status
     [
         "def handle(event, context):\n    return event.json()\n",
         "def parse(event):\n    return int(event.body)\ndef handle(number, context):\n    return number\n",
-        "def handle(event, context):\n    return 1 / len(event.body)\n",
     ],
 )
 def test_browser_at_the_functions_url_is_told_how_to_send_a_body(load, source):
@@ -689,7 +719,12 @@ def test_process_that_the_handler_forked_answers_nothing_and_leaves_by_its_error
             function.serve(b"a")
 
 
-@pytest.mark.parametrize("result", ["{'y': 1}", "'y'", "b'y'", "None", "iter([1])", "[]"])
+USER_DICT = "__import__('collections').UserDict(y=1)"
+
+
+@pytest.mark.parametrize(
+    "result", ["{'y': 1}", USER_DICT, "{1}", "'y'", "b'y'", "bytearray(b'y')", "None", "iter([1])", "[]"]
+)
 def test_batch_whose_result_is_no_list_of_its_length_fails(load, result):
     function = load(f"def handle_batch(events, context):\n    return {result}\n")
     assert function.one().failed
@@ -698,10 +733,11 @@ def test_batch_whose_result_is_no_list_of_its_length_fails(load, result):
 
 # A DataFrame iterates its columns, and its length is that of its rows.
 FRAME = "type('Frame', (), {'__len__': lambda _: 1, '__iter__': lambda _: iter('ab')})()"
+SQUARE = "type('Frame', (), {'columns': 'a', '__len__': lambda _: 1, '__iter__': lambda _: iter('a')})()"
 BROKEN = "type('Broken', (), {'__len__': lambda _: 1, '__iter__': lambda _: 1 / 0})()"
 
 
-@pytest.mark.parametrize("result", ["numpy.array(1)", FRAME, BROKEN])
+@pytest.mark.parametrize("result", ["numpy.array(1)", FRAME, SQUARE, BROKEN])
 def test_batch_whose_result_cannot_be_told_apart_by_event_fails_and_the_worker_goes_on(load, result):
     function = load(f"import numpy\ndef handle_batch(events, context):\n    return {result}\n")
     assert function.one().failed

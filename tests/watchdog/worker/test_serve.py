@@ -17,6 +17,7 @@ from batching_watchdog.pool.supervisor import gunicorn_command
 from support.heard import Heard, batch
 from support.loops import within
 from support.processes import bare_environment
+from support.waits import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -136,6 +137,60 @@ async def test_worker_does_not_run_what_was_cancelled_before_it_began(heard, con
     connection.cancel([0])  # too late, and of no consequence to the next
     connection.send(batch(b"g", path=b"/seen"))
     assert (await heard.answers.get())[0][0].body == b"a c e g"
+
+
+LASTING = """
+import multiprocessing, os, time
+
+def handle(event, context):
+    if event.body == b"end":
+        os._exit(1)
+    children = multiprocessing.get_context("fork")
+    if event.body == b"pool":
+        with children.Pool(2) as pool:  # terminate() at the end sends SIGTERM
+            return pool.map(abs, [-1, -2])
+    if event.body == b"double":
+        os.fork()  # and both come back
+        return str(os.getpid())
+    child = children.Process(target=time.sleep, args=(600,), daemon=True)
+    child.start()
+    return str(child.pid)
+"""
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    file = Path(f"/proc/{pid}/cmdline")
+    return file.exists() and file.read_bytes() != b""
+
+
+@within(partial(a_worker, LASTING), gives=2)
+async def test_worker_that_dies_is_gone_and_so_are_the_processes_that_it_forked(heard, connection):
+    connection.send(batch(b"fork"))
+    replies, _ = await heard.answers.get()
+    sent = batch(b"end")
+    connection.send(sent)
+    await connection.gone.wait()
+    assert heard.lost == [sent]
+    forked = int(replies[0].body)
+    until(lambda: not runs(forked), "the forked process has ended")
+
+
+@within(partial(a_worker, LASTING), gives=2)
+async def test_processes_of_a_pool_end_when_they_are_told_to(heard, connection):
+    connection.send(batch(b"pool"))
+    replies, _ = await heard.answers.get()
+    assert [reply.body for reply in replies] == [b"[1,2]"]
+
+
+@within(partial(a_worker, LASTING), gives=2)
+async def test_process_that_the_handler_forks_and_lets_return_answers_nothing(heard, connection):
+    pids = set()
+    for _ in range(3):
+        connection.send(batch(b"double"))
+        replies, _ = await heard.answers.get()
+        pids.add(replies[0].body)
+    assert pids == {b"%d" % (await heard.handshake).pid}
 
 
 FORKING = """

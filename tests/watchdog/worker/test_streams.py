@@ -340,6 +340,14 @@ def test_generator_that_yields_too_many_pieces_fails_its_streams_and_names_both_
     assert "yielded 5 pieces for 1 events" in worker.failures[0].trace
 
 
+@pytest.mark.parametrize("pieces", ["'ab'", "None", "{0: 1, 1: 2}", "{1, 2}"])
+def test_generator_that_yields_no_piece_per_event_fails_its_streams(tmp_path, pieces):
+    worker = Worker(f"def handle_batch(events, context):\n    yield {pieces}\n    yield [1, 2]\n", tmp_path)
+    worker.join(a=1, b=2)
+    assert all(done for _, done in worker.iterate().values())
+    assert "not a list with a piece per event" in worker.failures[0].trace
+
+
 RELAY = """
 closed = []
 def handle_batch(events, context):
