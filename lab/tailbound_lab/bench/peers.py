@@ -239,9 +239,8 @@ def overload(record: Record) -> str:
         [server, *(cell for name in workloads for cell in _remains(own.get(name, []), factor))]
         for server, own in cells.items()
     ]
-    note = (
-        f"{1 / float(factor):.0%} in time: the whole capacity. More: fuller batches are faster. Less: answers came late."
-    )
+    whole = f"{1 / float(factor):.0%} in time: the whole capacity."
+    note = f"{whole} More: fuller batches are faster. Less: answers came late."
     return f"{markdown(('server', *heads), rows)}\n\n{note}"
 
 
