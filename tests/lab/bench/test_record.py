@@ -49,7 +49,7 @@ def test_overload_table_compares_servers_on_real_models_at_a_multiple_that_all_w
     ]
     found = record.Record("peers", "abc123", "2026-01-02", "2 cores", "bench peers", rows)
     made = page.page("<!-- overload: begin -->\n<!-- overload: end -->\n", {"peers": found})
-    assert "| text: requests/s, 99% within 50 ms | of 1.5 times as many, in time |" in made
+    assert "| transformer: requests/s, 99% within 50 ms | of 1.5 times as many, in time |" in made
     assert "| Tailbound | 100 | 60% | 100 | 50% |" in made
     assert "| mosec | 100 | 40% | 100 | 10% |" in made
     assert "accelerator" not in made
