@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install everything for one platform, with a sample function, into the cluster of the current context: docs/install.md.
+# Install everything for one platform, with a sample function, into the cluster of the current context: docs/quickstart.md.
 #   sh deploy/quickstart.sh kubernetes|knative|openfaas [REGISTRY/USER]
 # kind and k3d get the images themselves; other clusters, and OpenFaaS CE, pull them from the registry.
 set -eu
@@ -11,7 +11,7 @@ kubernetes) chart=kubernetes namespace=tailbound ;;
 knative) chart=knative-class namespace=tailbound-knative ;;
 openfaas) chart=openfaas namespace=openfaas ;;
 *)
-    echo "quickstart.sh: '$platform' must be kubernetes, knative or openfaas; docs/install.md has the commands" >&2
+    echo "quickstart.sh: '$platform' must be kubernetes, knative or openfaas; docs/quickstart.md has the commands" >&2
     exit 2
     ;;
 esac

@@ -38,7 +38,7 @@ from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
-from slo_autoscaler.model import PREDICTED, Decision, Reason, Scale
+from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.platforms.keys import PLACES
 from slo_autoscaler.shadow import Score
 from slo_autoscaler.signals import INPUTS
@@ -349,19 +349,11 @@ def _reasons() -> dict[str, str]:
     of_batches = _attribute_docs(messages.DispatchReason)
     batches = [(reason.value, _one_line(of_batches[reason.name])) for reason in messages.DispatchReason]
     of_decisions = _attribute_docs(Reason)
-    decisions = [
-        (reason.value, _one_line(of_decisions[reason.name]), _sentence(reason.clauses)) for reason in Reason
-    ]
+    decisions = [(reason.value, reason.clauses[0], _one_line(of_decisions[reason.name])) for reason in Reason]
     return {
         "Why a batch left": _table("reason, meaning", batches),
-        "Why the autoscaler did what it did": _table("reason, meaning, sentence", decisions),
+        "Why the autoscaler did what it did": _table("reason, sentence, meaning", decisions),
     }
-
-
-def _sentence(clauses: tuple[str, ...]) -> str:
-    """The clauses of a reason; those on the prediction, which many end with, by a word."""
-    told = "; ".join(clauses)
-    return told.replace("; ".join(PREDICTED), "*prediction*")
 
 
 def _inputs() -> str:

@@ -9,8 +9,6 @@ import pytest
 from batching_watchdog.testing import Function
 from support.pages import ROOT, blocks
 
-pytest.importorskip("torch")
-
 README = (ROOT / "README.md").read_text()
 HANDLER, ANSWERS = (
     next(block.text for block in blocks(README) if block.language == language)

@@ -278,10 +278,8 @@ def test_command_that_is_not_understood_has_exit_status_2(tmp_path, arguments):
 
 
 def test_handler_that_the_readme_shows_answers_its_own_example(tmp_path):
-    torch = pytest.importorskip("torch")
     folder = tmp_path / "fn"
     folder.mkdir()
-    torch.save(torch.nn.Linear(4, 1).state_dict(), folder / "model.pt")
     (block, *_) = [block for block in blocks((ROOT / "README.md").read_text()) if block.language == "python"]
     done = tried(folder, block.text, "--workers", "1", "--json")
     assert done.returncode == 0, done.stderr

@@ -110,8 +110,8 @@ def test_deployments_need_every_right_of_their_role_and_no_other(api, namespace,
     assert installed.asked() == installed.allowed("ClusterRole")
 
 
-def test_scale_target_needs_the_rights_of_the_how_to_and_no_other(api, cluster, namespace, install, keep):
-    text = (DEPLOY.parent / "docs/install.md").read_text()
+def test_scale_target_needs_the_rights_of_the_page_and_no_other(api, cluster, namespace, install, keep):
+    text = (DEPLOY.parent / "docs/reference/modes.md").read_text()
     rules = yaml.safe_load(text[text.index("- {apiGroups: [apps]") :].partition("```")[0])
     installed = install("autoscaler-kubernetes.yaml")
     deployments = installed.allowed("ClusterRole")

@@ -36,21 +36,23 @@ def test_benchmarks_page_has_one_section_for_each_question():
     assert [name for name in page.COMMANDS if text.count(f"<!-- {name}: begin -->") != 1] == []
 
 
-def test_overload_table_has_one_row_for_each_server_and_one_column_for_each_workload():
+def test_overload_table_compares_servers_on_real_models_at_a_multiple_that_all_were_offered():
     rows = [
-        {"workload": workload, "system": system, "round": 1, "highest": 100.0, "goodput": {"2.5": goodput}}
+        {"workload": workload, "system": system, "round": 1, "highest": 100.0, "goodput": goodput}
         for workload, system, goodput in (
-            ("text", "slo", 90.0),
-            ("text", "mosec:16:5", 50.0),
-            ("vision", "slo", 80.0),
-            ("vision", "mosec:8:5+malloc", 40.0),
+            ("text", "slo", {"1.5": 90.0}),
+            ("text", "mosec:16:5", {"1.5": 60.0, "2.5": 50.0}),
+            ("vision", "slo", {"1.5": 75.0, "2.5": 80.0}),
+            ("vision", "mosec:8:5+malloc", {"1.5": 15.0, "2.5": 40.0}),
+            ("accelerator", "slo", {}),
         )
     ]
     found = record.Record("peers", "abc123", "2026-01-02", "2 cores", "bench peers", rows)
     made = page.page("<!-- overload: begin -->\n<!-- overload: end -->\n", {"peers": found})
-    assert "| server | text | vision |" in made
-    assert "| Tailbound | 100, 90% | 100, 80% |" in made
-    assert "| mosec | 100, 50% | 100, 40% |" in made
+    assert "| transformer: requests/s, 99% within 50 ms | of 1.5 times as many, in time |" in made
+    assert "| Tailbound | 100 | 60% | 100 | 50% |" in made
+    assert "| mosec | 100 | 40% | 100 | 10% |" in made
+    assert "accelerator" not in made
 
 
 def test_section_of_a_record_names_its_commit_and_another_says_that_nothing_was_measured():
