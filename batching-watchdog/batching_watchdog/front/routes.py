@@ -237,10 +237,9 @@ class Front:
             target = self._config.slos[request.slo_class]
             streamed = call.streamed = StreamedAnswer(exchange, request, target, reply, now)
             self._streamed.add(call)
-            if request.deadline < inf:
-                self._metrics.first_piece_seconds[request.slo_class].observe(now - request.arrived)
-        elif reply is not None and request.deadline < inf:
-            self._metrics.piece_interval_seconds[request.slo_class].observe(now - streamed.piece_at)
+            self._metrics.piece_sent(now - request.arrived, request.slo_class, first=True)
+        elif reply is not None:
+            self._metrics.piece_sent(now - streamed.piece_at, request.slo_class, first=False)
         was_late = streamed.late
         fits = reply is None or streamed.add(reply, now)
         if streamed.late and not was_late:

@@ -415,6 +415,21 @@ async def test_only_piece_with_a_type_of_its_own_is_an_answer_with_a_length(benc
     assert bench.metrics.in_flight == 0
 
 
+@pytest.mark.parametrize("slo_class", ["default", "bulk"])
+@scenario(slo_classes="bulk=best-effort")
+async def test_cpu_time_of_the_front_end_is_for_each_piece_and_each_answer_without_one(bench, slo_class):
+    cpu = iter([(0.0, 0.0), (10.0, 4.0)])
+    bench.metrics.cpu = lambda: next(cpu)
+    bench.metrics.requests_per_second()
+    await a_stream(bench, headers=f"X-SLO-Class: {slo_class}\r\n")
+    for done in (False, False, True):
+        await bench.piece(done=done)
+    bench.front.accepting = False
+    await bench.ask(headers=f"X-SLO-Class: {slo_class}\r\n")
+    bench.metrics.requests_per_second()
+    assert bench.metrics.capacity.cost.front == 4.0 / (3 + 1)
+
+
 @scenario()
 async def test_browser_that_connects_again_after_the_end_of_its_stream_starts_none(bench):
     again = b"GET / HTTP/1.1\r\nHost: x\r\nLast-Event-ID: %b\r\n\r\n"
