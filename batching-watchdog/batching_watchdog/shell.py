@@ -13,7 +13,7 @@ arrivals: simultaneous requests leave together, and a single one is not delayed.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from math import ceil, inf
+from math import ceil
 from typing import Protocol
 
 from batching_watchdog.engine.cost import CostModel
@@ -202,7 +202,7 @@ class Shell:
         if batch.trace is not None:
             self._end_batch(batch, now, cpu_seconds=spent.cpu_seconds)
         if any(reply != DROPPED for reply in replies):
-            best_effort = batch.requests[0].deadline == inf
+            best_effort = batch.requests[0].best_effort
             self._metrics.batch_served(now - batch.dispatched, best_effort=best_effort)
         if ready:
             self.worker_ready(worker)
@@ -282,7 +282,7 @@ class Shell:
             elif isinstance(effect, Dispatch):
                 batch = effect.batch
                 metrics.batch_dispatched(len(batch.requests), batch.reason)
-                if batch.requests[0].deadline < inf:  # else all are of best effort
+                if not batch.requests[0].best_effort:
                     observe, dispatched = metrics.queue_seconds.observe, batch.dispatched
                     for request in batch.requests:
                         observe(dispatched - request.arrived)
@@ -302,7 +302,7 @@ class Shell:
             batch = effect.batch
             self._metrics.joins[batch.reason] += len(batch.requests)
             for request in batch.requests:
-                if request.deadline < inf:
+                if not request.best_effort:
                     self._metrics.queue_seconds.observe(batch.dispatched - request.arrived)
             effect.worker.join(batch)
         else:

@@ -145,13 +145,12 @@ class Engine:
         """
         effects: Sequence[Effect] = ()
         if self.at_limit:
-            best_effort = request.deadline == inf
-            patient = best_effort or request.deadline <= request.arrived or request.cost_class is PROBE
+            late = request.deadline <= request.arrived
             displaced = self._replaceable()
-            if patient or displaced is None:
-                raise self._queue_full(best_effort=best_effort)
-            gone = displaced.deadline == inf
-            effects = self._end(displaced, self._queue_full(displaced=True, best_effort=gone))
+            if late or request.best_effort or request.cost_class is PROBE or displaced is None:
+                raise self._queue_full(best_effort=request.best_effort)
+            error = self._queue_full(displaced=True, best_effort=displaced.best_effort)
+            effects = self._end(displaced, error)
         self._queues.admit(request, self._pool(request))
         return effects
 

@@ -288,7 +288,7 @@ class Streams:
         effects: Sequence[Effect] = ()
         if self.at_limit:
             displaced = self._queues.replaceable()
-            if displaced is None or request.deadline <= now or request.deadline == inf:
+            if displaced is None or request.deadline <= now or request.best_effort:
                 raise self._queue_full()
             effects = self._end(displaced, self._queue_full(displaced=True))
         self._queues.admit(request, self._pool)
@@ -499,7 +499,7 @@ class Streams:
             stream.late |= now > request.deadline + stream.sent * stream.interval
             stream.sent += 1
         if output.done:
-            if request.deadline < inf:
+            if not request.best_effort:
                 self._lengths.append(stream.steps if stream.sent else 0)
             self._remove(request)
         elif reply is None:

@@ -200,12 +200,12 @@ class Front:
         )
         request.client = call = _Call(self, exchange, request)
         exchange.on_disconnect = call.gone
-        self._metrics.in_flight += deadline < inf
+        self._metrics.in_flight += not request.best_effort
         try:
             self._shell.offer(request)
         except WatchdogError as error:
             request.client = None
-            self._metrics.in_flight -= deadline < inf
+            self._metrics.in_flight -= not request.best_effort
             self.answer_error(exchange, error)
         else:
             # The shell sends no batch before the end of this turn.
@@ -267,10 +267,10 @@ class Front:
     ) -> None:
         request, streamed = call.request, call.streamed
         self._streamed.discard(call)
-        self._metrics.in_flight -= request.deadline < inf
+        self._metrics.in_flight -= not request.best_effort
         meaning = _meaning(outcome, request, late=late)
         client_error = isinstance(outcome, Reply) and outcome.client_error
-        self._metrics.client_errors += client_error and request.deadline < inf
+        self._metrics.client_errors += client_error and not request.best_effort
         if request.wanted_by < request.deadline and not client_error:
             answered = now if streamed is None else streamed.first_at
             self._metrics.client_deadline(met=meaning == "good" and answered <= request.wanted_by)
@@ -286,7 +286,7 @@ class Front:
         """
         request, streamed, now = call.request, call.streamed, self._clock()
         self._shell.withdraw(request)
-        self._metrics.in_flight -= request.deadline < inf
+        self._metrics.in_flight -= not request.best_effort
         late, late_for_client = now > request.deadline, now > request.wanted_by
         if streamed is not None:
             self._streamed.discard(call)
@@ -509,7 +509,7 @@ def _meaning(outcome: Reply | WatchdogError, request: Request, *, late: bool) ->
     if not isinstance(outcome, Reply):
         if outcome.status == 504:
             # A client that gives up before the deadline of its class says nothing about the SLO.
-            return None if request.expires < request.deadline < inf else "expired"
+            return None if request.expires < request.deadline and not request.best_effort else "expired"
         return "shed" if outcome.reason in _SHED else "error"
     if outcome.client_error:
         return None
