@@ -179,7 +179,7 @@ class Shell:
 
     def mix_paths(self) -> None:
         """Allow requests of different paths in one batch, as the handler does."""
-        self._cost.mix_paths()
+        self._batches.mix_paths()
 
     def learn(self, size: int, spent: Spent) -> None:
         """Learn what ``size`` examples took a worker."""

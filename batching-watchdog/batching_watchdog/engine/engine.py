@@ -45,16 +45,18 @@ class Engine:
         lead: float = 0.0,
         cpus: float = inf,
         tightest: float = inf,
+        best_effort: Cost | None = None,
     ) -> None:
         """``max_batch_bytes``: of the bodies and expected answers of one batch, unless it has one request.
 
         ``tightest``: the smallest latency target in seconds, which batches of best effort leave to others.
+        ``best_effort``: of what these cost, apart from ``cost``: often more, and no capacity is for them.
 
         ``lead`` and ``cpus``: see ``Prefetch``.
         """
         self._max_batch_bytes = max_batch_bytes
         self._policy = policy
-        self._cost = cost
+        self._cost, self._best_effort = cost, best_effort or cost
         self._workers = max(1, workers)
         self._shed_late = shed_late
         self._tightest = tightest * (1.0 - TUNING.reserve)
@@ -77,13 +79,13 @@ class Engine:
 
     @property
     def queued(self) -> int:
-        """Number of requests that wait for a worker."""
+        """Number of requests that wait for a worker, without those of best effort."""
         return len(self._queues) + self.suspects
 
     @property
     def suspects(self) -> int:
-        """Number of requests that wait for a retry."""
-        return len(self._suspects)
+        """Number of requests that wait for a retry, without those of best effort."""
+        return self._suspects.due
 
     @property
     def at_limit(self) -> bool:
@@ -154,6 +156,11 @@ class Engine:
         self._queues.admit(request, self._pool(request))
         return effects
 
+    def mix_paths(self) -> None:
+        """Allow requests of different methods and paths in one batch, as the handler does."""
+        for cost in (self._cost, self._best_effort):
+            cost.mix_paths()
+
     def worker_ready(self, worker: Worker, *, checked: bool = False) -> list[Effect]:
         """Mark a worker as idle, after loading, after ``batch_done``, or ``checked``: after a ``Check``."""
         if worker in self._running:  # it continues with its prefetched batch
@@ -194,8 +201,9 @@ class Engine:
         if cpu_seconds and took > 0:
             self._prefetch.observe(cpu_seconds / took)
         if ran := _work_done(batch, replies):
-            self._cost.learn(ran, took, cpu_seconds, waited)
-            self._policy.observe(len(ran), took)
+            self._cost_of(ran[0]).learn(ran, took, cpu_seconds, waited)
+            if not ran[0].best_effort:
+                self._policy.observe(len(ran), took)
             _learn_bytes(batch, replies)
         effects: list[Effect] = []
         if any(not reply.failed for reply in replies if reply != DROPPED):
@@ -327,8 +335,8 @@ class Engine:
             return inf
         head = next(iter(waiting.values()))
         pool = self._pool_now(head)
-        times = pool.times
-        size = max(1, min(times.best_size, times.largest_within(self._tightest - times.predict(1))))
+        times, spare = pool.times, self._tightest - self._cost.overall.predict(1)
+        size = max(1, min(times.best_size, times.largest_within(spare)))
         alike = (request for request in waiting.values() if self._pool_now(request) is pool)
         taken = self._together(islice(alike, size), pool)
         for request in taken:
@@ -385,7 +393,12 @@ class Engine:
         return tried
 
     def _in_turn(self, part: Part, now: float) -> bool:
-        """Return whether ``part`` goes before the requests on time: in order of deadline, while on time."""
+        """Return whether ``part`` goes before the requests on time: in order of deadline, while on time.
+
+        One of best effort goes after late ones, too.
+        """
+        if part.deadline == inf:
+            return not self._queues
         if part.deadline <= now:
             head = part.requests[0]
             return bool(head.lane.times.predict(len(part.requests)) <= self._spare(head, now))
@@ -440,7 +453,7 @@ class Engine:
 
     def _pool_now(self, request: Request) -> Shared:
         """Return the pool of one that waited for long: its class may have left that of its lane since."""
-        return self._cost.pool(request.cost_class, counts=False)
+        return self._cost_of(request).pool(request.cost_class, counts=False)
 
     def _together(self, requests: Iterable[Request], pool: Shared) -> list[Request]:
         """Return the first requests of ``pool`` that may share a batch; at least one.
@@ -453,7 +466,7 @@ class Engine:
         one_class = False
         for request in requests:
             if not taken:
-                one_class = self._cost.one_class(pool)
+                one_class = self._cost_of(request).one_class(pool)
             elif one_class and request.cost_class != taken[0].cost_class:
                 continue
             total += len(request.body) + pool.answer_bytes
@@ -481,9 +494,11 @@ class Engine:
             request.attempts = 0
             self._queues.add(request, self._pool(request))
 
+    def _cost_of(self, request: Request) -> Cost:
+        return self._best_effort if request.best_effort else self._cost
+
     def _pool(self, request: Request) -> Shared:
-        """Return the pool of a request; one of best effort is no part of the mix that capacity is for."""
-        return self._cost.pool(request.cost_class, counts=request.deadline < inf)
+        return self._cost_of(request).pool(request.cost_class)
 
     def _replaceable(self) -> Request | None:
         """Return the request that is replaced at ``max_inflight``."""
@@ -495,7 +510,7 @@ class Engine:
         ``displaced``: the request was admitted, and is replaced by one that can be on time. ``best_effort``:
         it waits behind all others.
         """
-        times = self._cost.overall
+        times = (self._best_effort if best_effort else self._cost).overall
         size = times.best_size
         per_second = self._workers * size / max(times.predict_mean(size), 1e-6)
         ahead = self.queued + best_effort * len(self._queues.best_effort)
