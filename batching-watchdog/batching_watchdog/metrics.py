@@ -349,7 +349,11 @@ ROWS: Final = (
         "Requests of best effort by outcome; no other metric of requests counts them.",
         ("outcome",),
     ),
-    Row("watchdog_best_effort_seconds", COUNTER, "Seconds that workers took for batches of best effort."),
+    Row(
+        "watchdog_best_effort_seconds",
+        COUNTER,
+        "Seconds that workers took for best effort: whole batches, or its share of the streams of a step.",
+    ),
     Row(
         "watchdog_abandoned_requests",
         COUNTER,
@@ -404,8 +408,8 @@ ROWS: Final = (
     Row(
         "watchdog_streams",
         GAUGE,
-        "Streams that run on the workers.",
-        read=lambda m: m.streams.running if m.streams else 0,
+        "Streams that run on the workers, without those of best effort.",
+        read=lambda m: m.streams.due if m.streams else 0,
     ),
     Row(
         "watchdog_concurrency",

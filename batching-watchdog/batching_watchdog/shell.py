@@ -165,6 +165,8 @@ class Shell:
     def stepped(self, worker: Streamer, iteration: Iteration) -> None:
         """Handle an iteration of a worker's streams."""
         assert self._streams is not None, "the worker streams"  # noqa: S101 - a caller's bug
+        seconds = iteration.start_seconds + iteration.step_seconds
+        self._metrics.best_effort_seconds += seconds * self._streams.best_effort(worker)
         self._carry_out(self._streams.stepped(worker, iteration, self._clock()))
         self._wake()
 

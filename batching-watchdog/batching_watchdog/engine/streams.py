@@ -236,6 +236,16 @@ class Streams:
         """Number of running streams."""
         return len(self._on)
 
+    def best_effort(self, worker: Streamer) -> float:
+        """Return the share of best effort among the streams of a worker."""
+        streams = self._workers[worker].streams.values()
+        return sum(stream.request.best_effort for stream in streams) / max(1, len(streams))
+
+    @property
+    def due(self) -> int:
+        """Number of running streams with a deadline."""
+        return sum(not stream.request.best_effort for stream in self._on.values())
+
     @property
     def queued(self) -> int:
         """Number of requests that wait for a worker."""
