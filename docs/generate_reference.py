@@ -36,6 +36,7 @@ from slo_autoscaler import config as autoscaler_config
 from slo_autoscaler import fields, sources
 from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
+from slo_autoscaler.kube.resize_rules import Boosting
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import PREDICTED, Decision, Reason, Scale
@@ -324,7 +325,7 @@ def _autoscaler_families() -> Iterable[Metric]:
     for direction in ("hold", "up"):
         metrics.decided("f.ns", Scale(1, 1, rollout_failed=True), decision, direction, (1, Score()))
     metrics.desires({"f.ns": 1})
-    metrics.boosts({"f.ns": (1.0, 3.0)})
+    metrics.boosts({"f.ns": (1.0, 3.0)}, {"f.ns": Boosting()})
     metrics.denies(["ns"])
     for stage in ("read", "decide", "act"):
         metrics.troubled(f"{stage}.ns", stage)

@@ -161,7 +161,10 @@ class Controller:
         removed = {} if target is not None else {"removed": True}
         shadow = None if target is None else target.shadow
         score = {} if shadow is None else {"score": shadow.score.document()}
-        return {"function_name": function_name, "decisions": decisions or [], **problem, **removed, **score}
+        pods = None if self._booster is None else self._booster.boosting().get(function_name)
+        boost = {} if pods is None else {"boost": words.boosting(pods.starts, pods.refusal)}
+        told = {**problem, **removed, **score, **boost}
+        return {"function_name": function_name, "decisions": decisions or [], **told}
 
     def reconcile(self) -> bool:
         """Observe, decide and act once for all functions; return False if any request failed."""
@@ -271,7 +274,7 @@ class Controller:
             if name in ranges:
                 caps, start_up = (limits.max_cpu, limits.requests), limits.start_up_factor
                 boosts[name] = CpuBoost(factor, *caps, start_up) if acts else CpuBoost(1.0, *caps)
-        self._metrics.boosts(decided)
+        self._metrics.boosts(decided, {} if self._booster is None else self._booster.boosting())
         if self._booster is not None and leading:
             self._booster.boost(boosts)
 
