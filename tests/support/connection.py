@@ -76,6 +76,9 @@ class Echo:
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         return self.refusal
 
+    def best_effort(self, exchange: Exchange) -> bool:
+        return exchange.target == b"/bulk"
+
     def handle(self, exchange: Exchange) -> None:
         values = (getattr(exchange, name) for name in Message.__dataclass_fields__)
         self.messages.append(replace(Message(*values), captured_headers=dict(exchange.captured_headers)))

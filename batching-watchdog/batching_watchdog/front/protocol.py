@@ -122,6 +122,9 @@ class Application(Protocol):
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         """Check a request whose header is complete; an error answers it before its body is read."""
 
+    def best_effort(self, exchange: Exchange) -> bool:
+        """Return whether a request whose header is complete has half of the room alone."""
+
     def handle(self, exchange: Exchange) -> None:
         """Take a complete request; ``exchange.respond`` must be called once."""
 
@@ -528,7 +531,7 @@ class HttpProtocol(asyncio.Protocol):
             raise BodyTooLarge(
                 f"the body is longer than {self._limits.max_body_bytes} bytes (max_body_bytes)"
             )
-        if connections.queued_bytes > self._limits.max_queued_bytes:
+        if self._full(exchange):
             raise QueueFull.of_bytes(self._limits.max_queued_bytes)
         if size == exchange.size:
             exchange.body = body
@@ -727,6 +730,14 @@ class HttpProtocol(asyncio.Protocol):
             self._connections.count_unsent(unsent - self._unsent)
             self._unsent = unsent
 
+    def _full(self, exchange: Exchange, length: int = 0) -> bool:
+        """Return whether too many bytes are held for ``exchange`` and ``length`` bytes more.
+
+        Best effort gets room up to the half: others always find some.
+        """
+        held, most = self._connections.queued_bytes + length, self._limits.max_queued_bytes
+        return held > most or (2 * held > most and self._application.best_effort(exchange))
+
     def _check_room(self) -> None:
         """Refuse the request being received if more bytes are held than allowed."""
         if self._connections.queued_bytes > self._limits.max_queued_bytes:
@@ -767,8 +778,7 @@ class HttpProtocol(asyncio.Protocol):
         connections = self._connections
         if self.surplus:
             exchange.keep_alive = False
-        full = connections.queued_bytes + length > limits.max_queued_bytes
-        if (full or self.surplus) and exchange.path not in self._application.always_served:
+        if (self._full(exchange, length) or self.surplus) and exchange.path not in self._application.always_served:
             if self.surplus:
                 return TooManyConnections(connections.max_connections)
             return QueueFull.of_bytes(limits.max_queued_bytes)

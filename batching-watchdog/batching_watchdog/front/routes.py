@@ -120,6 +120,10 @@ class Front:
             return self._shell.refusal(deadline)
         return None
 
+    def best_effort(self, exchange: Exchange) -> bool:
+        """Return whether a request has no deadline."""
+        return self._config.slos[self._slo_class(exchange)].latency == inf
+
     def handle(self, exchange: Exchange) -> None:
         """Serve a complete request."""
         if exchange.target.startswith(b"/_/"):
@@ -479,6 +483,10 @@ class MetricsPage:
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         """Return None: no request is refused at the header."""
         return None
+
+    def best_effort(self, exchange: Exchange) -> bool:
+        """Return False: scrapes are alike."""
+        return False
 
     def handle(self, exchange: Exchange) -> None:
         """Serve /metrics."""
