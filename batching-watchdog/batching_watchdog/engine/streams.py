@@ -287,7 +287,7 @@ class Streams:
         """Return the error that refuses a request at its header, before its body is read, or None."""
         late = deadline - self._soonest <= now
         if self.at_limit and (late or self.full or deadline == inf):
-            return self._queue_full()
+            return self._queue_full(best_effort=deadline == inf)
         return _NO_TIME if self._shed_late and self._on and late else None
 
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
@@ -299,8 +299,9 @@ class Streams:
         if self.at_limit:
             displaced = self._queues.replaceable()
             if displaced is None or request.deadline <= now or request.best_effort:
-                raise self._queue_full()
-            effects = self._end(displaced, self._queue_full(displaced=True))
+                raise self._queue_full(best_effort=request.best_effort)
+            error = self._queue_full(displaced=True, best_effort=displaced.best_effort)
+            effects = self._end(displaced, error)
         self._queues.admit(request, self._pool)
         return effects
 
@@ -559,11 +560,15 @@ class Streams:
             del self._workers[stream.worker].streams[request.id]
         return stream
 
-    def _queue_full(self, *, displaced: bool = False) -> QueueFull:
-        """Return the error for a request without room; Retry-After is the time to serve half of the queue."""
+    def _queue_full(self, *, displaced: bool = False, best_effort: bool = False) -> QueueFull:
+        """Return the error for a request without room; Retry-After is the time to serve half of the queue.
+
+        ``best_effort``: it waits behind all others.
+        """
         pieces = fmean(self._lengths or (0,))
         seconds = pieces * self.step.predict_mean(self.running / self._count) / max(1, self.running)
-        retry_after = round(self.queued * seconds / 2)
+        ahead = self.queued + best_effort * len(self._queues.best_effort)
+        retry_after = round(ahead * seconds / 2)
         return QueueFull(self._queues.most, max(1, min(60, retry_after)), displaced=displaced)
 
 
