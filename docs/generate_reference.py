@@ -28,7 +28,7 @@ from batching_watchdog import messages, reload
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.streams import Streams
-from batching_watchdog.messages import Iteration, Output, Reply, Request, Target
+from batching_watchdog.messages import BEST_EFFORT, Iteration, Output, Reply, Request, Target
 from batching_watchdog.metrics import UNCONNECTED
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from batching_watchdog.trial import command as trial
@@ -292,7 +292,7 @@ def labels(family: Metric) -> dict[str, list[str]]:
 def _watchdog_families() -> Iterable[Metric]:
     learned = CostModel(4)
     learned.overall.observe(1, 0.01)
-    slos = {"default": Target(0.1, 0.99, 0.05), "batch": Target(2.0, 0.95, 1.0)}
+    slos = {"default": Target(0.1, 0.99, 0.05), "batch": Target(2.0, 0.95, 1.0), "bulk": BEST_EFFORT}
     capacity = Capacity(learned, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
     metrics = WatchdogMetrics(slos, capacity)
     metrics.request_finished(200, b"post", 0.01, "good")

@@ -516,7 +516,12 @@ FUNCTION: Final = {
         | about("Streams that joined a worker: while it ran none, beside others, or late."),
         split("Cancels by reason", "reason", f"watchdog_stream_cancels_total{F}", unit="cps")
         | about("Streams that had begun and did not reach their end."),
-        split("Late streams by their first late piece", "piece", f"watchdog_late_streams_total{CLASS}", unit="cps"),
+        split(
+            "Late streams by their first late piece",
+            "piece",
+            f"watchdog_late_streams_total{CLASS}",
+            unit="cps",
+        ),
     ],
     ("The gateway's view, with OpenFaaS", 3): [
         split("Answers at the gateway by status", "code", f"gateway_function_invocation_total{F}"),

@@ -121,7 +121,8 @@ def document(
 def replicas(answers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Return a row for each replica as JSON; ``answers`` are those to ``REPLICAS``.
 
-    ``best_effort`` is its share of the time of all workers; None without any. Those that Prometheus does not reach come first, then the busiest.
+    Those that Prometheus does not reach come first, then the busiest. ``best_effort`` is its share of all
+    workers' time; None without any.
     """
     rows: list[dict[str, Any]] = []
     for name in sorted(set().union(*answers.values())):

@@ -778,7 +778,9 @@ class HttpProtocol(asyncio.Protocol):
         connections = self._connections
         if self.surplus:
             exchange.keep_alive = False
-        if (self._full(exchange, length) or self.surplus) and exchange.path not in self._application.always_served:
+        if (
+            self._full(exchange, length) or self.surplus
+        ) and exchange.path not in self._application.always_served:
             if self.surplus:
                 return TooManyConnections(connections.max_connections)
             return QueueFull.of_bytes(limits.max_queued_bytes)

@@ -43,7 +43,9 @@ def test_refusal_of_a_pod_is_what_keeps_its_last_resize(conditions, refusal):
 )
 def test_container_starts_until_its_pod_is_ready_and_again_after_its_own_restart(ready, states, starting):
     pod = a_running_pod(a_replica_set("web", "shop", CONTAINER, {"name": "sidecar"}))
-    statuses = [{"name": name, "state": state} for name, state in zip(("model", "sidecar"), states, strict=False)]
+    statuses = [
+        {"name": name, "state": state} for name, state in zip(("model", "sidecar"), states, strict=False)
+    ]
     pod["status"] |= {"conditions": [{"type": "Ready", **ready}], "containerStatuses": statuses}
     assert ("model" in pod_of(pod).starting) == starting
 

@@ -119,7 +119,12 @@ def test_plan_pod_whose_sidecar_starts_keeps_the_boost_in_force():
 
 def test_boosting_counts_boosted_starts_and_names_a_refusal_of_each_function():
     starts, refused = replace(a_pod(limit=2000), starting=STARTING), ("shop", "web-1-r")
-    pods = {KEY: starts, ("shop", "web-1-b"): starts, ("shop", "web-1-n"): a_pod(limit=2000), refused: a_pod()}
+    pods = {
+        KEY: starts,
+        ("shop", "web-1-b"): starts,
+        ("shop", "web-1-n"): a_pod(limit=2000),
+        refused: a_pod(),
+    }
     assert boosting(pods, {SET: TEMPLATE}, {refused: "a quota"}) == {"web.shop": Boosting(2, "a quota")}
     assert boosting({KEY: a_pod()}, {SET: TEMPLATE}, {}) == {"web.shop": Boosting()}
 
