@@ -293,9 +293,9 @@ class Engine:
             served = self._shed(now, effects) if self._shed_late else self._serve_late(now, effects)
             if served:
                 return None
-        if self._queues.lanes:
-            return self._serve_on_time(now, effects)
-        return self._serve_best_effort(now, effects)
+        if (size := self._best_effort_size(now)) and not self._queues.late:
+            return self._serve_best_effort(size, now, effects)
+        return self._serve_on_time(now, effects) if self._queues.lanes else inf
 
     def _serve_on_time(self, now: float, effects: list[Effect]) -> float | None:
         ends = (batch.dispatched + batch.seconds for batch in self._running.values())
@@ -324,19 +324,35 @@ class Engine:
         self._queues.serve(lane, taken, take.start if in_a_row else None)
         self._dispatch(taken, take.reason, now, effects)
 
-    def _serve_best_effort(self, now: float, effects: list[Effect]) -> float | None:
-        """Dispatch requests of best effort of one pool, the oldest first, since no other needs the worker.
+    def _best_effort_size(self, now: float) -> int:
+        """Return how many requests of best effort a worker may take now.
 
-        A request that arrives at once must be on time after them, and none of them waits in a worker. At
-        least one goes.
+        After them those that wait can be answered within half of their budgets, and one that arrives at once
+        within the smallest target. Without any that wait at least one goes. Others gather meanwhile: an
+        accelerator would else be busy with small batches of them at any load.
         """
         waiting = self._queues.best_effort
-        if not waiting or not self._idle or self._idle[-1] in self._running:
+        if not waiting or not self._idle:
+            return 0
+        lanes = self._queues.choice()
+        if lanes and not self._policy.by_deadline:
+            return 0
+        times, others = self._pool_now(next(iter(waiting.values()))).times, self._cost.overall
+        slacks = (lane.slack(now) - lane.budget(0) / 2 for lane in lanes)
+        seconds = min([self._tightest - others.predict(1), *slacks])
+        # At first its own times are guesses.
+        size = min(times.best_size, times.largest_within(seconds), others.largest_within(seconds))
+        return size if lanes else max(1, size)
+
+    def _serve_best_effort(self, size: int, now: float, effects: list[Effect]) -> float | None:
+        """Dispatch ``size`` requests of best effort of one pool, the oldest first.
+
+        A busy worker gets them as its next batch only where others wait, whose turn that would be.
+        """
+        if self._idle[-1] in self._running and not self._queues.lanes:
             return inf
-        head = next(iter(waiting.values()))
-        pool = self._pool_now(head)
-        times, spare = pool.times, self._tightest - self._cost.overall.predict(1)
-        size = max(1, min(times.best_size, times.largest_within(spare)))
+        waiting = self._queues.best_effort
+        pool = self._pool_now(next(iter(waiting.values())))
         alike = (request for request in waiting.values() if self._pool_now(request) is pool)
         taken = self._together(islice(alike, size), pool)
         for request in taken:

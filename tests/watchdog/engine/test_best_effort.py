@@ -39,6 +39,8 @@ def test_best_effort_fills_the_worker_and_costs_the_others_nothing():
     outcome = simulation.run(0.4 * HIGHEST / INTERACTIVE.share, 20.0, to_the_end=False)
     assert outcome.attainment(slo_class="") >= alone - 0.002
     assert law.seconds >= 0.9 * 20.0
+    served = sum(ended.kind == "good" and ended.request.slo_class == "bulk" for ended in outcome.ended)
+    assert served >= 300.0 * 20.0, "those with a deadline gather to larger batches meanwhile"
 
 
 def test_batch_never_mixes_best_effort_with_others():
