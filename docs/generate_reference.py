@@ -28,7 +28,7 @@ from batching_watchdog import messages, reload
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.streams import Streams
-from batching_watchdog.messages import Iteration, Output, Reply, Request, Target
+from batching_watchdog.messages import BEST_EFFORT, Iteration, Output, Reply, Request, Target
 from batching_watchdog.metrics import UNCONNECTED
 from batching_watchdog.metrics import Metrics as WatchdogMetrics
 from batching_watchdog.trial import command as trial
@@ -36,6 +36,7 @@ from slo_autoscaler import config as autoscaler_config
 from slo_autoscaler import fields, sources
 from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
+from slo_autoscaler.kube.resize_rules import Boosting
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
 from slo_autoscaler.model import Decision, Reason, Scale
@@ -291,7 +292,7 @@ def labels(family: Metric) -> dict[str, list[str]]:
 def _watchdog_families() -> Iterable[Metric]:
     learned = CostModel(4)
     learned.overall.observe(1, 0.01)
-    slos = {"default": Target(0.1, 0.99, 0.05), "batch": Target(2.0, 0.95, 1.0)}
+    slos = {"default": Target(0.1, 0.99, 0.05), "batch": Target(2.0, 0.95, 1.0), "bulk": BEST_EFFORT}
     capacity = Capacity(learned, workers=1, slo_latency=0.1, objective=0.99, cpus=1.0)
     metrics = WatchdogMetrics(slos, capacity)
     metrics.request_finished(200, b"post", 0.01, "good")
@@ -324,7 +325,7 @@ def _autoscaler_families() -> Iterable[Metric]:
     for direction in ("hold", "up"):
         metrics.decided("f.ns", Scale(1, 1, rollout_failed=True), decision, direction, (1, Score()))
     metrics.desires({"f.ns": 1})
-    metrics.boosts({"f.ns": (1.0, 3.0)})
+    metrics.boosts({"f.ns": (1.0, 3.0)}, {"f.ns": Boosting()})
     metrics.denies(["ns"])
     for stage in ("read", "decide", "act"):
         metrics.troubled(f"{stage}.ns", stage)

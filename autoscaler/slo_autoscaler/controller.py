@@ -153,16 +153,15 @@ class Controller:
         return self._platform.denied()
 
     def decisions(self, function_name: str, last: int) -> dict[str, Any] | None:
-        """Return the last decisions of one function and its problem as JSON; from any thread.
-
-        None if there are neither.
-        """
+        """Return a function's last decisions and state as JSON, or None without either; from any thread."""
         decisions = self._journal.decisions(function_name, last)
         target = self._fleet.targets.get(function_name)
         state = {"removed": True} if target is None else target.document()
         if decisions is None and "problem" not in state:
             return None
-        return {"function_name": function_name, "decisions": decisions or [], **state}
+        pods = None if self._booster is None else self._booster.boosting().get(function_name)
+        boost = {} if pods is None else {"boost": words.boosting(pods.starts, pods.refusal)}
+        return {"function_name": function_name, "decisions": decisions or [], **state, **boost}
 
     def reconcile(self) -> bool:
         """Observe, decide and act once for all functions; return False if any request failed."""
@@ -274,7 +273,7 @@ class Controller:
             if name in ranges:
                 caps, start_up = (limits.max_cpu, limits.requests), limits.start_up_factor
                 boosts[name] = CpuBoost(factor, *caps, start_up) if acts else CpuBoost(1.0, *caps)
-        self._metrics.boosts(decided)
+        self._metrics.boosts(decided, {} if self._booster is None else self._booster.boosting())
         if self._booster is not None and leading:
             self._booster.boost(boosts)
 

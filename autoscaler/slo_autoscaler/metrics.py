@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from slo_autoscaler.kube.resize_rules import Boosting
 from slo_autoscaler.model import Decision, Scale
 from slo_autoscaler.shadow import Score
 from slo_autoscaler.signals import INPUTS
@@ -46,6 +47,7 @@ class Metrics(Collector):
         self._problems: dict[str, str] = {}
         self._denied: Sequence[str] = ()
         self._boosts: Mapping[str, tuple[float, float]] = {}
+        self._boosting: Mapping[str, Boosting] = {}
         self._reconcile = Histogram(
             "slo_autoscaler_reconcile_seconds",
             "Duration of one reconcile of all functions.",
@@ -103,9 +105,12 @@ class Metrics(Collector):
         """Return the desired replicas of a function as exported, or None; from any thread."""
         return self._desired.get(function_name)
 
-    def boosts(self, factors: Mapping[str, tuple[float, float]]) -> None:
-        """Set the CPU factors of functions, and their maximums; a function left out has no sample."""
-        self._boosts = factors
+    def boosts(self, factors: Mapping[str, tuple[float, float]], boosting: Mapping[str, Boosting]) -> None:
+        """Set the CPU factors of functions with their maximums, and what their pods have of them.
+
+        A function left out has no sample.
+        """
+        self._boosts, self._boosting = factors, boosting
 
     def troubled(self, function_name: str, stage: str) -> None:
         """Set the stage in which a function fails: "read", "decide" or "act"."""
@@ -180,6 +185,17 @@ class Metrics(Collector):
             "slo_autoscaler_boost_max_factor",
             "Maximum of the boost factor, by label or configuration.",
             [(name, most) for name, (_, most) in boosts],
+        )
+        boosting = self._boosting.items()
+        yield _gauge(
+            "slo_autoscaler_boosted_starts",
+            "Replicas that start with more CPU than their nominal limit.",
+            [(name, pods.starts) for name, pods in boosting],
+        )
+        yield _gauge(
+            "slo_autoscaler_boost_refused",
+            "1 for a function with a replica that was refused its boost in the last minute, else 0.",
+            [(name, float(bool(pods.refusal))) for name, pods in boosting],
         )
         modes = GaugeMetricFamily(
             "slo_autoscaler_mode",

@@ -238,6 +238,13 @@ def boosted(boost: Boost, start_up: float) -> str:
     return f"boosted to {factor(boost.factor)} x CPU {end}: {counts}"
 
 
+def boosting(starts: int, refusal: str) -> str:
+    """Return the replicas that start boosted, and why a boost was refused; empty: nothing to say."""
+    start = f"boosted start of {numbered(starts, 'replica')}" if starts else ""
+    refused = f"a boost was refused: {refusal}" if refusal else ""
+    return "; ".join(filter(None, (start, refused)))
+
+
 def _no_data(inputs: Mapping[str, Any]) -> str:
     """Return which of the numbers that a decision needs is missing; the sample's age alone is no cause."""
     if inputs.get("sample_age") is None:

@@ -155,6 +155,7 @@ def build(
         lead=TUNING.lead,
         cpus=cpus,
         tightest=tightest,
+        best_effort=CostModel(config.max_batch_size),
     )
 
     def streams(closed: bool) -> Streams:

@@ -92,6 +92,11 @@ class Request:
     trace: Any = None
     """``spans.RequestTrace`` if it is recorded: the front end's and the shell's, as ``client``."""
 
+    @property
+    def best_effort(self) -> bool:
+        """Whether it has no deadline: it uses workers that no other request needs, and no batch has both."""
+        return self.deadline == inf
+
 
 class Reply(NamedTuple):
     """A worker's answer to one request. ``header_block`` holds complete header lines, ready to be sent."""

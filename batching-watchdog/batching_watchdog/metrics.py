@@ -131,6 +131,8 @@ class Metrics(Collector):
         self.start_up_seconds = math.nan
         self._edges = tuple(sorted({*DEFAULT_BUCKETS, *_around(slos[DEFAULT_CLASS].latency).edges}))
         self.in_flight = 0
+        self.handled = 0
+        """Ended requests, and pieces of streams after the first, of every class: the front end's work."""
         self.http_requests = {("200", "post"): 0}
         self.durations = {"200": Histogram(self._edges)}
         self._answers: dict[tuple[int, bytes], tuple[tuple[str, str], Histogram]] = {}
@@ -153,6 +155,7 @@ class Metrics(Collector):
         self, status: int, method: bytes, seconds: float, outcome: str | None, slo_class: str = DEFAULT_CLASS
     ) -> None:
         """Count an answer. ``outcome`` is None for what is no request of the SLO (a client's broken one)."""
+        self.handled += 1
         if slo_class not in self.slos:
             self.best_effort[outcome or "client_error"] += 1
             return
@@ -166,6 +169,7 @@ class Metrics(Collector):
 
     def request_abandoned(self, outcome: str | None, slo_class: str) -> None:
         """Count a request whose client left; ``outcome`` is None before the deadline of its class."""
+        self.handled += 1
         if slo_class not in self.slos:
             self.best_effort["abandoned"] += 1
         elif outcome is None:
@@ -201,6 +205,13 @@ class Metrics(Collector):
         self.first_piece_seconds = {name: _around(target.latency) for name, target in self.slos.items()}
         self.piece_interval_seconds = {name: _around(target.interval) for name, target in self.slos.items()}
 
+    def piece_sent(self, seconds: float, slo_class: str, *, first: bool) -> None:
+        """Count a piece of a stream, ``seconds`` after the arrival of its request or the piece before."""
+        self.handled += not first  # the first one counts as its request, at its end
+        if slo_class in self.slos:
+            histograms = self.first_piece_seconds if first else self.piece_interval_seconds
+            histograms[slo_class].observe(seconds)
+
     @property
     def concurrency(self) -> float:
         """Streams that the workers hold within their interval; NaN until learned."""
@@ -228,13 +239,8 @@ class Metrics(Collector):
         """Requests per second with which the objective is still met; NaN until learned."""
         if self.cpu is not None:
             now, front = self.cpu()
-            requests = sum(self.outcomes.values()) + self.client_errors + self.abandoned_requests
-            requests += sum(self.best_effort.values())
             batches = sum(self.service_seconds.counts) + self.best_effort_batches
-            if self.streams is not None:
-                histograms = (*self.first_piece_seconds.values(), *self.piece_interval_seconds.values())
-                requests = sum(sum(histogram.counts) for histogram in histograms)
-            reading = Reading(now, front - self.capacity.search_seconds, requests, batches)
+            reading = Reading(now, front - self.capacity.search_seconds, self.handled, batches)
             self.capacity.cost.read(reading)
         if self.streams is not None:
             return self._steady(self.streams).rate
@@ -343,7 +349,11 @@ ROWS: Final = (
         "Requests of best effort by outcome; no other metric of requests counts them.",
         ("outcome",),
     ),
-    Row("watchdog_best_effort_seconds", COUNTER, "Seconds that workers took for batches of best effort."),
+    Row(
+        "watchdog_best_effort_seconds",
+        COUNTER,
+        "Seconds that workers took for best effort: whole batches, or its share of the streams of a step.",
+    ),
     Row(
         "watchdog_abandoned_requests",
         COUNTER,
@@ -398,8 +408,8 @@ ROWS: Final = (
     Row(
         "watchdog_streams",
         GAUGE,
-        "Streams that run on the workers.",
-        read=lambda m: m.streams.running if m.streams else 0,
+        "Streams that run on the workers, without those of best effort.",
+        read=lambda m: m.streams.due if m.streams else 0,
     ),
     Row(
         "watchdog_concurrency",

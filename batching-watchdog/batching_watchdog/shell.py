@@ -13,7 +13,7 @@ arrivals: simultaneous requests leave together, and a single one is not delayed.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from math import ceil, inf
+from math import ceil
 from typing import Protocol
 
 from batching_watchdog.engine.cost import CostModel
@@ -165,6 +165,8 @@ class Shell:
     def stepped(self, worker: Streamer, iteration: Iteration) -> None:
         """Handle an iteration of a worker's streams."""
         assert self._streams is not None, "the worker streams"  # noqa: S101 - a caller's bug
+        seconds = iteration.start_seconds + iteration.step_seconds
+        self._metrics.best_effort_seconds += seconds * self._streams.best_effort(worker)
         self._carry_out(self._streams.stepped(worker, iteration, self._clock()))
         self._wake()
 
@@ -179,7 +181,7 @@ class Shell:
 
     def mix_paths(self) -> None:
         """Allow requests of different paths in one batch, as the handler does."""
-        self._cost.mix_paths()
+        self._batches.mix_paths()
 
     def learn(self, size: int, spent: Spent) -> None:
         """Learn what ``size`` examples took a worker."""
@@ -202,7 +204,7 @@ class Shell:
         if batch.trace is not None:
             self._end_batch(batch, now, cpu_seconds=spent.cpu_seconds)
         if any(reply != DROPPED for reply in replies):
-            best_effort = batch.requests[0].deadline == inf
+            best_effort = batch.requests[0].best_effort
             self._metrics.batch_served(now - batch.dispatched, best_effort=best_effort)
         if ready:
             self.worker_ready(worker)
@@ -282,7 +284,7 @@ class Shell:
             elif isinstance(effect, Dispatch):
                 batch = effect.batch
                 metrics.batch_dispatched(len(batch.requests), batch.reason)
-                if batch.requests[0].deadline < inf:  # else all are of best effort
+                if not batch.requests[0].best_effort:
                     observe, dispatched = metrics.queue_seconds.observe, batch.dispatched
                     for request in batch.requests:
                         observe(dispatched - request.arrived)
@@ -302,7 +304,7 @@ class Shell:
             batch = effect.batch
             self._metrics.joins[batch.reason] += len(batch.requests)
             for request in batch.requests:
-                if request.deadline < inf:
+                if not request.best_effort:
                     self._metrics.queue_seconds.observe(batch.dispatched - request.arrived)
             effect.worker.join(batch)
         else:

@@ -469,6 +469,17 @@ FUNCTION: Final = {
         | about(
             "Of good and slow requests where classes are declared. Of streams: the time to the first piece."
         ),
+        graph(
+            "Filled by best effort",
+            {
+                "share of the workers' time": f"sum({over('rate', f'watchdog_best_effort_seconds_total{F}')})"
+                f" / sum(watchdog_workers{F})"
+            },
+            unit="percentunit",
+            span=TO_ONE,
+        )
+        | about("Requests without a deadline, on workers that no other request needs."),
+        split("Requests of best effort by outcome", "outcome", f"watchdog_best_effort_total{F}"),
     ],
     ("Streams, of a function that streams", 3): [
         graph(
@@ -505,6 +516,12 @@ FUNCTION: Final = {
         | about("Streams that joined a worker: while it ran none, beside others, or late."),
         split("Cancels by reason", "reason", f"watchdog_stream_cancels_total{F}", unit="cps")
         | about("Streams that had begun and did not reach their end."),
+        split(
+            "Late streams by their first late piece",
+            "piece",
+            f"watchdog_late_streams_total{CLASS}",
+            unit="cps",
+        ),
     ],
     ("The gateway's view, with OpenFaaS", 3): [
         split("Answers at the gateway by status", "code", f"gateway_function_invocation_total{F}"),
@@ -647,7 +664,7 @@ AUTOSCALER: Final = {
             stacked=True,
         ),
     ],
-    ("Start-up, boost and room", 3): [
+    ("Start-up, boost and room", 4): [
         graph(
             "Start-up",
             {
@@ -667,6 +684,14 @@ AUTOSCALER: Final = {
         | about(
             "CPU of the serving replicas, as a multiple of their nominal limit. Empty where boosts are off."
         ),
+        graph(
+            "Boosts of start-ups, and refusals",
+            {
+                "replicas that start boosted": f"max(slo_autoscaler_boosted_starts{F})",
+                "a boost was refused": f"max(slo_autoscaler_boost_refused{F})",
+            },
+        )
+        | about("The status page and explain name the reason of a refusal. Empty where boosts are off."),
         graph(
             "Replicas that do not come",
             {
@@ -737,6 +762,18 @@ AUTOSCALER: Final = {
             unit="s",
         ),
         split("Failures by where", "stage", "slo_autoscaler_errors_total{}", "increase", "short"),
+        graph(
+            "Functions with a problem",
+            {"{{function_name}}: {{stage}}": "max by (function_name, stage) (slo_autoscaler_problem)"},
+        )
+        | about("1 while a function cannot be read, decided or scaled. The log and the status page say why."),
+        graph("Places without rights", {"{{place}}": "max by (place) (slo_autoscaler_denied)"})
+        | about("Namespaces and kinds of objects that are configured and that the role does not cover."),
+        graph(
+            "Rollouts that failed",
+            {"{{function_name}}": "max by (function_name) (slo_autoscaler_rollout_failed)"},
+        )
+        | about("1 while a new version does not start and the one before serves."),
     ],
 }
 """The autoscaler's decisions for one function; collapsed, their grounds, and the autoscaler's health."""

@@ -14,7 +14,7 @@ from slo_autoscaler.errors import SourceError
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import GAUGES
 from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms import CpuBoost
+from slo_autoscaler.platforms import Boosting, CpuBoost
 from slo_autoscaler.signals import Observation
 from slo_autoscaler.targets import KNOWN_FOR
 from support import doubles
@@ -150,6 +150,19 @@ def test_boost_of_pods_that_can_have_less_is_decided_up_to_that(gateway):
         bench.direct.load = {A: 900.0}
         bench.controller.boost()
         assert (booster.boosts[A].factor, boost_of(bench)) == (1.5, (1.5, 1.5))
+
+
+def test_boosted_starts_and_refusals_are_exported_and_told(gateway):
+    booster = Boosted()
+    booster.pods = {A: Boosting(2, "exceeded quota")}
+    with Bench(gateway, {A: CALM}, boost={"booster": booster}, **TRIPLE) as bench:
+        bench.reconcile()
+        bench.controller.boost()
+        gauges = ("slo_autoscaler_boosted_starts", "slo_autoscaler_boost_refused")
+        assert [bench.value(gauge, function_name=A) for gauge in gauges] == [2.0, 1.0]
+        told = bench.controller.decisions(A, 1)["boost"]
+        assert "2 replicas" in told
+        assert "exceeded quota" in told
 
 
 def test_boost_does_not_wait_for_a_reconcile_that_waits_for_prometheus(gateway):

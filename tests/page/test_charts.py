@@ -75,13 +75,22 @@ def test_replicas_that_are_down_come_first_then_the_busiest(monkeypatch):
         "up": {"calm": 1.0, "gone": 0.0, "busy": 1.0, "new": 1.0},
         "load": {"calm": 5.0, "busy": 9.0},
         "capacity": {"calm": 10.0, "busy": 10.0},
-        **{key: {} for key in ("in_flight", "cores", "start_up", "workers", "sick", "died")},
+        **{key: {} for key in ("in_flight", "cores", "start_up", "workers", "best_effort", "sick", "died")},
     }
     found = charts.replicas(answers)
     assert [row["replica"] for row in found["rows"]] == ["gone", "busy", "calm"]
     assert found["left_out"] == 1
     assert found["rows"][1]["display"]["load"] == "9/s"
     assert answers.keys() == queries.REPLICAS.keys()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "share"),
+    [({"a": 0.5, "b": 0.1}, {"a": 1.0, "b": 1.0}, 0.3), ({"a": 0.0}, {"a": 1.0}, None), ({}, {}, None)],
+)
+def test_best_effort_fills_a_share_of_all_workers_or_is_not_told(seconds, workers, share):
+    answers = {key: {} for key in queries.REPLICAS} | {"best_effort": seconds, "workers": workers}
+    assert charts.replicas(answers)["best_effort"] == share
 
 
 def test_the_profile_is_by_size_with_the_throughput_of_all_workers():

@@ -178,9 +178,9 @@ def test_rows_are_worked_out_once_a_second_however_many_look():
 
 
 def a_firing(**labels):
-    return Firing(
-        {"alertname": "ErrorBudgetBurn", "severity": "ticket", **labels}, "2026-01-01T11:58:05Z", 3.5, "s"
-    )
+    url = f"https://grafana.example.org/d/tailbound-function?var-slo_class={labels.get('slo_class', '')}"
+    labels = {"alertname": "ErrorBudgetBurn", "severity": "ticket", **labels}
+    return Firing(labels, "2026-01-01T11:58:05Z", 3.5, "s", url)
 
 
 def test_alerts_are_by_function_those_with_a_page_first_with_links_to_runbook_and_dashboard():
@@ -190,7 +190,7 @@ def test_alerts_are_by_function_those_with_a_page_first_with_links_to_runbook_an
         a_firing(function_name="b.fn", slo_class="slow"),
         a_firing(function_name="b.fn", slo_class="fast", severity="page"),
     ]
-    b, none, a = rows.alerts(firing, "https://grafana.example.org/")
+    b, none, a = rows.alerts(firing)
     assert [each["function_name"] for each in (b, none, a)] == ["b.fn", "", "a.fn"]
     assert [(each["severity"], each["slo_class"]) for each in b["firing"]] == [
         ("page", "fast"),
@@ -198,6 +198,4 @@ def test_alerts_are_by_function_those_with_a_page_first_with_links_to_runbook_an
     ]
     assert (b["firing"][0]["since"], b["firing"][0]["value"]) == ("2026-01-01T11:58:05Z", 3.5)
     assert b["firing"][0]["runbook_url"].endswith("/runbook.md#errorbudgetburn")
-    assert b["dashboard_url"] == ("https://grafana.example.org/d/tailbound-function?var-function=b.fn")
-    assert none["dashboard_url"] == "https://grafana.example.org/d/tailbound-fleet"
-    assert all(each["dashboard_url"] is None for each in rows.alerts(firing, None))
+    assert b["dashboard_url"] == "https://grafana.example.org/d/tailbound-function?var-slo_class=fast"

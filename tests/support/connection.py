@@ -76,7 +76,7 @@ class Echo:
     disconnected: int = 0
 
     def share(self, exchange: Exchange) -> float:
-        return self.room
+        return 0.5 if exchange.target == b"/bulk" else self.room
 
     def refuse(self, exchange: Exchange) -> WatchdogError | None:
         return self.refusal

@@ -61,10 +61,14 @@ class Boosted:
 
     def __init__(self, label=None, most=10.0):
         self.able = {A: Range(label, most)}
+        self.pods = {}
         self.boosts = None
 
     def ranges(self):
         return self.able
+
+    def boosting(self):
+        return self.pods
 
     def boost(self, boosts):
         self.boosts = boosts

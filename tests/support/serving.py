@@ -65,6 +65,7 @@ class Told:
         self.kept: dict[str, list[dict[str, Any]]] = {}
         self.scores = scores or {}
         self.problems: dict[str, str] = {}
+        self.boosts: dict[str, str] = {}
         self.gone: list[str] = []
         self.refused: dict[str, str] = {}
         self.alive = True
@@ -90,7 +91,9 @@ class Told:
             return None
         removed = {"removed": True} if function_name in self.gone else {}
         score = {"score": self.scores[function_name]} if function_name in self.scores else {}
-        return {"function_name": function_name, "decisions": found[-last:], **problem, **removed, **score}
+        boost = {"boost": self.boosts.get(function_name, "")}
+        told = {**problem, **removed, **score, **boost}
+        return {"function_name": function_name, "decisions": found[-last:], **told}
 
 
 def a_fleet(count: int) -> Told:

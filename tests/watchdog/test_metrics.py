@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from batching_watchdog.engine.capacity import Capacity, sustained
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import DispatchReason, Target
+from batching_watchdog.messages import BEST_EFFORT, DispatchReason, Target
 from batching_watchdog.metrics import DEFAULT_BUCKETS, GAUGE, UNCONNECTED, Exposition, Metrics, Row, Traced
 from watchdog.engine.streaming import Streaming
 
@@ -178,7 +178,7 @@ def test_capacity_is_no_more_than_the_cpu_time_of_the_front_without_its_search_a
 
 
 def test_streams_are_no_more_than_the_front_end_can_send_pieces_of():
-    metrics, _ = make()
+    metrics, _ = make(bulk=BEST_EFFORT)
     world = Streaming(lambda size: 0.01, lambda size: 0.01 + 0.001 * size, lengths=lambda _: 20)
     world.run(5.0, 2.0)
     metrics.stream(world.engine)
@@ -189,8 +189,8 @@ def test_streams_are_no_more_than_the_front_end_can_send_pieces_of():
     cpu = iter([(0.0, 0.0), (5.0, 0.0), (10.0, 5.0), (15.0, 5.0)])
     metrics.cpu = lambda: next(cpu)
     assert [value(metrics, name) for name in names] == [of_workers.rate, of_workers.concurrency]
-    for _ in range(1000):
-        metrics.piece_interval_seconds["default"].observe(0.01)
+    for slo_class in 500 * ("default", "bulk"):
+        metrics.piece_sent(0.01, slo_class, first=False)
     rate, concurrency = (value(metrics, name) for name in names)
     assert rate == pytest.approx(200 / 20), "5 ms of CPU for each piece"
     assert concurrency / of_workers.concurrency == pytest.approx(rate / of_workers.rate)

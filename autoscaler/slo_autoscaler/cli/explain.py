@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:
     for answer in found:
         if "score" in answer:
             _say(score(answer["function_name"], answer["score"]))
+        if answer.get("boost"):
+            _say(f"{answer['function_name']}: {answer['boost']}")
     return status
 
 

@@ -35,6 +35,7 @@ from slo_autoscaler.kube.loop import MAX_WAIT_SECONDS, Loop
 from slo_autoscaler.kube.pods import PODS, SERVICE_LABELS
 from slo_autoscaler.kube.resize_rules import (
     NOMINAL,
+    Boosting,
     Cpu,
     CpuBoost,
     Patch,
@@ -42,6 +43,7 @@ from slo_autoscaler.kube.resize_rules import (
     Range,
     Start,
     Template,
+    boosting,
     plan,
     ranges,
 )
@@ -103,6 +105,7 @@ class Resizer:
         """None: this process has not decided as the leader, so no pod is written."""
         self._closed = False
         self._ranges: Mapping[str, Range] = {}
+        self._boosting: Mapping[str, Boosting] = {}
         self._refused: dict[Key, _Refusal] = {}
         self._starts: dict[Key, Start] = {}
         self._rights, self._refusals, self._obstacles = Changes(logger), Changes(logger), Changes(logger)
@@ -115,6 +118,10 @@ class Resizer:
     def ranges(self) -> Mapping[str, Range]:
         """Return {function_name: the factors that its pods can have}; absent without pods with the label."""
         return self._ranges
+
+    def boosting(self) -> Mapping[str, Boosting]:
+        """Return {function_name: what its pods have of their boosts}; absent without pods with the label."""
+        return self._boosting
 
     def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
         """Set the boost of these functions, and take back that of others; never wait.
@@ -146,8 +153,9 @@ class Resizer:
             return MAX_WAIT_SECONDS
         pods, templates = watched[0].items(), watched[1].items()
         now = time.monotonic()
-        refused = {key for key, refusal in self._refused.items() if refusal.until > now}
-        self._ranges = ranges(pods, templates, self._boosts or {}, refused)
+        refused = {key: refusal.why for key, refusal in self._refused.items() if refusal.until > now}
+        self._ranges = ranges(pods, templates, self._boosts or {}, refused.keys())
+        self._boosting = boosting(pods, templates, refused)
         began = Start(now)
         self._starts = {key: self._starts.get(key, began) for key, pod in pods.items() if pod.starting}
         if not self._leads():
@@ -260,20 +268,24 @@ class Resizer:
 
 
 def pod_of(document: Document) -> Pod | None:
-    """Read a pod; None if it has no node, has ended, is being deleted, or has no ReplicaSet."""
+    """Read a pod; None if it has no node or ReplicaSet, has ended, is being deleted, or is not initialized.
+
+    Init containers may take longer than a start-up is boosted, and do not get that CPU.
+    """
     metadata, status, spec = (document.get(part) or {} for part in ("metadata", "status", "spec"))
     owner = _owner(document, "ReplicaSet")
     lives = status.get("phase") in {"Pending", "Running"} and spec.get("nodeName")
-    if owner is None or not lives or "deletionTimestamp" in metadata:
-        return None
     conditions = {condition.get("type"): condition for condition in status.get("conditions") or ()}
+    initialized = conditions.get("Initialized", {}).get("status") == "True" or not spec.get("initContainers")
+    if owner is None or not lives or not initialized or "deletionTimestamp" in metadata:
+        return None
     containers = spec.get("containers") or ()
     return Pod(
         template=(metadata["namespace"], owner),
         containers={container["name"]: _cpu(container) for container in containers},
         guaranteed=status.get("qosClass") == "Guaranteed",
         serving=conditions.get("Ready", {}).get("status") == "True",
-        starting=_starting(conditions.get("Ready") or {}, status.get("containerStatuses") or ()),
+        starting=_starting(conditions.get("Ready") or {}, containers, status.get("containerStatuses") or ()),
         refusal=_refusal(conditions),
     )
 
@@ -308,18 +320,20 @@ def body_of(patch: Patch) -> dict[str, Any]:
     return {"spec": {"containers": [{"name": patch.container, "resources": resources}]}}
 
 
-def _starting(ready: Document, containers: Sequence[Document]) -> bool:
-    """Return whether a pod has not been Ready since the last start of a container.
+def _starting(
+    ready: Document, containers: Sequence[Document], statuses: Sequence[Document]
+) -> frozenset[str]:
+    """Return the containers since whose last start the pod has not been Ready.
 
     Times are RFC 3339 in UTC, as Kubernetes writes them: they sort as text.
     """
     if ready.get("status") == "True":
-        return False
-    runs = [(each.get("state") or {}).get("running") for each in containers]
-    starts = [str(run.get("startedAt")) for run in runs if run]
-    if not starts or len(starts) < len(runs):
-        return True
-    return str(ready.get("lastTransitionTime") or "") <= max(starts)
+        return frozenset()
+    since = str(ready.get("lastTransitionTime") or "")
+    running = {each["name"]: (each.get("state") or {}).get("running") for each in statuses}
+    started = {name: str(run.get("startedAt")) for name, run in running.items() if run}
+    names = [container["name"] for container in containers]
+    return frozenset(name for name in names if since <= started.get(name, since))
 
 
 def _refusal(conditions: Mapping[str, Document]) -> str:

@@ -9,7 +9,7 @@ template of a pod's ReplicaSet, never the pod's own: a pod that another autoscal
 - The boost of serving pods raises only a pod that serves. One that stops to serve keeps it: that may be the
   overload.
 - The boost of its start-up raises a pod until it first serves, also one that is still pending, but not for
-  longer than ``START_UP_SECONDS``. A container that restarts starts again.
+  longer than ``START_UP_SECONDS``. A container that restarts starts again; a sidecar's restart is none.
 - A pod that starts is never lowered, unless this process has raised it: its CPU may be another autoscaler's
   boost.
 - A refused limit is not requested again before its backoff ends; a lower one is.
@@ -93,8 +93,8 @@ class Pod:
     guaranteed: bool = False
     """Whether its QoS class is Guaranteed."""
     serving: bool = True
-    starting: bool = False
-    """Whether its containers have not served yet since they started."""
+    starting: frozenset[str] = frozenset()
+    """The containers that have not served yet since they started."""
     refusal: str = ""
     """Why the kubelet has not applied its last resize; empty: no reason is known."""
 
@@ -106,6 +106,16 @@ class Start:
     since: float
     limit: int | None = None
     """The limit that this process has given it; None: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boosting:
+    """What one function's pods have of their boosts now."""
+
+    starts: int = 0
+    """Pods that start with more CPU than their nominal one."""
+    refusal: str = ""
+    """Why a pod was refused its boost lately; empty: none was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +168,14 @@ def plan(
         if nominal is None or before.limit is None or template.restarts:
             continue
         why = pod.refusal if before.limit > nominal else ""
-        start = starts.get(key, Start(now))
-        if pod.starting:
-            factor = min(boost.start_up, template.most or math.inf)
-            factor = factor if now - start.since < START_UP_SECONDS else 1.0
-        else:
-            factor = boost.factor
-        limit = nominal if obstacle or why else raised(nominal, factor, boost.max_cpu)
-        if pod.starting:
+        max_cpu = 0.0 if obstacle or why else boost.max_cpu
+        if template.container in pod.starting:
+            start = starts.get(key, Start(now))
+            factor = boost.start_up if now - start.since < START_UP_SECONDS else 1.0
+            limit = raised(nominal, min(factor, template.most or math.inf), max_cpu)
             keeps = limit < before.limit != start.limit
         else:
+            limit = raised(nominal, boost.factor, max_cpu)
             keeps = limit > before.limit and not pod.serving
         after = Cpu(limit if pod.guaranteed else before.request, limit)
         if after != before and not keeps and limit < refused.get(key, math.inf):
@@ -200,6 +208,24 @@ def ranges(
             most = min(most, max(1.0, limit / nominal))
         if name not in functions or most >= functions[name].most:
             functions[name] = Range(template.most, most)
+    return functions
+
+
+def boosting(
+    pods: Mapping[Key, Pod], templates: Mapping[Key, Template], refusals: Mapping[Key, str]
+) -> dict[str, Boosting]:
+    """Return what the pods of every function with the label have; ``refusals``: {pod: why}."""
+    functions: dict[str, Boosting] = {}
+    for key, pod in pods.items():
+        template = templates.get(pod.template)
+        if template is None:
+            continue
+        limit, nominal = pod.containers.get(template.container, Cpu()).limit, template.nominal.limit
+        starts = template.container in pod.starting and bool(limit and nominal and limit > nominal)
+        others = functions.get(template.function_name, Boosting())
+        functions[template.function_name] = Boosting(
+            others.starts + starts, others.refusal or refusals.get(key, "")
+        )
     return functions
 
 

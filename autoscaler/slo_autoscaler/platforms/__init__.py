@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from slo_autoscaler.errors import PlatformError
-from slo_autoscaler.kube.resize_rules import CpuBoost, Range
+from slo_autoscaler.kube.resize_rules import Boosting, CpuBoost, Range
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
 from slo_autoscaler.spec import Modes
@@ -22,6 +22,7 @@ __all__ = [
     "ALL_ACTIVE",
     "PLATFORMS",
     "Booster",
+    "Boosting",
     "CpuBoost",
     "Platform",
     "PlatformSettings",
@@ -124,6 +125,9 @@ class Booster(Protocol):
 
     def ranges(self) -> Mapping[str, Range]:
         """Return {name.namespace: the factors that its replicas can have}; absent: none but 1."""
+
+    def boosting(self) -> Mapping[str, Boosting]:
+        """Return {name.namespace: what its replicas have of their boosts}; from any thread."""
 
     def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
         """Set the boost of these functions, and take back that of others. Only the leader calls this.

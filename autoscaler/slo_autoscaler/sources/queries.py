@@ -389,6 +389,7 @@ REPLICAS: Final = {
         ("cores", "max", "watchdog_capacity_cores{$F}"),
         ("start_up", "max", "watchdog_start_up_seconds{$F}"),
         ("workers", "sum", "watchdog_workers{$F}"),
+        ("best_effort", "sum", "rate(watchdog_best_effort_seconds_total{$F}[$R])"),
         ("sick", "max", "watchdog_workers_sick_total{$F}"),
         ("died", "max", "watchdog_worker_restarts_total{$F}"),
     )
@@ -554,6 +555,8 @@ class Firing:
     """When its condition began to hold, ISO 8601 in UTC."""
     value: float
     summary: str
+    dashboard_url: str | None
+    """None: Prometheus does not know Grafana's address, its external label ``grafana_url``."""
 
 
 def firing(listed: object, matchers: Mapping[str, str]) -> list[Firing]:
@@ -565,7 +568,13 @@ def firing(listed: object, matchers: Mapping[str, str]) -> list[Firing]:
         if not isinstance(listed, list):
             raise TypeError
         return [
-            Firing(labels, each["activeAt"], float(each["value"]), each["annotations"].get("summary", ""))
+            Firing(
+                labels,
+                each["activeAt"],
+                float(each["value"]),
+                (told := each["annotations"]).get("summary", ""),
+                url if (url := told.get("dashboard_url", "")).startswith(("https://", "http://")) else None,
+            )
             for each in listed
             if each["state"] == "firing"
             and (labels := each["labels"]).get("product") == "tailbound"

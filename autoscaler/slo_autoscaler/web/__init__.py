@@ -18,7 +18,7 @@ from typing import Protocol
 from pydantic import ValidationInfo, field_validator
 
 from slo_autoscaler import sources
-from slo_autoscaler.fields import HostName, Port, Url, settings
+from slo_autoscaler.fields import HostName, Port, settings
 from slo_autoscaler.platforms import PlatformSettings
 from slo_autoscaler.spec import GatewaySlos, Spec
 
@@ -39,9 +39,6 @@ class Settings:
     """Port of the status page; 0 chooses a free one; None: no page."""
     page_allowed_hosts: tuple[HostName, ...] = ()
     """Host names of the page that browsers may use, besides localhost and IP addresses."""
-
-    grafana_url: Url | None = None
-    """Address of the Grafana that has the dashboards, to which the page links; None: no links."""
 
     @field_validator("probe_port", "page_port")
     @classmethod

@@ -121,7 +121,8 @@ def document(
 def replicas(answers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Return a row for each replica as JSON; ``answers`` are those to ``REPLICAS``.
 
-    Those that Prometheus does not reach come first, then the busiest.
+    Those that Prometheus does not reach come first, then the busiest. ``best_effort`` is its share of all
+    workers' time; None without any.
     """
     rows: list[dict[str, Any]] = []
     for name in sorted(set().union(*answers.values())):
@@ -129,7 +130,12 @@ def replicas(answers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         display = {key: text(known[key]) for key, (_, _, text) in OF_REPLICAS.items()}
         rows.append({"replica": name, **known, "display": display})
     rows.sort(key=lambda row: (bool(row["up"]), -(row["load"] or 0.0) / (row["capacity"] or math.inf)))
-    return {"rows": rows[:MAX_REPLICAS], "left_out": max(0, len(rows) - MAX_REPLICAS)}
+    filled, workers = (sum(answers[key].values()) for key in ("best_effort", "workers"))
+    return {
+        "rows": rows[:MAX_REPLICAS],
+        "left_out": max(0, len(rows) - MAX_REPLICAS),
+        "best_effort": min(1.0, filled / workers) if filled and workers else None,
+    }
 
 
 def profile(answers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from slo_autoscaler import words
 from slo_autoscaler.law.policies import wilson
@@ -27,7 +26,7 @@ Notice = dict[str, str]
 Alerts = dict[str, Any]
 """Those of one function that fire: ``function_name`` ("" for others), ``severity`` (the worst),
 ``dashboard_url``, and ``firing``, a list of ``alertname``, ``severity``, ``slo_class``, ``since``, ``value``,
-``summary`` and ``runbook_url``."""
+``summary``, ``runbook_url`` and ``dashboard_url``."""
 
 RUNBOOK: Final = "https://github.com/tailbound/tailbound/blob/main/docs/howto/runbook.md"
 
@@ -250,8 +249,8 @@ def blind(rows: Sequence[Row]) -> bool:
     return bool(rows) and all(row["reason"] == "NoData" for row in rows)
 
 
-def alerts(firing: Iterable[Firing], grafana_url: str | None) -> list[Alerts]:
-    """Return the alerts by function, pages first, with links; ``grafana_url`` None: none to a dashboard."""
+def alerts(firing: Iterable[Firing]) -> list[Alerts]:
+    """Return the alerts by function, pages first, with links."""
     by_function: dict[str, list[dict[str, Any]]] = {}
     for alert in firing:
         name = alert.labels.get("alertname", "")
@@ -265,6 +264,7 @@ def alerts(firing: Iterable[Firing], grafana_url: str | None) -> list[Alerts]:
                 "value": alert.value if math.isfinite(alert.value) else None,
                 "summary": alert.summary,
                 "runbook_url": f"{RUNBOOK}#{name.lower()}",
+                "dashboard_url": alert.dashboard_url,
             }
         )
     for of_one in by_function.values():
@@ -273,19 +273,12 @@ def alerts(firing: Iterable[Firing], grafana_url: str | None) -> list[Alerts]:
         {
             "function_name": function_name,
             "severity": of_one[0]["severity"],
-            "dashboard_url": _dashboard(grafana_url, function_name),
+            "dashboard_url": of_one[0]["dashboard_url"],
             "firing": of_one,
         }
         for function_name, of_one in by_function.items()
     ]
     return sorted(found, key=lambda each: (each["severity"], each["function_name"]))
-
-
-def _dashboard(grafana_url: str | None, function_name: str) -> str | None:
-    if grafana_url is None:
-        return None
-    place = f"function?{urlencode({'var-function': function_name})}" if function_name else "fleet"
-    return f"{grafana_url.rstrip('/')}/d/tailbound-{place}"
 
 
 def notices(

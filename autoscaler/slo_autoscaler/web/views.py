@@ -237,13 +237,14 @@ class _Views:
             "alerts": alerts,
             "decisions": decisions,
             "score": numbers and {**numbers, "sentence": score(name, numbers)},
+            "boost": told.get("boost"),
             "replicas": replicas,
             "profile": learned,
             "profile_problem": problem,
         }
 
     def _alerts(self) -> list[rows.Alerts]:
-        return rows.alerts(self._reader.health().alerts, self._config.web.grafana_url)
+        return rows.alerts(self._reader.health().alerts)
 
     def _measured(self, function_name: str, *, streams: bool) -> tuple[Document, Document, str | None]:
         """Return the replicas, their learned service times, and why the latter are unknown."""

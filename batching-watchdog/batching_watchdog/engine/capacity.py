@@ -302,7 +302,7 @@ class Reading(NamedTuple):
     front: float
     """CPU time of the front end's thread."""
     requests: int
-    """Requests answered, whoever answered them, or pieces of streams."""
+    """Requests answered, whoever answered them, and pieces of streams after the first."""
     batches: int
     """Batches finished by workers."""
 

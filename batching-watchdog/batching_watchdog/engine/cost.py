@@ -86,6 +86,9 @@ class Cost(Protocol):
     def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float, waited: float) -> None:
         """Learn from a batch of these; the seconds are those of ``LatencyModel.observe``."""
 
+    def mix_paths(self) -> None:
+        """Allow requests of different methods and paths in one batch."""
+
 
 class Pool:
     """Classes that share batches, and the service times of those."""

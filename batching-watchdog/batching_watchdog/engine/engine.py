@@ -45,16 +45,18 @@ class Engine:
         lead: float = 0.0,
         cpus: float = inf,
         tightest: float = inf,
+        best_effort: Cost | None = None,
     ) -> None:
         """``max_batch_bytes``: of the bodies and expected answers of one batch, unless it has one request.
 
         ``tightest``: the smallest latency target in seconds, which batches of best effort leave to others.
+        ``best_effort``: of what these cost, apart from ``cost``: often more, and no capacity is for them.
 
         ``lead`` and ``cpus``: see ``Prefetch``.
         """
         self._max_batch_bytes = max_batch_bytes
         self._policy = policy
-        self._cost = cost
+        self._cost, self._best_effort = cost, best_effort or cost
         self._workers = max(1, workers)
         self._shed_late = shed_late
         self._tightest = tightest * (1.0 - TUNING.reserve)
@@ -77,13 +79,13 @@ class Engine:
 
     @property
     def queued(self) -> int:
-        """Number of requests that wait for a worker."""
+        """Number of requests that wait for a worker, without those of best effort."""
         return len(self._queues) + self.suspects
 
     @property
     def suspects(self) -> int:
-        """Number of requests that wait for a retry."""
-        return len(self._suspects)
+        """Number of requests that wait for a retry, without those of best effort."""
+        return self._suspects.due
 
     @property
     def at_limit(self) -> bool:
@@ -144,17 +146,22 @@ class Engine:
         time left or is of best effort.
         """
         effects: Sequence[Effect] = ()
-        if request.deadline == inf and self._queues.at_best_effort_limit:
+        if request.best_effort and self._queues.at_best_effort_limit:
             raise self._queue_full(best_effort=True)
         if self.at_limit:
-            patient = request.deadline <= request.arrived or request.cost_class is PROBE
+            late = request.deadline <= request.arrived
             displaced = self._replaceable()
-            if patient or displaced is None:
-                raise self._queue_full()
-            gone = displaced.deadline == inf
-            effects = self._end(displaced, self._queue_full(displaced=True, best_effort=gone))
+            if late or request.best_effort or request.cost_class is PROBE or displaced is None:
+                raise self._queue_full(best_effort=request.best_effort)
+            error = self._queue_full(displaced=True, best_effort=displaced.best_effort)
+            effects = self._end(displaced, error)
         self._queues.admit(request, self._pool(request))
         return effects
+
+    def mix_paths(self) -> None:
+        """Allow requests of different methods and paths in one batch, as the handler does."""
+        for cost in (self._cost, self._best_effort):
+            cost.mix_paths()
 
     def worker_ready(self, worker: Worker, *, checked: bool = False) -> list[Effect]:
         """Mark a worker as idle, after loading, after ``batch_done``, or ``checked``: after a ``Check``."""
@@ -196,8 +203,9 @@ class Engine:
         if cpu_seconds and took > 0:
             self._prefetch.observe(cpu_seconds / took)
         if ran := _work_done(batch, replies):
-            self._cost.learn(ran, took, cpu_seconds, waited)
-            self._policy.observe(len(ran), took)
+            self._cost_of(ran[0]).learn(ran, took, cpu_seconds, waited)
+            if not ran[0].best_effort:
+                self._policy.observe(len(ran), took)
             _learn_bytes(batch, replies)
         effects: list[Effect] = []
         if any(not reply.failed for reply in replies if reply != DROPPED):
@@ -287,9 +295,9 @@ class Engine:
             served = self._shed(now, effects) if self._shed_late else self._serve_late(now, effects)
             if served:
                 return None
-        if self._queues.lanes:
-            return self._serve_on_time(now, effects)
-        return self._serve_best_effort(now, effects)
+        if (size := self._best_effort_size(now)) and not self._queues.late:
+            return self._serve_best_effort(size, now, effects)
+        return self._serve_on_time(now, effects) if self._queues.lanes else inf
 
     def _serve_on_time(self, now: float, effects: list[Effect]) -> float | None:
         ends = (batch.dispatched + batch.seconds for batch in self._running.values())
@@ -318,19 +326,35 @@ class Engine:
         self._queues.serve(lane, taken, take.start if in_a_row else None)
         self._dispatch(taken, take.reason, now, effects)
 
-    def _serve_best_effort(self, now: float, effects: list[Effect]) -> float | None:
-        """Dispatch requests of best effort of one pool, the oldest first, since no other needs the worker.
+    def _best_effort_size(self, now: float) -> int:
+        """Return how many requests of best effort a worker may take now.
 
-        A request that arrives at once must be on time after them, and none of them waits in a worker. At
-        least one goes.
+        After them those that wait can be answered within half of their budgets, and one that arrives at once
+        within the smallest target. Without any that wait at least one goes. Others gather meanwhile: an
+        accelerator would else be busy with small batches of them at any load.
         """
         waiting = self._queues.best_effort
-        if not waiting or not self._idle or self._idle[-1] in self._running:
+        if not waiting or not self._idle:
+            return 0
+        lanes = self._queues.choice()
+        if lanes and not self._policy.by_deadline:
+            return 0
+        times, others = self._pool_now(next(iter(waiting.values()))).times, self._cost.overall
+        slacks = (lane.slack(now) - lane.budget(0) / 2 for lane in lanes)
+        seconds = min([self._tightest - others.predict(1), *slacks])
+        # At first its own times are guesses.
+        size = min(times.best_size, times.largest_within(seconds), others.largest_within(seconds))
+        return size if lanes else max(1, size)
+
+    def _serve_best_effort(self, size: int, now: float, effects: list[Effect]) -> float | None:
+        """Dispatch ``size`` requests of best effort of one pool, the oldest first.
+
+        A busy worker gets them as its next batch only where others wait, whose turn that would be.
+        """
+        if self._idle[-1] in self._running and not self._queues.lanes:
             return inf
-        head = next(iter(waiting.values()))
-        pool = self._pool_now(head)
-        times = pool.times
-        size = max(1, min(times.best_size, times.largest_within(self._tightest - times.predict(1))))
+        waiting = self._queues.best_effort
+        pool = self._pool_now(next(iter(waiting.values())))
         alike = (request for request in waiting.values() if self._pool_now(request) is pool)
         taken = self._together(islice(alike, size), pool)
         for request in taken:
@@ -387,7 +411,12 @@ class Engine:
         return tried
 
     def _in_turn(self, part: Part, now: float) -> bool:
-        """Return whether ``part`` goes before the requests on time: in order of deadline, while on time."""
+        """Return whether ``part`` goes before the requests on time: in order of deadline, while on time.
+
+        One of best effort goes after late ones, too.
+        """
+        if part.deadline == inf:
+            return not self._queues
         if part.deadline <= now:
             head = part.requests[0]
             return bool(head.lane.times.predict(len(part.requests)) <= self._spare(head, now))
@@ -442,7 +471,7 @@ class Engine:
 
     def _pool_now(self, request: Request) -> Shared:
         """Return the pool of one that waited for long: its class may have left that of its lane since."""
-        return self._cost.pool(request.cost_class, counts=False)
+        return self._cost_of(request).pool(request.cost_class, counts=False)
 
     def _together(self, requests: Iterable[Request], pool: Shared) -> list[Request]:
         """Return the first requests of ``pool`` that may share a batch; at least one.
@@ -455,7 +484,7 @@ class Engine:
         one_class = False
         for request in requests:
             if not taken:
-                one_class = self._cost.one_class(pool)
+                one_class = self._cost_of(request).one_class(pool)
             elif one_class and request.cost_class != taken[0].cost_class:
                 continue
             total += len(request.body) + pool.answer_bytes
@@ -483,9 +512,11 @@ class Engine:
             request.attempts = 0
             self._queues.add(request, self._pool(request))
 
+    def _cost_of(self, request: Request) -> Cost:
+        return self._best_effort if request.best_effort else self._cost
+
     def _pool(self, request: Request) -> Shared:
-        """Return the pool of a request; one of best effort is no part of the mix that capacity is for."""
-        return self._cost.pool(request.cost_class, counts=request.deadline < inf)
+        return self._cost_of(request).pool(request.cost_class)
 
     def _replaceable(self) -> Request | None:
         """Return the request that is replaced at ``max_inflight``."""
@@ -497,7 +528,7 @@ class Engine:
         ``displaced``: the request was admitted, and is replaced by one that can be on time. ``best_effort``:
         it waits behind all others.
         """
-        times = self._cost.overall
+        times = (self._best_effort if best_effort else self._cost).overall
         size = times.best_size
         per_second = self._workers * size / max(times.predict_mean(size), 1e-6)
         ahead = self.queued + best_effort * len(self._queues.best_effort)

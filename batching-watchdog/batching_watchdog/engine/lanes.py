@@ -171,7 +171,7 @@ class Queues:
 
     def add(self, request: Request, pool: Shared) -> None:
         """Queue an admitted request as on time; the policy detects whether it is late."""
-        if request.deadline == inf:
+        if request.best_effort:
             request.place, request.lane = BEST_EFFORT, Lane(pool)
             self.best_effort[request.id] = request
             return

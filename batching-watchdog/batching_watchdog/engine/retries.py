@@ -64,9 +64,14 @@ class Suspects:
         self._killed_at = -inf
         """When the last part that killed its worker was sent."""
 
-    def __len__(self) -> int:
-        """Return the number of requests that wait."""
-        return sum(len(_still(part.requests)) for part in self._waiting)
+    def __bool__(self) -> bool:
+        """Return whether a part waits."""
+        return bool(self._waiting)
+
+    @property
+    def due(self) -> int:
+        """Number of requests with a deadline that wait."""
+        return sum(len(_still(part.requests)) for part in self._waiting if part.deadline < inf)
 
     def failures(self, worker: Worker) -> int:
         """Return the batches in a row that failed whole on ``worker``, without parts of such."""

@@ -236,6 +236,16 @@ class Streams:
         """Number of running streams."""
         return len(self._on)
 
+    def best_effort(self, worker: Streamer) -> float:
+        """Return the share of best effort among the streams of a worker."""
+        streams = self._workers[worker].streams.values()
+        return sum(stream.request.best_effort for stream in streams) / max(1, len(streams))
+
+    @property
+    def due(self) -> int:
+        """Number of running streams with a deadline."""
+        return sum(not stream.request.best_effort for stream in self._on.values())
+
     @property
     def queued(self) -> int:
         """Number of requests that wait for a worker."""
@@ -276,10 +286,11 @@ class Streams:
     def refusal(self, deadline: float, now: float) -> WatchdogError | None:
         """Return the error that refuses a request at its header, before its body is read, or None."""
         late = deadline - self._soonest <= now
-        if deadline == inf and self._queues.at_best_effort_limit:
-            return self._queue_full()
-        if self.at_limit and (late or self.full):
-            return self._queue_full()
+        best_effort = deadline == inf
+        if best_effort and self._queues.at_best_effort_limit:
+            return self._queue_full(best_effort=True)
+        if self.at_limit and (late or self.full or best_effort):
+            return self._queue_full(best_effort=best_effort)
         return _NO_TIME if self._shed_late and self._on and late else None
 
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
@@ -288,13 +299,14 @@ class Streams:
         Raises ``QueueFull`` without either, or if ``request`` itself is late or of best effort.
         """
         effects: Sequence[Effect] = ()
-        if request.deadline == inf and self._queues.at_best_effort_limit:
+        if request.best_effort and self._queues.at_best_effort_limit:
             raise self._queue_full()
         if self.at_limit:
             displaced = self._queues.replaceable()
-            if displaced is None or request.deadline <= now:
-                raise self._queue_full()
-            effects = self._end(displaced, self._queue_full(displaced=True))
+            if displaced is None or request.deadline <= now or request.best_effort:
+                raise self._queue_full(best_effort=request.best_effort)
+            error = self._queue_full(displaced=True, best_effort=displaced.best_effort)
+            effects = self._end(displaced, error)
         self._queues.admit(request, self._pool)
         return effects
 
@@ -503,7 +515,7 @@ class Streams:
             stream.late |= now > request.deadline + stream.sent * stream.interval
             stream.sent += 1
         if output.done:
-            if request.deadline < inf:
+            if not request.best_effort:
                 self._lengths.append(stream.steps if stream.sent else 0)
             self._remove(request)
         elif reply is None:
@@ -553,11 +565,15 @@ class Streams:
             del self._workers[stream.worker].streams[request.id]
         return stream
 
-    def _queue_full(self, *, displaced: bool = False) -> QueueFull:
-        """Return the error for a request without room; Retry-After is the time to serve half of the queue."""
+    def _queue_full(self, *, displaced: bool = False, best_effort: bool = False) -> QueueFull:
+        """Return the error for a request without room; Retry-After is the time to serve half of the queue.
+
+        ``best_effort``: it waits behind all others.
+        """
         pieces = fmean(self._lengths or (0,))
         seconds = pieces * self.step.predict_mean(self.running / self._count) / max(1, self.running)
-        retry_after = round(self.queued * seconds / 2)
+        ahead = self.queued + best_effort * len(self._queues.best_effort)
+        retry_after = round(ahead * seconds / 2)
         return QueueFull(self._queues.most, max(1, min(60, retry_after)), displaced=displaced)
 
 

@@ -207,12 +207,12 @@ class Front:
         )
         request.client = call = _Call(self, exchange, request)
         exchange.on_disconnect = call.gone
-        self._metrics.in_flight += deadline < inf
+        self._metrics.in_flight += not request.best_effort
         try:
             self._shell.offer(request)
         except WatchdogError as error:
             request.client = None
-            self._metrics.in_flight -= deadline < inf
+            self._metrics.in_flight -= not request.best_effort
             self.answer_error(exchange, error)
         else:
             # The shell sends no batch before the end of this turn.
@@ -244,10 +244,9 @@ class Front:
             target = self._config.slos[request.slo_class]
             streamed = call.streamed = StreamedAnswer(exchange, request, target, reply, now)
             self._streamed.add(call)
-            if request.deadline < inf:
-                self._metrics.first_piece_seconds[request.slo_class].observe(now - request.arrived)
-        elif reply is not None and request.deadline < inf:
-            self._metrics.piece_interval_seconds[request.slo_class].observe(now - streamed.piece_at)
+            self._metrics.piece_sent(now - request.arrived, request.slo_class, first=True)
+        elif reply is not None:
+            self._metrics.piece_sent(now - streamed.piece_at, request.slo_class, first=False)
         was_late = streamed.late
         fits = reply is None or streamed.add(reply, now)
         if streamed.late and not was_late:
@@ -275,10 +274,10 @@ class Front:
     ) -> None:
         request, streamed = call.request, call.streamed
         self._streamed.discard(call)
-        self._metrics.in_flight -= request.deadline < inf
+        self._metrics.in_flight -= not request.best_effort
         meaning = _meaning(outcome, request, late=late)
         client_error = isinstance(outcome, Reply) and outcome.client_error
-        self._metrics.client_errors += client_error and request.deadline < inf
+        self._metrics.client_errors += client_error and not request.best_effort
         if request.wanted_by < request.deadline and not client_error:
             answered = now if streamed is None else streamed.first_at
             self._metrics.client_deadline(met=meaning == "good" and answered <= request.wanted_by)
@@ -294,7 +293,7 @@ class Front:
         """
         request, streamed, now = call.request, call.streamed, self._clock()
         self._shell.withdraw(request)
-        self._metrics.in_flight -= request.deadline < inf
+        self._metrics.in_flight -= not request.best_effort
         late, late_for_client = now > request.deadline, now > request.wanted_by
         if streamed is not None:
             self._streamed.discard(call)
@@ -521,7 +520,7 @@ def _meaning(outcome: Reply | WatchdogError, request: Request, *, late: bool) ->
     if not isinstance(outcome, Reply):
         if outcome.status == 504:
             # A client that gives up before the deadline of its class says nothing about the SLO.
-            return None if request.expires < request.deadline < inf else "expired"
+            return None if request.expires < request.deadline and not request.best_effort else "expired"
         return "shed" if outcome.reason in _SHED else "error"
     if outcome.client_error:
         return None

@@ -36,7 +36,7 @@ from slo_autoscaler.journal import Journal
 from slo_autoscaler.leader import Alone
 from slo_autoscaler.metrics import Metrics
 from slo_autoscaler.model import Reason
-from slo_autoscaler.platforms import CpuBoost, Range, build
+from slo_autoscaler.platforms import Boosting, CpuBoost, Range, build
 from slo_autoscaler.sources import Load
 from slo_autoscaler.sources.prometheus import PrometheusSource
 from slo_autoscaler.sources.queries import WATCHDOG
@@ -228,6 +228,10 @@ class _Booster:
     def ranges(self) -> Mapping[str, Range]:
         """Return the ranges of all functions."""
         return self._ranges
+
+    def boosting(self) -> Mapping[str, Boosting]:
+        """Return nothing: no pod starts."""
+        return {}
 
     def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
         """Do nothing: the resizer writes in a thread of its own."""

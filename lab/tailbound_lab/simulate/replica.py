@@ -69,6 +69,9 @@ class _Alike:
     def one_class(self, pool: Shared) -> bool:
         return False
 
+    def mix_paths(self) -> None:
+        """Nothing to do: all are alike."""
+
     def learn(self, requests: Sequence[Request], seconds: float, cpu_seconds: float, waited: float) -> None:
         """Nothing to learn."""
 

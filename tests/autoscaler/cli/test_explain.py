@@ -62,6 +62,7 @@ def test_explain_reader_that_has_seen_enough_is_no_failure(tmp_path):
 def port():
     told = Told(*[a_told_decision(repeats=0, until=a_told_decision()["time"])] * 3, scores={NAME: SCORE})
     told.problems = {TROUBLED: "a label is no mode"}
+    told.boosts = {TROUBLED: "boosted start of 1 replica"}
     told.add(a_told_decision(function_name=REMOVED, repeats=0, until=a_told_decision()["time"]))
     told.gone = [REMOVED]
     web = Server("web", create_app(CollectorRegistry(), lambda: True, told, {}.get), "127.0.0.1", 0)
@@ -80,6 +81,11 @@ def test_explain_running_autoscaler_tells_decisions_and_the_score(port, capsys):
 def test_explain_function_that_cannot_be_read_tells_the_reason(port, capsys):
     assert main(["troubled", "--url", f"http://127.0.0.1:{port}"]) == 0
     assert "a label is no mode" in capsys.readouterr().out
+
+
+def test_explain_tells_what_the_replicas_have_of_their_boosts(port, capsys):
+    main(["troubled", "--url", f"http://127.0.0.1:{port}"])
+    assert "boosted start of 1 replica" in capsys.readouterr().out
 
 
 def test_explain_removed_function_tells_its_last_decision_and_that_it_is_removed(port, capsys):

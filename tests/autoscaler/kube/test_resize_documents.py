@@ -36,17 +36,26 @@ def test_refusal_of_a_pod_is_what_keeps_its_last_resize(conditions, refusal):
         ({"status": "True", "lastTransitionTime": "2026-01-01T00:00:09Z"}, [RUNNING], False),
         ({"status": "False", "lastTransitionTime": "2026-01-01T00:00:01Z"}, [RUNNING], True),
         ({"status": "False", "lastTransitionTime": "2026-01-01T00:00:09Z"}, [RUNNING], False),
-        ({"status": "False", "lastTransitionTime": "2026-01-01T00:00:09Z"}, [RUNNING, WAITING], True),
+        ({"status": "False", "lastTransitionTime": "2026-01-01T00:00:09Z"}, [WAITING], True),
+        ({"status": "False", "lastTransitionTime": "2026-01-01T00:00:09Z"}, [RUNNING, WAITING], False),
         ({"status": "False"}, [], True),
     ],
 )
-def test_pod_starts_until_it_is_ready_and_again_after_a_restart(ready, states, starting):
-    pod = a_running_pod(a_replica_set("web", "shop", CONTAINER))
-    pod["status"] |= {
-        "conditions": [{"type": "Ready", **ready}],
-        "containerStatuses": [{"name": "c", "state": state} for state in states],
-    }
-    assert pod_of(pod).starting == starting
+def test_container_starts_until_its_pod_is_ready_and_again_after_its_own_restart(ready, states, starting):
+    pod = a_running_pod(a_replica_set("web", "shop", CONTAINER, {"name": "sidecar"}))
+    statuses = [
+        {"name": name, "state": state} for name, state in zip(("model", "sidecar"), states, strict=False)
+    ]
+    pod["status"] |= {"conditions": [{"type": "Ready", **ready}], "containerStatuses": statuses}
+    assert ("model" in pod_of(pod).starting) == starting
+
+
+@pytest.mark.parametrize(("conditions", "there"), [([], False), (["False"], False), (["True"], True)])
+def test_pod_is_none_to_resize_while_its_init_containers_run(conditions, there):
+    pod = a_running_pod(a_replica_set("web", "shop", CONTAINER), ready=False)
+    pod["spec"]["initContainers"] = [{"name": "download"}]
+    pod["status"]["conditions"] += [{"type": "Initialized", "status": status} for status in conditions]
+    assert (pod_of(pod) is not None) == there
 
 
 def test_pod_that_is_pending_is_one_to_resize_once_it_has_a_node():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.kube.resize_rules import (
     START_UP_SECONDS,
+    Boosting,
     Cpu,
     CpuBoost,
     Patch,
@@ -16,6 +17,7 @@ from slo_autoscaler.kube.resize_rules import (
     Range,
     Start,
     Template,
+    boosting,
     plan,
     raised,
     ranges,
@@ -26,6 +28,7 @@ KEY = ("shop", "web-1-a")
 NOMINAL = Cpu(100, 500)
 TRIPLE = CpuBoost(3.0, 2.0)
 TEMPLATE = Template("web.shop", "c", NOMINAL)
+STARTING = frozenset({"c"})
 
 
 def a_pod(request=100, limit=500, **changes):
@@ -69,7 +72,7 @@ def test_plan_pod_gets_the_cpu_of_its_boost(pod, boost, given):
 @pytest.mark.parametrize("boost", [CpuBoost(1.0, 2.0), CpuBoost(2.0, 2.0)])
 @pytest.mark.parametrize("pod", [a_pod(limit=1500), a_pod(1500, 1500, guaranteed=True)])
 def test_plan_pod_that_never_served_keeps_the_cpu_of_another_start_up_boost(pod, boost):
-    pod = replace(pod, serving=False, starting=True)
+    pod = replace(pod, serving=False, starting=STARTING)
     assert planned(pod, replace(boost, requests=True)) == Plan({}, {})
 
 
@@ -87,7 +90,7 @@ def test_plan_pod_that_never_served_keeps_the_cpu_of_another_start_up_boost(pod,
     ],
 )
 def test_plan_pod_that_starts_gets_the_cpu_of_its_start_up_and_loses_only_ours(pod, boost, start, given):
-    assert cpu(planned(replace(pod, serving=False, starting=True), boost, start=start)) == given
+    assert cpu(planned(replace(pod, serving=False, starting=STARTING), boost, start=start)) == given
 
 
 def test_plan_pod_that_first_serves_gets_the_boost_in_force():
@@ -98,15 +101,32 @@ def test_plan_pod_that_first_serves_gets_the_boost_in_force():
 
 def test_plan_label_limits_the_start_up_too():
     template = replace(TEMPLATE, most=1.5)
-    pod = replace(a_pod(), serving=False, starting=True)
+    pod = replace(a_pod(), serving=False, starting=STARTING)
     assert cpu(planned(pod, CpuBoost(1.0, 2.0, start_up=4.0), template)) == Cpu(100, 750)
 
 
 def test_plan_pod_that_never_serves_loses_its_boost():
-    pod = replace(a_pod(limit=2000), serving=False, starting=True)
+    pod = replace(a_pod(limit=2000), serving=False, starting=STARTING)
     boost = CpuBoost(1.0, 2.0, start_up=4.0)
     assert cpu(planned(pod, boost, start=Start(0.0, 2000), now=START_UP_SECONDS - 1.0)) is None
     assert cpu(planned(pod, boost, start=Start(0.0, 2000), now=START_UP_SECONDS)) == NOMINAL
+
+
+def test_plan_pod_whose_sidecar_starts_keeps_the_boost_in_force():
+    boost = CpuBoost(1.0, 2.0, start_up=4.0)
+    assert cpu(planned(replace(a_pod(), serving=False, starting=frozenset({"sidecar"})), boost)) is None
+
+
+def test_boosting_counts_boosted_starts_and_names_a_refusal_of_each_function():
+    starts, refused = replace(a_pod(limit=2000), starting=STARTING), ("shop", "web-1-r")
+    pods = {
+        KEY: starts,
+        ("shop", "web-1-b"): starts,
+        ("shop", "web-1-n"): a_pod(limit=2000),
+        refused: a_pod(),
+    }
+    assert boosting(pods, {SET: TEMPLATE}, {refused: "a quota"}) == {"web.shop": Boosting(2, "a quota")}
+    assert boosting({KEY: a_pod()}, {SET: TEMPLATE}, {}) == {"web.shop": Boosting()}
 
 
 def test_plan_pod_of_an_unknown_function_is_left_alone():

@@ -96,19 +96,20 @@ class Simulation:
     fault: Fault = lambda *_: None
 
     def __post_init__(self) -> None:
-        self.cost = cost = CostModel(self.max_batch_size)
-        if self.mix_paths:
-            cost.mix_paths()
-        self.model = cost.overall
+        self.cost, of_best_effort = CostModel(self.max_batch_size), CostModel(self.max_batch_size)
+        self.model = self.cost.overall
         self.engine = Engine(
             POLICIES["slo"](PolicySettings(self.max_batch_size, 0.0, self.slo_latency)),
-            cost,
+            self.cost,
             max_inflight=self.max_inflight,
             workers=self.workers,
             shed_late=self.shed_late,
             lead=self.lead,
             tightest=self.slo_latency,
+            best_effort=of_best_effort,
         )
+        if self.mix_paths:
+            self.engine.mix_paths()
         self.sick: set[BatchWorker] = set()
         """Workers that fail every batch, until each is replaced after a ``Check``."""
         self.batches = 0

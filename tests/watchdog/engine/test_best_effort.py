@@ -41,6 +41,8 @@ def test_best_effort_fills_the_worker_and_costs_the_others_nothing():
     outcome = simulation.run(0.4 * HIGHEST / INTERACTIVE.share, 20.0, to_the_end=False)
     assert outcome.attainment(slo_class="") >= alone - 0.002
     assert law.seconds >= 0.9 * 20.0
+    served = sum(ended.kind == "good" and ended.request.slo_class == "bulk" for ended in outcome.ended)
+    assert served >= 300.0 * 20.0, "those with a deadline gather to larger batches meanwhile"
 
 
 def test_batch_never_mixes_best_effort_with_others():
@@ -77,10 +79,27 @@ def test_best_effort_gets_what_an_overload_leaves():
     assert len(before_the_end) < 0.02 * len(outcome.ended)
 
 
-def test_best_effort_has_no_share_in_the_mix_of_costs():
-    simulation = with_bulk(mix=(Part(0.8, budget=inf, length=5000), Part(0.2, length=10)))
+def test_best_effort_that_costs_more_has_no_part_in_the_cost_of_others():
+    def by_lengths(lengths):
+        return accelerator(len(lengths)) * (4.0 if max(lengths) == 5000 else 1.0)
+
+    mix = (BULK._replace(length=5000), INTERACTIVE._replace(length=10))
+    simulation = with_bulk(mix=mix, by_lengths=by_lengths)
     simulation.run(1000.0, 10.0)
-    assert [share for share, _ in simulation.cost.mix] == [1.0]
+    ((share, times),) = simulation.cost.mix
+    assert share == 1.0
+    assert times.predict_mean(4) == pytest.approx(accelerator(4), rel=0.1)
+
+
+def test_best_effort_that_waits_for_a_retry_is_no_demand():
+    waiting = []
+
+    def fails(simulation, _, requests):
+        waiting.append(simulation.engine.queued)
+        return ("raised", 0.01) if len(requests) > 1 else None
+
+    with_bulk(mix=(BULK._replace(share=1.0),), fault=fails).run(1000.0, 2.0)
+    assert set(waiting) == {0}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from batching_watchdog.engine.effects import Join
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.streams import Streams, steady
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import DEFAULT_CLASS, Iteration, Output, Reply, Target
+from batching_watchdog.messages import BEST_EFFORT, DEFAULT_CLASS, Iteration, Output, Reply, Target
 from watchdog.engine.queues import request
 from watchdog.engine.streaming import FAULTS, Streaming
 
@@ -163,6 +163,20 @@ def test_best_effort_takes_half_of_the_places_and_costs_the_others_nothing():
     beside, ended = good(200)
     assert beside >= alone - 0.002
     assert all(request.client.ends == ["end"] for request in ended)
+
+
+def test_best_effort_without_room_is_told_the_time_of_half_of_its_own_queue():
+    targets = {DEFAULT_CLASS: Target(0.1, 0.99, 0.05), "bulk": BEST_EFFORT}
+    engine = Streams(targets, max_inflight=41, max_streams=9, workers=1)
+    worker: Any = object()
+    engine.worker_ready(worker)
+    engine.offer(request(0), 0.0)
+    engine.tick(0.0)
+    engine.stepped(worker, Iteration([Output(0, Reply(200, b"", b""), True)], 1, 0.0, 1, 0.5, 0.0), 0.5)
+    for number in range(1, 42):
+        engine.offer(request(number, budget=inf), 0.5)
+    refusals = engine.refusal(inf, 0.5), engine.offer(request(42, 0.5), 0.5)[0].outcome
+    assert [error.retry_after for error in refusals] == [10, 10]
 
 
 def test_request_at_the_limit_displaces_a_late_one_unless_it_is_late_itself():

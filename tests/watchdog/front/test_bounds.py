@@ -119,6 +119,17 @@ def test_request_beyond_the_held_bytes_is_refused_until_others_are_answered():
     assert other.send(body(60_000)) == []
 
 
+def test_best_effort_fills_half_of_the_held_bytes_and_others_the_rest():
+    client, bulk, chunked, other = clients(4, Echo(hold=True), SMALL)
+    head = post(80_000).replace(b" / ", b" /bulk ")
+    client.send(head + b"x" * 80_000)
+    assert statuses(bulk.send(head)) == [429], "before its body"
+    (answer,) = chunked.send(CHUNKED.replace(b" / ", b" /bulk ") + b"182b8\r\n" + b"x" * 30_000)
+    assert (answer.status, answer.headers["connection"]) == (429, "close")
+    assert other.send(body(90_000)) == []
+    assert client.held > 170_000
+
+
 def test_chunked_bodies_count_as_they_come_and_are_cut_when_it_is_too_much():
     client, *others = clients(3, limits=SMALL)
     client.send(CHUNKED + b"182b8\r\n" + b"x" * 99_000 + b"\r\n")

@@ -86,10 +86,10 @@ class Bench:
         self.shell.worker_ready(self)
         await self.turn()
 
-    async def piece(self, reply: Reply = OK, *, done: bool = False) -> None:
+    async def piece(self, reply: Reply = OK, *, done: bool = False, seconds: float = 0.0) -> None:
         """The worker makes a step of its streams, each of which gets this piece."""
         outputs = [Output(stream.id, reply, done) for batch in self.batches for stream in batch.requests]
-        self.shell.stepped(self, Iteration(outputs, 1, 0.0, 1, 0.0, 0.0))
+        self.shell.stepped(self, Iteration(outputs, 1, 0.0, 1, seconds, 0.0))
         await self.turn()
 
     @staticmethod
@@ -110,7 +110,15 @@ async def a_bench(
     clock, cost = Clock(), CostModel(config.max_batch_size)
     metrics = Metrics(config.slos, Capacity(cost, 1, 0.1, 0.99, 1.0))
     policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
-    engine = Engine(policy, cost, max_inflight=config.max_inflight, workers=1, shed_late=config.shed_late)
+    of_bulk = CostModel(config.max_batch_size)
+    engine = Engine(
+        policy,
+        cost,
+        max_inflight=config.max_inflight,
+        workers=1,
+        shed_late=config.shed_late,
+        best_effort=of_bulk,
+    )
     shell = Shell(
         clock, engine, cost, metrics, tracer,
         lambda closed: Streams(config.slos, max_inflight=9, max_streams=9, workers=1, closed=closed),
@@ -415,6 +423,21 @@ async def test_only_piece_with_a_type_of_its_own_is_an_answer_with_a_length(benc
     assert bench.metrics.in_flight == 0
 
 
+@pytest.mark.parametrize("slo_class", ["default", "bulk"])
+@scenario(slo_classes="bulk=best-effort")
+async def test_cpu_time_of_the_front_end_is_for_each_piece_and_each_answer_without_one(bench, slo_class):
+    cpu = iter([(0.0, 0.0), (10.0, 4.0)])
+    bench.metrics.cpu = lambda: next(cpu)
+    bench.metrics.requests_per_second()
+    await a_stream(bench, headers=f"X-SLO-Class: {slo_class}\r\n")
+    for done in (False, False, True):
+        await bench.piece(done=done)
+    bench.front.accepting = False
+    await bench.ask(headers=f"X-SLO-Class: {slo_class}\r\n")
+    bench.metrics.requests_per_second()
+    assert bench.metrics.capacity.cost.front == 4.0 / (3 + 1)
+
+
 @scenario()
 async def test_browser_that_connects_again_after_the_end_of_its_stream_starts_none(bench):
     again = b"GET / HTTP/1.1\r\nHost: x\r\nLast-Event-ID: %b\r\n\r\n"
@@ -578,7 +601,6 @@ async def test_best_effort_is_in_no_metric_of_other_requests(bench):
         ("watchdog_best_effort_seconds", ""),
         ("watchdog_batch_size", ""),
         ("watchdog_dispatch", "best_effort"),
-        ("watchdog_service_seconds_predicted", ""),
     }
 
 
@@ -592,6 +614,19 @@ async def test_bodies_of_best_effort_leave_room_for_those_of_others(bench):
     assert statuses(more.send(post(60_000, b"X-SLO-Class: bulk\r\n"))) == [429]
     assert quick.send(post(60_000, b"X-SLO-Class: quick\r\n") + body) == []
     assert other.send(post(60_000) + body) == []
+
+@scenario(slo_classes="bulk=best-effort")
+async def test_stream_of_best_effort_is_in_no_metric_of_other_requests(bench):
+    bench.shell.stream(closed=False, starts=(), steps=())
+    before = Exposition(bench.metrics).scrape()[0].decode()
+    await a_stream(bench, headers="X-SLO-Class: bulk\r\n")
+    bench.clock.now += 9.0
+    await bench.piece(seconds=0.02)
+    own = {("watchdog_best_effort_seconds", ""), ("watchdog_joins", "idle")}
+    assert changed(before, Exposition(bench.metrics).scrape()[0].decode()) == own
+    await bench.piece(done=True)
+    after = Exposition(bench.metrics).scrape()[0].decode()
+    assert changed(before, after) == {*own, ("watchdog_best_effort", "good")}
 
 
 def changed(before: str, after: str) -> set[tuple[str, str]]:
