@@ -120,6 +120,8 @@ def test_scaling_of_one_short_case_has_a_row_for_each_system(tmp_path, monkeypat
     assert bench.main(["scaling", "--quick", "--only", "ramp", "--processes", "1"]) in (0, 1)
     rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert [row["system"] for row in rows] == [*scaling.SCALERS]
+    share = {row["system"]: row["attainment"] for row in rows}
+    assert share[scaling.HALVED] > share[scaling.OURS]
 
 
 @pytest.mark.parametrize(
