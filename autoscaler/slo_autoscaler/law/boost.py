@@ -6,11 +6,11 @@ serving replicas cannot carry is answered vertically first and horizontally afte
 some that would stand by for a jump (``foresight.price``).
 
 What a boosted replica measures says little of a nominal one: ``nominal`` holds its capacity and service
-time meanwhile, and ``Memory.boosts`` keeps its lateness out of the calibration.
+time meanwhile, the lowest that it exports, and ``Memory.boosts`` keeps its lateness out of the calibration.
 
-So a boost hides a model that has become slower, and then no replica starts. A boost that bridges nothing ends
-after ``TUNING.boost_alone``, and none begins until what is exported counts again. Where the arrivals need
-more replicas than the function can have, a boost of their load stays: it is all that can be done.
+So a boost may hide a model that has become slower, and then no replica starts. A boost that bridges nothing
+ends after ``TUNING.boost_alone``, and none begins until what is exported counts again. Where the arrivals
+need more replicas than the function can have, a boost of their load stays: it is all that can be done.
 """
 
 from dataclasses import dataclass, replace
@@ -67,8 +67,8 @@ def needless(seen: Observation, scale: Scale, memory: Memory, rate: float, insid
 def nominal(at: Situation) -> Situation:
     """Return the situation with what was seen of nominal replicas, for as long as a boost distorts it.
 
-    That is until samples taken while boosted have left the windows. No capacity is known if the first
-    observation of a function is of a boosted replica.
+    That is until samples taken while boosted have left the windows. A lower capacity counts at once: more CPU
+    makes no replica slower. None is known if the first observation of a function is of a boosted replica.
     """
     seen, memory = at.seen, at.memory
     boosts = [
@@ -79,7 +79,7 @@ def nominal(at: Situation) -> Situation:
     if at.boost > 1.0:
         boosts.append((at.now, at.boost))
     learned = memory.nominal
-    if not boosts and seen.capacity is not None:
+    if seen.capacity is not None and (not boosts or seen.capacity < (learned[0] or 0.0)):
         learned = seen.capacity, seen.concurrency, seen.service_time_single
     if boosts or memory.boosts or learned != memory.nominal:
         at = replace(at, memory=replace(memory, boosts=tuple(boosts), nominal=learned))

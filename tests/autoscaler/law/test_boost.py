@@ -139,7 +139,7 @@ def test_boost_is_between_nominal_and_the_maximum(observation, scale, most, befo
 @fuzzed(60)
 @given(
     st.lists(
-        st.tuples(observations, st.floats(0.5, 10), st.floats(0.1, 2.0), st.floats(0.001, 0.025)), max_size=12
+        st.tuples(observations, st.floats(0.5, 10), st.floats(1.0, 2.0), st.floats(0.001, 0.025)), max_size=12
     )
 )
 def test_what_a_replica_gains_by_its_boost_teaches_nothing(story):
@@ -171,6 +171,16 @@ def test_what_boosted_replicas_export_does_not_count():
     exports = seen(capacity=250.0, concurrency=120.0, service_time_single=0.01)
     during = nominal(Situation(HELD, exports, THREE, memory, 5.0, boost=3.0)).seen
     assert (during.capacity, during.concurrency, during.service_time_single) == (100.0, 40.0, 0.025)
+
+
+def test_capacity_that_falls_under_a_boost_counts_at_once_and_until_the_boost_has_left_the_windows():
+    memory, held = nominal(situation(seen(), spec=HELD)).memory, []
+    for now, capacity in ((5.0, 50.0), (10.0, 150.0), (50.1, 150.0)):
+        boosted = 2.0 if now < 20.0 else 1.0
+        at = nominal(Situation(HELD, seen(capacity=capacity), THREE, memory, now, boost=boosted))
+        memory = at.memory
+        held.append(at.seen.capacity)
+    assert held == [50.0, 50.0, 150.0]
 
 
 def test_capacity_counts_again_once_the_boost_has_left_the_windows():
