@@ -100,6 +100,8 @@ class Memory:
     boosts: tuple[tuple[float, float], ...] = ()
     """(time, CPU of serving replicas as a multiple of the nominal one), each larger than all after it, until
     samples of that time have left the windows."""
+    boosted_since: float | None = None
+    """Time since which there are ``boosts``."""
     nominal: tuple[float | None, float | None, float | None] = (None, None, None)
     """Capacity, concurrency and service time of one request, observed before that."""
     alone_since: float | None = None

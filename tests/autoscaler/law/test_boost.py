@@ -139,7 +139,7 @@ def test_boost_is_between_nominal_and_the_maximum(observation, scale, most, befo
 @fuzzed(60)
 @given(
     st.lists(
-        st.tuples(observations, st.floats(0.5, 10), st.floats(1.0, 2.0), st.floats(0.001, 0.025)), max_size=12
+        st.tuples(observations, st.floats(0.5, 10), st.floats(0.1, 2.0), st.floats(0.001, 0.025)), max_size=12
     )
 )
 def test_what_a_replica_gains_by_its_boost_teaches_nothing(story):
@@ -173,14 +173,26 @@ def test_what_boosted_replicas_export_does_not_count():
     assert (during.capacity, during.concurrency, during.service_time_single) == (100.0, 40.0, 0.025)
 
 
-def test_capacity_that_falls_under_a_boost_counts_at_once_and_until_the_boost_has_left_the_windows():
+def test_capacity_that_falls_after_a_boost_counts_at_once_and_one_that_rises_only_outside_of_the_windows():
     memory, held = nominal(situation(seen(), spec=HELD)).memory, []
-    for now, capacity in ((5.0, 50.0), (10.0, 150.0), (50.1, 150.0)):
-        boosted = 2.0 if now < 20.0 else 1.0
-        at = nominal(Situation(HELD, seen(capacity=capacity), THREE, memory, now, boost=boosted))
+    for now, capacity, factor in (
+        (5.0, 50.0, 2.0),
+        (10.0, 50.0, 1.0),
+        (15.0, 150.0, 1.0),
+        (45.1, 150.0, 1.0),
+    ):
+        at = nominal(Situation(HELD, seen(capacity=capacity), THREE, memory, now, boost=factor))
         memory = at.memory
         held.append(at.seen.capacity)
-    assert held == [50.0, 50.0, 150.0]
+    assert held == [100.0, 50.0, 50.0, 150.0]
+
+
+def test_boost_at_the_maximum_count_pauses_once_an_hour_for_the_capacity_of_nominal_replicas():
+    busy = seen(rate=500.0, direct_rate=500.0)
+    in_force = factors(int(TUNING.boost_longest) + 120, Scale(3, 3), busy, max_replicas=3)
+    pause = in_force.index(1.0)
+    assert pause >= TUNING.boost_longest
+    assert in_force[-1] == in_force[0]
 
 
 def test_capacity_counts_again_once_the_boost_has_left_the_windows():
