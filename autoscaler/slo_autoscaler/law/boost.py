@@ -114,7 +114,9 @@ def _load(at: Situation, *, arriving: bool = False) -> float:
         # The direct rate is what surely arrives: less than the mean. An old mean says nothing.
         rate = max(rate, seen.arrival_rate or 0.0)
     inside = seen.in_flight if seen.direct_in_flight is None else seen.direct_in_flight
-    beyond = 0.0 if arriving else max(0.0, (inside or 0.0) - correct * (seen.held or 0.0))
+    # A replica that serves one request has none waiting, however few it answers within the SLO.
+    held = max(at.scale.available, correct * (seen.held or 0.0))
+    beyond = 0.0 if arriving else max(0.0, (inside or 0.0) - held)
     return (rate + beyond / TUNING.boost_drained_in) / capacity
 
 

@@ -39,6 +39,12 @@ def test_boost_counts_the_requests_that_wait_beyond_the_slo():
     assert boost(situation(seen(direct_rate=100.0, direct_in_flight=630.0)), 1.0).factor > 2.0
 
 
+def test_boost_counts_no_request_for_each_replica_of_a_function_that_answers_less_than_one_within_the_slo():
+    slow = seen(rate=1.0, direct_rate=1.0, capacity=1.0, slo_latency=0.5, direct_in_flight=3.0)
+    assert boost(situation(slow), 1.0).factor == 1.0
+    assert boost(situation(replace(slow, direct_in_flight=8.0)), 1.0).factor > 1.0
+
+
 def test_boost_counts_no_streams_that_the_replicas_hold():
     streams = seen(direct_rate=100.0, direct_in_flight=630.0, concurrency=210.0)
     assert boost(situation(streams), 1.0).factor == 1.0
