@@ -141,7 +141,7 @@ class Target:
 
         ``learn`` returns the memory with what the source recorded earlier.
         """
-        spec = self._settings(scale)
+        spec = _with_labels(self.spec, scale)
         self._adapt(scale, now)
         if scale.mode == "shadow":
             shadow = self.shadow or Shadow.beside(scale, now)
@@ -191,7 +191,7 @@ class Target:
         # Most functions end here, before any object is made for them.
         if load.rate <= (seen.capacity or inf) * scale.desired and not scale.waiting:
             return None
-        spec, seen = self._settings(scale), replace(seen, direct_rate=load.rate)
+        spec, seen = _with_labels(self.spec, scale), replace(seen, direct_rate=load.rate)
         at = self._situation(spec, seen, scale, memory, now, wall(), self.boost)
         try:
             result = raised(at, free(spec.group))
@@ -229,13 +229,6 @@ class Target:
         """Return what is known of it while it has no replicas."""
         return rested(Observation() if self.observed is None else self.observed[1], seen)
 
-    def _settings(self, scale: Scale) -> Spec:
-        """Return the settings with the function's own labels, and the boost that its pods can have."""
-        spec = _with_labels(self.spec, scale)
-        if self.bridge == spec.boost.max_factor:
-            return spec
-        return replace(spec, boost=replace(spec.boost, max_factor=self.bridge))
-
     def _situation(
         self,
         spec: Spec,
@@ -247,7 +240,9 @@ class Target:
         factor: float,
     ) -> Situation:
         by_hand = self.conflict.set_by_hand(now, spec.manual_hold)
-        return Situation(spec, seen, scale, memory, now, wall, boost=factor, by_hand=by_hand)
+        return Situation(
+            spec, seen, scale, memory, now, wall, boost=factor, bridge=self.bridge, by_hand=by_hand
+        )
 
     def _adapt(self, scale: Scale, now: float) -> None:
         """Adapt the memory to a change of the mode, or of the count by an unknown writer."""

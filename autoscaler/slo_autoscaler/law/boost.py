@@ -8,9 +8,10 @@ some that would stand by for a jump (``foresight.price``).
 What a boosted replica measures says little of a nominal one: ``nominal`` holds its capacity and service
 time meanwhile, and ``Memory.boosts`` keeps its lateness out of the calibration.
 
-So a boost hides a model that has become slower, and then no replica starts. A boost that bridges nothing ends
-after ``TUNING.boost_alone``, and none begins until what is exported counts again. Where the arrivals need
-more replicas than the function can have, a boost of their load stays: it is all that can be done.
+So a boost may hide a model that has become slower, and then no replica starts. A boost that bridges nothing
+ends after ``TUNING.boost_alone``, and none begins until what is exported counts again. Where the arrivals
+need more replicas than the function can have, a boost of their load stays: it is all that can be done. It
+pauses each ``TUNING.boost_longest`` all the same: the capacity that it holds may be that of a bad moment.
 """
 
 from dataclasses import dataclass, replace
@@ -47,7 +48,9 @@ def boost(at: Situation, before: float) -> Boost:
     load, grain = _load(at), TUNING.boost_grain
     wanted = min(ceil(load / grain) * grain, most) if load > TUNING.boost_least else 1.0
     factor = max(1.0, wanted, min(before, most) - grain)
-    if since is not None and at.now - since >= TUNING.boost_alone:
+    alone = since is not None and at.now - since >= TUNING.boost_alone
+    long = at.memory.boosted_since is not None and at.now - at.memory.boosted_since >= TUNING.boost_longest
+    if alone or long:
         factor = 1.0
     needed = ceil(load * scale.available)
     return Boost(factor, needed, scale.available, scale.pending)
@@ -67,8 +70,9 @@ def needless(seen: Observation, scale: Scale, memory: Memory, rate: float, insid
 def nominal(at: Situation) -> Situation:
     """Return the situation with what was seen of nominal replicas, for as long as a boost distorts it.
 
-    That is until samples taken while boosted have left the windows. No capacity is known if the first
-    observation of a function is of a boosted replica.
+    That is until samples taken while boosted have left the windows. A lower capacity counts as soon as no
+    boost is in force: what is left of one makes no replica slower. None is known if the first observation of
+    a function is of a boosted replica.
     """
     seen, memory = at.seen, at.memory
     boosts = [
@@ -79,10 +83,13 @@ def nominal(at: Situation) -> Situation:
     if at.boost > 1.0:
         boosts.append((at.now, at.boost))
     learned = memory.nominal
-    if not boosts and seen.capacity is not None:
+    if seen.capacity is not None and (
+        not boosts or (at.boost <= 1.0 and seen.capacity < (learned[0] or 0.0))
+    ):
         learned = seen.capacity, seen.concurrency, seen.service_time_single
     if boosts or memory.boosts or learned != memory.nominal:
-        at = replace(at, memory=replace(memory, boosts=tuple(boosts), nominal=learned))
+        boosted_since = (at.now if memory.boosted_since is None else memory.boosted_since) if boosts else None
+        at = at.after(replace(memory, boosts=tuple(boosts), nominal=learned, boosted_since=boosted_since))
     if boosts:
         capacity, concurrency, service_time = learned
         before = replace(seen, capacity=capacity, concurrency=concurrency, service_time_single=service_time)
@@ -107,7 +114,9 @@ def _load(at: Situation, *, arriving: bool = False) -> float:
         # The direct rate is what surely arrives: less than the mean. An old mean says nothing.
         rate = max(rate, seen.arrival_rate or 0.0)
     inside = seen.in_flight if seen.direct_in_flight is None else seen.direct_in_flight
-    beyond = 0.0 if arriving else max(0.0, (inside or 0.0) - correct * (seen.held or 0.0))
+    # A replica that serves one request has none waiting, however few it answers within the SLO.
+    held = max(at.scale.available, correct * (seen.held or 0.0))
+    beyond = 0.0 if arriving else max(0.0, (inside or 0.0) - held)
     return (rate + beyond / TUNING.boost_drained_in) / capacity
 
 

@@ -47,8 +47,8 @@ def decide(at: Situation) -> tuple[Decision, Memory]:
     4. Bounds: an operator's hold, else schedule and labels; then the platform's limit, then the share of the
        fleet's budget.
     5. Up: cooldown; rate limit.
-    6. Down: every replica is observed; cooldown; rate limit; only to the count that was enough at every
-       reconcile of one start-up, the time in which a replica could not be brought back.
+    6. Down: each replica that is not observed is needed; cooldown; rate limit; only to the count that was
+       enough at every reconcile of one start-up, the time in which a replica could not be brought back.
     """
     wish = recommended(at)
     decision = decided(wish, None)
@@ -227,8 +227,13 @@ def _data_check(spec: Spec, seen: Observation, scale: Scale) -> Reason | None:
 
 def _complete(seen: Observation, scale: Scale) -> bool:
     """Return whether every serving replica is observed and is in the rates."""
+    return not _unseen(seen, scale)
+
+
+def _unseen(seen: Observation, scale: Scale) -> int:
+    """Return the serving replicas that are not observed, or not in the rates."""
     rated = scale.available if seen.rated_replicas is None else seen.rated_replicas
-    return min(seen.up_replicas or 0.0, rated) >= scale.available
+    return max(0, math.ceil(scale.available - min(seen.up_replicas or 0.0, rated)))
 
 
 def _idle_since(seen: Observation, scale: Scale, memory: Memory, now: float) -> float | None:
@@ -257,14 +262,16 @@ def _up(wish: Wish, wanted: int) -> tuple[int | None, Reason]:
 
 def _down(wish: Wish, limits: Bounds) -> tuple[int | None, Reason]:
     recommendation, at, down = wish.recommendation, wish.at, wish.at.spec.scale_down
-    if not _complete(at.seen, at.scale):
+    unseen = _unseen(at.seen, at.scale)
+    if unseen and recommendation.replicas + unseen >= at.scale.desired:
         return None, Reason.PARTIAL_DATA
     if at.memory.scaled_at is not None and at.now - at.memory.scaled_at < down.cooldown:
         return None, Reason.COOLING_DOWN
-    lower, reason = max(recommendation.replicas, limits.lowest), recommendation.reason
+    # What is seen needs the recommended ones, and nothing tells that one unseen is not needed.
+    lower, reason = max(recommendation.replicas + unseen, limits.lowest), recommendation.reason
     if reason is not Reason.IDLE:
         needed, kept = (
-            at.memory.needs.highest(at.memory.stabilization(at.spec)),
+            at.memory.needs.highest(at.memory.stabilization(at.spec)) + unseen,
             at.memory.kept(recommendation.rate, at.now),
         )
         if max(needed, kept) >= at.scale.desired:

@@ -100,6 +100,8 @@ class Memory:
     boosts: tuple[tuple[float, float], ...] = ()
     """(time, CPU of serving replicas as a multiple of the nominal one), each larger than all after it, until
     samples of that time have left the windows."""
+    boosted_since: float | None = None
+    """Time since which there are ``boosts``."""
     nominal: tuple[float | None, float | None, float | None] = (None, None, None)
     """Capacity, concurrency and service time of one request, observed before that."""
     alone_since: float | None = None
@@ -134,15 +136,16 @@ class Memory:
         )
         return max(spec.start_up_time, self.reported, learned)
 
-    def bridge(self, spec: Spec) -> float:
+    def bridge(self, spec: Spec, most: float | None) -> float:
         """Return the capacity with which a boost bridges jumps, as a multiple of the nominal; 1: it cannot.
 
-        Not all of the factor: a boost follows a jump by seconds, and may be less than asked for. It counts
-        for nothing while more have been late than allowed: no node has idle CPU, or the model gains nothing.
+        ``most`` is its highest factor; None: that of the settings. Not all of it counts: a boost follows a
+        jump by seconds, and may be less than asked for. None does while more have been late than allowed:
+        no node has idle CPU, or the model gains nothing.
         """
         brief = self.start_up(spec) <= TUNING.boost_bridges
         suffices = self.budget.remaining(spec.budget_period) >= 0.0
-        return sqrt(spec.boost.max_factor) if brief and suffices else 1.0
+        return sqrt(spec.boost.max_factor if most is None else most) if brief and suffices else 1.0
 
     def stabilization(self, spec: Spec) -> float:
         """Return the seconds for which fewer must have been enough before a scale-down."""

@@ -53,7 +53,7 @@ def recommend(at: Situation) -> tuple[Recommendation, Memory]:
     budget = budget.with_late(stalled - memory.stalled, objective)
     replica = replica.corrected(calibration.factor)
     allowed = budget.allowed(objective, spec.budget_period)
-    base, bridge = max(believed, history.nothing), memory.bridge(spec)
+    base, bridge = max(believed, history.nothing), memory.bridge(spec, at.bridge)
 
     def foreseen(gain: float) -> Prediction:
         odds: Sequence[float] = history.followed.odds(believed, history.nothing, window)

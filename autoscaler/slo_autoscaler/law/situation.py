@@ -32,6 +32,8 @@ class Situation:
     """Change of the count by another client that ``manual_hold`` respects, as text; empty: none."""
     boost: float = 1.0
     """Highest CPU of its serving replicas since the last reconcile, as a multiple of the nominal one."""
+    bridge: float | None = None
+    """Highest CPU factor with which a boost may bridge jumps; None: that of the settings."""
 
     def after(self, memory: Memory) -> "Situation":
         """Return the same with another memory."""

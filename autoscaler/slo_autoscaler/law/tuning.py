@@ -77,6 +77,8 @@ class Tuning:
     """Seconds in which a boost should drain the requests beyond those that are served within the SLO."""
     boost_alone: float = 30.0
     """Longest boost that bridges no start-up: load that chance explains is gone by then."""
+    boost_longest: float = 3600.0
+    """Longest boost of all: a pause of half a minute in an hour shows what nominal replicas can serve."""
 
     # Replicas: ``memory``
     ready_by: float = 2.0

@@ -76,11 +76,11 @@ def steady(
 
     A worker holds the most streams whose iterations stay within the interval: one step, and a start for each
     stream that ends. Starts that are cheaper together wait for each other, for up to half of the latency that
-    is left. Each start during a stream delays it; the spread of their number counts beyond that latency.
-    Fewer streams have faster steps. So their number is a birth-death chain, for any distribution of lengths,
-    as all get pieces alike (processor sharing; Kelly, 1979, section 3.3). The rate is the highest whose
-    requests wait longer than the latency target no more often than the objective allows. Arrivals are
-    Poisson's.
+    is left. Each start during a stream delays it; the spread of their number counts beyond that latency. It
+    bounds the streams, which take their mean time. Fewer streams have faster steps. So their number is a
+    birth-death chain, for any distribution of lengths, as all get pieces alike (processor sharing; Kelly,
+    1979, section 3.3). The rate is the highest whose requests wait longer than the latency target no more
+    often than the objective allows. Arrivals are Poisson's.
 
     ``closed``: all streams of a batch take as long as its longest, and at most half of the latency target,
     since requests wait for the batch before.
@@ -100,18 +100,22 @@ def steady(
         return least
 
     def seconds(size: float) -> float:
-        """Return those of a stream among ``size`` streams of a worker."""
+        """Return the mean ones of a stream among ``size`` streams of a worker."""
         if closed:
             longest = ascending[int(len(ascending) * size / (size + 1))]
             return start.predict_mean(size) + max(pieces, longest) * step.predict_mean(size)
-        spread = quantile * sqrt(size) * alone
-        return pieces * (step.predict_mean(size) + starting(size)) + max(0.0, spread - max(0.0, left))
+        return pieces * (step.predict_mean(size) + starting(size))
+
+    def most_seconds(size: float) -> float:
+        """Return those of all but the share of streams that may be late."""
+        spread = 0.0 if closed else quantile * sqrt(size) * alone
+        return seconds(size) + max(0.0, spread - max(0.0, left))
 
     if not step.learned:
         return Steady(nan, nan)
     most = step.largest_within(target.interval)
     size = bisect_right(
-        range(1, most + 1), target.latency / 2 if closed else pieces * target.interval, key=seconds
+        range(1, most + 1), target.latency / 2 if closed else pieces * target.interval, key=most_seconds
     )
     if closed:
         size = max(size, min(1, most))

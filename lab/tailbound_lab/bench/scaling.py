@@ -40,6 +40,8 @@ DRAWS: Final = (20, 21)
 """Seeds of arrivals and routing."""
 OURS: Final = "slo"
 BOOSTED: Final = "slo, boost 3"
+HALVED: Final = "slo, start-ups halved"
+"""As with a boost of start-ups, and none of replicas that serve. A start-up takes as many CPU-seconds."""
 
 JITTER: Final = 0.2
 """Largest deviation of a jittered gap from its mean, as a share: even draws deviate by 12% as a rule."""
@@ -92,7 +94,7 @@ def main(options: argparse.Namespace, run: Run) -> int:
     rows = play_all(plays, options.processes)
     run.keep(rows)
     own = _total(rows, OURS)
-    others = [_total(rows, system) for system in chosen if system not in (OURS, BOOSTED)]
+    others = [_total(rows, system) for system in chosen if system not in (OURS, BOOSTED, HALVED)]
     return int(any(met >= own[0] and cost < own[1] for met, cost in others))
 
 
@@ -191,6 +193,7 @@ def recorded(folder: Path | None) -> list[Path]:
 SCALERS: Final[Mapping[str, Callable[[Function], Scaler]]] = {
     OURS: lambda _: ours(max_replicas=BOUNDS.highest),
     BOOSTED: lambda _: ours(max_replicas=BOUNDS.highest, boost={"max_factor": 3.0}),
+    HALVED: lambda _: ours(max_replicas=BOUNDS.highest),
     "HPA on CPU, 70%": lambda _: baselines.hpa_cpu(BOUNDS, HpaSettings(0.7)),
     "KEDA on p99 latency": lambda function: baselines.keda_value(BOUNDS, HpaSettings(function.slo_latency)),
     "Knative KPA": lambda _: baselines.Kpa(BOUNDS, baselines.KpaSettings()),
@@ -201,8 +204,11 @@ SCALERS: Final[Mapping[str, Callable[[Function], Scaler]]] = {
 
 def play(case: Case, system: str) -> Row:
     """Return what a scaler did in a case: means over the draws."""
+    function = case.function
+    if system == HALVED:
+        function = replace(function, start_up=0.5 * function.start_up)
     outcomes = [
-        simulate(trace, case.function, SCALERS[system](case.function), replace(case.world, seed=seed))
+        simulate(trace, function, SCALERS[system](function), replace(case.world, seed=seed))
         for seed, trace in zip(DRAWS, case.draws, strict=True)
     ]
     means = {

@@ -39,6 +39,12 @@ def test_boost_counts_the_requests_that_wait_beyond_the_slo():
     assert boost(situation(seen(direct_rate=100.0, direct_in_flight=630.0)), 1.0).factor > 2.0
 
 
+def test_boost_counts_no_request_for_each_replica_of_a_function_that_answers_less_than_one_within_the_slo():
+    slow = seen(rate=1.0, direct_rate=1.0, capacity=1.0, slo_latency=0.5, direct_in_flight=3.0)
+    assert boost(situation(slow), 1.0).factor == 1.0
+    assert boost(situation(replace(slow, direct_in_flight=8.0)), 1.0).factor > 1.0
+
+
 def test_boost_counts_no_streams_that_the_replicas_hold():
     streams = seen(direct_rate=100.0, direct_in_flight=630.0, concurrency=210.0)
     assert boost(situation(streams), 1.0).factor == 1.0
@@ -171,6 +177,28 @@ def test_what_boosted_replicas_export_does_not_count():
     exports = seen(capacity=250.0, concurrency=120.0, service_time_single=0.01)
     during = nominal(Situation(HELD, exports, THREE, memory, 5.0, boost=3.0)).seen
     assert (during.capacity, during.concurrency, during.service_time_single) == (100.0, 40.0, 0.025)
+
+
+def test_capacity_that_falls_after_a_boost_counts_at_once_and_one_that_rises_only_outside_of_the_windows():
+    memory, held = nominal(situation(seen(), spec=HELD)).memory, []
+    for now, capacity, factor in (
+        (5.0, 50.0, 2.0),
+        (10.0, 50.0, 1.0),
+        (15.0, 150.0, 1.0),
+        (45.1, 150.0, 1.0),
+    ):
+        at = nominal(Situation(HELD, seen(capacity=capacity), THREE, memory, now, boost=factor))
+        memory = at.memory
+        held.append(at.seen.capacity)
+    assert held == [100.0, 50.0, 50.0, 150.0]
+
+
+def test_boost_at_the_maximum_count_pauses_once_an_hour_for_the_capacity_of_nominal_replicas():
+    busy = seen(rate=500.0, direct_rate=500.0)
+    in_force = factors(int(TUNING.boost_longest) + 120, Scale(3, 3), busy, max_replicas=3)
+    pause = in_force.index(1.0)
+    assert pause >= TUNING.boost_longest
+    assert in_force[-1] == in_force[0]
 
 
 def test_capacity_counts_again_once_the_boost_has_left_the_windows():

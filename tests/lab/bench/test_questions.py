@@ -109,11 +109,19 @@ def test_llmd_is_near_within_two_points_and_a_third_of_a_replica(attainment, rep
     assert f"| llm-d | 95.8% | {attainment:.1%} | 5.93 | {replicas:.2f} | 9 |" in text
 
 
+def test_llmd_replica_exports_what_a_pool_that_misses_nothing_serves():
+    pool = llmd.SYSTEMS[llmd.STATIC][1]()
+    highest = max(rate for rate, _ in llmd.RAMP)
+    assert llmd.function(in_order=False).capacity >= highest / pool.scale(None, 0.0)
+
+
 def test_scaling_of_one_short_case_has_a_row_for_each_system(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "QUICK_SECONDS", 60)
     assert bench.main(["scaling", "--quick", "--only", "ramp", "--processes", "1"]) in (0, 1)
     rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert [row["system"] for row in rows] == [*scaling.SCALERS]
+    share = {row["system"]: row["attainment"] for row in rows}
+    assert share[scaling.HALVED] > share[scaling.OURS]
 
 
 @pytest.mark.parametrize(
