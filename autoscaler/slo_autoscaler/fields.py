@@ -308,6 +308,7 @@ def settings(section: type[_Section]) -> type[_Section]:
 
 
 _KINDS: Final = {
+    "dataclass_type": "a mapping of keys",
     "dict_type": "a mapping of names to values",
     "tuple_type": "a list, such as [a, b]",
     "too_short": "a list of at least one",
@@ -327,8 +328,8 @@ def rule_of(fault: Any, *, shows: bool = True) -> str:
         return "unknown key"
     if fault["type"].startswith("missing"):
         return "must be set"
-    if fault["type"] == "dataclass_type":
-        return "must be a mapping of keys"  # a text in its place may be a password
+    if fault["type"] == "dataclass_type" and isinstance(fault["input"], str):
+        return f"must be {_KINDS['dataclass_type']}"  # the text may be a password
     if fault["type"] in _KINDS:
         return f"{_shown(fault['input'])} must be {_KINDS[fault['type']]}"
     rule = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
