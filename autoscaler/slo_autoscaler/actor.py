@@ -98,7 +98,8 @@ class Actor:
     def failed(self, name: str, stage: str, error: PlatformError) -> int:
         """Record one function's failure; return how many count for the reconcile."""
         self.metrics.failed(stage)
-        if isinstance(error, FunctionGoneError):
+        # Who lists no functions may answer 404 to everything, such as an ingress whose gateway is away.
+        if isinstance(error, FunctionGoneError) and self.fleet.listed:
             logger.info("%s: removed: %s", name, error)
             self.forget(name)
             return 0

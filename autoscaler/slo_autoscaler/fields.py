@@ -127,6 +127,12 @@ def parse_yaml(
             raise ValueError("aliases make it too large")
         faults = list(_wrong_keys(node))
         return (None if node is None or faults else reader.construct_document(node)), faults
+    # Its own text quotes the line, which may hold a secret.
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        why = ", ".join(filter(None, [error.context, error.problem]))
+        raise ValueError(f"not YAML: {why}{place}") from None
     # ValueError: a timestamp that is no date.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
@@ -201,6 +207,8 @@ def host_and_port(host: str, port: int) -> str:
 def _url(value: object) -> str:
     if isinstance(value, str) and re.match(r"[^/?#]*//[^/?#]*@", value):
         raise hidden("must not hold user or password; basic_auth takes the password from a file")
+    if isinstance(value, str) and "?" in value:
+        raise hidden("must be an http:// or https:// URL without query; files and headers hold tokens")
     if not isinstance(value, str) or not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
         raise ValueError("must be an http:// or https:// URL without query")
     try:
@@ -320,6 +328,8 @@ def rule_of(fault: Any, *, shows: bool = True) -> str:
         return "unknown key"
     if fault["type"].startswith("missing"):
         return "must be set"
+    if fault["type"] == "dataclass_type" and isinstance(fault["input"], str):
+        return f"must be {_KINDS['dataclass_type']}"  # the text may be a password
     if fault["type"] in _KINDS:
         return f"{_shown(fault['input'])} must be {_KINDS[fault['type']]}"
     rule = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")

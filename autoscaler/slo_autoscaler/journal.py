@@ -6,6 +6,7 @@ kept. The controller's thread writes, those of ``web`` read. It ends with the pr
 
 import difflib
 import json
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -205,7 +206,9 @@ def of_log(line: str) -> dict[str, Any] | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Round to six significant digits, a Unix time to milliseconds."""
+    """Round to six significant digits, a Unix time to milliseconds; JSON has no infinity, so that is None."""
     if value is None or isinstance(value, int):
         return value
+    if not math.isfinite(value):
+        return None
     return round(value, 3) if abs(value) >= EXACT_FROM else float(f"{value:.6g}")

@@ -13,7 +13,7 @@ from typing import Final
 from slo_autoscaler.calls import Calls, DeferredError
 from slo_autoscaler.changes import Changes
 from slo_autoscaler.config import Config
-from slo_autoscaler.errors import PlatformError, SourceError
+from slo_autoscaler.errors import PlatformError, SourceError, UnreadableError
 from slo_autoscaler.journal import named
 from slo_autoscaler.law.foresight.history import KEPT, SLOT
 from slo_autoscaler.law.memory import Memory
@@ -182,7 +182,7 @@ class Observer:
     def read(self, names: Sequence[str]) -> dict[str, Scale | PlatformError]:
         """Read functions one by one until ``timeout``; those left out come first the next time.
 
-        If none of the first few can be read, the platform is down, and the others are not tried.
+        If none of the first few is answered, the platform is down, and the others are not tried.
         """
         few = self.config.platform.concurrency
         scales: dict[str, Scale | PlatformError] = {}
@@ -192,7 +192,11 @@ class Observer:
                 if not isinstance(scale, DeferredError):
                     scales[name] = self._with_last(name, scale)
                     self.fleet.targets[name].read_at = self.now()
-            if all(isinstance(scale, PlatformError) for scale in scales.values()):
+            # An unreadable answer is the function's fault, not the platform's.
+            if all(
+                isinstance(scale, PlatformError) and not isinstance(scale, UnreadableError)
+                for scale in scales.values()
+            ):
                 break
         return scales
 

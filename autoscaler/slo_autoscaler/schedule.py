@@ -39,6 +39,9 @@ LONGEST: Final = 366 * 86_400.0
 
 CRON_FIELDS: Final = 5
 
+LAST_YEAR: Final = datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""Just before the calendar's last: a search for a day that never comes ends with it, not after 50 years."""
+
 REMEMBERED: Final = 10_000
 """Annotations whose values or faults are kept: some platforms return their texts at every reconcile."""
 
@@ -48,11 +51,11 @@ def _cron(text: str) -> str:
     if len(text.split()) != CRON_FIELDS:
         raise ValueError(rule)
     try:
-        next(CronSim(text, datetime(2000, 1, 1, tzinfo=UTC)))
+        next(CronSim(text, LAST_YEAR))
     except CronSimError as error:
         raise ValueError(f"{rule}: {str(error).lower()}") from None
-    except StopIteration:
-        raise ValueError(f"{rule}: there is no such day") from None
+    except OverflowError:
+        raise ValueError(f"{rule}: there is no such day every year") from None
     return text
 
 

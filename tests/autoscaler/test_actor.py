@@ -129,6 +129,13 @@ def test_reconcile_platform_that_never_finishes_its_answers_is_not_waited_for():
             released.set()
 
 
+def test_reconcile_platform_without_a_route_to_scale_is_a_refusal_and_no_function_is_gone(gateway):
+    gateway.faults["POST /system/scale-function/a"] = doubles.status(404)
+    with Bench(gateway, {A: BUSY}) as bench:
+        bench.reconcile()
+        assert "refused by the platform" in bench.controller.decisions(A, 1)["problem"]
+
+
 def test_reconcile_on_standby_decides_tells_and_never_acts_until_its_turn(gateway):
     with Bench(gateway, *[{A: BUSY}] * 3, leader=Turns(False, False, True)) as bench:
         assert bench.times(2) == [True, True]

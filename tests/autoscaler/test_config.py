@@ -209,6 +209,11 @@ def test_parse_one_fault_is_one_line_that_names_the_key(text, line):
         ("{url: http://p, headers: {'X Key': s3cret}}", "prometheus.headers"),
         ("{url: http://p, headers: {X-Key: 's3crét'}}", "prometheus.headers"),
         ("{url: http://p, headers: [s3cret]}", "prometheus.headers"),
+        ("{url: 'http://p/?token=s3cret'}", "prometheus.url"),
+        ("{url: http://p, basic_auth: 'me:s3cret'}", "prometheus.basic_auth"),
+        ('{url: http://p, headers: {X-Key: "s3cret}}', "not YAML"),
+        ("{url: http://p, headers: {X-Key: 's3cret'}", "not YAML"),
+        ("{url: http://p, headers: {X-Key: @s3cret}}", "not YAML"),
     ],
 )
 def test_parse_fault_of_a_value_that_may_be_secret_does_not_show_it(prometheus, key):

@@ -106,6 +106,16 @@ def test_requests_that_wait_at_zero_are_answered_before_the_next_reconcile(gatew
         assert (told["reason"], told["inputs"]["waiting"], told["to"]) == ("RequestsWait", 20.0, 1)
 
 
+def test_glance_function_that_became_unreadable_keeps_no_other_from_being_read(gateway):
+    settings = {"platform.concurrency": 1, "defaults.max_replicas": 10}
+    with Bench(gateway, {A: CALM, B: CALM}, **settings) as bench:
+        bench.reconcile()
+        gateway.functions["a"].available = -1
+        bench.direct.load = {A: 900.0, B: 900.0}
+        bench.scale_up_between()
+        assert gateway.functions["b"].replicas > 1
+
+
 @pytest.mark.parametrize(
     ("label", "configured", "most"), [(None, 3.0, 3.0), (2.0, 3.0, 2.0), (4.0, 1.0, 4.0)]
 )

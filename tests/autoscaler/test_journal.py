@@ -37,6 +37,12 @@ def test_a_hold_that_is_taken_again_is_no_news_and_is_counted_with_its_latest_nu
     assert (found["inputs"], found["shortage"]) == ({"rate": 7.0}, "room for 1")
 
 
+@pytest.mark.parametrize("absurd", [float("inf"), float("-inf"), float("nan")])
+def test_number_that_json_has_not_is_unknown(absurd):
+    document = an_entry(inputs={"unspent": absurd}).document()
+    assert json.loads(json.dumps(document, allow_nan=False))["inputs"] == {"unspent": None}
+
+
 def test_forgotten_function_is_listed_as_removed_and_goes_on_where_it_was():
     journal = Journal()
     journal.record(an_entry(0))

@@ -44,6 +44,14 @@ def test_reconcile_after_an_outage_of_the_platform_reads_every_function_at_once(
         assert gateway.functions["a"].replicas == 4
 
 
+def test_reconcile_platform_that_answers_404_to_everything_forgets_no_function(gateway):
+    with Bench(gateway, *[{A: BUSY}] * 2) as bench:
+        bench.reconcile()
+        gateway.faults["GET"] = doubles.status(404)
+        bench.reconcile()
+        assert bench.controller.removed() == []
+
+
 def test_reconcile_without_list_and_observations_reads_nothing_and_holds(gateway):
     with Bench(gateway, {A: BUSY}) as bench:
         bench.reconcile()

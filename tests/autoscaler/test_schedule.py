@@ -30,6 +30,8 @@ def test_schedule_of_json_has_its_entries():
     [
         (entry(cron="0 25 * * *"), "0.cron: '0 25 * * *' must"),
         (entry(cron="0 0 30 2 *"), "0.cron: '0 0 30 2 *' must"),
+        (entry(cron="0 0 29 2 *"), "0.cron: '0 0 29 2 *' must"),
+        (entry(cron="0 0 */31 * 1#5"), "0.cron: '0 0 */31 * 1#5' must"),
         (entry(cron="0 0 8 * * *"), "0.cron: '0 0 8 * * *' must"),
         (entry(cron="9" * 5000 + " 8 * * *"), "0.cron: '999"),
         (entry(duration="59s"), "0.duration: '59s' must"),
@@ -51,6 +53,11 @@ def test_schedule_fault_names_entry_key_and_value(text, key):
     with pytest.raises(ValueError, match=re.escape(key)) as fault:
         schedule_of(text)
     assert str(fault.value).startswith(key)
+
+
+@pytest.mark.parametrize("cron", ["0 0 1 1 *", "59 23 31 12 *", "0 0 * * 1#5", "0 0 L 2 *"])
+def test_schedule_entry_of_one_day_a_year_is_read(cron):
+    assert schedule_of(entry(cron=cron))[0].cron == cron
 
 
 @pytest.mark.parametrize(

@@ -543,3 +543,10 @@ def test_table_of_the_how_to_has_every_platform_and_its_namespace():
     page = (ROOT / "docs/install.md").read_text()
     rows = re.findall(r"^\| [^|]+ \| `platform=(\S+) namespace=(\S+) [^`]+` \|$", page, re.MULTILINE)
     assert dict(rows) == manifests.NAMESPACES
+
+
+def test_chart_with_several_replicas_and_no_leader_is_refused():
+    alone = {"config": {"leader": None}, "replicas": 1}
+    assert only(rendered(**alone), "Deployment")["spec"]["replicas"] == 1
+    with pytest.raises(Exception, match=r"leader|exit status"):
+        rendered(**alone | {"replicas": 2})

@@ -80,6 +80,7 @@ def as_the_operator_writes_it(monitor: Job) -> Job:
         "scrape_timeout": endpoint["scrapeTimeout"],
         "sample_limit": monitor["sampleLimit"],
         "body_size_limit": monitor["bodySizeLimit"],
+        "label_value_length_limit": monitor["labelValueLengthLimit"],
         "relabel_configs": [
             step("phase", "drop", "(Failed|Succeeded)"),
             *present,
@@ -123,11 +124,15 @@ OPENFAAS_PODS = pods(
     {"name": "did-not-opt-in", "label_faas_function": "other", **UNASKED},
     {"name": "ended", "label_faas_function": "vision", **ASKED, "phase": "Succeeded"},
     {"name": "no-function", **ASKED, PORT: "8081"},
+    {"name": "ipv6", "label_faas_function": "vision", **ASKED, PORT: "9999", "ip": "fd00::5"},
+    {"name": "ipv6-no-port", "label_faas_function": "vision", **ASKED, "ip": "fd00::6"},
 )
 FUNCTIONS_FOUND = {
     ("http://127.0.1.1:8081/metrics", "vision.openfaas-fn", "vision-1"),
     ("http://127.0.1.2:9999/metrics", "vision.openfaas-fn", "vision-2"),
     ("http://127.0.1.3:8081/metrics", "tabular.openfaas-fn", "no-port"),
+    ("http://[fd00::5]:9999/metrics", "vision.openfaas-fn", "ipv6"),
+    ("http://[fd00::6]:8081/metrics", "vision.openfaas-fn", "ipv6-no-port"),
 }
 METRICS_PORT = "annotation_tailbound_dev_metrics_port"
 DEPLOYMENTS = [
@@ -140,11 +145,13 @@ DEPLOYMENTS = [
         {"name": "of-a-set", "controller_kind": "StatefulSet", METRICS_PORT: "8081"},
         {"name": "without-a-function", "controller_name": "bare", METRICS_PORT: "8081"},
         {"name": "ended", METRICS_PORT: "8081", "phase": "Failed"},
+        {"name": "ipv6", METRICS_PORT: "8081", "ip": "fd00::5"},
     )
 ]
 DEPLOYMENTS_FOUND = {
     ("http://127.0.1.1:8081/metrics", "web.shop", "web-5d9c-x"),
     ("http://127.0.1.2:9000/metrics", "my-model.shop", "my-model-77f-y"),
+    ("http://[fd00::5]:8081/metrics", "web.shop", "ipv6"),
 }
 TABULAR = {f"{SERVICE}service": "tabular", f"{SERVICE}configuration": "tabular", **ASKED}
 REVISIONS: list[dict[str, str]] = [
@@ -155,11 +162,13 @@ REVISIONS: list[dict[str, str]] = [
     {"name": "ended", f"{SERVICE}revision": "tabular-00001", **TABULAR, "phase": "Succeeded"},
     {"name": "other", **ASKED, PORT: "8081"},
     {"name": "without-a-function", f"{SERVICE}revision": "bare", **ASKED},
+    {"name": "ipv6", f"{SERVICE}revision": "tabular-00002", **TABULAR, PORT: "8081", "ip": "fd00::5"},
 ]
 REVISIONS_FOUND = {
     ("http://127.0.1.1:8081/metrics", "tabular.shop", "old", "tabular-00001"),
     ("http://127.0.1.2:9999/metrics", "tabular.shop", "new", "tabular-00002"),
     ("http://127.0.1.3:8081/metrics", "plain.shop", "bare", "plain-00001"),
+    ("http://[fd00::5]:8081/metrics", "tabular.shop", "ipv6", "tabular-00002"),
 }
 
 PLAIN = job(loaded(PROMETHEUS / "prometheus-kubernetes.yml"), "functions")
@@ -247,6 +256,8 @@ OF_OTHERS = (
     "prometheus_tsdb_wal_storage_size_bytes",
     'ALERTS{alertname="AutoscalerDown",alertstate="firing"}',
     'slo:error_budget_remaining:ratio{view="watchdog"}',
+    'job_namespace:slo_autoscaler_reconcile_seconds_count:rate5m{namespace="tailbound"}',
+    'function_name:replicas_desired:max{function_name="victim.openfaas-fn"}',
     "up",
 )
 """Series of the gateway, of autoscalers, of Prometheus and of its rules."""
@@ -281,7 +292,7 @@ def test_proxies_of_knative_say_nothing_of_functions():
 
 def test_every_way_scrapes_as_often_and_the_chart_as_the_plain_configuration():
     assert CHART == PLAIN
-    limits = ("sample_limit", "body_size_limit", "metric_relabel_configs")
+    limits = ("sample_limit", "body_size_limit", "label_value_length_limit", "metric_relabel_configs")
     for key in ("scrape_interval", "scrape_timeout", *limits):
         assert all(way[key] == PLAIN[key] for way, _, _ in WAYS.values()), key
     assert DEPLOYMENT["job_name"] == "functions", "which the rules ask for"

@@ -3,15 +3,15 @@
 import json
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from slo_autoscaler.web import server
+from slo_autoscaler.web import Settings, server
 from slo_autoscaler.web.listener import create_app
 from slo_autoscaler.web.probes import CONNECTIONS, Probes
-from slo_autoscaler.web.server import Server
+from slo_autoscaler.web.server import Server, listen
 from support.serving import NAME, Told, a_decision, a_hold, get
 
 ZERO = "text.openfaas-fn"
@@ -152,3 +152,17 @@ def test_a_probe_is_answered_however_many_connections_are_held(probes, said):
             for _ in range(CONNECTIONS):
                 held.enter_context(connect(probes.port, said))
             assert get(url)[0] == 200
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_default_address_hears_ipv4_and_ipv6(address):
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with closing(listen(Settings().host, 0)) as listening:
+        socket.create_connection((address, listening.getsockname()[1]), 10.0).close()
+
+
+def test_default_address_without_ipv6_hears_ipv4(monkeypatch):
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with closing(listen(Settings().host, 0)) as listening:
+        socket.create_connection(("127.0.0.1", listening.getsockname()[1]), 10.0).close()

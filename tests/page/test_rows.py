@@ -85,6 +85,12 @@ def test_a_value_at_its_limit_breaches_it_only_where_the_limit_is_excluded(key, 
     assert row_of(a_hold())["breaches"] == []
 
 
+@pytest.mark.parametrize(("burn", "pages"), [(3.0, False), (1e5, True)])
+def test_row_with_an_objective_that_is_rounded_to_one_is_shown(burn, pages):
+    row = row_of(a_hold(inputs={"slo_objective": 1.0, "burn_rate": burn}))
+    assert ("burn_rate" in row["breaches"]) is pages
+
+
 @pytest.mark.parametrize("sort", words.SORTS)
 @pytest.mark.parametrize("way", ["", "-"])
 def test_an_order_keeps_all_rows_ties_by_name_and_puts_unknown_values_last(sort, way):

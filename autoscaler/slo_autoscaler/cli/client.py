@@ -32,7 +32,7 @@ PORT, PAGE_PORT = "metrics", "8083"
 
 _FORWARDING: Final = re.compile(r"Forwarding from (127\.0\.0\.1:\d+) ->")
 
-EVERYWHERE: Final = ("0.0.0.0", "")  # noqa: S104  (compared with, never listened on)
+EVERYWHERE: Final = ("0.0.0.0", "::", "")  # noqa: S104  (compared with, never listened on)
 
 
 class NoAnswerError(Exception):

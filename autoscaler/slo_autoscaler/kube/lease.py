@@ -193,6 +193,9 @@ class LeaseLeader:
         lease = None if self._sighting is None else self._sighting.lease
         step = next_step(self._sighting, self.identity, config.duration, _now())
         if step is Step.WAIT and lease is not None:
+            # Of a lease that was deleted, or taken by hand, the rest is another's.
+            with self._lock:
+                self._acts_until = float("-inf")
             where = f"the lease {self._namespace}/{self._settings.name}"
             text = f"{lease.holder} holds {where}: standing by; not applying decisions"
             self._said.say("standby", text, level=logging.INFO)

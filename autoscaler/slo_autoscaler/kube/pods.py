@@ -14,6 +14,7 @@ from typing import Any, Final
 from kubernetes.utils.quantity import parse_quantity
 
 from slo_autoscaler.errors import PlatformError
+from slo_autoscaler.fields import MOST_FAULTS
 from slo_autoscaler.kube import METRICS_PORTS
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer, Key
@@ -148,9 +149,15 @@ def shortage(pods: Sequence[Unschedulable]) -> str:
     if not pods:
         return ""
     alike = Counter(pod.needs for pod in pods)
-    room = " and ".join(f"{count} x ({needs})" for needs, count in sorted(alike.items()))
-    reasons = "; ".join(sorted({pod.why for pod in pods if pod.why}))
+    room = _few([f"{count} x ({needs})" for needs, count in sorted(alike.items())], " and ")
+    reasons = _few(sorted({pod.why for pod in pods if pod.why}), "; ")
     return f"the cluster would need room for {room}" + (f" ({reasons})" if reasons else "")
+
+
+def _few(parts: Sequence[str], between: str) -> str:
+    """Return the first parts and the number of the others: tenants may make each pod another."""
+    more = [f"{len(parts) - MOST_FAULTS:,} others"] if len(parts) > MOST_FAULTS else []
+    return between.join([*parts[:MOST_FAULTS], *more])
 
 
 def _needs(spec: Mapping[str, Any]) -> str:

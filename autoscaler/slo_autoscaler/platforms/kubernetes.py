@@ -122,19 +122,18 @@ class Deployment:
     def of(
         cls, document: Document, resource: Resource = DEPLOYMENTS, kind: str = DEPLOYMENT
     ) -> "Deployment | None":
-        """Read an object; None without our label."""
+        """Read an object; None without our label. Raises ``ValueError`` for a count that is none."""
         metadata = document["metadata"]
         labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
         if labels.get(MODE) is None:
             return None
-        replicas = document.get("spec", {}).get("replicas")
         return cls(
             namespace=metadata["namespace"],
             name=metadata["name"],
             uid=metadata.get("uid", ""),
             version=metadata.get("resourceVersion", ""),
-            desired=1 if replicas is None else replicas,
-            ready=(document.get("status") or {}).get("readyReplicas") or 0,
+            desired=_count((document.get("spec") or {}).get("replicas"), 1),
+            ready=_count((document.get("status") or {}).get("readyReplicas"), 0),
             keys=KUBERNETES.read(KUBERNETES.texts(labels, annotations)),
             rollout_failed=_rollout_failed(document),
             scaler=_scaler(metadata),
@@ -393,6 +392,15 @@ def _scaler(metadata: Document) -> str:
         if entry.get("subresource") == "scale" and "f:replicas" in fields:
             return str(entry.get("manager"))
     return ""
+
+
+def _count(value: object, default: int) -> int:
+    """Return a count; kinds of others may leave it out, and take any value for it."""
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{str(value)[:20]!r} must be a whole number of at least 0")
+    return value
 
 
 def _rollout_failed(document: Document) -> bool:

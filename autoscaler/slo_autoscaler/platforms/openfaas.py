@@ -152,7 +152,11 @@ class OpenFaas:
                 f"{function_name}: another writer has set the count to {count} where it was {seen.desired}"
             )
         body = {"serviceName": name, "replicas": replicas, "namespace": namespace}
-        self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)
+        try:
+            self._request("POST", f"/system/scale-function/{quote(name)}", namespace, body)
+        except FunctionGoneError as error:
+            # It was there a moment ago: the provider, or a proxy before it, has no such route.
+            raise ApiError(str(error), 404) from error
         self._written[function_name] = replicas
 
     def waiting(self) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """Turns the answers to ``queries`` into observations, history and advice. [P]"""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
+from slo_autoscaler.fields import MOST_FAULTS
 from slo_autoscaler.law.restart import Recorded
 from slo_autoscaler.signals import SIGNALS, Observation, Summed
 from slo_autoscaler.sources import MIN_AGE_SCRAPES, MIN_SCRAPES, Earlier
@@ -12,6 +13,9 @@ from slo_autoscaler.spec import GatewaySlos
 
 SCRAPE_TOLERANCE: Final = 1.25
 """Factor by which the interval may differ: the window of four scrapes then still holds three."""
+
+LONGEST_VALUE: Final = 60
+"""Characters of a label's value that a message shows."""
 
 Answers = Mapping[str, Mapping[str, float]]
 """{signal: {function_name: value}}"""
@@ -141,9 +145,15 @@ def cluster_advice(clusters: Mapping[str, Mapping[str, Collection[str]]]) -> str
     others = f" and {more} more" if more else ""
     return (
         f"Prometheus has series of {name}{others} with several values of {label}"
-        f" ({', '.join(repr(value) for value in sorted(values))}): their requests are added up;"
-        f" set prometheus.matchers to this cluster's, such as {{{label}: {max(values)}}}"
+        f" ({_shown(sorted(values))}): their requests are added up;"
+        f" set prometheus.matchers to this cluster's, such as {{{label}: {max(values)[:LONGEST_VALUE]}}}"
     )
+
+
+def _shown(values: Sequence[str]) -> str:
+    """Return the first few values in short: a function's page may give thousands of any length."""
+    more = [f"and {len(values) - MOST_FAULTS} more"] if len(values) > MOST_FAULTS else []
+    return ", ".join([*(repr(value[:LONGEST_VALUE]) for value in values[:MOST_FAULTS]), *more])
 
 
 def leader_advice(leaders: Mapping[str, float]) -> str | None:

@@ -37,6 +37,7 @@ class WithFurther:
     def observe(self) -> dict[str, Observation]:
         """Return the source's observations with ``further``; raises as the source does."""
         end = time.monotonic() + self._timeout
+        self._client.take_partial()
         asked = {text: self._client.submit(self._ask, text) for text in sorted(self._metrics.queries)}
         try:
             seen = self._source.observe()
@@ -45,6 +46,14 @@ class WithFurther:
             for query in asked.values():
                 query.cancel()
         answers = {text: self._value(text, query) for text, query in asked.items()}
+        if partial := self._client.take_partial():
+            self._said.say("", f"further metrics: answers are partial, so nothing is scaled down: {partial}")
+            seen = {
+                name: replace(observation, rated_replicas=0.0) if self._metrics.of(name) else observation
+                for name, observation in seen.items()
+            }
+        else:
+            self._said.over("")
         return {name: self._joined(name, observation, answers) for name, observation in seen.items()}
 
     def history(self, span: float) -> dict[str, Recorded]:

@@ -138,7 +138,9 @@ class PrometheusClient:
         return warning
 
     def _note_partial(self, response: Response, **_: object) -> None:
-        # A value cannot hold this: its quotes have backslashes. So hardly any answer is parsed twice.
+        # A value cannot hold these: its quotes have backslashes. So hardly any answer is parsed twice.
+        if _PARTIAL in response.content:
+            self._partial = "isPartial is true"
         if _WARNINGS not in response.content:
             return
         with suppress(*_FOREIGN):
@@ -161,6 +163,8 @@ class PrometheusClient:
 
 _WARNINGS: Final = b'"warnings":['
 """Key of an answer to which not every store has contributed (Thanos, remote read), and of other advice."""
+_PARTIAL: Final = b'"isPartial":true'
+"""Key of an answer to which not every storage node of a VictoriaMetrics cluster has contributed."""
 _ABOUT_QUERY: Final = "PromQL "
 """Begin of a warning about the query itself."""
 

@@ -511,7 +511,7 @@ def _le(edge: float) -> str:
 
 def slo_counters(function_name: str, slo_class: str) -> dict[str, str]:
     """Return the queries of an SLO's good and total requests since the start of the replicas."""
-    chosen = f'function_name="{function_name}",slo_class="{slo_class}"'
+    chosen = f"function_name={_quoted(function_name)},slo_class={_quoted(slo_class)}"
     return {
         "good": f'sum(slo_requests_total{{{chosen},outcome="good"}})',
         "total": f"sum(slo_requests_total{{{chosen}}})",

@@ -27,8 +27,8 @@ from slo_autoscaler.spec import GatewaySlos, Spec
 class Settings:
     """Addresses of /metrics and /healthz, for programs, and of the status page, for operators."""
 
-    host: str = "0.0.0.0"  # noqa: S104  (a pod is scraped from outside; the local platform sets loopback)
-    """Address of /metrics, /healthz and /decisions, on ``port``."""
+    host: str = "::"
+    """Address of /metrics, /healthz and /decisions, on ``port``. The default is all of IPv6 and IPv4."""
     port: Port = 8082
     """Port of /metrics, /healthz and /decisions; 0 chooses a free one, which the log names."""
     probe_port: Port | None = 8084

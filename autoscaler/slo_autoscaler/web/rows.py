@@ -366,7 +366,9 @@ def _breaches(state: str, known: Mapping[str, Any]) -> list[str]:
         over += ["state", "attainment"]
     if budget is not None and budget <= 0.0:
         over.append("budget_remaining")
-    if burn is not None and burn >= min(PAGE_BURN, PAGE_MISSES / (1.0 - (known["slo_objective"] or 0.0))):
+    # The journal rounds an objective of seven nines to 1: nothing is divided by its rest.
+    misses = None if burn is None else burn * (1.0 - (known["slo_objective"] or 0.0))
+    if burn is not None and misses is not None and (burn >= PAGE_BURN or misses >= PAGE_MISSES):
         over.append("burn_rate")
     return over
 

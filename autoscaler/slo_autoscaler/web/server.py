@@ -101,12 +101,16 @@ class Server:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; ``::`` hears IPv4 as well. Raises ``ConfigError``."""
+    """Return a listening socket; ``::`` hears IPv4 as well, and that alone where there is no IPv6.
+
+    Raises ``ConfigError``.
+    """
+    if host == "::" and not socket.has_dualstack_ipv6():
+        host = "0.0.0.0"  # noqa: S104 - what the configuration asks for
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        both = host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address[:2], family=family, dualstack_ipv6=both)
+        return socket.create_server(address[:2], family=family, dualstack_ipv6=host == "::")
     except OSError as error:
         raise ConfigError([f"web: cannot listen on {host}:{port}: {error.strerror or error}"]) from None

@@ -23,6 +23,13 @@ def test_document_is_an_openslo_ratio_of_counters():
     assert slo["spec"]["objectives"][0]["target"] == 0.99
 
 
+def test_document_of_a_class_with_quotes_in_its_name_selects_nothing_else():
+    slo = document(("liar.shop", 'x"} or slo_requests_total{function_name="victim.shop', 0.1, 0.99))
+    total = slo["spec"]["indicator"]["spec"]["ratioMetric"]["total"]["metricSource"]["spec"]["query"]
+    selector = r"x\"} or slo_requests_total{function_name=\"victim.shop"
+    assert total == f'sum(slo_requests_total{{function_name="liar.shop",slo_class="{selector}"}})'
+
+
 def test_openslo_prints_the_declaration_of_each_function(tmp_path, capsys):
     config = tmp_path / "config.yaml"
     with a_fleet(slo=0.1) as fleet, a_prometheus(tmp_path, {"a.fn": [fleet.address]}) as prometheus:

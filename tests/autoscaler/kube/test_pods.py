@@ -69,6 +69,15 @@ def test_a_shortage_counts_pods_that_need_the_same_and_gives_each_reason_once():
     assert shortage([]) == ""
 
 
+def test_shortage_of_pods_that_all_differ_is_a_short_line():
+    pods = [
+        a_pod("web", containers=[requests(cpu=cpus)], why=f"{cpus} nodes {FULL}") for cpus in range(1, 100)
+    ]
+    told = shortage([Unschedulable.of(pod) for pod in pods])
+    assert len(told) < 1000
+    assert "96 others" in told
+
+
 SERVING = "serving.knative.dev/"
 
 

@@ -181,6 +181,15 @@ def test_rollout_has_failed_once_kubernetes_has_given_up_on_its_new_pods():
     assert Deployment.of(document).rollout_failed
 
 
+@pytest.mark.parametrize(
+    "odd", [{"spec": {"replicas": "3"}}, {"spec": {"replicas": -1}}, {"status": {"readyReplicas": 2.5}}]
+)
+def test_scale_target_whose_count_is_none_is_not_read(odd):
+    document = {**a_deployment("web", "shop", mode=""), **odd}
+    with pytest.raises(ValueError, match="whole number"):
+        Deployment.of(document)
+
+
 def test_deployment_without_a_count_has_the_one_that_kubernetes_gives_it():
     document = a_deployment(mode="")
     del document["spec"]["replicas"]

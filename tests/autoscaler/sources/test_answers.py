@@ -72,3 +72,9 @@ def test_earlier_counts_seconds_from_the_moment_then():
 @pytest.mark.parametrize(("max_age", "named"), [(20.0, True), (60.0, False)])
 def test_scrape_advice_names_the_age_only_where_samples_would_be_too_old(max_age, named):
     assert ("prometheus.max_age" in answers.scrape_advice({"a.fn": 3.0}, 5.0, max_age)) is named
+
+
+def test_cluster_advice_on_labels_that_a_page_made_up_is_a_short_line():
+    advice = answers.cluster_advice({"a.fn": {"cluster": {f"{number}" * 1000 for number in range(1000)}}})
+    assert advice is not None
+    assert len(advice) < 1000

@@ -301,6 +301,25 @@ def test_page_that_is_hostile_leaves_other_functions_read(hostile):
             assert eye.poll().keys() == {A}
 
 
+def test_pages_of_one_namespace_that_hang_leave_readers_for_the_others(monkeypatch):
+    released = threading.Event()
+
+    def fetched(address, *_limits):
+        if address.startswith("liar"):
+            released.wait(30.0)
+        return a_watchdogs_page(7).encode()
+
+    monkeypatch.setattr(direct, "fetched", fetched)
+    monkeypatch.setattr(direct, "READ_SECONDS", 0.1)
+    liars = {f"liar-{number}:1": "liar.team-b" for number in range(2 * direct.MOST_PAGES)}
+    try:
+        with looking(Listed({}, {**liars, "a:1": A}), A, "liar.team-b") as eye:
+            eye.poll()
+            until(lambda: eye.poll().keys() == {A}, "the other is read")
+    finally:
+        released.set()
+
+
 def test_page_that_sends_its_headers_byte_by_byte_holds_no_reader():
     with sending(*[b"X"] * 1000, pause=0.1) as liar, pytest.raises(TimeoutError):
         fetched(liar, 0.5, 1000)

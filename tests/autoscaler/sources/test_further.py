@@ -100,6 +100,16 @@ def test_observe_metric_that_is_late_is_unknown(server, keep):
     released.set()
 
 
+@pytest.mark.parametrize("part", [{"warnings": ["store-1: connection refused"]}, {"isPartial": True}])
+def test_observe_partial_answer_to_a_metric_rates_no_replica_of_its_functions(server, part, keep):
+    found = json.dumps({**answer(one(3)), **part}, separators=(",", ":")).encode()
+    server.faults["GET"] = doubles.status(200, found)
+    settings = Settings(url=server.url, timeout=30.0)
+    seen = keep(WithFurther(Inner(), settings, FurtherMetrics({"a.fn": (QUEUE,)}))).observe()
+    assert (seen["a.fn"].further, seen["a.fn"].rated_replicas) == ((3.0,), 0.0)
+    assert seen["b.fn"].rated_replicas is None
+
+
 def test_observe_lasting_failure_is_logged_once_and_so_is_its_end(further, caplog):
     source, answers = further
     answers |= {"queue": doubles.status(400), "memory": answer(one(3))}

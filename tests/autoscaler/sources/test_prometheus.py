@@ -83,6 +83,8 @@ SERIES = VECTOR % b'[{"metric": {"function_name": "a.fn"}, "value": [1, "2"]}]'
         (b"", 2.0),
         (b', "warnings":["PromQL info: metric might not be a counter"]', 2.0),
         (b', "warnings":["PromQL info: a", "receive series from store-1: connection refused"]', 0.0),
+        (b',"isPartial":false', 2.0),
+        (b',"isPartial":true', 0.0),
     ],
 )
 def test_observe_answer_that_lacks_a_store_rates_no_replica(server, source, warnings, rated):
