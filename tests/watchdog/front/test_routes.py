@@ -615,6 +615,7 @@ async def test_bodies_of_best_effort_leave_room_for_those_of_others(bench):
     assert quick.send(post(60_000, b"X-SLO-Class: quick\r\n") + body) == []
     assert other.send(post(60_000) + body) == []
 
+
 @scenario(slo_classes="bulk=best-effort")
 async def test_stream_of_best_effort_is_in_no_metric_of_other_requests(bench):
     bench.shell.stream(closed=False, starts=(), steps=())
