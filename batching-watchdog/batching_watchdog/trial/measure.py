@@ -118,7 +118,10 @@ async def measure(
             status=answer.status,
             content_type=answer.content_type,
             body=answer.body,
-            ceiling=model.ceiling if model.ceiling < model.max_batch_size else 0,
+            # A raised ceiling is a try.
+            ceiling=min([model.ceiling, *model.sizes_learned()[-1:]])
+            if model.ceiling < model.max_batch_size
+            else 0,
             busy=busy,
             ignored=ignored(source.environ),
             measured=measured,
