@@ -304,7 +304,7 @@ class Streams:
         """
         effects: Sequence[Effect] = ()
         if request.best_effort and self._queues.at_best_effort_limit:
-            raise self._queue_full()
+            raise self._queue_full(best_effort=True)
         if self.at_limit:
             displaced = self._queues.replaceable()
             if displaced is None or request.deadline <= now or request.best_effort:

@@ -167,7 +167,7 @@ def test_best_effort_takes_half_of_the_places_and_costs_the_others_nothing():
 
 def test_best_effort_without_room_is_told_the_time_of_half_of_its_own_queue():
     targets = {DEFAULT_CLASS: Target(0.1, 0.99, 0.05), "bulk": BEST_EFFORT}
-    engine = Streams(targets, max_inflight=41, max_streams=9, workers=1)
+    engine = Streams(targets, max_inflight=82, max_streams=9, workers=1)
     worker: Any = object()
     engine.worker_ready(worker)
     engine.offer(request(0), 0.0)
@@ -175,8 +175,9 @@ def test_best_effort_without_room_is_told_the_time_of_half_of_its_own_queue():
     engine.stepped(worker, Iteration([Output(0, Reply(200, b"", b""), True)], 1, 0.0, 1, 0.5, 0.0), 0.5)
     for number in range(1, 42):
         engine.offer(request(number, budget=inf), 0.5)
-    refusals = engine.refusal(inf, 0.5), engine.offer(request(42, 0.5), 0.5)[0].outcome
-    assert [error.retry_after for error in refusals] == [10, 10]
+    with pytest.raises(QueueFull) as refused:
+        engine.offer(request(42, budget=inf), 0.5)
+    assert [error.retry_after for error in (engine.refusal(inf, 0.5), refused.value)] == [10, 10]
 
 
 def test_request_at_the_limit_displaces_a_late_one_unless_it_is_late_itself():
