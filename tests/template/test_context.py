@@ -1,3 +1,6 @@
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,18 @@ def test_the_users_files_lie_over_the_starters_and_links_have_become_what_they_p
     assert not [path for path in context.rglob("*") if path.is_symlink()]
     # A way back into the template would have no end.
     assert not [path for path in (ROOT / "batching-watchdog").rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize("imports", ["import handler", "from . import handler"])
+def test_tests_of_a_function_find_its_handler_in_the_image(tmp_path, imports):
+    handler = tmp_path / "my-model"
+    handler.mkdir()
+    (handler / "handler.py").write_text("ANSWER = 42\n")
+    (handler / "handler_test.py").write_text(f"{imports}\ndef test(): assert handler.ANSWER == 42\n")
+    built = shrinkwrap(pull_template(TEMPLATE, tmp_path / "template"), handler, tmp_path / "build")
+    (command,) = re.findall(r"\{ (.* pytest .*?) \|\|", (TEMPLATE / "Dockerfile").read_text())
+    done = subprocess.run(["sh", "-c", command.replace("python", sys.executable)], cwd=built, check=False)
+    assert done.returncode == 0
 
 
 def test_template_sets_nothing_that_faas_cli_would_turn_against_the_function():
