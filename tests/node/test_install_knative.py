@@ -72,8 +72,8 @@ def at_zero(installed):
     """The function without replicas, by the page's commands; config-observability as before at the end."""
     installed.follow("Let a Service go to zero")
     template = {"metadata": {"annotations": {MIN_SCALE: "0"}}}
-    kubectl("patch", "ksvc", "my-model", "--type=merge", f"--patch={dumps({'spec': {'template': template}})}")
     before = revision()
+    kubectl("patch", "ksvc", "my-model", "--type=merge", f"--patch={dumps({'spec': {'template': template}})}")
     wait_for("a new revision", lambda: revision() != before, told)
     wait_for("no replicas", lambda: counts() == (0, 0), told)
     yield installed
