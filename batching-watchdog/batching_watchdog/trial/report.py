@@ -289,7 +289,10 @@ def _batch_steps(trial: Trial, measured: BatchMeasurements) -> Iterator[str]:
         yield f"make the model faster{f', or set {advised}' if advised else ''}: {within}"
     if not trial.slo_from:
         chosen = advised or f"slo_latency: {target}"
-        yield f"set {chosen} (or your own target) under environment in the stack file that names this folder; nothing sets it yet"
+        yield (
+            f"set {chosen} (or your own target) under environment in the stack file that names this folder; "
+            "nothing sets it yet"
+        )
     if enough and enough.slo_latency > trial.slo_latency:
         yield f"deploy it; with {advised} one replica would serve {_digits(enough.rate)} requests/s"
     if measured.best.per_request > PAYS * first.per_request:
@@ -309,7 +312,10 @@ def _stream_steps(trial: Trial, measured: StreamMeasurements) -> Iterator[str]:
         advised = f", or set slo_interval: {duration(enough)}" if enough else ""
         yield f"make the model faster{advised}: one step takes {_time(one)}, too much of {interval}"
     if not trial.slo_from:
-        yield "set slo_latency and slo_interval under environment in the stack file that names this folder; nothing sets them yet"
+        yield (
+            "set slo_latency and slo_interval under environment in the stack file that names this folder; "
+            "nothing sets them yet"
+        )
     if measured.closed:
         yield "deploy it; with start and step in place of the generator, requests join streams that run"
     if largest.size > 1 and largest.per_request > PAYS * first.per_request:
