@@ -1,6 +1,6 @@
 """Defines the times for which an operator bounds a function's count: a schedule's entries, and a hold. [P]
 
-A schedule stands in the configuration, or in an annotation as JSON; a hold in an annotation alone. Any
+A schedule is in the configuration, or in an annotation as JSON; a hold in an annotation alone. Any
 tenant may write an annotation, so ``fields.parse_json`` limits it. ``law.schedule`` has the rules.
 """
 

@@ -109,8 +109,8 @@ class Target:
     def document(self) -> dict[str, object]:
         """Return its problem and its shadow's score, where there are any; from any thread."""
         problem, shadow = self.trouble.problem, self.shadow
-        found: dict[str, object] = {"problem": problem} if problem else {}
-        return found if shadow is None else {**found, "score": shadow.score.document()}
+        document: dict[str, object] = {"problem": problem} if problem else {}
+        return document if shadow is None else {**document, "score": shadow.score.document()}
 
     def lately(self, load: Load | None, now: float) -> Observation | None:
         """Return the last observation, or what the pages tell if that is too old; None: unknown."""

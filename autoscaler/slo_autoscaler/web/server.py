@@ -86,7 +86,9 @@ class Server:
         while self._sockets:
             wasyncore.loop(1.0, use_poll=True, map=self._sockets, count=1)
             silent = [
-                each for each in self._sockets.values() if isinstance(each, HTTPChannel) and not each.requests
+                channel
+                for channel in self._sockets.values()
+                if isinstance(channel, HTTPChannel) and not channel.requests
             ]
             if len(silent) > CONNECTIONS:
                 silent[0].handle_close()

@@ -295,7 +295,7 @@ class Engine:
             served = self._shed(now, effects) if self._shed_late else self._serve_late(now, effects)
             if served:
                 return None
-        if (size := self._best_effort_size(now)) and not self._queues.late:
+        if not self._queues.late and (size := self._best_effort_size(now)):
             return self._serve_best_effort(size, now, effects)
         return self._serve_on_time(now, effects) if self._queues.lanes else inf
 

@@ -1,6 +1,7 @@
 """Knative's platforms on the double of the API server."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from slo_autoscaler.kube.client import KubeApi
 from slo_autoscaler.leader import Leader
 from slo_autoscaler.platforms import Platform
 from slo_autoscaler.platforms.knative import Settings as KnativeSettings
-from slo_autoscaler.platforms.knative import knative
+from slo_autoscaler.platforms.knative import knative, own_class
 from support.knative_world import World, driven
 from support.kube_server import KubeServer
 
@@ -30,3 +31,12 @@ def start(kubeconfig: str, world: World, keep: Callable[[Platform], Platform]) -
         return keep(driven(config, world.leader) if leader is None else knative(config, leader))
 
     return start
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Set the time of day that the class goes by: ``clock.now``."""
+    clock = SimpleNamespace(now=1.8e9)
+    clock.time = lambda: clock.now
+    monkeypatch.setattr(own_class, "time", clock)
+    return clock

@@ -1,7 +1,6 @@
 """The autoscaler class of our own on an API server: revisions, rollouts, outages and restarts."""
 
 import threading
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +10,6 @@ from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.keys import MODE
 from slo_autoscaler.platforms.keys import OUR_CLASS as CLASS
-from slo_autoscaler.platforms.knative import own_class
 from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, ROUTES, SERVICES
 from support import doubles
 from support.cluster import delete, on_double
@@ -22,15 +20,6 @@ from support.kube_server import a_pod
 pytestmark = on_double
 
 AUTOSCALERS = "PATCH /apis/autoscaling.internal.knative.dev/"
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Set the time of day that the platform goes by: ``clock.now``."""
-    clock = SimpleNamespace(now=1.8e9)
-    clock.time = lambda: clock.now
-    monkeypatch.setattr(own_class, "time", clock)
-    return clock
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class Activators:
         return self._queues.read_since(begin)
 
     def lost(self) -> bool:
-        """Return whether requests may wait that nobody sees."""
+        """Return whether an activator was not read for too long: a request may wait there."""
         return self._queues.lost(time.monotonic())
 
     def problem(self) -> str:

@@ -107,23 +107,20 @@ class DesiredReplicas:
         It is remembered first, so that no other thread undoes the write with the previous count.
         """
         before = self.get(function_name)
-        self._put(function_name, replicas)
+        self.put(function_name, replicas)
         try:
             yield
         except PlatformError:
-            self._put(function_name, before)
+            self.put(function_name, before)
             raise
-
-    def put(self, function_name: str, replicas: int) -> None:
-        """Take a count in place of the last decision."""
-        self._put(function_name, replicas)
 
     def keep(self, known: Collection[str]) -> None:
         """Drop all but these functions'."""
         with self._lock:
             self._counts = {name: count for name, count in self._counts.items() if name in known}
 
-    def _put(self, function_name: str, replicas: int | None) -> None:
+    def put(self, function_name: str, replicas: int | None) -> None:
+        """Take a count in place of the last decision; None: there is none."""
         with self._lock:
             self._counts.pop(function_name, None)
             if replicas is not None:

@@ -55,7 +55,7 @@ class Queues:
         return Queues(known_until, read_at, counts, now, since)
 
     def lost(self, now: float) -> bool:
-        """Return whether requests may wait that nobody sees."""
+        """Return whether some activator was not read until ``now``: a request may wait there."""
         return now > self.known_until
 
     def read_since(self, begin: float) -> bool:
