@@ -93,12 +93,14 @@ class Cost(Protocol):
 class Pool:
     """Classes that share batches, and the service times of those."""
 
-    __slots__ = ("answer_bytes", "batches", "classes", "excess", "limit", "model", "times", "turns")
+    __slots__ = ("answer_bytes", "batches", "before", "classes", "excess", "limit", "model", "times", "turns")
 
     def __init__(self, model: LatencyModel, times: LatencyModel) -> None:
         self.model = model
         self.times = times
         """``model``, once that has run often enough."""
+        self.before = times
+        """Those of the batches that its classes shared before."""
         self.limit = inf
         self.answer_bytes = 0.0
         self.classes: set[CostClass] = set()
@@ -143,11 +145,7 @@ class CostModel:
         total = sum(counts.values())
         if not total:
             return [(1.0, self.overall.own)]
-        return [(count / total, self._shown(pool).own) for pool, count in counts.items()]
-
-    def _shown(self, pool: Pool) -> LatencyModel:
-        """Return the times of ``pool``, or those of all batches while a few runs would be extrapolated."""
-        return pool.times if pool.times.runs >= KNOWN else self.overall
+        return [(count / total, _shown(pool).own) for pool, count in counts.items()]
 
     @property
     def ceiling(self) -> int:
@@ -248,6 +246,7 @@ class CostModel:
     def _separate(self, pool: Pool, pools: list[Pool], size: int) -> None:
         """Move the class with the dearest batches of ``size`` to a pool that matches, or to a new one."""
         pools[1:] = [kept for kept in pools[1:] if kept.classes]
+        before = _shown(pool)
         classes = {kind: self._classes[kind] for kind in pool.classes}
         kind = max(classes, key=lambda kind: classes[kind].times.predict_mean(size))
         of = classes[kind]
@@ -258,7 +257,7 @@ class CostModel:
                 return
             best = Pool(of.times, of.times)
             of.times.ceiling = pool.times.ceiling
-            best.batches = KNOWN
+            best.batches, best.before = KNOWN, before
             pools.append(best)
         pool.classes.discard(kind)
         # The runs so far include the class: those that stay are as dear as the dearest until learned anew.
@@ -266,10 +265,16 @@ class CostModel:
             (classes[other].times for other in pool.classes), key=lambda times: times.predict_mean(size)
         )
         stay.ceiling = pool.times.ceiling
-        pool.times, pool.model, pool.batches = stay, LatencyModel(self.max_batch_size), 0
+        pool.before, pool.times = before, stay
+        pool.model, pool.batches = LatencyModel(self.max_batch_size), 0
         pool.excess.clear()
         best.classes.add(kind)
         of.pool, of.times = best, LatencyModel(self.max_batch_size)
+
+
+def _shown(pool: Pool) -> LatencyModel:
+    """Return the times of ``pool``, or those of before while a few runs would be extrapolated."""
+    return pool.times if pool.times.runs >= KNOWN else pool.before
 
 
 def _off(one: LatencyModel, other: LatencyModel, size: int) -> float:

@@ -104,6 +104,20 @@ def test_mix_of_classes_that_cost_alike_is_one_curve():
     assert cost.mix == [(1.0, cost.overall)]
 
 
+def test_mix_keeps_the_times_of_the_mixed_batches_until_separated_classes_have_their_own():
+    cost = model()
+    for size in [1, 2, 4, 8, 16, 32, 64] * KNOWN:
+        cost.learn_any(size, padded([SHORT] * size))
+    for kind in [SHORT, LONG] * 100:
+        cost.pool(kind)
+    for _ in range(20 * KNOWN):
+        for kinds in ([SHORT] * 8, [LONG] * 8, [SHORT, LONG] * 4):
+            if cost.pool(SHORT) is cost.pool(LONG):
+                run(cost, kinds, padded(kinds))
+    assert cost.pool(SHORT) is not cost.pool(LONG)
+    assert all(times.predict_mean(8) > padded([LONG] * 8) / 2 for _, times in cost.mix)
+
+
 def test_class_that_leaves_its_pool_keeps_the_ceiling_of_memory():
     cost = model()
     assert cost.pool(LONG).times.out_of_memory(64) == 32
