@@ -67,6 +67,13 @@ def exists(*arguments: str) -> bool:
     return kubectl("get", *arguments, "--ignore-not-found", "--output=name").strip() != ""
 
 
+def left_over() -> list[str]:
+    """The project's objects outside of namespaces, but for the scale policies, which stay."""
+    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
+    names = kubectl("get", kinds, "--selector=app.kubernetes.io/part-of=tailbound", "--output=name")
+    return [name for name in names.split() if not name.endswith("-scale")]
+
+
 def unused(*namespaces: str) -> None:
     """Fail if one of the namespaces is there."""
     taken = [each for each in namespaces if exists("namespace", each)]

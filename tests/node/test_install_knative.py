@@ -112,6 +112,5 @@ def test_restart_at_zero_loses_no_request(at_zero, restarted):
 def test_removal_leaves_nothing_of_the_autoscaler(installed):
     installed.follow("Remove it")
     wait_for("the namespace's end", lambda: not exists("namespace", "tailbound-knative"))
-    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
-    assert not exists(kinds, "--selector=app.kubernetes.io/part-of=tailbound")
+    assert not cluster.left_over()
     assert not exists("--namespace=knative-serving", "role", "slo-autoscaler-knative-class")

@@ -53,5 +53,4 @@ def test_floor_follows_the_mode_and_the_end_of_the_label_gives_the_minimum_back(
 def test_removal_leaves_nothing_of_the_autoscaler(installed):
     installed.follow("Remove it")
     wait_for("the namespace's end", lambda: not exists("namespace", "tailbound-knative-floor"))
-    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
-    assert not exists(kinds, "--selector=app.kubernetes.io/part-of=tailbound")
+    assert not cluster.left_over()

@@ -186,5 +186,4 @@ def test_removal_leaves_the_model_and_nothing_of_the_autoscaler(installed):
     installed.guide.follow("Remove it")
     assert counts() == before
     wait_for("the namespace's end", lambda: not exists("namespace", "tailbound"))
-    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
-    assert not exists(kinds, "--selector=app.kubernetes.io/part-of=tailbound")
+    assert not cluster.left_over()
