@@ -34,4 +34,4 @@ The modules, in the order in which one reconcile passes them ([P] = pure: no I/O
 - ``logs``             the log on stderr
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -33,4 +33,4 @@ from batching_watchdog.function import Context, Event
 from batching_watchdog.messages import Response, ServerSentEvent
 
 __all__ = ["BadRequest", "Context", "Event", "Response", "ServerSentEvent"]
-__version__ = "0.3.0"
+__version__ = "0.4.0"

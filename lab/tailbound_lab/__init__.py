@@ -9,4 +9,4 @@
 The only place that may import both distributions. Start reading at the folder you need.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
