@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 import batching_watchdog
@@ -20,9 +21,13 @@ def test_distributions_chart_and_image_have_one_version():
     assert f"\nARG VERSION={VERSION}\n" in (ROOT / "autoscaler/Dockerfile").read_text()
 
 
-def test_guides_build_the_image_of_this_version():
-    pages = "\n".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
-    assert set(re.findall(r"slo-autoscaler:(\d[\w.]*\w)", pages)) == {VERSION}
+GUIDES = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "template/python3-inference/README.md"]
+
+
+@pytest.mark.parametrize("prefix", ["slo-autoscaler:", "tailbound/tailbound#v", "python3-inference@v"])
+def test_guides_name_the_image_and_the_template_of_this_version(prefix):
+    pages = "\n".join(page.read_text() for page in GUIDES)
+    assert set(re.findall(rf"{prefix}(\d+\.\d+\.\d+)", pages)) == {VERSION}
 
 
 def test_newest_release_of_the_changelog_is_this_version():
