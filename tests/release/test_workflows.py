@@ -72,6 +72,26 @@ def test_job_that_publishes_waits_for_the_comparison_of_tag_and_versions():
     assert [job for job in publishing if "tag" not in needs(job)] == []
 
 
+def notes(tag: str) -> "subprocess.CompletedProcess[str]":
+    """What the release of a tag says of it."""
+    command = ["sh", ROOT / "release/notes.sh", tag]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+def test_notes_of_a_release_are_its_part_of_the_changelog_with_links_into_the_tag():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    (part,) = re.findall(
+        rf"^## {re.escape(__version__)} - [^\n]*\n(.*?)^## ", changelog, re.MULTILINE | re.DOTALL
+    )
+    files = f"https://github.com/tailbound/tailbound/blob/v{__version__}/"
+    assert files in notes(f"v{__version__}").stdout
+    assert notes(f"v{__version__}").stdout.replace(files, "").strip() == part.strip()
+
+
+def test_release_without_a_part_of_the_changelog_is_refused():
+    assert notes("v0.0.1").returncode == 1
+
+
 @pytest.mark.parametrize(("tag", "differing"), [(f"v{__version__}", 0), (__version__, 5), ("v0.0.1", 5)])
 def test_tag_that_is_not_the_version_is_refused_with_every_place_that_differs(tag, differing):
     done = subprocess.run(
