@@ -59,7 +59,10 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
     if sum(given.values()) <= budget:
         return given
     # None can get more than the whole budget, and time and memory grow with the counts.
-    claims = {name: replace(claim, wanted=min(claim.wanted, budget)) for name, claim in claims.items()}
+    claims = {
+        name: replace(claim, wanted=budget) if claim.wanted > budget else claim
+        for name, claim in claims.items()
+    }
     if any(claim.stuck for claim in claims.values()):
         return allocate({name: claim.short() for name, claim in claims.items()}, budget)
     left = max(0, budget)

@@ -4,7 +4,7 @@
 there, with its own reason.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from slo_autoscaler.law.schedule import bounds as scheduled
@@ -31,7 +31,7 @@ class Bounds:
         """Return the same with a ceiling, where it is lower than the highest count."""
         if replicas >= self.highest:
             return self
-        return replace(self, lowest=min(self.lowest, replicas), highest=replicas, why_highest=why)
+        return Bounds(min(self.lowest, replicas), replicas, self.why_lowest, why, self.firm)
 
     def within(self, replicas: int) -> int:
         """Return the count nearest to ``replicas``."""

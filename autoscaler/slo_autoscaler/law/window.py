@@ -34,8 +34,10 @@ def widened(past: Past, seen: Observation, shortest: float, now: float) -> tuple
     so a load that rises shortens it at once. The rate of the newest observation is then the newest one: two
     scrapes of a slow function are chance.
     """
-    rates = [observation.arrival_rate or 0.0 for _, observation in past] or [seen.arrival_rate or 0.0]
-    rate = believed_rate(sum(rates) / len(rates), seen.arrival_rate, shortest)
+    rate = seen.arrival_rate or 0.0
+    if past:
+        rates = [observation.arrival_rate or 0.0 for _, observation in past]
+        rate = believed_rate(sum(rates) / len(rates), rate, shortest)
     window = rate_window(shortest, seen.slo_latency or 0.0, rate)
     if window <= shortest:
         return seen, ()

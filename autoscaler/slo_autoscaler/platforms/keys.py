@@ -6,8 +6,9 @@ field are read elsewhere: those of revisions in ``knative``, those of pods and o
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import inf
 from typing import Any, Final, Literal
 
@@ -124,9 +125,9 @@ class WrongKeyError(UnreadableError):
         return replace(self._scale, wrong=self.rules, **kept)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Keys:
-    """The keys of one kind of object."""
+    """The keys of one kind of object. No slots: what follows from them is made once, not for each object."""
 
     domain: str
     """Prefix of our own keys: others below it are mistyped."""
@@ -136,23 +137,19 @@ class Keys:
 
     def texts(self, labels: Mapping[str, Any], annotations: Mapping[str, Any]) -> Texts:
         """Return the keys of these labels and annotations that ``read`` takes."""
-        given = {
-            **{f"label {name}": text for name, text in labels.items() if text is not None},
-            **{f"annotation {name}": text for name, text in annotations.items() if text is not None},
-        }
-        titles = {title for key in self.own for title in key.titles}
         return tuple(
             (title, str(text))
-            for title, text in given.items()
-            if title in titles or title.partition(" ")[2].startswith(self.domain)
+            for kind, given in (("label", labels), ("annotation", annotations))
+            for name, text in given.items()
+            if text is not None
+            and ((title := f"{kind} {name}") in self._titles or name.startswith(self.domain))
         )
 
     def read(self, texts: Texts) -> Declaration:
         """Return what the keys say; a wrong one is a fault of the declaration."""
         given, values, faults = dict(texts), dict[str, Any](), dict[str, str]()
-        for key in self.own:
-            title = next((title for title in key.titles if title in given), None)
-            if title is None:
+        for title, key in self._titles.items():
+            if title not in given or key.field in values or key.field in faults:
                 continue
             try:
                 values[key.field] = key.read(given[title])
@@ -176,12 +173,30 @@ class Keys:
 
     def mode(self, function_name: str, text: str | None, modes: Modes) -> Mode:
         """Return the function's mode. Raises ``PlatformError`` if the label's ``text`` says none."""
+        return modes.of(function_name, self._mode_name, text)
+
+    @cached_property
+    def _titles(self) -> Mapping[str, Key]:
+        """Title -> key, the first title of a key first."""
+        return {title: key for key in self.own for title in key.titles}
+
+    @cached_property
+    def _known(self) -> Sequence[str]:
+        """Titles of our domain."""
+        titles = (title for key in (*self.own, *self.others) for title in key.titles)
+        return [title for title in titles if self._is_ours(title)]
+
+    @cached_property
+    def _mode_name(self) -> str:
+        """Name of the key of the mode."""
         (name,) = (key.names[0] for key in self.own if key.field == "mode")
-        return modes.of(function_name, name, text)
+        return name
 
     def _unknown(self, titles: Iterable[str]) -> str:
-        known = [title for key in (*self.own, *self.others) for title in key.titles if self._is_ours(title)]
+        known = self._known
         wrong = sorted(title for title in titles if self._is_ours(title) and title not in known)
+        if not wrong:
+            return ""
         # A comparison takes longer the longer a title is, and tenants write thousands of long ones.
         shown = [printable(title[:LONGEST_TITLE]) for title in wrong[:MOST_FAULTS]]
         nearest = {title: difflib.get_close_matches(title, known, 1) for title in shown}
