@@ -128,10 +128,12 @@ class Actor:
 
     def _recovered(self, name: str) -> None:
         """Record that a function was decided on and, if due, scaled."""
-        self.fleet.targets[name].trouble = Trouble()
-        self.metrics.recovered(name)
         self._said.over(("change", name))
-        self._said.over(name, f"{name}: recovered")
+        target = self.fleet.targets[name]
+        if target.trouble.failures:
+            target.trouble = Trouble()
+            self.metrics.recovered(name)
+            self._said.over(name, f"{name}: recovered")
 
     def _record(
         self, name: str, real: Scale, scale: Scale, decision: Decision, *, leading: bool, blind: str = ""

@@ -157,8 +157,13 @@ class Keys:
                 faults[key.field] = f"{title}: {error}"
         return Declaration(**values, faults=faults, unknown=self._unknown(given))
 
-    def declared(self, function_name: str, observed: Scale, said: Declaration, modes: Modes) -> Scale:
-        """Return the observed scale with what is declared. Raises ``WrongKeyError`` if a key is wrong."""
+    def declared(
+        self, function_name: str, observed: Callable[..., Scale], said: Declaration, modes: Modes
+    ) -> Scale:
+        """Return the observed scale with what is declared. Raises ``WrongKeyError`` if a key is wrong.
+
+        ``observed`` makes it of the declared fields, which win: one object for each function, not two.
+        """
         named = {name: getattr(said, name) for name in _OF_SCALE}
         values = {name: value for name, value in named.items() if value is not None}
         faults = dict(said.faults)
@@ -166,7 +171,7 @@ class Keys:
             values["mode"] = self.mode(function_name, said.mode, modes)
         except PlatformError as error:
             faults["mode"] = str(error).removeprefix(f"{function_name}: ")
-        scale = replace(observed, unknown=said.unknown, **values)
+        scale = observed(unknown=said.unknown, **values)
         if faults:
             raise WrongKeyError(function_name, scale, faults)
         return scale

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
@@ -332,7 +333,8 @@ class Kubernetes:
         # A pod tells of its Deployment alone.
         unknown: tuple[int | None, str] = None, ""
         unschedulable, shortage = without_node(deployment.key) if deployment.kind == DEPLOYMENT else unknown
-        observed = Scale(
+        observed = partial(
+            Scale,
             desired=deployment.desired,
             available=deployment.ready,
             cap=self._config.cap,

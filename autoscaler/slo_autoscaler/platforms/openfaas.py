@@ -11,6 +11,7 @@ Owns requests, basic auth and names. Makes no decisions. Pitfalls of the contrac
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
@@ -197,7 +198,7 @@ class OpenFaas:
             available = _count(function_name, status, "availableReplicas")
         except PlatformError as error:
             raise UnreadableError(str(error), desired) from error
-        observed = Scale(desired=desired, available=available, cap=self._config.cap)
+        observed = partial(Scale, desired=desired, available=available, cap=self._config.cap)
         return keys.OPENFAAS.declared(function_name, observed, keys.OPENFAAS.read(texts), self._modes)
 
     def _get(self, path: str, namespace: str) -> Any:

@@ -1,6 +1,8 @@
 """Labels and annotations: which key is read how, and what becomes of wrong and unknown ones."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +39,8 @@ def read(keys, labels=(), annotations=()):
 
 
 def declared(keys, labels=(), annotations=(), modes=None):
-    return keys.declared("f.ns", OBSERVED, read(keys, labels, annotations), modes or Modes())
+    said = read(keys, labels, annotations)
+    return keys.declared("f.ns", partial(replace, OBSERVED), said, modes or Modes())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from slo_autoscaler.errors import PlatformError
@@ -368,7 +369,8 @@ def scale_of(revisions: Collection[Revision], cap: int | None, modes: Modes) -> 
     Raises ``UnreadableError`` if one of the Service's keys is wrong.
     """
     main = main_of(revisions)
-    observed = Scale(
+    observed = partial(
+        Scale,
         desired=main.replicas if main.waiting is None else 0,
         available=main.ready,
         min=main.least or None,
