@@ -54,12 +54,13 @@ class Prediction:
 
     def __post_init__(self) -> None:
         self._begin = next(compress(range(len(RATIOS)), self.odds), 0)
-        self._weights = list(map(mul, self.odds[self._begin :], RATIOS[self._begin :]))
+        odds = self.odds[self._begin :]
+        self._weights = list(map(mul, odds, RATIOS[self._begin :]))
         self._total = sum(self._weights)
         self._shares = late_shares(self.replica.spread)
-        sums = list(accumulate(self.odds))
+        sums = list(accumulate(odds))
         self.rate = self.base * self._total / sums[-1]
-        self.median = self.base * RATIOS[bisect_left(sums, 0.5 * sums[-1])]
+        self.median = self.base * RATIOS[self._begin + bisect_left(sums, 0.5 * sums[-1])]
 
     def late(self, replicas: int) -> float:
         """Return the predicted share of late requests with this many replicas, 0 to 1.
