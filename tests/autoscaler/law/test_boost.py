@@ -40,7 +40,7 @@ def test_boost_counts_the_requests_that_wait_beyond_the_slo():
 
 
 def test_boost_counts_no_request_for_each_replica_of_a_function_that_answers_less_than_one_within_the_slo():
-    slow = seen(rate=1.0, direct_rate=1.0, capacity=1.0, slo_latency=0.5, direct_in_flight=3.0)
+    slow = seen(rate=2.5, direct_rate=2.5, capacity=1.0, slo_latency=0.5, direct_in_flight=3.0)
     assert boost(situation(slow), 1.0).factor == 1.0
     assert boost(situation(replace(slow, direct_in_flight=8.0)), 1.0).factor > 1.0
 
@@ -84,10 +84,11 @@ def factors(seconds, scale=THREE, observation=SLOW, **changes):
 
 
 @fuzzed(300)
-@given(observations, scales, st.floats(0.0, 500.0), st.floats(0.0, 500.0))
-def test_needless_boost_is_none(observation, scale, rate, inside):
+@given(observations, scales, st.floats(0.0, 500.0), st.floats(0.0, 500.0), st.floats(0.25, 4.0))
+def test_needless_boost_is_none(observation, scale, rate, inside, calibrated):
     direct = replace(observation, direct_rate=rate, direct_in_flight=inside)
-    at = nominal(situation(direct, scale, HELD))
+    at = situation(direct, scale, HELD)
+    at = nominal(at.after(replace(at.memory, calibration=Calibration(calibrated))))
     if needless(observation, scale, at.memory, rate, inside):
         assert boost(at, 1.0).factor == 1.0
 

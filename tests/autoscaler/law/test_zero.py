@@ -35,17 +35,24 @@ def peaks(last):
 def test_function_without_replicas_gets_some_if_and_only_if_requests_come(spec, last, waiting, now):
     scale = replace(EMPTY, waiting=waiting)
     known = rested(last, Observation())
-    memory = Memory.initial(scale, 0.0)
+    memory = replace(Memory.initial(scale, 0.0), idle_since=0.0)
     decision, after = decide(Situation(spec, known, scale, memory, now))
     if waiting:
         lowest = min(max(1, spec.min_replicas), spec.max_replicas)
         assert lowest <= decision.replicas <= spec.max_replicas
         assert decision.reason is Reason.REQUESTS_WAIT
-        assert raised(Situation(spec, known, scale, memory, now), math.inf)[0].replicas == decision.replicas
+        between, then = raised(Situation(spec, known, scale, memory, now), math.inf)
+        assert (between.replicas, then.idle_since) == (decision.replicas, None)
     else:
         assert (decision.replicas, decision.reason) == (None, Reason.SCALED_TO_ZERO)
         assert raised(Situation(spec, known, scale, memory, now), math.inf) is None
     assert after.idle_since is None
+
+
+def test_function_without_replicas_wakes_for_a_request_that_one_still_serving_has_had():
+    had = replace(quiet, rate=0.5)
+    decision, _ = decide(Situation(a_spec(), had, EMPTY, Memory.initial(EMPTY, 0.0), 0.0))
+    assert (decision.replicas, decision.reason) == (1, Reason.REQUESTS_WAIT)
 
 
 @given(observations, observations)

@@ -806,3 +806,61 @@ def test_worker_that_tries_a_part_gets_no_batch_early():
     crew.offer(request(1, crew.now, budget=5.0))
     crew.now += law(len(part.requests)) - LEAD / 2
     assert crew.tick() == []
+
+
+def bulk(number, key=b""):
+    return request(number, budget=math.inf, key=key)
+
+
+def test_batch_of_best_effort_has_one_batch_key():
+    crew = Crew()
+    crew.offer(bulk(1, b"a"), bulk(2, b"b"), bulk(3, b"a"))
+    (batch,) = crew.tick()
+    assert ids(batch) == [1, 3]
+
+
+def test_best_effort_leaves_time_for_a_request_that_arrives_at_once_and_for_its_way_to_the_client():
+    crew = Crew(tightest=0.061, max_inflight=100)
+    crew.offer(*(bulk(number) for number in range(LARGEST)))
+    (batch,) = crew.tick()
+    largest = len(batch.requests)
+    assert law(largest) + law(1) <= 0.061 * (1.0 - TUNING.reserve) < law(largest + 1) + law(1)
+
+
+def test_best_effort_of_few_runs_gets_no_larger_batches_than_others_could_wait_for():
+    own = CostModel(LARGEST)
+    learn(own.overall, law, (1,))
+    crew = Crew(learned=False, tightest=0.1, best_effort=own)
+    learn(crew.cost.overall, lambda size: 0.01 if size == 1 else 0.1, (1, 2, 4, 8), 5)
+    crew.offer(bulk(1), bulk(2))
+    assert [ids(batch) for batch in crew.tick()] == [[1]]
+
+
+def test_best_effort_alone_is_not_sent_to_a_worker_that_is_busy():
+    crew = Crew(lead=law(1) / 2)
+    crew.offer(request(1))
+    crew.tick()
+    crew.offer(bulk(2))
+    assert crew.tick(law(1) * 0.9) == []
+    crew.offer(request(3))
+    assert crew.tick(), "as its next batch it would go"
+
+
+def test_parts_of_best_effort_that_failed_go_after_requests_with_a_deadline():
+    crew = Crew()
+    crew.offer(bulk(1), bulk(2))
+    crew.tick()
+    crew.offer(request(3, budget=1.0))
+    crew.fail(crew.workers[0])
+    (batch,) = crew.tick()
+    assert ids(batch) == [3]
+
+
+def test_refused_best_effort_is_told_the_time_of_half_of_its_own_queue():
+    crew = Crew(idle=0, learned=False, max_inflight=40)
+    learn(crew.cost.overall, float, (1, 2, 4, 8), 5)
+    for number in range(20):
+        crew.offer(bulk(number))
+    with pytest.raises(QueueFull) as refused:
+        crew.offer(bulk(20))
+    assert refused.value.retry_after == pytest.approx(10, abs=1)
