@@ -181,6 +181,25 @@ def test_reconcile_without_observations_names_the_cause(gateway, monkeypatch):
         assert {(name, reason) for name, reason, _ in told} == {(A, "NoData"), (B, "NoData")}
 
 
+def test_reconcile_without_observations_names_no_cause_of_what_needs_none(gateway):
+    gateway.functions["a"].replicas = 0
+    with Bench(gateway) as bench:
+        bench.reconcile()
+        assert bench.about()[-1]["reason"] == "ScaledToZero"
+        assert "cause" not in bench.about()[-1]
+
+
+def test_function_that_comes_back_with_a_mistyped_annotation_is_told_of_it_again(gateway, caplog):
+    gateway.functions["b"].annotations = {"com.tailbound.shedule": "[]"}
+    with Bench(gateway, *[{A: BUSY}] * 3) as bench:
+        bench.reconcile()
+        function = gateway.functions.pop("b")
+        bench.reconcile()
+        gateway.functions["b"] = function
+        bench.reconcile()
+    assert caplog.text.count("com.tailbound.shedule") == 2
+
+
 def test_reconcile_mistyped_annotation_is_logged_once_with_the_likely_one(gateway, caplog):
     gateway.functions["a"].annotations = {"com.tailbound.shedule": "[]"}
     with Bench(gateway, *[{A: BUSY}] * 3) as bench:

@@ -92,7 +92,7 @@ def closed_batches(
     def step(states: Sequence[_State], context: Any) -> Sequence[Any]:
         for batch in {id(state.batch): state.batch for state in states}.values():
             members = [state for state in states if state.batch is batch]
-            if batch.error is not None and not batch.steps and len(members) < batch.size:
+            if batch.error is not None and not batch.steps:
                 batch.error.__traceback__ = None  # its frames hold what the parts need the memory of
                 again(members, context)
             # Not where a step failed after it: the others of the step before still wait for its pieces.

@@ -211,6 +211,17 @@ def test_resize_that_a_kubelet_leaves_pending_is_named_and_withdrawn(shop, caplo
     assert f"web.shop: boost: refused: PodResizePending {reason}" in caplog.text
 
 
+def test_boost_lower_than_one_that_a_kubelet_left_pending_is_given_at_once(shop, caplog):
+    shop.api.pending = ("Deferred", "no room")
+    shop.deploy()
+    resizer = shop.start()
+    resizer.boost(TRIPLE)
+    until(lambda: "no room" in caplog.text, "it is refused")
+    shop.api.pending = None
+    resizer.boost({"web.shop": CpuBoost(2.0, 2.0)})
+    until(lambda: shop.cpu() == ("100m", "1000m"), "the lower one is given")
+
+
 @pytest.mark.parametrize(
     ("code", "message"), [(403, "exceeded quota: cpu"), (403, "maximum cpu usage"), (422, "Pod QOS Class")]
 )

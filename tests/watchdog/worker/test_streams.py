@@ -380,6 +380,43 @@ def test_generator_that_raises_later_fails_all_of_its_streams(tmp_path):
     ]
     assert all(done for _, done in worker.iterate().values())
     assert len(worker.streams) == 0
+    assert all("ValueError: 2" in failure.trace for failure in worker.failures)
+
+
+FAILS_THRICE = """
+left = 3
+
+def fail():
+    global left
+    left -= 1
+    if left >= 0:
+        raise ERROR
+"""
+IN_STEP = """
+def start(events, context):
+    return list(events)
+
+def step(states, context):
+    fail()
+    return [(b"piece", False) for _ in states]
+"""
+IN_GENERATOR = """
+def handle_batch(events, context):
+    fail()
+    yield [b"piece" for _ in events]
+"""
+
+
+@pytest.mark.parametrize("function", [IN_STEP, IN_GENERATOR])
+@pytest.mark.parametrize(("error", "again"), [("MemoryError", True), ("ValueError", False)])
+def test_older_half_gets_its_step_once_the_newer_has_made_room_and_after_no_other_error(
+    tmp_path, function, error, again
+):
+    worker = Worker(FAILS_THRICE.replace("ERROR", error) + function, tmp_path)
+    worker.join(a=1, b=2)
+    outputs = worker.iterate()
+    assert (outputs[1] == (b"piece", False)) is again
+    assert outputs[2][1]
 
 
 def test_example_is_measured_at_powers_of_two_up_to_the_most_streams(worker):
