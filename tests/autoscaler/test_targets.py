@@ -1,7 +1,7 @@
 """The state of one function, and of those that share a budget, from one reconcile to the next."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from math import inf
 
 import pytest
@@ -18,6 +18,8 @@ from support import doubles
 from support.builders import a_spec, seen
 from support.doubles import Function, a_gateway
 from support.reconciling import BUSY, CALM, MODE, SHADOW, TRIPLE, A, B, Bench, Boosted, boost_of, desired
+
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
 def test_glance_adds_replicas_while_prometheus_is_away_as_long_as_enough_is_known(gateway):
@@ -325,3 +327,17 @@ def test_function_holds_of_a_budget_what_it_has_or_has_requested(target, replica
     target.spec = replace(target.spec, group="gpu")
     fleet.targets = {A: target}
     assert (fleet.free("gpu"), fleet.free(None), fleet.free("other")) == (10 - replicas, 3, inf)
+
+
+def test_function_without_replicas_keeps_what_its_last_ones_told():
+    target, untold = Target(a_spec()), replace(seen(), capacity=None)
+    for scale, observation in ((Scale(1, 1), seen(capacity=80.0)), (Scale(0, 0, waiting=1.0), untold)):
+        target.recommend(observation, scale, 0.0, NOON, lambda _, memory: memory)
+    assert target.lately(None, 0.0).capacity == 80.0
+
+
+def test_what_virtual_replicas_would_have_shown_is_unknown_after_a_change_of_the_mode():
+    target = Target(a_spec())
+    for observation, mode in ((seen(), "shadow"), (None, "active")):
+        target.recommend(observation, Scale(1, 1, mode=mode), 0.0, NOON, lambda _, memory: memory)
+    assert target.lately(None, 0.0) is None

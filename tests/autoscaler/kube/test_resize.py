@@ -211,7 +211,8 @@ def test_resize_that_a_kubelet_leaves_pending_is_named_and_withdrawn(shop, caplo
     assert f"web.shop: boost: refused: PodResizePending {reason}" in caplog.text
 
 
-def test_boost_lower_than_one_that_a_kubelet_left_pending_is_given_at_once(shop, caplog):
+def test_boost_lower_than_one_that_a_kubelet_left_pending_is_given_at_once(shop, caplog, monkeypatch):
+    monkeypatch.setattr(resize, "BACKOFF_SECONDS", 3600.0)
     shop.api.pending = ("Deferred", "no room")
     shop.deploy()
     resizer = shop.start()

@@ -150,15 +150,3 @@ def test_give_up_of_best_effort_answers_what_waits_and_leaves_the_others():
     (answer,) = engine.give_up(ShuttingDown("soon"), best_effort=True)
     assert answer.request.id == 1
     assert engine.queued == 1
-
-
-def test_best_effort_leaves_time_for_a_request_that_arrives_at_once():
-    took = []
-
-    def look(simulation, _, requests):
-        if simulation.now > 5.0 and requests[0].deadline == inf:
-            took.append(accelerator(len(requests)))
-
-    with_bulk(fault=look).run(1000.0, 10.0)
-    assert took
-    assert max(took) + accelerator(1) < 0.1

@@ -141,3 +141,13 @@ def test_classes_that_clients_make_up_are_forgotten_before_those_with_a_cost():
         mixed_then_alone(cost, padded, 1 if number % 10 == 0 else 0)
     assert (cost.pool(SHORT), cost.pool(LONG)) == known
     assert cost.pool(made_up) is not pool
+
+
+def test_classes_of_a_batch_key_that_is_forgotten_share_batches_when_it_comes_back():
+    cost = model()
+    first, other = (b"key", b"GET /", 4), (b"key", b"GET /", 5)
+    run(cost, [(b"", b"GET /", 4)], 0.01)
+    run(cost, [first], 0.01, times=KNOWN)
+    for number in range(TUNING.max_classes):
+        cost.pool((b"key %d" % number, b"GET /", 4))
+    assert cost.pool(other) is cost.pool(first)

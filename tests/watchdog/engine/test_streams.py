@@ -283,6 +283,14 @@ def test_streams_that_fit_into_memory_in_halves_lose_nothing_and_fewer_start_and
     assert max(len(join.batch.requests) for join in world.joins[1:]) <= 6
 
 
+def test_no_more_streams_start_together_than_memory_suffices_for():
+    world = Streaming(start_law, quick_law, latency=5.0, interval=1.0, workspace=4, noise=0.0)
+    world.engine.start.out_of_memory(8)
+    world.at(0.0, lambda: [world.arrive() for _ in range(12)])
+    world.to_the_end()
+    assert len(world.joins[0].batch.requests) == world.engine.start.ceiling
+
+
 def test_ceiling_of_memory_rises_again_once_more_streams_fit():
     world = Streaming(start_law, step_law, lengths=lambda _: 10, memory=6, noise=0.0)
     for memory, number in ((6, 12), (inf, 800)):
@@ -400,6 +408,19 @@ def test_capacity_is_unknown_until_a_stream_has_ended():
     assert isnan(world.engine.steady().rate)
     world.run(5.0, 1.0)
     assert world.engine.steady().rate > 0
+
+
+@pytest.mark.parametrize(("budget", "reply"), [(inf, Reply(200, b"", b"")), (0.1, None)])
+def test_stream_of_best_effort_or_without_a_piece_tells_no_length(budget, reply):
+    targets = {DEFAULT_CLASS: Target(0.1, 0.99, 0.05), "bulk": BEST_EFFORT}
+    engine, worker = Streams(targets, max_inflight=9, max_streams=9, workers=1), object()
+    engine.worker_ready(worker)
+    engine.offer(request(0, budget=budget), 0.0)
+    engine.tick(0.0)
+    for done in (False, True):
+        engine.stepped(worker, Iteration([Output(0, reply, done)], not done, 0.0, 1, 0.01, 0.0), 0.01)
+    assert engine.admitted == 0
+    assert isnan(engine.steady().rate)
 
 
 def test_first_streams_weigh_alike_in_the_capacity():

@@ -401,6 +401,20 @@ async def a_stream(bench: Bench, method: str = "POST", headers: str = "") -> Con
     return client
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+@scenario()
+async def test_tighter_deadline_of_a_client_is_for_the_first_piece_of_its_stream(bench, leaves):
+    client = await a_stream(bench, headers="X-Deadline-Ms: 50\r\n")
+    bench.clock.now += 0.04
+    await bench.piece()
+    bench.clock.now += 0.04
+    if leaves:
+        client.lose()
+    else:
+        await bench.piece(done=True)
+    assert bench.metrics.client_deadlines == {"met": not leaves, "missed": 0}
+
+
 @scenario()
 async def test_head_ends_a_stream_at_its_first_piece_and_keeps_the_connection(bench):
     client = await a_stream(bench, "HEAD")
@@ -602,6 +616,25 @@ async def test_best_effort_is_in_no_metric_of_other_requests(bench):
         ("watchdog_batch_size", ""),
         ("watchdog_dispatch", "best_effort"),
     }
+
+
+@scenario(slo_classes="bulk=best-effort")
+async def test_best_effort_that_expires_is_counted_as_such(bench):
+    before = Exposition(bench.metrics).scrape()[0].decode()
+    await bench.ask(headers="X-SLO-Class: bulk\r\nX-Timeout: 1s\r\n")
+    bench.clock.now += 1.0
+    await bench.worker_idle()
+    after = Exposition(bench.metrics).scrape()[0].decode()
+    assert changed(before, after) == {("watchdog_best_effort", "expired")}
+
+
+@scenario(slo_classes="bulk=best-effort")
+async def test_step_of_a_stream_of_best_effort_beside_another_took_half_of_its_time_for_it(bench):
+    await a_stream(bench, headers="X-SLO-Class: bulk\r\n")
+    await bench.ask()
+    await bench.piece()
+    await bench.piece(seconds=0.02)
+    assert bench.metrics.best_effort_seconds == pytest.approx(0.01)
 
 
 @scenario(slo_classes="bulk=best-effort,quick=50ms")
