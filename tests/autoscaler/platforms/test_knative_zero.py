@@ -146,6 +146,18 @@ def test_request_in_the_grace_period_keeps_the_replica(world, one, activator, cl
     assert world.replicas(name) == 1
 
 
+def test_replica_stays_until_the_activators_were_read_lately(world, one, clock, monkeypatch):
+    platform, name = one
+    monkeypatch.setattr(activators, "READ_SECONDS", 0.0)
+    decide(platform, world.function, 0)
+    world.until(lambda: world.mode(name) == "Proxy", "the activator is in its path", platform)
+    clock.now += 3600.0
+    drive(platform)
+    assert world.replicas(name) == 1, "what was read is too old"
+    monkeypatch.setattr(activators, "READ_SECONDS", 60.0)
+    world.until(lambda: world.replicas(name) == 0, "it goes", platform)
+
+
 def test_request_that_no_decision_answers_wakes_one_replica(world, zero, activator, monkeypatch):
     platform, name = zero
     monkeypatch.setattr(own_class, "UNANSWERED_SECONDS", 0.3)

@@ -249,6 +249,23 @@ def test_page_whose_load_rises_is_read_again_soon_and_others_are_not():
             assert pause == 1.0, "steady again"
 
 
+def test_page_that_fails_while_its_load_rises_hastens_no_further_look(monkeypatch):
+    def refuse(*_):
+        raise ConnectionRefusedError
+
+    with counting() as page:
+        page.counts = {A: 0}
+        with looking(Listed({page.address: {A}}), A) as eye:
+            for arrived in (22, 22, 81):
+                page.counts[A] += arrived
+                eye.now += 1.0
+                pause = eye.direct.poll()
+            assert pause == AGAIN
+            monkeypatch.setattr("slo_autoscaler.sources.direct.fetched", refuse)
+            eye.now += AGAIN
+            assert eye.direct.poll() == 1.0
+
+
 def test_direct_looks_by_itself_from_start_to_close():
     with counting() as page:
         page.counts = {A: 0}
