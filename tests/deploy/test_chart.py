@@ -21,7 +21,8 @@ from deploy.helm import manifests
 
 from slo_autoscaler.config import Config
 from slo_autoscaler.kube import BOOST
-from slo_autoscaler.platforms.keys import FLOOR_APPLIED, FLOOR_ORIGINAL, MIN_SCALE
+from slo_autoscaler.kube.pods import REVISION
+from slo_autoscaler.platforms.keys import FLOOR_APPLIED, FLOOR_ORIGINAL, MIN_SCALE, MODE
 from support.doubles import exposing
 from support.pages import blocks
 
@@ -468,6 +469,35 @@ def test_policy_limits_the_account_of_the_pod_where_its_role_cannot(platform, re
     assert rule["resources"] == [resource]
     assert any(resource in allowed["resources"] for allowed in only(documents, "ClusterRole")["rules"])
     assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+
+
+SELECTS = {
+    "NotIn": lambda value, values: value not in values,
+    "DoesNotExist": lambda value, _: value is None,
+}
+"""Operator of a selector -> whether it selects an object whose label has this value."""
+
+
+@pytest.mark.parametrize(
+    ("platform", "labels", "scaled"),
+    [
+        ("kubernetes", {MODE: "active"}, True),
+        ("kubernetes", {MODE: ""}, True),
+        ("kubernetes", {MODE: "off"}, False),
+        ("kubernetes", {}, False),
+        ("knative-class", {REVISION: "web-00001"}, True),
+        ("knative-class", {}, False),
+    ],
+)
+def test_policy_of_the_scale_refuses_deployments_that_are_not_to_be_scaled_and_no_others(
+    platform, labels, scaled
+):
+    documents = rendered(platform=platform, scalePolicy={"enabled": True})
+    parameters = only(documents, f"{POLICY}Binding")["spec"]["paramRef"]
+    (where,) = parameters["selector"]["matchExpressions"]
+    refused = SELECTS[where["operator"]](labels.get(where["key"]), where.get("values"))
+    assert refused is not scaled
+    assert parameters["parameterNotFoundAction"] == "Allow", "none is to be refused"
 
 
 def test_boost_gives_one_right_more_and_a_policy_that_limits_it(platform):

@@ -86,6 +86,12 @@ def test_decisions_are_the_last_ones_of_the_function_or_of_each_with_that_name(w
     assert list(zip((each["function_name"] for each in answers), actions, strict=True)) == found
 
 
+def test_decisions_of_a_removed_function_are_found_by_its_short_name(web, told):
+    told.gone = ["text.openfaas-fn"]
+    _, _, body = get(f"http://127.0.0.1:{web.port}/decisions?function=text")
+    assert [each["function_name"] for each in json.loads(body)["found"]] == told.gone
+
+
 @pytest.mark.parametrize(
     ("name", "code", "answer"),
     [

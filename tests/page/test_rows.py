@@ -91,6 +91,20 @@ def test_row_with_an_objective_that_is_rounded_to_one_is_shown(burn, pages):
     assert ("burn_rate" in row["breaches"]) is pages
 
 
+@pytest.mark.parametrize(("burn", "pages"), [(7.9, False), (8.1, True)])
+def test_burn_rate_pages_by_its_misses_where_the_objective_allows_none_so_high(burn, pages):
+    row = row_of(a_hold(inputs={"slo_objective": 0.9, "burn_rate": burn}))
+    assert ("burn_rate" in row["breaches"]) is pages
+
+
+def test_old_numbers_breach_nothing_while_prometheus_is_away():
+    assert row_of(a_hold(inputs={"p95": 9.0}), blind=True)["breaches"] == []
+
+
+def test_summary_has_the_replicas_that_are_there_beside_a_shadow():
+    assert rows.summary([row_of(a_decision(mode="shadow", incumbent=7))])["target_replicas"] == 7
+
+
 @pytest.mark.parametrize("sort", words.SORTS)
 @pytest.mark.parametrize("way", ["", "-"])
 def test_an_order_keeps_all_rows_ties_by_name_and_puts_unknown_values_last(sort, way):
