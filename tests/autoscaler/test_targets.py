@@ -341,3 +341,11 @@ def test_what_virtual_replicas_would_have_shown_is_unknown_after_a_change_of_the
     for observation, mode in ((seen(), "shadow"), (None, "active")):
         target.recommend(observation, Scale(1, 1, mode=mode), 0.0, NOON, lambda _, memory: memory)
     assert target.lately(None, 0.0) is None
+
+
+def test_count_that_follows_a_recommendation_is_a_change_whoever_made_it():
+    target = Target(a_spec())
+    for now, count in ((0.0, 1), (5.0, 3)):
+        scale = Scale(count, 1, mode="recommend")
+        target.recommend(seen(), scale, now, NOON, lambda _, memory: memory)
+    assert target.memory.scaled_up_at == 5.0

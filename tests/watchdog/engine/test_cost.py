@@ -1,6 +1,7 @@
 """Which cost classes share batches: mixed ones must take no longer than the shares of their classes."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -151,3 +152,13 @@ def test_classes_of_a_batch_key_that_is_forgotten_share_batches_when_it_comes_ba
     for number in range(TUNING.max_classes):
         cost.pool((b"key %d" % number, b"GET /", 4))
     assert cost.pool(other) is cost.pool(first)
+
+
+def test_pools_of_one_batch_key_are_few_however_many_of_its_classes_differ():
+    cost = model()
+    kinds: list[CostClass] = [(b"", b"POST /", bits) for bits in range(4, 18)]
+    for _ in range(60):
+        for short, long in pairwise(kinds):
+            for batch in ([short] * 14 + [long] * 2, [short] * 16, [long] * 16):
+                run(cost, batch, padded(batch))
+    assert len({id(cost.pool(kind)) for kind in kinds}) == TUNING.max_lanes

@@ -808,8 +808,8 @@ def test_worker_that_tries_a_part_gets_no_batch_early():
     assert crew.tick() == []
 
 
-def bulk(number, key=b""):
-    return request(number, budget=math.inf, key=key)
+def bulk(number, key=b"", path=b"POST /"):
+    return request(number, budget=math.inf, key=key, path=path)
 
 
 def test_batch_of_best_effort_has_one_batch_key():
@@ -817,6 +817,15 @@ def test_batch_of_best_effort_has_one_batch_key():
     crew.offer(bulk(1, b"a"), bulk(2, b"b"), bulk(3, b"a"))
     (batch,) = crew.tick()
     assert ids(batch) == [1, 3]
+
+
+def test_batch_of_best_effort_has_several_paths_where_the_handler_mixes_them():
+    own = CostModel(LARGEST)
+    learn(own.overall, law, (1, 2, 4, 8), 5)
+    crew = Crew(best_effort=own)
+    crew.engine.mix_paths()
+    crew.offer(bulk(1, path=b"POST /a"), bulk(2, path=b"POST /b"))
+    assert [ids(batch) for batch in crew.tick()] == [[1, 2]]
 
 
 def test_best_effort_leaves_time_for_a_request_that_arrives_at_once_and_for_its_way_to_the_client():

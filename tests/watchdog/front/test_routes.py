@@ -350,6 +350,18 @@ async def test_probe_of_the_function_without_room_is_refused_and_its_connection_
 
 
 @scenario(ready_path="/warm")
+async def test_probe_of_a_function_that_streams_ends_its_stream_at_the_first_piece(bench):
+    bench.shell.stream(closed=False, starts=(), steps=())
+    await bench.worker_idle()
+    client = bench.client()
+    client.protocol.data_received(GET.replace(b"/a?b=c", b"/_/ready"))
+    await bench.turn()
+    await bench.piece()
+    (answer,) = client.answers()
+    assert (answer.status, bench.left, bench.shell.admitted) == (200, [0], 0)
+
+
+@scenario(ready_path="/warm")
 async def test_probe_that_has_left_before_its_answer_is_withdrawn(bench):
     client = bench.client()
     client.send(GET.replace(b"/a?b=c", b"/_/ready"))

@@ -153,6 +153,20 @@ def test_idle_worker_that_is_surplus_gets_no_batch_before_it_ends():
     assert done == ["gone", "closed"]
 
 
+def test_worker_that_has_loaded_after_the_number_was_lowered_ends_unused():
+    done: list[str] = []
+    ready: list[object] = []
+
+    def use(pool: WorkerPool) -> None:
+        take(pool, Loaded(done))
+        pool.resize(2, 1)
+        pool.resize(1, 1)
+        take(pool, Loaded(done))
+
+    with_pool(use, came_up=lambda: None, worker_ready=ready.append, worker_gone=lambda _: None)
+    assert (done, len(ready)) == (["closed"], 1)
+
+
 def test_busy_worker_that_is_surplus_ends_after_its_batch():
     done: list[str] = []
     ready: list[bool] = []
