@@ -151,8 +151,8 @@ class Engine:
         if self.at_limit:
             late = request.deadline <= request.arrived
             displaced = self._replaceable()
-            if late or request.best_effort or request.cost_class is PROBE or displaced is None:
-                raise self._queue_full(best_effort=request.best_effort)
+            if late or request.cost_class is PROBE or displaced is None:
+                raise self._queue_full()
             error = self._queue_full(displaced=True, best_effort=displaced.best_effort)
             effects = self._end(displaced, error)
         self._queues.admit(request, self._pool(request))

@@ -290,11 +290,10 @@ class Streams:
     def refusal(self, deadline: float, now: float) -> WatchdogError | None:
         """Return the error that refuses a request at its header, before its body is read, or None."""
         late = deadline - self._soonest <= now
-        best_effort = deadline == inf
-        if best_effort and self._queues.at_best_effort_limit:
+        if deadline == inf and self._queues.at_best_effort_limit:
             return self._queue_full(best_effort=True)
-        if self.at_limit and (late or self.full or best_effort):
-            return self._queue_full(best_effort=best_effort)
+        if self.at_limit and (late or self.full):
+            return self._queue_full()
         return _NO_TIME if self._shed_late and self._on and late else None
 
     def offer(self, request: Request, now: float) -> Sequence[Effect]:
@@ -307,8 +306,8 @@ class Streams:
             raise self._queue_full(best_effort=True)
         if self.at_limit:
             displaced = self._queues.replaceable()
-            if displaced is None or request.deadline <= now or request.best_effort:
-                raise self._queue_full(best_effort=request.best_effort)
+            if displaced is None or request.deadline <= now:
+                raise self._queue_full()
             error = self._queue_full(displaced=True, best_effort=displaced.best_effort)
             effects = self._end(displaced, error)
         self._queues.admit(request, self._pool)

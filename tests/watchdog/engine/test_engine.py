@@ -786,7 +786,8 @@ def test_request_that_leaves_before_its_worker_begins_is_cancelled_and_teaches_n
 
 @pytest.mark.parametrize(("computes", "early"), [(0.2, True), (0.9, False)])
 def test_next_batch_goes_early_only_to_workers_that_leave_the_cores_to_others(computes, early):
-    crew = Crew(workers=2, idle=1, lead=LEAD, cpus=2.0, max_inflight=1000)
+    crew = Crew(workers=2, idle=1, lead=LEAD, cpus=0.1, max_inflight=1000)
+    crew.engine.resize(2, 2.0)
     for _ in range(100):
         crew.offer(request(1, crew.now))
         crew.tick()

@@ -84,13 +84,13 @@ def change(revision: Json, floor: int, defaults: Defaults) -> dict[str, Any] | N
 
     It holds the resourceVersion, so that a simultaneous change by the user is not overwritten.
     """
-    held, own = _held(revision), _own(revision)
+    own = _own(revision)
     annotations: dict[str, str | None] = {FLOOR_APPLIED: None, FLOOR_ORIGINAL: None}
     if floor > max(1, min_scale(_with_own(revision), defaults)):
         annotations = {MIN_SCALE: str(floor), FLOOR_APPLIED: str(floor), FLOOR_ORIGINAL: own or ""}
     elif annotation(revision, FLOOR_APPLIED) is None and annotation(revision, FLOOR_ORIGINAL) is None:
         return None
-    elif held:
+    else:
         annotations[MIN_SCALE] = own
     present = revision.get("metadata", {}).get("annotations") or {}
     if all(present.get(key) == value for key, value in annotations.items()):
