@@ -72,7 +72,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         self._life = mmap.mmap(-1, _LIFE.size)  # shared with the arbiter after the fork
         self._connection: socket.socket | None = None
         self._forking = threading.local()
-        """Where a process is forked: whether that is the main thread."""
+        """Where a process is forked: whether that is the worker's main thread."""
 
     @property
     def loaded_at(self) -> float:
@@ -105,9 +105,11 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
             leave_fork()
 
     def _before_fork(self) -> None:
-        """Hold signals back, which the child's copy of a handler would swallow; note the thread."""
+        """Hold signals back, which the child's copy of a handler would swallow; note what forks."""
         signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
-        self._forking.in_main = threading.current_thread() is threading.main_thread()
+        # Not in the child: the worker may have ended before that begins.
+        in_main = threading.current_thread() is threading.main_thread()
+        self._forking.in_main = in_main and os.getpid() == self.pid
 
     def _after_fork(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
@@ -118,7 +120,7 @@ class BatchWorker(Worker):  # type: ignore[misc] # gunicorn is not typed
         Its copy of the connection would hide the worker's death, and could answer in its place. With the
         worker's handlers it would outlive ``terminate()`` of multiprocessing.
         """
-        if os.getppid() == self.pid and self._forking.in_main:  # else the end of a thread would end it
+        if self._forking.in_main:  # else the end of a thread would end it
             die_with_parent(signal.SIGKILL, self.pid)
         for held in (*self.sockets, self._connection):
             if held is not None:

@@ -145,6 +145,16 @@ import multiprocessing, os, time
 def handle(event, context):
     if event.body == b"end":
         os._exit(1)
+    if event.body.startswith(b"/"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # they begin when this process is gone
+        forked = []
+        for _ in range(4):
+            forked.append(os.fork())
+            if not forked[-1]:
+                time.sleep(600)
+        with open(event.body, "w") as file:
+            print(*forked, file=file)
+        os._exit(1)
     children = multiprocessing.get_context("fork")
     if event.body == b"pool":
         with children.Pool(2) as pool:  # terminate() at the end sends SIGTERM
@@ -174,6 +184,17 @@ async def test_worker_that_dies_is_gone_and_so_are_the_processes_that_it_forked(
     assert heard.lost == [sent]
     forked = int(replies[0].body)
     until(lambda: not runs(forked), "the forked process has ended")
+
+
+@within(partial(a_worker, LASTING), gives=2)
+async def test_processes_that_begin_after_the_end_of_the_worker_that_forked_them_end_too(heard, connection):
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "pids"
+        connection.send(batch(bytes(file)))
+        await connection.gone.wait()
+        forked = list(map(int, file.read_text().split()))
+    assert len(forked) == 4
+    until(lambda: not any(map(runs, forked)), "the forked processes have ended")
 
 
 @within(partial(a_worker, LASTING), gives=2)
