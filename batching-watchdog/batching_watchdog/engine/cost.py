@@ -110,6 +110,11 @@ class Pool:
         self.excess: deque[float] = deque(maxlen=TUNING.tries)
         """Times of the last mixed batches as multiples of the shares of their classes."""
 
+    @property
+    def shown(self) -> LatencyModel:
+        """``times``, or those of ``before`` while a few runs would be extrapolated."""
+        return self.times if self.times.runs >= KNOWN else self.before
+
 
 class _Class:
     """The pool of a class, its recent requests, and the service times of its batches alone."""
@@ -145,7 +150,7 @@ class CostModel:
         total = sum(counts.values())
         if not total:
             return [(1.0, self.overall.own)]
-        return [(count / total, _shown(pool).own) for pool, count in counts.items()]
+        return [(count / total, pool.shown.own) for pool, count in counts.items()]
 
     @property
     def ceiling(self) -> int:
@@ -246,7 +251,7 @@ class CostModel:
     def _separate(self, pool: Pool, pools: list[Pool], size: int) -> None:
         """Move the class with the dearest batches of ``size`` to a pool that matches, or to a new one."""
         pools[1:] = [kept for kept in pools[1:] if kept.classes]
-        before = _shown(pool)
+        before = pool.shown
         classes = {kind: self._classes[kind] for kind in pool.classes}
         kind = max(classes, key=lambda kind: classes[kind].times.predict_mean(size))
         of = classes[kind]
@@ -270,11 +275,6 @@ class CostModel:
         pool.excess.clear()
         best.classes.add(kind)
         of.pool, of.times = best, LatencyModel(self.max_batch_size)
-
-
-def _shown(pool: Pool) -> LatencyModel:
-    """Return the times of ``pool``, or those of before while a few runs would be extrapolated."""
-    return pool.times if pool.times.runs >= KNOWN else pool.before
 
 
 def _off(one: LatencyModel, other: LatencyModel, size: int) -> float:
