@@ -181,6 +181,21 @@ def test_rights_in_one_namespace_are_enough_for_its_models(installed):
     assert "status 403" not in told()
 
 
+def test_keda_gives_the_recommended_count(installed):
+    if not exists("customresourcedefinition", "scaledobjects.keda.sh"):
+        pytest.skip("the cluster has no KEDA")
+    policy = {"namespaces": ["monitoring", "keda"]}
+    installed.guide.upgrade_autoscaler(maxMode="recommend", networkPolicy=policy)
+    bounds = ("tailbound.dev/min-replicas=3", "tailbound.dev/max-replicas=3")
+    kubectl("--namespace=shop", "annotate", "--overwrite", "deployment/my-model", *bounds)
+    keda = str(installed.guide.clone / "deploy/recommend/keda.yaml")
+    kubectl("apply", "--filename", keda)
+    try:
+        wait_for("the count from KEDA's HPA", lambda: counts() == (3, 3), told)
+    finally:
+        kubectl("delete", "--filename", keda)
+
+
 def test_removal_leaves_the_model_and_nothing_of_the_autoscaler(installed):
     before = counts()
     installed.guide.follow("Remove it")
