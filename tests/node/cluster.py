@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kubernetes import config
 
 from support.pages import ROOT, Block, blocks
 from tailbound_lab.bench.node import SOURCE
@@ -65,6 +66,28 @@ def read(*arguments: str) -> Json:
 
 def exists(*arguments: str) -> bool:
     return kubectl("get", *arguments, "--ignore-not-found", "--output=name").strip() != ""
+
+
+def refused(account: str, path: str, patch: Json) -> str:
+    """Why the API server refuses this patch by the autoscaler of a namespace; "" if it would not."""
+    # Containers are merged by their name; a custom resource has no such rule.
+    kind = "strategic-merge-patch" if path.startswith("/api/") else "merge-patch"
+    headers = {
+        "Content-Type": f"application/{kind}+json",
+        "Impersonate-User": f"system:serviceaccount:{account}:slo-autoscaler",
+    }
+    with config.new_client_from_config() as api:
+        request = api.param_serialize(
+            "PATCH",
+            path,
+            query_params=[("dryRun", "All")],
+            header_params=headers,
+            body=patch,
+            auth_settings=["BearerToken"],
+        )
+        answer = api.call_api(*request)
+        said = json.loads(answer.read())
+    return "" if answer.status == 200 else str(said["message"])
 
 
 def left_over() -> list[str]:

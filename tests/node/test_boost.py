@@ -104,6 +104,22 @@ def steps(place: Place) -> None:
     assert place.pods()[pod] == (NOMINAL, 0), "the same pod, without a restart"
 
 
+def refuses_all_but_cpu(place: Place) -> None:
+    """See that the policy refuses memory, and pods without the label."""
+
+    def resized(namespace: str, pod: str, **limits: str) -> str:
+        (container, *_) = read("--namespace", namespace, "pod", pod)["spec"]["containers"]
+        changed = {"name": container["name"], "resources": {"limits": limits}}
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/resize"
+        return cluster.refused(place.autoscaler, path, {"spec": {"containers": [changed]}})
+
+    (pod, *_) = place.pods()
+    (unlabeled, *_) = names("--namespace", place.autoscaler, "pods", "--field-selector=status.phase=Running")
+    assert resized(place.namespace, pod, cpu="600m") == ""
+    assert "changes the CPU limits" in resized(place.namespace, pod, cpu="600m", memory="300Mi")
+    assert "only pods with the label" in resized(place.autoscaler, unlabeled, cpu="600m")
+
+
 def kill(namespace: str) -> None:
     """End the autoscaler without a signal that it could act on."""
     selector = "--selector=app.kubernetes.io/name=slo-autoscaler"
@@ -117,13 +133,15 @@ def image_of(namespace: str, deployment: str) -> str:
     return str(template["spec"]["containers"][0]["image"])
 
 
-def test_boost_on_kubernetes_follows_a_step_and_is_taken_back_after_a_crash(tmp_path):
+def test_boost_on_kubernetes_follows_a_step_is_taken_back_after_a_crash_and_is_of_cpu_alone(tmp_path):
     ours = ("monitoring", "tailbound", "shop")
     with installed("kubernetes", ours, tmp_path) as follower:
         follower.follow("2. Prometheus")
         allow(follower, "tailbound")
         kubernetes.model(follower, "cpu", {BOOST: ""})
-        steps(Place("tailbound", "shop", "my-model.shop", kubernetes.IMAGE, kubernetes.URL))
+        place = Place("tailbound", "shop", "my-model.shop", kubernetes.IMAGE, kubernetes.URL)
+        steps(place)
+        refuses_all_but_cpu(place)
 
 
 def test_boost_on_openfaas_follows_a_step_and_is_taken_back_after_a_crash(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from node import cluster
 from node.cluster import Guide, exists, guide, kubectl, load, unused, wait_for
-from node.knative import IMAGE, annotations, counts, deploy, labeled, needs_knative, url
+from node.knative import IMAGE, annotations, counts, deploy, labeled, needs_knative, revision, url
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3600)]
 
@@ -48,6 +48,23 @@ def test_floor_follows_the_mode_and_the_end_of_the_label_gives_the_minimum_back(
     wait_for("the user's minimum", lambda: APPLIED not in annotations(), told)
     assert annotations()[MIN_SCALE] == "1"
     sent.ended()
+
+
+def test_only_the_annotations_of_the_floor_may_be_changed(installed):
+    path = f"/apis/serving.knative.dev/v1/namespaces/default/revisions/{revision()}"
+
+    def may(annotations: dict[str, str | None], **others: object) -> bool:
+        patch = {"metadata": {"annotations": annotations, **others}}
+        why = cluster.refused("tailbound-knative-floor", path, patch)
+        assert why == "" or "slo-autoscaler changes" in why
+        return why == ""
+
+    (other, *_) = annotations().keys() - {MIN_SCALE}
+    assert may({MIN_SCALE: "2", APPLIED: "2"})
+    assert not may({"an.other/one": "2"})
+    assert not may({other: "2"})
+    assert not may({other: None})
+    assert not may({MIN_SCALE: "2"}, labels={"team": "a"})
 
 
 def test_removal_leaves_nothing_of_the_autoscaler(installed):

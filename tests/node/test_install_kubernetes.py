@@ -108,6 +108,14 @@ def test_mode_off_decides_nothing_and_active_scales_again(installed):
     sent.ended()
 
 
+def test_only_a_labeled_deployment_may_be_scaled(installed):
+    change = ("/apis/apps/v1/namespaces/shop/deployments/my-model/scale", {"spec": {"replicas": 2}})
+    labeled("active")
+    assert cluster.refused("tailbound", *change) == ""
+    labeled("off")
+    assert "scales only Deployments" in cluster.refused("tailbound", *change)
+
+
 def test_count_given_to_another_owner_outlives_its_removal_from_an_applied_manifest(installed):
     labeled("off")
     flux = ("apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller")
