@@ -110,10 +110,11 @@ def test_mode_off_decides_nothing_and_active_scales_again(installed):
 
 def test_only_a_labeled_deployment_may_be_scaled(installed):
     change = ("/apis/apps/v1/namespaces/shop/deployments/my-model/scale", {"spec": {"replicas": 2}})
+    # The API server learns of a label a moment later.
     labeled("active")
-    assert cluster.refused("tailbound", *change) == ""
+    wait_for("the right", lambda: cluster.refused("tailbound", *change) == "")
     labeled("off")
-    assert "scales only Deployments" in cluster.refused("tailbound", *change)
+    wait_for("a refusal", lambda: "scales only Deployments" in cluster.refused("tailbound", *change))
 
 
 def test_count_given_to_another_owner_outlives_its_removal_from_an_applied_manifest(installed):
