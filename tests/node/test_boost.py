@@ -1,9 +1,10 @@
-"""docs/howto/boost.md on a real node: the load steps up, the pod gets more CPU, the autoscaler crashes.
+"""docs/howto/boost.md on a real node: the load steps up, a pod gets more CPU, the autoscaler crashes or goes.
 
 A handler that computes, so that CPU is what it lacks. The node needs Kubernetes 1.33 and two cores.
 """
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,8 @@ def allow(follower: Guide, autoscaler: str) -> None:
     wait_for("the right", lambda: "boost: may resize" in kubectl(*log, check=False))
 
 
-def steps(place: Place) -> None:
-    """Send three times what the one replica serves, and kill the autoscaler once it is boosted."""
+def steps(place: Place, end: Callable[[str], object]) -> None:
+    """Send three times what the one replica serves, and end the autoscaler once it is boosted."""
     wait_for("a capacity", place.capacity, place.told)
     (pod,) = place.pods()
     assert place.pods()[pod] == (NOMINAL, 0)
@@ -98,7 +99,7 @@ def steps(place: Place) -> None:
     sent.ended()
     sent = load(place.namespace, "step", place.image, place.url, rate=STEP * one, seconds=120)
     wait_for("a boost", lambda: place.pods()[pod][0] not in (NOMINAL, ""), place.told)
-    kill(place.autoscaler)
+    end(place.autoscaler)
     kubectl("--namespace", place.namespace, "delete", "pod", sent.name, "--now")
     wait_for("nominal CPU", lambda: {limit for limit, _ in place.pods().values()} == {NOMINAL}, place.told)
     assert place.pods()[pod] == (NOMINAL, 0), "the same pod, without a restart"
@@ -128,6 +129,10 @@ def kill(namespace: str) -> None:
     wait_for("the next one", lambda: names("--namespace", namespace, "pods", selector) - before)
 
 
+def uninstall(namespace: str) -> None:
+    subprocess.run(["helm", "uninstall", "slo-autoscaler", "--namespace", namespace], check=True)
+
+
 def image_of(namespace: str, deployment: str) -> str:
     template = read("--namespace", namespace, "deployment", deployment)["spec"]["template"]
     return str(template["spec"]["containers"][0]["image"])
@@ -140,8 +145,16 @@ def test_boost_on_kubernetes_follows_a_step_is_taken_back_after_a_crash_and_is_o
         allow(follower, "tailbound")
         kubernetes.model(follower, "cpu", {BOOST: ""})
         place = Place("tailbound", "shop", "my-model.shop", kubernetes.IMAGE, kubernetes.URL)
-        steps(place)
+        steps(place, kill)
         refuses_all_but_cpu(place)
+
+
+def test_boost_is_taken_back_by_an_uninstall(tmp_path):
+    with installed("kubernetes", ("monitoring", "tailbound", "shop"), tmp_path) as follower:
+        follower.follow("2. Prometheus")
+        allow(follower, "tailbound")
+        kubernetes.model(follower, "cpu", {BOOST: ""})
+        steps(Place("tailbound", "shop", "my-model.shop", kubernetes.IMAGE, kubernetes.URL), uninstall)
 
 
 def test_boost_on_openfaas_follows_a_step_and_is_taken_back_after_a_crash(tmp_path):
@@ -154,7 +167,7 @@ def test_boost_on_openfaas_follows_a_step_and_is_taken_back_after_a_crash(tmp_pa
         openfaas.function(follower, "cpu", {BOOST: "", "com.tailbound.mode": "active"})
         wait_for("the first replica", lambda: openfaas.counts() == (1, 1))
         image = image_of("openfaas-fn", "my-model")
-        steps(Place("openfaas", "openfaas-fn", "my-model.openfaas-fn", image, openfaas.URL))
+        steps(Place("openfaas", "openfaas-fn", "my-model.openfaas-fn", image, openfaas.URL), kill)
 
 
 def test_boost_on_knative_follows_a_step_and_is_taken_back_after_a_crash(tmp_path):
@@ -167,6 +180,6 @@ def test_boost_on_knative_follows_a_step_and_is_taken_back_after_a_crash(tmp_pat
             knative.deploy(follower, "cpu", {BOOST: ""})
             wait_for("the first replica", lambda: knative.counts() == (1, 1))
             url = knative.url()
-            steps(Place("tailbound-knative", "default", "my-model.default", knative.IMAGE, url))
+            steps(Place("tailbound-knative", "default", "my-model.default", knative.IMAGE, url), kill)
         finally:
             kubectl("delete", "ksvc", "my-model", "--ignore-not-found")
