@@ -3,7 +3,6 @@
 A handler that computes, so that CPU is what it lacks. The node needs Kubernetes 1.33 and two cores.
 """
 
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,32 +128,29 @@ def kill(namespace: str) -> None:
     wait_for("the next one", lambda: names("--namespace", namespace, "pods", selector) - before)
 
 
-def uninstall(namespace: str) -> None:
-    subprocess.run(["helm", "uninstall", "slo-autoscaler", "--namespace", namespace], check=True)
-
-
 def image_of(namespace: str, deployment: str) -> str:
     template = read("--namespace", namespace, "deployment", deployment)["spec"]["template"]
     return str(template["spec"]["containers"][0]["image"])
 
 
-def test_boost_on_kubernetes_follows_a_step_is_taken_back_after_a_crash_and_is_of_cpu_alone(tmp_path):
-    ours = ("monitoring", "tailbound", "shop")
-    with installed("kubernetes", ours, tmp_path) as follower:
+@contextmanager
+def on_kubernetes(folder: Path) -> Iterator[tuple[Guide, Place]]:
+    with installed("kubernetes", ("monitoring", "tailbound", "shop"), folder) as follower:
         follower.follow("2. Prometheus")
         allow(follower, "tailbound")
         kubernetes.model(follower, "cpu", {BOOST: ""})
-        place = Place("tailbound", "shop", "my-model.shop", kubernetes.IMAGE, kubernetes.URL)
+        yield follower, Place("tailbound", "shop", "my-model.shop", kubernetes.IMAGE, kubernetes.URL)
+
+
+def test_boost_on_kubernetes_follows_a_step_is_taken_back_after_a_crash_and_is_of_cpu_alone(tmp_path):
+    with on_kubernetes(tmp_path) as (_, place):
         steps(place, kill)
         refuses_all_but_cpu(place)
 
 
-def test_boost_is_taken_back_by_an_uninstall(tmp_path):
-    with installed("kubernetes", ("monitoring", "tailbound", "shop"), tmp_path) as follower:
-        follower.follow("2. Prometheus")
-        allow(follower, "tailbound")
-        kubernetes.model(follower, "cpu", {BOOST: ""})
-        steps(Place("tailbound", "shop", "my-model.shop", kubernetes.IMAGE, kubernetes.URL), uninstall)
+def test_boost_is_taken_back_when_the_guide_removes_the_autoscaler(tmp_path):
+    with on_kubernetes(tmp_path) as (follower, place):
+        steps(place, lambda _: follower.follow("Remove it"))
 
 
 def test_boost_on_openfaas_follows_a_step_and_is_taken_back_after_a_crash(tmp_path):
