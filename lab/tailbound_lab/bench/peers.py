@@ -22,6 +22,8 @@ from tailbound_lab.load.records import BenchError
 
 FACTORS: Final = ("0.5", "1", "1.5", "2.5")
 """Multiples of a server's own highest rate."""
+OVERLOAD: Final = "1.5"
+"""The multiple that the overload table shows."""
 SYSTEMS: Final = {
     "tabular": "slo,mosec:64:10,gunicorn,litserve,bentoml",
     "text": "slo,mosec:16:5,gunicorn,litserve,bentoml",
@@ -215,8 +217,8 @@ def table(record: Record, factors: Sequence[str] = FACTORS) -> str:
 def overload(record: Record) -> str:
     """Return one table of the real models: each server's highest rate, and the share in time beyond it.
 
-    A server has one row, whatever its settings on a workload. All are compared at the highest multiple of
-    their rate that every one was offered.
+    A server has one row, whatever its settings on a workload. A model has no share where the generator lagged
+    behind any server.
     """
     cells: dict[str, dict[str, list[Row]]] = {}
     for row in record.rows:
@@ -224,30 +226,38 @@ def overload(record: Record) -> str:
             name = row["system"].partition(":")[0]
             server = cells.setdefault("Tailbound" if name == "slo" else name, {})
             server.setdefault(row["workload"], []).append(row)
-    workloads = list(dict.fromkeys(name for server in cells.values() for name in server))
-    shown = [row for server in cells.values() for rows in server.values() for row in rows]
-    factor = max(set.intersection(*(set(row["goodput"]) for row in shown)), key=float)
-    heads = [
-        head
+    workloads = dict.fromkeys(name for server in cells.values() for name in server)
+    lagged = {
+        name
+        for server in cells.values()
+        for name, rows in server.items()
+        if not all(OVERLOAD in row["goodput"] for row in rows)
+    }
+    heads, lines = ["server"], [[server] for server in cells]
+    for name in workloads:
+        found = [own.get(name, []) for own in cells.values()]
+        heads.append(f"{MODELS[name]}: requests/s, 99% within {1000 * WORKLOADS[name].slo:g} ms")
+        for line, rows in zip(lines, found, strict=True):
+            line.append(_middle([row["highest"] for row in rows], "{:,.0f}"))
+        if name not in lagged:
+            heads.append(f"of {OVERLOAD} times as many, in time")
+            for line, rows in zip(lines, found, strict=True):
+                line.append(_middle([_in_time(row) for row in rows], "{:.0%}"))
+    whole = f"{1 / float(OVERLOAD):.0%} in time: the whole capacity."
+    notes = [f"{whole} More: fuller batches are faster. Less: answers came late."]
+    notes += [
+        f"To the {MODELS[name]} the load's generator could not send {OVERLOAD} times as many."
         for name in workloads
-        for head in (
-            f"{MODELS[name]}: requests/s, 99% within {1000 * WORKLOADS[name].slo:g} ms",
-            f"of {factor} times as many, in time",
-        )
+        if name in lagged
     ]
-    rows = [
-        [server, *(cell for name in workloads for cell in _remains(own.get(name, []), factor))]
-        for server, own in cells.items()
-    ]
-    whole = f"{1 / float(factor):.0%} in time: the whole capacity."
-    note = f"{whole} More: fuller batches are faster. Less: answers came late."
-    return f"{markdown(('server', *heads), rows)}\n\n{note}"
+    return f"{markdown(heads, lines)}\n\n{' '.join(notes)}"
 
 
-def _remains(rows: Sequence[Row], factor: str) -> tuple[str, str]:
+def _in_time(row: Row) -> float:
+    """Return the share of the requests beyond the highest rate that was in time."""
     # By chance a few more than that may have come.
-    in_time = [min(1.0, row["goodput"][factor] / (row["highest"] * float(factor))) for row in rows]
-    return _middle([row["highest"] for row in rows], "{:,.0f}"), _middle(in_time, "{:.0%}")
+    share: float = row["goodput"][OVERLOAD] / (row["highest"] * float(OVERLOAD))
+    return min(1.0, share)
 
 
 def _cells(system: str, rows: Sequence[Row], factors: Sequence[str]) -> list[str]:
