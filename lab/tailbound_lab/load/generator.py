@@ -157,8 +157,8 @@ def build(folder: Path = BUILD, compilers: Sequence[str] = COMPILERS) -> Generat
                 "install one, on Debian with apt-get install gcc libc6-dev"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        # A compiler that is interrupted leaves its temporary files.
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        # A compiler that is interrupted leaves its temporary files, and its parts may still write some.
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as temporary:
             fresh = Path(temporary) / "openload"
             command = [compiler, "-O2", "-std=c11", "-o", str(fresh), str(SOURCE), "-lm"]
             environment = os.environ | {"TMPDIR": temporary}

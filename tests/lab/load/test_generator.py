@@ -15,6 +15,7 @@ from itertools import pairwise
 import pytest
 
 from lab.load.server import CUT_SHORT, OK, REFUSED, Server, hangs_up_on_the_third
+from support.waits import until
 from tailbound_lab.load.arrivals import Profile, peak, steps
 from tailbound_lab.load.generator import Endpoint, Part, Stream, build, endpoint
 from tailbound_lab.load.openloop import main, offer, offering
@@ -230,6 +231,26 @@ def test_build_without_a_working_compiler_raises_with_the_remedy(tmp_path):
     compiler.chmod(0o755)
     with pytest.raises(BenchError, match="out of registers"):
         build(tmp_path / "build", compilers=(str(compiler),))
+
+
+def test_build_that_is_ended_while_a_part_of_the_compiler_writes_ends_as_told(tmp_path):
+    compiler, started, stop = (tmp_path / name for name in ("cc", "started", "stop"))
+    writes = f'n=0; while [ ! -e {stop} ]; do : >"$TMPDIR/$n"; n=$((n + 1)); done'
+    compiler.write_text(f"#!/bin/sh\n({writes}) &\nsleep 0.3\n: >{started}\nwait\n")
+    compiler.chmod(0o755)
+    code = (
+        "import signal, sys; from pathlib import Path; from tailbound_lab.load.generator import build\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
+        "build(Path(sys.argv[1]), (sys.argv[2],))"
+    )
+    command = (sys.executable, "-c", code, str(tmp_path / "build"), str(compiler))
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as ended:
+        try:
+            until(started.exists, "it compiles")
+            ended.terminate()
+            assert ended.wait(50) == 3
+        finally:
+            stop.touch()
 
 
 def test_build_compiles_a_source_once(tmp_path):
