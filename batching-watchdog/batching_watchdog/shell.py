@@ -227,6 +227,12 @@ class Shell:
         self._carry_out(self._engine.worker_lost(worker, out_of_memory=out_of_memory))
         self._wake()
 
+    def worker_overdue(self, worker: AnyWorker) -> None:
+        """Let others have the next batch of a worker that takes too long for its present one."""
+        if taken := self._batches.take_back(worker):
+            self._carry_out(taken)
+            self._wake()
+
     def worker_gone(self, worker: AnyWorker) -> None:
         """Give an idle worker no further batch: it is about to end."""
         self._engine.worker_gone(worker)

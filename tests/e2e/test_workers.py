@@ -301,6 +301,7 @@ def handle(event, context):
     COMPILED or compile()
     if event.body == b"hangs":
         wait_for("never")
+    time.sleep(float(event.body or 0))
     return event.body
 """
 
@@ -315,18 +316,19 @@ def test_first_batch_may_take_longer_than_exec_timeout_and_the_replica_is_not_re
         assert not dog.ready()
         (dog.folder / "compiled").touch()
         dog.wait_ready()
-        assert dog.call(body=b"x").body == b"x"
+        assert dog.call(body=b"0").body == b"0"
         assert "died" not in dog.log
 
 
-def test_worker_that_hangs_while_requests_wait_is_replaced_before_they_reach_exec_timeout():
+@pytest.mark.parametrize("seconds", [b"0", b"0.3"], ids=["waits in the queue", "goes to the worker early"])
+def test_worker_that_hangs_while_requests_wait_is_replaced_before_they_reach_exec_timeout(seconds):
     with watchdog(COMPILES.replace("EXAMPLE", ""), slo_latency="200ms") as dog:
         (dog.folder / "compiled").touch()
-        assert dog.call().status == 200
+        assert {dog.call(body=seconds).status for _ in range(4)} == {200}
         with ThreadPoolExecutor() as pool:
             hangs = pool.submit(dog.call, body=b"hangs", headers={"X-Timeout": "3s"})
             until(lambda: dog.metric('watchdog_workers{state="busy"}') == 1, "it hangs")
-            assert dog.call(body=b"x").body == b"x"
+            assert dog.call(body=seconds).body == seconds
             assert hangs.result().status in (502, 504)
         assert "slo_latency" in dog.log
 

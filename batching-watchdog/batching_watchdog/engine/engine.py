@@ -11,6 +11,7 @@ waits.
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from itertools import islice
 from math import inf
 from typing import Final
@@ -240,6 +241,17 @@ class Engine:
         effects = [] if batch is None else self._retry(worker, batch, _DIED, out_of_memory=out_of_memory)
         self.worker_gone(worker)
         return effects
+
+    def take_back(self, worker: Worker) -> list[Effect]:
+        """Queue the next batch of a worker again, since its present one takes too long."""
+        batch = self._prefetch.batches.get(worker)
+        if batch is None:
+            return []
+        waiting = _still_running(batch)
+        cancels: list[Effect] = [cancel for each in waiting for cancel in self._prefetch.cancels(each)]
+        batch.requests = tuple(map(_departed, batch.requests))  # its worker answers as many
+        self._queue_again(waiting)
+        return cancels
 
     def abandon(self, request: Request) -> list[Effect]:
         """Remove a request whose client has left; a batch that has begun continues."""
@@ -539,6 +551,13 @@ class Engine:
 
 def _still_running(batch: Batch) -> list[Request]:
     return [request for request in batch.requests if request.place == RUNNING]
+
+
+def _departed(request: Request) -> Request:
+    """Return a copy that stands in a batch for a request that is there no more."""
+    departed = copy(request)
+    departed.place, departed.header_block, departed.body, departed.client = GONE, b"", b"", None
+    return departed
 
 
 def _learn_bytes(batch: Batch, replies: Sequence[Reply]) -> None:

@@ -2,10 +2,10 @@
 
 A worker's work is a batch, or an iteration of streams. It is overdue after ten times the latency target, or
 its predicted time if that is more. Work of a size that the worker has not run may compile: it has ten times
-the longest first work of any worker, too. While all workers are overdue, none can serve in time: the replica
-is not ready, and if requests wait, overdue workers are ended. Otherwise ``exec_timeout`` ends a worker, since
-an input may take long while other workers serve. Until some worker's first work has ended, ``load_timeout``
-does.
+the longest first work of any worker, too. The batch that waits behind it is queued again. While all workers
+are overdue, none can serve in time: the replica is not ready, and if requests wait, overdue workers are
+ended. Otherwise ``exec_timeout`` ends a worker, since an input may take long while other workers serve. Until
+some worker's first work has ended, ``load_timeout`` does.
 """
 
 from collections.abc import Collection, Hashable, Mapping
@@ -82,8 +82,10 @@ class Overdue(Generic[WorkerT]):
         self._spells: dict[WorkerT, _Spell] = {}
         self._first: float | None = None
         """Seconds of the longest first work that has ended; None: none has."""
+        self.workers: set[WorkerT] = set()
+        """The workers that were overdue at the last look."""
         self.all = False
-        """Whether every worker that serves was overdue at the last look."""
+        """Whether every worker that serves was."""
 
     def look(
         self, works: Mapping[WorkerT, Work], serving: Collection[WorkerT], now: float, *, queued: bool
@@ -97,8 +99,8 @@ class Overdue(Generic[WorkerT]):
         for worker, work in works.items():
             self._note(worker, work, passed)
         self._spells = {worker: spell for worker, spell in self._spells.items() if works.get(worker)}
-        overdue = {worker for worker, spell in self._spells.items() if spell.seconds > spell.due}
-        self.all = bool(serving) and overdue.issuperset(serving)
+        self.workers = {worker for worker, spell in self._spells.items() if spell.seconds > spell.due}
+        self.all = bool(serving) and self.workers.issuperset(serving)
         queued = queued or any(spell.delays for spell in self._spells.values())
         return [
             kill

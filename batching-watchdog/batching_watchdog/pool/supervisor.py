@@ -410,8 +410,11 @@ class WorkerPool:
             works = {connection: connection.work for connection in self._open}
             now, queued = time.monotonic(), self._shell.queued > 0
             # While answers are not read, a worker waits for slow clients: that is no time of its own.
-            for kill in () if self._paused else self._overdue.look(works, self._loaded, now, queued=queued):
-                self._kill(kill)
+            if not self._paused:
+                for kill in self._overdue.look(works, self._loaded, now, queued=queued):
+                    self._kill(kill)
+                for worker in self._overdue.workers:
+                    self._shell.worker_overdue(worker)
             await asyncio.sleep(PERIOD)
 
     def _kill(self, kill: Kill[Connection]) -> None:

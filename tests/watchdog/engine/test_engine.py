@@ -122,7 +122,7 @@ class Crew:
                 self.idle.discard(worker)
             elif isinstance(effect, Cancel):
                 batch = self.next[effect.worker]  # type: ignore[index]
-                assert not {batch.requests[place].id for place in effect.indexes} & self.open.keys()
+                assert not any(self.has(batch.requests[place]) for place in effect.indexes)
                 self.cancelled.setdefault(id(batch), set()).update(effect.indexes)
             elif isinstance(effect, Check):
                 self.checked.append(effect.worker)  # type: ignore[arg-type]
@@ -130,6 +130,10 @@ class Crew:
                 self.lowered.append(effect)
             else:
                 self.wake = effect.at
+
+    def has(self, request: Request) -> bool:
+        """Return whether this very request is open: a copy stands for one that was taken back."""
+        return self.open.get(request.id) is request
 
     def _ends(self, worker: Worker) -> Batch:
         batch = self.running.pop(worker)
@@ -164,6 +168,12 @@ class Crew:
         self.running.pop(worker)
         self.next.pop(worker, None)
         self.do(self.engine.worker_lost(worker, out_of_memory=out_of_memory))
+
+    def take_back(self, worker: Worker) -> None:
+        """Let a worker take too long for its batch."""
+        self.do(self.engine.take_back(worker))
+        batch = self.next.get(worker)
+        assert batch is None or self.cancelled[id(batch)] == set(range(len(batch.requests)))
 
     def ready(self, worker: Worker, *, checked: bool = False) -> None:
         """Let a worker be ready for its next batch."""
@@ -243,8 +253,13 @@ class Machine(RuleBasedStateMachine):
         worker = self.worker(data)
         waits = [] if worker not in self.crew.next else self.crew.next[worker].requests
         self.crew.die(worker, out_of_memory=out_of_memory)
-        assert all(each.attempts == 0 for each in waits if each.id in self.crew.open)
+        assert all(each.attempts == 0 for each in waits if self.crew.has(each))
         self.missing += 1
+
+    @precondition(lambda self: self.crew.running)
+    @rule(data=st.data())
+    def take_back(self, data: st.DataObject) -> None:
+        self.crew.take_back(self.worker(data))
 
     @precondition(lambda self: self.missing)
     @rule()
@@ -279,7 +294,7 @@ class Machine(RuleBasedStateMachine):
         crew, engine = self.crew, self.crew.engine
         assert engine.admitted == len(crew.open) <= LIMIT
         out = [*crew.running.values(), *crew.next.values()]
-        running = {each.id for batch in out for each in batch.requests}
+        running = {each.id for batch in out for each in batch.requests if crew.has(each)}
         assert engine.queued == len(crew.open.keys() - running)
         # Suspects may wait for their turn, and policy ``fixed`` waits for more.
         if self.ticked and self.policy != "fixed" and crew.idle:
@@ -782,6 +797,21 @@ def test_request_that_leaves_before_its_worker_begins_is_cancelled_and_teaches_n
     crew.reply(crew.workers[0], DROPPED, OK, DROPPED, OK)
     assert crew.answers[4] is OK
     assert crew.cost.overall.runs == runs + 1
+
+
+def test_next_batch_of_a_worker_that_is_overdue_goes_to_another():
+    crew = busy(workers=2, idle=1)
+    crew.offer(request(1, budget=5.0))
+    crew.tick(FULL_BATCH_SECONDS)
+    second = crew.hire()
+    assert crew.tick() == []
+    crew.take_back(crew.workers[0])
+    assert [ids(batch) for batch in crew.tick()] == [[1]]
+    crew.reply(crew.workers[0], OK)
+    crew.reply(crew.workers[0], OK)
+    assert 1 not in crew.answers
+    crew.reply(second, OK)
+    assert crew.answers[1] is OK
 
 
 @pytest.mark.parametrize(("computes", "early"), [(0.2, True), (0.9, False)])

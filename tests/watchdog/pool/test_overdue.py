@@ -84,6 +84,14 @@ def test_long_work_and_a_slow_target_give_more_time_up_to_exec_timeout(environme
     assert workers.overdue.all
 
 
+def test_worker_is_overdue_while_others_serve():
+    workers = Workers()
+    workers.run(LEAST_SECONDS, {"a": work(), "b": IDLE})
+    assert workers.overdue.workers == set()
+    workers.run(2 * PERIOD, {"a": work(), "b": IDLE})
+    assert workers.overdue.workers == {"a"}
+
+
 @pytest.mark.parametrize("other", [IDLE, work(6)])
 def test_replica_with_a_worker_that_goes_on_is_not_overdue(other):
     workers = Workers()
