@@ -11,8 +11,8 @@ import pytest
 from slo_autoscaler.app import main
 from support.doubles import Function, a_fleet, a_gateway, a_process, a_prometheus, an_empty_prometheus
 from support.kube_server import a_deployment, a_kube_server, a_pod, a_replica_set, a_running_pod
-from support.ports import free_port
 from support.waits import until
+from tailbound_lab.local.ports import free_ports
 
 FAST = """
 platform: {gateway_url: "http://127.0.0.1:1", timeout: 1s}
@@ -221,7 +221,7 @@ def reasons(decisions):
 
 @pytest.mark.e2e
 def test_on_a_real_prometheus_it_scales_up_and_down_and_holds_when_prometheus_dies(config, tmp_path):
-    port = free_port()
+    (port,) = free_ports(1)
     with a_fleet(capacity=100.0) as fleet, a_gateway(a=Function(1)) as gateway:
         # One endpoint is scraped, so one replica serves; the others stay in starting.
         function = gateway.functions["a"]

@@ -20,7 +20,7 @@ from slo_autoscaler import __version__
 from support.certificates import Authority, needs_openssl
 from support.faas_cli import pull_template, shrinkwrap
 from support.otlp import a_receiver
-from support.ports import free_ports
+from tailbound_lab.local.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.container, pytest.mark.timeout(900)]
 

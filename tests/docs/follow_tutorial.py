@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.pages import ROOT, blocks
-from support.ports import free_ports
+from tailbound_lab.local.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

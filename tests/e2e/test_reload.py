@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from support.ports import free_ports
 from support.processes import bare_environment, processes_of
 from support.waits import PATIENCE, until
+from tailbound_lab.local.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 

@@ -8,7 +8,6 @@ import pytest
 
 from support.doubles import Function, a_gateway, a_process, a_prometheus
 from support.doubles import a_fleet as replicas
-from support.ports import free_port
 from support.serving import (
     NAME,
     NOBODY,
@@ -22,6 +21,7 @@ from support.serving import (
     get_json,
 )
 from support.waits import until
+from tailbound_lab.local.ports import free_ports
 
 try:
     from selenium.webdriver import Keys
@@ -176,7 +176,7 @@ def test_alerts_of_any_number_of_functions_are_one_line_that_stays_open(browser)
 @pytest.mark.e2e
 def test_under_load_the_page_says_why_a_function_was_scaled_up(browser, tmp_path):
     """The autoscaler and Prometheus are real, and so is what the page loads."""
-    web, port = free_port(), free_port()
+    web, port = free_ports(2)
     with replicas() as fleet, a_gateway(vision=Function(1, available=1)) as gateway:
         fleet.rate = 250.0
         jobs = {"functions": (fleet.address, {"function_name": NAME}), "own": (f"127.0.0.1:{web}", {})}

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from support.exposed import ROOT, rules
-from support.ports import free_port
 from support.waits import PATIENCE, until
+from tailbound_lab.local.ports import free_ports
 
 CONFIGURATION = ROOT / "deploy/prometheus/alertmanager.yml"
 
@@ -106,7 +106,7 @@ CAPPED = {"alertname": "ReplicasCapped", "severity": "ticket", "namespace": "ns"
 def alertmanager(tmp_path) -> Iterator[Alertmanager]:
     if PROGRAM is None:
         pytest.skip("alertmanager is not installed")
-    port = free_port()
+    (port,) = free_ports(1)
     own = [
         f"--web.listen-address=127.0.0.1:{port}",
         "--cluster.listen-address=",

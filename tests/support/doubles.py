@@ -28,8 +28,8 @@ import yaml
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import Platform
-from support.ports import free_port
 from support.waits import until
+from tailbound_lab.local.ports import free_ports
 
 Fault = Callable[[BaseHTTPRequestHandler], None]
 """Answers a request wrongly, or not at all."""
@@ -344,7 +344,7 @@ def a_prometheus(
         "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms"},
         "scrape_configs": found or [{"job_name": "functions", "static_configs": jobs}],
     }
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     for name, content in (("prometheus", config), ("web", web or {})):
         (folder / f"{name}.yml").write_text(yaml.safe_dump(content))
     command = [

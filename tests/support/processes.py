@@ -25,8 +25,8 @@ from typing import Any
 import batching_watchdog
 import slo_autoscaler
 import tailbound_lab
-from support.ports import free_ports
 from support.waits import PATIENCE, until
+from tailbound_lab.local.ports import free_ports
 
 ECHO = "def handle(event, context):\n    return event.body\n"
 GATED = """

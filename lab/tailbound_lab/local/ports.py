@@ -7,6 +7,7 @@ opens thousands. Below that range only listeners compete.
 import errno
 import random
 import socket
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -14,19 +15,25 @@ _LOWEST: Final = 10_000
 _FIRST_OUTGOING: Final = 32_768
 _TRIES: Final = 1000
 _RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_MAX_HELD: Final = 64
+_held: Final[deque[socket.socket]] = deque()
+"""Sockets of the last ports, bound but without a listener."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ``count`` different ports without a listener; they are not reserved until a child binds them."""
+    """Return ``count`` different ports without a listener, for children that bind them with SO_REUSEADDR.
+
+    Until this process has taken 64 others, or has ended, no other process is given them here.
+    """
     highest = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else _FIRST_OUTGOING
     highest = highest if highest > _LOWEST + _TRIES else _FIRST_OUTGOING
-    ports: set[int] = set()
+    ports: list[int] = []
     for _ in range(_TRIES):
         if len(ports) == count:
-            return list(ports)
+            return ports
         port = random.randrange(_LOWEST, highest)  # noqa: S311 - not a secret
-        if _bindable(port):
-            ports.add(port)
+        if _hold(port):
+            ports.append(port)
     raise OSError(f"no {count} free ports between {_LOWEST} and {highest}")
 
 
@@ -39,11 +46,18 @@ def is_taken(port: int) -> bool:
     return False
 
 
-def _bindable(port: int) -> bool:
-    with socket.socket() as candidate:
-        try:
-            # All addresses: a listener on any of them blocks the port.
-            candidate.bind(("", port))
-        except OSError:
-            return False
+def _hold(port: int) -> bool:
+    """Bind ``port`` and keep it; return whether nobody else has it."""
+    held = socket.socket()
+    try:
+        # All addresses: a listener on any of them blocks the port.
+        held.bind(("", port))
+    except OSError:
+        held.close()
+        return False
+    # Only now: bound with it, the port could be another process's too, which holds it without a listener.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _held.append(held)
+    if len(_held) > _MAX_HELD:
+        _held.popleft().close()
     return True

@@ -8,7 +8,7 @@ from slo_autoscaler.errors import ConfigError
 from support import doubles
 from support.builders import NAME
 from support.doubles import a_gateway
-from support.ports import free_port
+from tailbound_lab.local.ports import free_ports
 
 COMMANDS = {"explain": lambda words: explain.main([NAME, *words]), "status": status.main}
 
@@ -56,7 +56,7 @@ def test_a_wrong_server_at_the_port_is_status_1_with_its_address(command, fault,
 
 
 def test_command_without_a_listener_exits_with_status_1(command, capsys):
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
     assert command(["--url", url]) == 1
     told = capsys.readouterr()
     assert (told.out, url in told.err, "--url" in told.err) == ("", True, True)

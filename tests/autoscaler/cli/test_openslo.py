@@ -5,8 +5,8 @@ import yaml
 from slo_autoscaler.__main__ import main
 from slo_autoscaler.cli.openslo import document
 from support.doubles import a_fleet, a_prometheus
-from support.ports import free_port
 from support.waits import until
+from tailbound_lab.local.ports import free_ports
 
 
 def test_document_is_an_openslo_ratio_of_counters():
@@ -43,7 +43,7 @@ def test_openslo_prints_the_declaration_of_each_function(tmp_path, capsys):
 
 def test_openslo_without_prometheus_is_status_1_and_says_so(tmp_path, capsys):
     config = tmp_path / "config.yaml"
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
     config.write_text(f"platform: {{kind: kubernetes}}\nprometheus: {{url: {url}}}\n")
     assert main(["openslo", "--config", str(config)]) == 1
     assert url in capsys.readouterr().err

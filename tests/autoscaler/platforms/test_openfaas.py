@@ -22,7 +22,7 @@ from slo_autoscaler.platforms.openfaas import BasicAuth, OpenFaas, Settings
 from slo_autoscaler.schedule import hold_of, schedule_of
 from support import doubles
 from support.doubles import Function, a_gateway, decide
-from support.ports import free_port
+from tailbound_lab.local.ports import free_ports
 
 
 @pytest.fixture
@@ -208,4 +208,4 @@ def test_a_gateway_that_does_not_answer_or_is_not_there_is_given_up(connect, gat
         connect(timeout=0.1).scales()
     released.set()
     with pytest.raises(PlatformError, match="ConnectionError"):
-        connect(gateway_url=f"http://127.0.0.1:{free_port()}").scales()
+        connect(gateway_url=f"http://127.0.0.1:{free_ports(1)[0]}").scales()
