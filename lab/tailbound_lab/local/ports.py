@@ -5,6 +5,7 @@ opens thousands. Below that range only listeners compete.
 """
 
 import errno
+import os
 import random
 import socket
 from collections import deque
@@ -16,8 +17,8 @@ _FIRST_OUTGOING: Final = 32_768
 _TRIES: Final = 1000
 _RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _MAX_HELD: Final = 64
-_held: Final[deque[socket.socket]] = deque()
-"""Sockets of the last ports, bound but without a listener."""
+_held: Final[deque[int]] = deque()
+"""File descriptors of the last ports' sockets, bound and without a listener; they end with this process."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -57,7 +58,7 @@ def _hold(port: int) -> bool:
         return False
     # Only now: bound with it, the port could be another process's too, which holds it without a listener.
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _held.append(held)
+    _held.append(held.detach())
     if len(_held) > _MAX_HELD:
-        _held.popleft().close()
+        os.close(_held.popleft())
     return True
