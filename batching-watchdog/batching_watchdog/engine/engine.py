@@ -11,13 +11,13 @@ waits.
 """
 
 from collections.abc import Iterable, Sequence
-from copy import copy
+from dataclasses import replace
 from itertools import islice
 from math import inf
 from typing import Final
 
 from batching_watchdog.engine.cost import Cost, Shared
-from batching_watchdog.engine.effects import Answer, Check, Dispatch, Effect, Lowered, WakeAt, Worker
+from batching_watchdog.engine.effects import Answer, Cancel, Check, Dispatch, Effect, Lowered, WakeAt, Worker
 from batching_watchdog.engine.lanes import GONE, RUNNING, Queues
 from batching_watchdog.engine.policy import BatchingPolicy, Late, Overload, Situation, Take, Wait
 from batching_watchdog.engine.prefetch import Prefetch
@@ -245,13 +245,15 @@ class Engine:
     def take_back(self, worker: Worker) -> list[Effect]:
         """Queue the next batch of a worker again, since its present one takes too long."""
         batch = self._prefetch.batches.get(worker)
-        if batch is None:
+        if batch is None or not (waiting := _still_running(batch)):
             return []
-        waiting = _still_running(batch)
-        cancels: list[Effect] = [cancel for each in waiting for cancel in self._prefetch.cancels(each)]
-        batch.requests = tuple(map(_departed, batch.requests))  # its worker answers as many
+        places = [batch.requests.index(each) for each in waiting]
+        # Its worker answers as many: copies without content stand in for them.
+        batch.requests = tuple(
+            replace(each, place=GONE, header_block=b"", body=b"", client=None) for each in batch.requests
+        )
         self._queue_again(waiting)
-        return cancels
+        return [Cancel(worker, places)]
 
     def abandon(self, request: Request) -> list[Effect]:
         """Remove a request whose client has left; a batch that has begun continues."""
@@ -551,13 +553,6 @@ class Engine:
 
 def _still_running(batch: Batch) -> list[Request]:
     return [request for request in batch.requests if request.place == RUNNING]
-
-
-def _departed(request: Request) -> Request:
-    """Return a copy that stands in a batch for a request that is there no more."""
-    departed = copy(request)
-    departed.place, departed.header_block, departed.body, departed.client = GONE, b"", b"", None
-    return departed
 
 
 def _learn_bytes(batch: Batch, replies: Sequence[Reply]) -> None:

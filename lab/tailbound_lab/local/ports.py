@@ -48,7 +48,7 @@ def is_taken(port: int) -> bool:
 
 
 def _hold(port: int) -> bool:
-    """Bind ``port`` and keep it; return whether nobody else has it."""
+    """Bind ``port`` and keep it bound. Return False if another process has it."""
     held = socket.socket()
     try:
         # All addresses: a listener on any of them blocks the port.
