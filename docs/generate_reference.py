@@ -24,26 +24,28 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from batching_watchdog import config as watchdog_config
-from batching_watchdog import messages, reload
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.streams import Streams
-from batching_watchdog.messages import BEST_EFFORT, Iteration, Output, Reply, Request, Target
-from batching_watchdog.metrics import UNCONNECTED
-from batching_watchdog.metrics import Metrics as WatchdogMetrics
+from batching_watchdog.function import messages
+from batching_watchdog.function.messages import BEST_EFFORT, Iteration, Output, Reply, Request, Target
+from batching_watchdog.observe.metrics import UNCONNECTED
+from batching_watchdog.observe.metrics import Metrics as WatchdogMetrics
 from batching_watchdog.trial import command as trial
+from batching_watchdog.trial import reload
 from slo_autoscaler import config as autoscaler_config
-from slo_autoscaler import fields, sources
 from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
 from slo_autoscaler.kube.resize_rules import Boosting
-from slo_autoscaler.metrics import GAUGES
-from slo_autoscaler.metrics import Metrics as AutoscalerMetrics
+from slo_autoscaler.law.shadow import Score
 from slo_autoscaler.model import Decision, Reason, Scale
 from slo_autoscaler.platforms.keys import PLACES
-from slo_autoscaler.shadow import Score
-from slo_autoscaler.signals import INPUTS
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.settings import fields
+from slo_autoscaler.settings.spec import Spec
+from slo_autoscaler.show.metrics import GAUGES
+from slo_autoscaler.show.metrics import Metrics as AutoscalerMetrics
+from slo_autoscaler.signals import source as sources
+from slo_autoscaler.signals.record import INPUTS
 from tailbound_lab.local import __main__ as local
 from tailbound_lab.simulate import __main__ as simulate
 

@@ -23,23 +23,23 @@ from prometheus_client import CollectorRegistry
 
 from slo_autoscaler import __version__, logs
 from slo_autoscaler.config import OVERRIDES, Config, read_config
-from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.fields import MODES, Mode
-from slo_autoscaler.journal import Journal
-from slo_autoscaler.leader import Alone, FileLock, Leader
-from slo_autoscaler.metrics import Metrics
+from slo_autoscaler.loop.controller import Clocks, Controller
 from slo_autoscaler.platforms import Booster, build
-from slo_autoscaler.sources import Source
-from slo_autoscaler.sources.direct import Direct
-from slo_autoscaler.sources.further import WithFurther
-from slo_autoscaler.sources.prometheus import PrometheusSource
-from slo_autoscaler.web.listener import create_app
-from slo_autoscaler.web.probes import Probes
-from slo_autoscaler.web.server import Server
+from slo_autoscaler.platforms.leader import Alone, FileLock, Leader
+from slo_autoscaler.settings.fields import MODES, Mode
+from slo_autoscaler.show.journal import Journal
+from slo_autoscaler.show.metrics import Metrics
+from slo_autoscaler.show.web.listener import create_app
+from slo_autoscaler.show.web.probes import Probes
+from slo_autoscaler.show.web.server import Server
+from slo_autoscaler.signals.direct import Direct
+from slo_autoscaler.signals.further import WithFurther
+from slo_autoscaler.signals.prometheus import PrometheusSource
+from slo_autoscaler.signals.source import Source
 
 if TYPE_CHECKING:
-    from slo_autoscaler.web.page import Page
+    from slo_autoscaler.show.web.page import Page
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _page(config: Config, controller: Controller) -> "Page | None":
     if config.web.page_port is None:
         return None
     # Imported here, so that an autoscaler without a page does not load Flask.
-    from slo_autoscaler.web.page import Page  # noqa: PLC0415 - see above
+    from slo_autoscaler.show.web.page import Page  # noqa: PLC0415 - see above
 
     try:
         return Page(config, controller, controller.alive)

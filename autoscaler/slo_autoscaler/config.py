@@ -15,14 +15,15 @@ from typing import Annotated, Any, Final
 from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from slo_autoscaler import fields, sources
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.fields import Mode, PositiveDuration, settings
 from slo_autoscaler.kube import lease_rules
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.platforms import PLATFORMS, PlatformSettings
-from slo_autoscaler.spec import Fleet, FurtherMetrics, GatewaySlos, Modes, Spec, Timing
-from slo_autoscaler.web import Settings as WebSettings
+from slo_autoscaler.settings import fields
+from slo_autoscaler.settings.fields import Mode, PositiveDuration, settings
+from slo_autoscaler.settings.spec import Fleet, FurtherMetrics, GatewaySlos, Modes, Spec, Timing
+from slo_autoscaler.show.web import Settings as WebSettings
+from slo_autoscaler.signals import source as sources
 
 MISSED_RECONCILES: Final = 4
 """Intervals between two reconciles beyond which the clock must have jumped, or the machine slept."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
-from slo_autoscaler.fields import Mode
-from slo_autoscaler.schedule import Hold, Schedule
+from slo_autoscaler.settings.fields import Mode
+from slo_autoscaler.settings.schedule import Hold, Schedule
 
 Numbers = Mapping[str, float | None]
 

@@ -28,7 +28,7 @@ def main() -> None:
 
         sys.exit(command.main(arguments[1:]))
     if arguments[:1] == ["serve"]:
-        from batching_watchdog import reload  # noqa: PLC0415 - as above
+        from batching_watchdog.trial import reload  # noqa: PLC0415 - as above
 
         sys.exit(reload.main(arguments[1:]))
     if arguments == ["--version"]:

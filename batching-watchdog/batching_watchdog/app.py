@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import uvloop
 
-from batching_watchdog import __version__, logs, output
+from batching_watchdog import __version__
 from batching_watchdog.config import Config, ignored
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
@@ -35,21 +35,23 @@ from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.front.protocol import Connections, Limits
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.front.weight import WeightFunction, load_weight
-from batching_watchdog.function import Event
-from batching_watchdog.machine import (
+from batching_watchdog.function.event import Event
+from batching_watchdog.function.messages import Failure
+from batching_watchdog.observe import logs
+from batching_watchdog.observe.metrics import Exposition, Metrics
+from batching_watchdog.observe.spans import Tracer
+from batching_watchdog.pool.child import reap_orphans
+from batching_watchdog.pool.supervisor import WorkerPool
+from batching_watchdog.process import output
+from batching_watchdog.process.machine import (
     THREAD_VARIABLES,
     available_cpus,
     cuda_devices,
     memory_limit,
     open_files,
 )
-from batching_watchdog.messages import Failure
-from batching_watchdog.metrics import Exposition, Metrics
-from batching_watchdog.pool.child import reap_orphans
-from batching_watchdog.pool.supervisor import WorkerPool
-from batching_watchdog.quota import Held
+from batching_watchdog.process.quota import Held
 from batching_watchdog.shell import Shell
-from batching_watchdog.spans import Tracer
 from batching_watchdog.speedups import compiled
 
 log = logging.getLogger(__name__)
@@ -294,7 +296,7 @@ def start_telemetry(config: Config, environ: Mapping[str, str], clock: Callable[
         )
         return None
     try:
-        from batching_watchdog.otel import OpenTelemetry  # noqa: PLC0415 - an extra, where it is used
+        from batching_watchdog.observe.otel import OpenTelemetry  # noqa: PLC0415 - an extra, where it is used
 
         return OpenTelemetry(clock, environ)
     except ImportError as error:

@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
-from batching_watchdog.messages import BEST_EFFORT, DEFAULT_CLASS, Target
-from batching_watchdog.quota import MAX_AUTO_WORKERS, Asked
-from batching_watchdog.wire import MAX_PART
+from batching_watchdog.function.messages import BEST_EFFORT, DEFAULT_CLASS, Target
+from batching_watchdog.function.wire import MAX_PART
+from batching_watchdog.process.quota import MAX_AUTO_WORKERS, Asked
 
 _T = TypeVar("_T")
 

@@ -34,10 +34,10 @@ from batching_watchdog.engine.effects import (
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.messages import DROPPED, Batch, Crash, Iteration, Reply, Request
-from batching_watchdog.metrics import Metrics
-from batching_watchdog.spans import BatchTrace, Tracer, batch_span
-from batching_watchdog.wire import Spent
+from batching_watchdog.function.messages import DROPPED, Batch, Crash, Iteration, Reply, Request
+from batching_watchdog.function.wire import Spent
+from batching_watchdog.observe.metrics import Metrics
+from batching_watchdog.observe.spans import BatchTrace, Tracer, batch_span
 
 log = logging.getLogger(__name__)
 

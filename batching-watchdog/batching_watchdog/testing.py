@@ -31,15 +31,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from unittest.mock import patch
 
-from batching_watchdog import wire
 from batching_watchdog.app import configured
 from batching_watchdog.config import Config
 from batching_watchdog.errors import HandlerNotLoaded, StartFailed, WorkerDied
-from batching_watchdog.folder import find
 from batching_watchdog.front.streams import whole
-from batching_watchdog.function import Event, Fields
-from batching_watchdog.logs import printable
-from batching_watchdog.messages import Crash, Failure, Output, Reply
+from batching_watchdog.function import wire
+from batching_watchdog.function.event import Event, Fields
+from batching_watchdog.function.folder import find
+from batching_watchdog.function.messages import Crash, Failure, Output, Reply
+from batching_watchdog.observe.logs import printable
 from batching_watchdog.pool.child import worker_environment
 from batching_watchdog.pool.supervisor import gunicorn_command, new_folder
 from batching_watchdog.worker.devices import device, threads

@@ -17,11 +17,11 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from slo_autoscaler import fields
 from slo_autoscaler.config import Config, platform_section
-from slo_autoscaler.fields import MODES
 from slo_autoscaler.platforms import PLATFORMS
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.settings import fields
+from slo_autoscaler.settings.fields import MODES
+from slo_autoscaler.settings.spec import Spec
 
 Json = dict[str, Any]
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.fields import parse_duration
-from slo_autoscaler.spec import Slo
+from slo_autoscaler.settings.fields import parse_duration
+from slo_autoscaler.settings.spec import Slo
 from support.builders import BOMB, MINIMAL
 
 KUBERNETES = """

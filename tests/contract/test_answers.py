@@ -2,8 +2,8 @@
 
 import pytest
 
-from slo_autoscaler.sources import queries
-from slo_autoscaler.spec import GatewaySlos, Slo
+from slo_autoscaler.settings.spec import GatewaySlos, Slo
+from slo_autoscaler.signals import queries
 from support.exposed import recorded, scraped
 from support.promtool import complaints, needs_promtool
 

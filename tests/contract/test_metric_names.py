@@ -4,7 +4,7 @@ import re
 
 from docs.site_hooks import anchor
 
-from slo_autoscaler.sources import queries
+from slo_autoscaler.signals import queries
 from support.exposed import ROOT, exposed, metrics_in, recorded, rules
 
 RECORDED_NAME = re.compile(r"\b(?:slo|function_name)\w*:[\w:]+")

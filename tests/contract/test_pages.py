@@ -2,9 +2,9 @@
 
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.messages import Target
-from batching_watchdog.metrics import Exposition, Metrics
-from slo_autoscaler.sources import counters
+from batching_watchdog.function.messages import Target
+from batching_watchdog.observe.metrics import Exposition, Metrics
+from slo_autoscaler.signals import counters
 
 
 def test_page_of_a_watchdog_that_has_learned_tells_its_load_capacity_and_slo():

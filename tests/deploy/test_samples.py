@@ -6,7 +6,7 @@ import yaml
 
 from batching_watchdog.config import Config
 from deploy.test_chart import DEPLOY, ROOT, configuration, known_to_kubernetes, rendered
-from slo_autoscaler.web.listener import DESIRED
+from slo_autoscaler.show.web.listener import DESIRED
 
 
 def test_service_for_knative_is_the_stacks_function_and_fits_the_watchdog():

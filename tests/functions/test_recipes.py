@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from batching_watchdog.function import Event
+from batching_watchdog.function.event import Event
+from batching_watchdog.function.wire import request_header_block
 from batching_watchdog.testing import Function
-from batching_watchdog.wire import request_header_block
 from support.pages import ROOT
 from support.processes import import_path, watchdog
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from batching_watchdog.machine import cuda_devices
+from batching_watchdog.process.machine import cuda_devices
 from support.processes import starting_watchdog, watchdog
 from support.waits import until
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler.sources import charts as lines
-from slo_autoscaler.sources import queries
-from slo_autoscaler.spec import Slo
-from slo_autoscaler.web import charts
+from slo_autoscaler.settings.spec import Slo
+from slo_autoscaler.show.web import charts
+from slo_autoscaler.signals import charts as lines
+from slo_autoscaler.signals import queries
 from support.promtool import complaints_about
 
 SLO = Slo(0.25, 0.95)

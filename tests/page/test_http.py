@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from slo_autoscaler.web import views
+from slo_autoscaler.show.web import views
 from support.doubles import a_gateway, status
 from support.serving import (
     INPUTS,

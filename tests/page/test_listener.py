@@ -8,10 +8,10 @@ from contextlib import ExitStack, closing
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from slo_autoscaler.web import Settings, server
-from slo_autoscaler.web.listener import create_app
-from slo_autoscaler.web.probes import CONNECTIONS, Probes
-from slo_autoscaler.web.server import Server, listen
+from slo_autoscaler.show.web import Settings, server
+from slo_autoscaler.show.web.listener import create_app
+from slo_autoscaler.show.web.probes import CONNECTIONS, Probes
+from slo_autoscaler.show.web.server import Server, listen
 from support.serving import NAME, Told, a_decision, a_hold, get
 
 ZERO = "text.openfaas-fn"

@@ -3,10 +3,10 @@
 import pytest
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.sources import Settings as PrometheusSettings
-from slo_autoscaler.web import reader as web_reader
-from slo_autoscaler.web.charts import Grid
-from slo_autoscaler.web.reader import Reader
+from slo_autoscaler.show.web import reader as web_reader
+from slo_autoscaler.show.web.charts import Grid
+from slo_autoscaler.show.web.reader import Reader
+from slo_autoscaler.signals.source import Settings as PrometheusSettings
 from support import doubles
 from support.doubles import an_empty_prometheus
 from support.serving import a_quiet_prometheus, an_alert

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_autoscaler import words
-from slo_autoscaler.sources.queries import Firing
-from slo_autoscaler.web import rows
-from slo_autoscaler.web.reader import Health
-from slo_autoscaler.web.rows import Rows, row_of
+from slo_autoscaler.show import words
+from slo_autoscaler.show.web import rows
+from slo_autoscaler.show.web.reader import Health
+from slo_autoscaler.show.web.rows import Rows, row_of
+from slo_autoscaler.signals.queries import Firing
 from support.serving import NAME, Told, a_decision, a_fleet, a_hold
 
 

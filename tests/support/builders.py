@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from slo_autoscaler.config import Config
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.model import Scale
-from slo_autoscaler.signals import INPUTS, Observation
-from slo_autoscaler.spec import ScaleDown, ScaleUp, Spec, Timing
+from slo_autoscaler.settings.spec import ScaleDown, ScaleUp, Spec, Timing
+from slo_autoscaler.signals.record import INPUTS, Observation
 
 MINIMAL = """
 platform: {gateway_url: "http://gateway:8080"}

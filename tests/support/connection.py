@@ -12,7 +12,7 @@ from batching_watchdog.errors import WatchdogError
 from batching_watchdog.front import protocol
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.protocol import CONNECTION_BYTES, Connections, Limits
-from batching_watchdog.wire import parse_header_block
+from batching_watchdog.function.wire import parse_header_block
 
 LIMITS = Limits(
     max_body_bytes=1000, read_timeout=30.0, write_timeout=30.0, max_queued_bytes=1 << 22, max_connections=100

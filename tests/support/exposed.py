@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.messages import Target
-from batching_watchdog.metrics import Exposition, Metrics
+from batching_watchdog.function.messages import Target
+from batching_watchdog.observe.metrics import Exposition, Metrics
 from docs import generate_reference as reference
 from support.gateway import gateway_exposition
 

@@ -2,8 +2,16 @@
 
 import asyncio
 
-from batching_watchdog import wire
-from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Iteration, Reply, Request
+from batching_watchdog.function import wire
+from batching_watchdog.function.messages import (
+    Batch,
+    Crash,
+    DispatchReason,
+    Failure,
+    Iteration,
+    Reply,
+    Request,
+)
 from batching_watchdog.pool.connection import Connection
 
 

@@ -12,7 +12,6 @@ from unittest.mock import patch
 from slo_autoscaler.errors import NotFoundError, PlatformError
 from slo_autoscaler.kube.client import KubeApi, Resource
 from slo_autoscaler.kube.loop import Loop
-from slo_autoscaler.leader import Leader
 from slo_autoscaler.platforms.keys import MODE
 from slo_autoscaler.platforms.keys import OUR_CLASS as CLASS
 from slo_autoscaler.platforms.knative import Settings as KnativeSettings
@@ -28,6 +27,7 @@ from slo_autoscaler.platforms.knative.objects import (
 )
 from slo_autoscaler.platforms.knative.own_class import OwnClass
 from slo_autoscaler.platforms.knative.status import condition
+from slo_autoscaler.platforms.leader import Leader
 from support.cluster import delete
 from support.kube_server import KubeServer, a_deployment
 from support.waits import until

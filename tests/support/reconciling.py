@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.controller import Clocks, Controller
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.journal import Journal
-from slo_autoscaler.leader import Alone
-from slo_autoscaler.metrics import Metrics
+from slo_autoscaler.loop.controller import Clocks, Controller
 from slo_autoscaler.platforms import Range
+from slo_autoscaler.platforms.leader import Alone
 from slo_autoscaler.platforms.openfaas import OpenFaas
-from slo_autoscaler.sources import Load
+from slo_autoscaler.show.journal import Journal
+from slo_autoscaler.show.metrics import Metrics
+from slo_autoscaler.signals.source import Load
 from support.builders import MINIMAL, seen
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from slo_autoscaler.config import Config
-from slo_autoscaler.sources import queries
-from slo_autoscaler.web.page import Page
+from slo_autoscaler.show.web.page import Page
+from slo_autoscaler.signals import queries
 from support.builders import EVERY_INPUT, NAME, a_told_decision
 from support.doubles import Gateway, a_gateway, status
 

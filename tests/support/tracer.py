@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from batching_watchdog.spans import Attributes, RequestTrace, Span
-from batching_watchdog.trace_context import SAMPLED, SpanContext
+from batching_watchdog.observe.spans import Attributes, RequestTrace, Span
+from batching_watchdog.observe.trace_context import SAMPLED, SpanContext
 
 
 @dataclass

@@ -13,7 +13,7 @@ from batching_watchdog.app import (
     listening_socket,
     pause,
 )
-from batching_watchdog.metrics import ROWS
+from batching_watchdog.observe.metrics import ROWS
 
 
 def reached(bound: socket.socket, host: str) -> bool:

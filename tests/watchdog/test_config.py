@@ -15,7 +15,7 @@ from batching_watchdog.config import (
     parse_duration,
 )
 from batching_watchdog.errors import ConfigError
-from batching_watchdog.messages import BEST_EFFORT, Target
+from batching_watchdog.function.messages import BEST_EFFORT, Target
 
 TOO_LONG = "9" * 5000
 """Beyond what int() converts (sys.set_int_max_str_digits)."""

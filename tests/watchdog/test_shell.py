@@ -15,10 +15,10 @@ from batching_watchdog.engine.effects import Answer, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, ShuttingDown
-from batching_watchdog.messages import DROPPED, Batch, Reply, Request, Target
-from batching_watchdog.metrics import Exposition, Metrics
+from batching_watchdog.function.messages import DROPPED, Batch, Reply, Request, Target
+from batching_watchdog.function.wire import Spent
+from batching_watchdog.observe.metrics import Exposition, Metrics
 from batching_watchdog.shell import Shell
-from batching_watchdog.wire import Spent
 from support.connection import Clock
 from support.loops import within
 from support.tracer import KeepsSpans

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 from slo_autoscaler.cli import Caller
 from slo_autoscaler.config import read_web
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.fields import host_and_port
+from slo_autoscaler.settings.fields import host_and_port
 
 TIMEOUT: Final = 10.0
 """Time limit of an answer, and of each call of kubectl, in seconds."""

@@ -20,9 +20,9 @@ from urllib.parse import urlencode
 from slo_autoscaler.cli import SHELL, Caller, client
 from slo_autoscaler.config import OVERRIDES
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.fields import MOST, printable, whole
-from slo_autoscaler.journal import DEFAULT_LAST, named, of_log
-from slo_autoscaler.words import score, sentence
+from slo_autoscaler.settings.fields import MOST, printable, whole
+from slo_autoscaler.show.journal import DEFAULT_LAST, named, of_log
+from slo_autoscaler.show.words import score, sentence
 
 NARROWEST: Final = 40
 """Minimum width for breaking lines, in columns."""

@@ -15,9 +15,9 @@ from typing import Final, TypeVar
 from slo_autoscaler.cli import SHELL, Caller, client
 from slo_autoscaler.config import platform_section, read_config
 from slo_autoscaler.errors import ConfigError, PlatformError
-from slo_autoscaler.fields import parse_duration, parse_time, whole
 from slo_autoscaler.platforms import PlatformSettings, default_namespace, write_hold
-from slo_autoscaler.schedule import hold_of
+from slo_autoscaler.settings.fields import parse_duration, parse_time, whole
+from slo_autoscaler.settings.schedule import hold_of
 
 T = TypeVar("T")
 

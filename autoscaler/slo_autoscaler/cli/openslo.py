@@ -16,9 +16,10 @@ import yaml
 from slo_autoscaler.cli import SHELL, Caller, client
 from slo_autoscaler.config import read_config
 from slo_autoscaler.errors import ConfigError, SourceError
-from slo_autoscaler.journal import named
-from slo_autoscaler.sources import Settings, queries
-from slo_autoscaler.sources.prometheus import PrometheusClient
+from slo_autoscaler.show.journal import named
+from slo_autoscaler.signals import queries
+from slo_autoscaler.signals.prometheus import PrometheusClient
+from slo_autoscaler.signals.source import Settings
 
 
 def main(arguments: Sequence[str] | None = None, caller: Caller = SHELL) -> int:

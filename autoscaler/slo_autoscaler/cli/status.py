@@ -22,8 +22,8 @@ from rich.text import Text
 
 from slo_autoscaler.cli import SHELL, Caller, client
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.journal import named
-from slo_autoscaler.words import COLUMNS, DEFAULT_SORT, SORTS, STATES, numbered
+from slo_autoscaler.show.journal import named
+from slo_autoscaler.show.words import COLUMNS, DEFAULT_SORT, SORTS, STATES, numbered
 
 NARROW: Final = 80
 """Default width in a pipe, in columns; in a terminal the table has the terminal's width."""

@@ -51,7 +51,7 @@ from slo_autoscaler.errors import (
     UnreachableError,
     brief,
 )
-from slo_autoscaler.session import tls_context
+from slo_autoscaler.http.session import tls_context
 
 Document = dict[str, Any]
 """An object in the API's JSON."""

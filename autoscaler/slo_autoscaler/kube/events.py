@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import NotFoundError, PlatformError
 from slo_autoscaler.kube.client import KubeApi, Resource
+from slo_autoscaler.logs import Changes
 
 logger = logging.getLogger(__name__)
 

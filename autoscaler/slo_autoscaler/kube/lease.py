@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import ConfigError, ConflictError, NotFoundError, PlatformError
 from slo_autoscaler.kube import PAUSED
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
@@ -38,6 +37,7 @@ from slo_autoscaler.kube.lease_rules import (
     released,
     sighted,
 )
+from slo_autoscaler.logs import Changes
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from slo_autoscaler.fields import PositiveDuration, settings
+from slo_autoscaler.settings.fields import PositiveDuration, settings
 
 LEASE_SHARE: Final = 3
 """Parts of a lease. A leader acts for all but the last one, which covers requests under way."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import (
     ApiError,
     ConflictError,
@@ -19,6 +18,7 @@ from slo_autoscaler.errors import (
     UnreachableError,
 )
 from slo_autoscaler.kube.informer import Key
+from slo_autoscaler.logs import Changes
 
 logger = logging.getLogger(__name__)
 

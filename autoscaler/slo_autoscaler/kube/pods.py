@@ -14,10 +14,10 @@ from typing import Any, Final
 from kubernetes.utils.quantity import parse_quantity
 
 from slo_autoscaler.errors import PlatformError
-from slo_autoscaler.fields import MOST_FAULTS
 from slo_autoscaler.kube import METRICS_PORTS
 from slo_autoscaler.kube.client import Document, KubeApi, Resource
 from slo_autoscaler.kube.informer import Informer, Key
+from slo_autoscaler.settings.fields import MOST_FAULTS
 
 PODS: Final = Resource("v1", "pods")
 

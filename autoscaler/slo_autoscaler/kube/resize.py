@@ -19,7 +19,6 @@ from typing import Any, Final
 
 from kubernetes.utils.quantity import parse_quantity
 
-from slo_autoscaler.changes import Changes
 from slo_autoscaler.errors import (
     ApiError,
     ConflictError,
@@ -47,6 +46,7 @@ from slo_autoscaler.kube.resize_rules import (
     plan,
     ranges,
 )
+from slo_autoscaler.logs import Changes
 
 logger = logging.getLogger(__name__)
 

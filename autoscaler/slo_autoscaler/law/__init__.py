@@ -13,7 +13,6 @@ bridges jumps, so that fewer stand by for them.
 - ``allocate``     split of a budget of replicas that functions share
 - ``situation``    what a decision is made on; ``bounds``: the counts allowed, and why
 - ``schedule``     bounds at planned times
-- ``window``       the window of a slow function's rates
 - ``boost``        CPU above nominal while replicas start
 - ``further``      replicas that metrics of ``also`` need
 - ``decide``       from recommendation to decision: bounds, rate limits, refusals, reasons

@@ -21,7 +21,7 @@ from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals.record import Observation
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final
 from slo_autoscaler.law.schedule import bounds as scheduled
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason
-from slo_autoscaler.schedule import Hold
+from slo_autoscaler.settings.schedule import Hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.zero import newest_rate, returns, woken
 from slo_autoscaler.model import Decision, Reason, Recommendation, Scale
-from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.settings.spec import Spec
+from slo_autoscaler.signals.record import Observation
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final
 from slo_autoscaler.law.recommend import late_share
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Recommendation
-from slo_autoscaler.signals import INPUTS, SIGNALS
+from slo_autoscaler.signals.record import INPUTS, SIGNALS
 
 
 class Inputs(Mapping[str, float | None]):

@@ -17,7 +17,7 @@ from slo_autoscaler.law.base.needs import Needs
 from slo_autoscaler.law.foresight.history import History
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.settings.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from slo_autoscaler.law.recommend import recommend
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Reason, Recommendation
-from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.settings.spec import Spec
+from slo_autoscaler.signals.record import Observation
 
 Law = Callable[[Situation], tuple[Recommendation, Memory]]
 

@@ -22,9 +22,9 @@ from slo_autoscaler.law.foresight.scenarios import with_rates
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
-from slo_autoscaler.law.window import believed_rate
 from slo_autoscaler.model import Reason, Recommendation
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals.record import Observation
+from slo_autoscaler.signals.window import believed_rate
 
 
 def recommend(at: Situation) -> tuple[Recommendation, Memory]:

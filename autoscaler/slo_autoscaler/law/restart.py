@@ -1,36 +1,18 @@
 """Restores the memory of a function from the history in Prometheus. [P]
 
 A controller that starts in mid-peak knows only the current count, which ``Memory.initial`` keeps for one
-start-up. ``sources.queries`` has the rates of two hours, and the numbers that an autoscaler exported last.
+start-up. ``signals.queries`` has the rates of two hours, and the numbers that an autoscaler exported last.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slo_autoscaler.law.base.budget import Budget
 from slo_autoscaler.law.base.calibration import FACTORS, Calibration
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.tuning import TUNING
-from slo_autoscaler.spec import Spec
-
-Entry = tuple[float, float]
-"""(seconds, value)"""
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """History of one function: (seconds ago, value), in any order; empty: unknown."""
-
-    rate: tuple[Entry, ...] = ()
-    """Arrivals per second."""
-    start_up: tuple[Entry, ...] = ()
-    """Start-up time in seconds, as the earlier autoscaler exported it."""
-    new_node_start_up: tuple[Entry, ...] = ()
-    """That of replicas that waited for a node, likewise."""
-    correction: tuple[Entry, ...] = ()
-    """Factor on the exported capacity, likewise."""
-    unspent: tuple[Entry, ...] = ()
-    """Unspent share of the spending window, likewise."""
+from slo_autoscaler.settings.spec import Spec
+from slo_autoscaler.signals.record import Entry, Recorded
 
 
 def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:

@@ -11,7 +11,7 @@ from typing import Final
 
 from cronsim import CronSim
 
-from slo_autoscaler.schedule import Schedule, ScheduleEntry, zone
+from slo_autoscaler.settings.schedule import Schedule, ScheduleEntry, zone
 
 REMEMBERED: Final = 10_000
 """Results kept: functions mostly share entries, and each takes 0.2 ms of CPU."""

@@ -8,8 +8,8 @@ from datetime import datetime
 
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.model import Scale
-from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.settings.spec import Spec
+from slo_autoscaler.signals.record import Observation
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,12 +60,6 @@ class Tuning:
     late_for: float = 180.0
     """Lateness above the allowed share, with enough replicas by the prediction, that asks for one more."""
 
-    # The rates of slow functions: ``window``
-    enough_requests: float = 100.0
-    """Requests in a window: chance moves their rate by a tenth. With 20 the count changed once a minute."""
-    longest_window: float = 300.0
-    """Most seconds to wait for so many requests."""
-
     # CPU above nominal: ``boost``
     boost_least: float = 1.05
     """Load of the serving replicas, over their capacity, that boosts them: the capacity errs by less."""

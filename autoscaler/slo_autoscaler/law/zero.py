@@ -9,7 +9,7 @@ from typing import Any, Final
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Recommendation
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals.record import Observation
 
 _OF_REPLICAS: Final = ("capacity", "concurrency", "service_time_single", "slo_latency", "slo_objective")
 _LOAD: Final = ("rate", "in_flight", "in_flight_growth", "queue_length", "stalled")

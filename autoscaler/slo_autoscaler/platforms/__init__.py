@@ -14,9 +14,9 @@ from typing import Final, Protocol
 
 from slo_autoscaler.errors import PlatformError
 from slo_autoscaler.kube.resize_rules import Boosting, CpuBoost, Range
-from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Scale
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.platforms.leader import Leader
+from slo_autoscaler.settings.spec import Modes
 
 __all__ = [
     "ALL_ACTIVE",

@@ -13,11 +13,11 @@ from math import inf
 from typing import Any, Final, Literal
 
 from slo_autoscaler.errors import PlatformError, UnreadableError
-from slo_autoscaler.fields import MOST_FAULTS, Mode, parse_duration, printable, whole
 from slo_autoscaler.kube import BOOST, METRICS_PORTS, PAUSED
 from slo_autoscaler.model import Scale
-from slo_autoscaler.schedule import Hold, Schedule, hold_of, schedule_of
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.settings.fields import MOST_FAULTS, Mode, parse_duration, printable, whole
+from slo_autoscaler.settings.schedule import Hold, Schedule, hold_of, schedule_of
+from slo_autoscaler.settings.spec import Modes
 
 Kind = Literal["label", "annotation"]
 Reader = Callable[[str], object]

@@ -21,7 +21,15 @@ from slo_autoscaler.errors import (
     PlatformError,
     UnreadableError,
 )
-from slo_autoscaler.fields import (
+from slo_autoscaler.kube.client import Document, KubeApi, Resource
+from slo_autoscaler.kube.events import Events, Reference
+from slo_autoscaler.kube.informer import Informer, Key
+from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Shortages, Unschedulable, Watchdogs, shortages
+from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms import ALL_ACTIVE, place
+from slo_autoscaler.platforms.keys import HOLD, KUBERNETES, MODE, Declaration, WrongKeyError
+from slo_autoscaler.platforms.leader import Leader
+from slo_autoscaler.settings.fields import (
     ClusterTls,
     Concurrency,
     Count,
@@ -29,15 +37,7 @@ from slo_autoscaler.fields import (
     PositiveDuration,
     settings,
 )
-from slo_autoscaler.kube.client import Document, KubeApi, Resource
-from slo_autoscaler.kube.events import Events, Reference
-from slo_autoscaler.kube.informer import Informer, Key
-from slo_autoscaler.kube.pods import PODS, WITHOUT_NODE, Shortages, Unschedulable, Watchdogs, shortages
-from slo_autoscaler.leader import Leader
-from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms import ALL_ACTIVE, place
-from slo_autoscaler.platforms.keys import HOLD, KUBERNETES, MODE, Declaration, WrongKeyError
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.settings.spec import Modes
 
 logger = logging.getLogger(__name__)
 

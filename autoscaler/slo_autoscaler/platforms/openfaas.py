@@ -26,7 +26,11 @@ from slo_autoscaler.errors import (
     UnreadableError,
     brief,
 )
-from slo_autoscaler.fields import (
+from slo_autoscaler.http.session import Authorization, Secret, open_session
+from slo_autoscaler.model import Scale
+from slo_autoscaler.platforms import ALL_ACTIVE, keys
+from slo_autoscaler.platforms.leader import Leader
+from slo_autoscaler.settings.fields import (
     Concurrency,
     Count,
     Namespaces,
@@ -36,11 +40,7 @@ from slo_autoscaler.fields import (
     over_https,
     settings,
 )
-from slo_autoscaler.leader import Leader
-from slo_autoscaler.model import Scale
-from slo_autoscaler.platforms import ALL_ACTIVE, keys
-from slo_autoscaler.session import Authorization, Secret, open_session
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.settings.spec import Modes
 
 
 @settings

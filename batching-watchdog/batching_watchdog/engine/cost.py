@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from batching_watchdog.engine.latency import LEAST, LatencyModel
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import CostClass, Request
+from batching_watchdog.function.messages import CostClass, Request
 
 KNOWN: Final = 2 * TUNING.tries
 """Batches after which a pool's own curve replaces that of all; one in as many has a single class."""

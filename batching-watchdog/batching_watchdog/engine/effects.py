@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.messages import Batch, Reply, Request
+from batching_watchdog.function.messages import Batch, Reply, Request
 
 
 class Worker(Protocol):

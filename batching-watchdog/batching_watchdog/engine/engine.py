@@ -24,7 +24,7 @@ from batching_watchdog.engine.prefetch import Prefetch
 from batching_watchdog.engine.retries import Failure, Part, Suspects
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
-from batching_watchdog.messages import DROPPED, PROBE, Batch, Crash, DispatchReason, Reply, Request
+from batching_watchdog.function.messages import DROPPED, PROBE, Batch, Crash, DispatchReason, Reply, Request
 
 REFUSAL_SECONDS: Final = 0.25
 """Seconds for which one error object serves all requests refused at the header: creating one costs as much as

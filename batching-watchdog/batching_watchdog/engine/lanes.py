@@ -13,7 +13,7 @@ from math import inf
 from typing import Final
 
 from batching_watchdog.engine.cost import ServiceTimes, Shared
-from batching_watchdog.messages import Request
+from batching_watchdog.function.messages import Request
 
 # ``Request.place``: plain numbers, since an Enum's hash is Python code and places change with every request.
 GONE: Final = 0

@@ -16,7 +16,7 @@ from batching_watchdog.engine.cost import ServiceTimes
 from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.latency import LEAST
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import DispatchReason
+from batching_watchdog.function.messages import DispatchReason
 
 BACK_OFF: Final = 0.9
 """Factor of the batch size of policy ``aimd`` after a batch that took too long (Clipper: 10% less)."""

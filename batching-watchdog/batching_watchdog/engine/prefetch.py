@@ -11,7 +11,7 @@ from typing import Final
 
 from batching_watchdog.engine.effects import Cancel, Worker
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import Batch, DispatchReason, Request
+from batching_watchdog.function.messages import Batch, DispatchReason, Request
 
 WEIGHT: Final = 1 / 16
 """Weight of the newest batch in the workers' computing share."""

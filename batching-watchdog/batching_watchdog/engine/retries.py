@@ -24,7 +24,7 @@ from math import inf
 from batching_watchdog.engine.effects import Worker
 from batching_watchdog.engine.lanes import SUSPECT
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import Batch, Request
+from batching_watchdog.function.messages import Batch, Request
 
 
 @dataclass(slots=True, eq=False)

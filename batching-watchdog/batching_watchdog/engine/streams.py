@@ -32,7 +32,15 @@ from batching_watchdog.engine.lanes import GONE, RUNNING, Queues
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WatchdogError, WorkerDied
-from batching_watchdog.messages import Batch, DispatchReason, Iteration, Output, Reply, Request, Target
+from batching_watchdog.function.messages import (
+    Batch,
+    DispatchReason,
+    Iteration,
+    Output,
+    Reply,
+    Request,
+    Target,
+)
 
 SEARCHED: Final = 64
 """Maximum waiting requests that one ``tick`` tries behind one that no worker may take."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.messages import Batch, Reply
+from batching_watchdog.function.messages import Batch, Reply
 
 
 @dataclass(slots=True, eq=False)

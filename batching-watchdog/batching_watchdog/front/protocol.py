@@ -26,7 +26,6 @@ from typing import Final, Protocol
 
 import httptools
 
-from batching_watchdog import wire
 from batching_watchdog.errors import (
     BadRequest,
     BodyTooLarge,
@@ -40,6 +39,7 @@ from batching_watchdog.errors import (
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.head import check_head, read_framing
 from batching_watchdog.front.loop_lag import LoopLag
+from batching_watchdog.function import wire
 from batching_watchdog.speedups import compiled
 
 MAX_HEADER_BYTES: Final = 1 << 16

@@ -21,12 +21,12 @@ from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.streams import END_ID, StreamedAnswer, whole, whole_answer
 from batching_watchdog.front.tracing import RequestTracing, caller
 from batching_watchdog.front.weight import WeightFunction
-from batching_watchdog.logs import AccessLog, RequestLine, loggable
-from batching_watchdog.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
-from batching_watchdog.metrics import Exposition, Metrics, Traced
+from batching_watchdog.function.messages import DEFAULT_CLASS, PROBE, Batch, DispatchReason, Reply, Request
+from batching_watchdog.observe.logs import AccessLog, RequestLine, loggable
+from batching_watchdog.observe.metrics import Exposition, Metrics, Traced
+from batching_watchdog.observe.spans import RequestTrace, Tracer
+from batching_watchdog.observe.trace_context import TRACEPARENT, SpanContext, may_be_sampled
 from batching_watchdog.shell import Shell
-from batching_watchdog.spans import RequestTrace, Tracer
-from batching_watchdog.trace_context import TRACEPARENT, SpanContext, may_be_sampled
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 GET_ONLY: Final = TEXT + b"Allow: GET\r\n"

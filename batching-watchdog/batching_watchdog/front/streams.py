@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from batching_watchdog import wire
 from batching_watchdog.front.exchange import Exchange
-from batching_watchdog.messages import Reply, Request, Target
+from batching_watchdog.function import wire
+from batching_watchdog.function.messages import Reply, Request, Target
 
 KEEP_ALIVE_SECONDS: Final = 15.0
 """Silence after which a stream of events gets a comment, so that proxies keep the connection."""

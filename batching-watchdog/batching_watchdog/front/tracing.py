@@ -9,9 +9,9 @@ from typing import Final
 from batching_watchdog.errors import Abandoned, WatchdogError
 from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.exchange import Exchange
-from batching_watchdog.messages import Request
-from batching_watchdog.spans import Attributes, RequestTrace, Span, Tracer, batch_attributes
-from batching_watchdog.trace_context import (
+from batching_watchdog.function.messages import Request
+from batching_watchdog.observe.spans import Attributes, RequestTrace, Span, Tracer, batch_attributes
+from batching_watchdog.observe.trace_context import (
     TRACEPARENT,
     SpanContext,
     format_traceparent,

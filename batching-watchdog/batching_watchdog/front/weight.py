@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import Event, import_weight, trace_of
-from batching_watchdog.messages import Failure
-from batching_watchdog.metrics import Metrics
+from batching_watchdog.function.event import Event, import_weight, trace_of
+from batching_watchdog.function.messages import Failure
+from batching_watchdog.observe.metrics import Metrics
 
 OWN_BUCKETS: Final = 1 << 12
 """Offset of a weight's power of two: beyond the bits of any length, and above zero for every float."""

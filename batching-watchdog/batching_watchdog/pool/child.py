@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Final, TextIO
 
 from batching_watchdog.config import KEPT_BYTES, Config
-from batching_watchdog.launch import how_it_ended
-from batching_watchdog.logs import lines_maker
-from batching_watchdog.machine import THREAD_VARIABLES
+from batching_watchdog.observe.logs import lines_maker
+from batching_watchdog.process.launch import how_it_ended
+from batching_watchdog.process.machine import THREAD_VARIABLES
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from functools import partial
 from math import inf
 from typing import Final, Protocol
 
-from batching_watchdog import wire
 from batching_watchdog.errors import FrameError
-from batching_watchdog.messages import Batch, Crash, Failure, Iteration, Reply
+from batching_watchdog.function import wire
+from batching_watchdog.function.messages import Batch, Crash, Failure, Iteration, Reply
 from batching_watchdog.pool.overdue import Work
 
 MAX_OUT: Final = 2

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from typing import Final
 
-from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.effects import Worker
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import Batch, Crash, DispatchReason, Reply, Request
+from batching_watchdog.function import wire
+from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Reply, Request
 
 log = logging.getLogger(__name__)
 

@@ -21,20 +21,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
-from batching_watchdog.launch import how_it_ended
-from batching_watchdog.logs import FailureLog
-from batching_watchdog.machine import oom_kills
-from batching_watchdog.messages import Batch, Crash, DispatchReason, Failure, Iteration, Reply
+from batching_watchdog.function import wire
+from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Failure, Iteration, Reply
+from batching_watchdog.observe.logs import FailureLog
 from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Backoff, Child, Tasks
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.overdue import PERIOD, Kill, Overdue
 from batching_watchdog.pool.profile import Profiler
+from batching_watchdog.process.launch import how_it_ended
+from batching_watchdog.process.machine import oom_kills
+from batching_watchdog.process.stacks import left_stack
 from batching_watchdog.shell import Shell
-from batching_watchdog.stacks import left_stack
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ import uvloop
 
 from batching_watchdog.app import configured
 from batching_watchdog.errors import HandlerNotLoaded, WatchdogError
-from batching_watchdog.folder import find
 from batching_watchdog.front.weight import load_weight
-from batching_watchdog.logs import TextFormatter, printable
-from batching_watchdog.messages import Failure
+from batching_watchdog.function.folder import find
+from batching_watchdog.function.messages import Failure
+from batching_watchdog.observe.logs import TextFormatter, printable
 from batching_watchdog.pool import profile
 from batching_watchdog.trial import report
 from batching_watchdog.trial.measure import measure

@@ -12,13 +12,13 @@ from math import inf
 from random import Random
 from typing import Any, Final
 
-from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.effects import Answer, Piece
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import TrialFailed
 from batching_watchdog.front.weight import WeightFunction
-from batching_watchdog.messages import Reply, Request
+from batching_watchdog.function import wire
+from batching_watchdog.function.messages import Reply, Request
 from batching_watchdog.shell import Shell
 from batching_watchdog.trial.report import shown
 

@@ -22,15 +22,15 @@ from batching_watchdog.config import Config, ignored
 from batching_watchdog.engine.capacity import READ_SECONDS
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import TrialFailed
-from batching_watchdog.folder import Source
 from batching_watchdog.front.weight import WeightFunction
-from batching_watchdog.function import Event
-from batching_watchdog.machine import available_cpus
+from batching_watchdog.function.event import Event
+from batching_watchdog.function.folder import Source
+from batching_watchdog.function.wire import Handshake
 from batching_watchdog.pool.supervisor import WorkerPool
+from batching_watchdog.process.machine import available_cpus
 from batching_watchdog.trial import report
 from batching_watchdog.trial.load import Mix, Offered, Rounds
 from batching_watchdog.trial.report import BatchMeasurements, StreamMeasurements, Trial
-from batching_watchdog.wire import Handshake
 
 LOADING: Final = "loading the handler"
 EMPTY: Final = "an empty body (there is no example())"

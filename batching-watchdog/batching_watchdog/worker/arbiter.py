@@ -24,8 +24,8 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut
-from batching_watchdog.launch import die_with_parent, how_it_ended
-from batching_watchdog.stacks import left_stack, stack_folder
+from batching_watchdog.process.launch import die_with_parent, how_it_ended
+from batching_watchdog.process.stacks import left_stack, stack_folder
 from batching_watchdog.worker.devices import one_thread, threads
 from batching_watchdog.worker.serve import BatchWorker, Preloaded, load_handler
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from batching_watchdog.machine import THREAD_VARIABLES, available_cpus, cuda_devices
+from batching_watchdog.process.machine import THREAD_VARIABLES, available_cpus, cuda_devices
 
 _SETTERS: Final = (
     ("OMP_NUM_THREADS", re.compile(r"lib(gomp|omp|iomp5)\b"), ("omp_set_num_threads",)),

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from batching_watchdog.errors import BadRequest, HandlerNotLoaded, Poisoned
-from batching_watchdog.function import (
+from batching_watchdog.function.event import (
     Context,
     Event,
     browser_hint,
@@ -28,9 +28,9 @@ from batching_watchdog.function import (
     own_place,
     trace_of,
 )
-from batching_watchdog.logs import LineLimit, printable
-from batching_watchdog.messages import Crash, Failure, Reply, Response
-from batching_watchdog.trace_context import parse_traceparent
+from batching_watchdog.function.messages import Crash, Failure, Reply, Response
+from batching_watchdog.observe.logs import LineLimit, printable
+from batching_watchdog.observe.trace_context import parse_traceparent
 from batching_watchdog.worker.generator import closed_batches
 from batching_watchdog.worker.results import (
     FAILED,

@@ -13,9 +13,9 @@ from http import HTTPStatus
 from itertools import islice
 from typing import Any, Final
 
-from batching_watchdog import wire
 from batching_watchdog.errors import BadRequest
-from batching_watchdog.messages import Reply, Response, ServerSentEvent
+from batching_watchdog.function import wire
+from batching_watchdog.function.messages import Reply, Response, ServerSentEvent
 
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 FAILED: Final = Reply(

@@ -27,13 +27,13 @@ from typing import Any, Final, NoReturn
 
 from gunicorn.workers.base import Worker
 
-from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded, Poisoned
-from batching_watchdog.function import Context, Event
-from batching_watchdog.launch import die_with_parent
-from batching_watchdog.machine import RunDelay
-from batching_watchdog.messages import DROPPED, Crash, Failure, Reply
-from batching_watchdog.stacks import stack_file, stack_folder
+from batching_watchdog.function import wire
+from batching_watchdog.function.event import Context, Event
+from batching_watchdog.function.messages import DROPPED, Crash, Failure, Reply
+from batching_watchdog.process.launch import die_with_parent
+from batching_watchdog.process.machine import RunDelay
+from batching_watchdog.process.stacks import stack_file, stack_folder
 from batching_watchdog.worker.devices import change_threads, device, take_devices, take_threads, threads
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.streams import RunningStreams, measure

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import Event
-from batching_watchdog.machine import RunDelay
-from batching_watchdog.messages import Iteration, Output, Reply
+from batching_watchdog.function import wire
+from batching_watchdog.function.event import Event
+from batching_watchdog.function.messages import Iteration, Output, Reply
+from batching_watchdog.process.machine import RunDelay
 from batching_watchdog.worker.handler import Handler, is_out_of_memory
 from batching_watchdog.worker.results import as_it_is, encode_piece
 

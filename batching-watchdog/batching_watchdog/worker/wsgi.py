@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from flask import Flask, Response, request
 
-from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import Event
-from batching_watchdog.messages import Reply
+from batching_watchdog.function import wire
+from batching_watchdog.function.event import Event
+from batching_watchdog.function.messages import Reply
 from batching_watchdog.worker.devices import device, threads
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.streams import pieces

@@ -24,9 +24,9 @@ from typing import Final
 from batching_watchdog.config import Config
 from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.cost import CostModel
-from batching_watchdog.messages import Batch, Reply, Request
+from batching_watchdog.function.messages import Batch, Reply, Request
+from batching_watchdog.function.wire import Spent
 from batching_watchdog.pool.profile import Profiler
-from batching_watchdog.wire import Spent
 from tailbound_lab.bench.rig.pool import play_all
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown
 from tailbound_lab.simulate.function import Function, Service

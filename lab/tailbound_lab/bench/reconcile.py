@@ -28,18 +28,18 @@ from typing import Any, Final, TextIO
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
-from batching_watchdog.launch import die_with_parent
+from batching_watchdog.process.launch import die_with_parent
 from slo_autoscaler.app import collect_seldom
 from slo_autoscaler.config import Config
-from slo_autoscaler.controller import Clocks, Controller
-from slo_autoscaler.journal import Journal
-from slo_autoscaler.leader import Alone
-from slo_autoscaler.metrics import Metrics
+from slo_autoscaler.loop.controller import Clocks, Controller
 from slo_autoscaler.model import Reason
 from slo_autoscaler.platforms import Boosting, CpuBoost, Range, build
-from slo_autoscaler.sources import Load
-from slo_autoscaler.sources.prometheus import PrometheusSource
-from slo_autoscaler.sources.queries import WATCHDOG
+from slo_autoscaler.platforms.leader import Alone
+from slo_autoscaler.show.journal import Journal
+from slo_autoscaler.show.metrics import Metrics
+from slo_autoscaler.signals.prometheus import PrometheusSource
+from slo_autoscaler.signals.queries import WATCHDOG
+from slo_autoscaler.signals.source import Load
 from tailbound_lab.bench.rig.processes import cpu_of
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.load.records import BenchError, NotAvailable

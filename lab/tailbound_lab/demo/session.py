@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from slo_autoscaler.fields import parse_duration
+from slo_autoscaler.settings.fields import parse_duration
 from tailbound_lab.demo.disturbance import disturbance
 from tailbound_lab.demo.twins import TWIN_NAMESPACE, CommunityScaler, twin
 from tailbound_lab.demo.watch import Decision, Watch, decisions

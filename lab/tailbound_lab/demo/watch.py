@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from slo_autoscaler.journal import of_log
+from slo_autoscaler.show.journal import of_log
 from tailbound_lab.load.records import Ledger, Sample
 
 _INTERVAL = 1.0

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from slo_autoscaler.fields import parse_duration
+from slo_autoscaler.settings.fields import parse_duration
 from tailbound_lab.load.arrivals import steps
 from tailbound_lab.load.generator import Stream, build, endpoint
 from tailbound_lab.load.records import (

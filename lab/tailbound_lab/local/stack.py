@@ -1,13 +1,14 @@
 """Turns the functions of a stack file into what the platform deploys. [P]
 
-``batching_watchdog.stack`` reads the file. The caller reads further files: ``read_file`` is an argument.
+``batching_watchdog.function.stack`` reads the file. The caller reads further files: ``read_file`` is an
+argument.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from batching_watchdog import stack
 from batching_watchdog.errors import StackError as ReadError
+from batching_watchdog.function import stack
 from tailbound_lab.local.errors import InvalidRequestError, StackError
 from tailbound_lab.local.specs import DEFAULT_NAMESPACE, FunctionSpec, parse_deployment
 

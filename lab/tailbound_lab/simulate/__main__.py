@@ -18,8 +18,8 @@ from rich.console import Console
 
 from slo_autoscaler.config import Config, read_config
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.fields import MOST, MOST_DIGITS, parse_duration
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.settings.fields import MOST, MOST_DIGITS, parse_duration
+from slo_autoscaler.settings.spec import Spec
 from tailbound_lab.simulate import SimulationError, history, report, scalers, traces, world
 from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Routing, Service, Steps, Streaming

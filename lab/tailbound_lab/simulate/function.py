@@ -18,9 +18,9 @@ from batching_watchdog.engine.capacity import sustained
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.streams import Steady, steady
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import Target
+from batching_watchdog.function.messages import Target
 from slo_autoscaler.model import Scale
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals.record import Observation
 from tailbound_lab.simulate import SimulationError
 
 LEARNING_SECONDS: Final = 10.0

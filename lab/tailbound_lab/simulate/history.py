@@ -8,8 +8,9 @@ import math
 from typing import Final
 
 from slo_autoscaler.errors import SourceError
-from slo_autoscaler.sources import Settings, queries
-from slo_autoscaler.sources.prometheus import PrometheusClient
+from slo_autoscaler.signals import queries
+from slo_autoscaler.signals.prometheus import PrometheusClient
+from slo_autoscaler.signals.source import Settings
 from tailbound_lab.simulate import SimulationError
 from tailbound_lab.simulate.traces import Trace, from_rates
 

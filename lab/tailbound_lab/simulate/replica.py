@@ -17,7 +17,7 @@ from batching_watchdog.engine.policy import ByDeadline
 from batching_watchdog.engine.streams import Steady
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import CostClass, Request
+from batching_watchdog.function.messages import CostClass, Request
 from tailbound_lab.simulate.function import LEARNING_SECONDS, Answered, Exports, Function, Served
 from tailbound_lab.simulate.virtual import BatchRun, BatchWorker, BatchWorkers, Timeline
 

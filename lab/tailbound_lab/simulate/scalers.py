@@ -14,9 +14,9 @@ from slo_autoscaler.law.decide import decide, raised
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.law.situation import Situation
-from slo_autoscaler.law.window import Past, widened
-from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.settings.spec import Spec
+from slo_autoscaler.signals.record import Observation
+from slo_autoscaler.signals.window import Past, widened
 from tailbound_lab.simulate import SimulationError, baselines
 from tailbound_lab.simulate.baselines import Bounds, HpaSettings
 from tailbound_lab.simulate.function import Function, Scaler, View

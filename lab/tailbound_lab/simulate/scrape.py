@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batching_watchdog.engine.streams import Steady
-from batching_watchdog.metrics import DEFAULT_BUCKETS, SLO_FRACTIONS
-from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources.queries import NEWEST
+from batching_watchdog.observe.metrics import DEFAULT_BUCKETS, SLO_FRACTIONS
+from slo_autoscaler.signals.queries import NEWEST
+from slo_autoscaler.signals.record import Observation
 from tailbound_lab.simulate.function import Exports, Function
 
 Floats = NDArray[np.float64]

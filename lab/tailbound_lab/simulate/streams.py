@@ -12,7 +12,7 @@ from math import inf, nan
 from batching_watchdog.engine.effects import Answer, Effect, Join, Piece
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import DEFAULT_CLASS, Iteration, Request, Target
+from batching_watchdog.function.messages import DEFAULT_CLASS, Iteration, Request, Target
 from tailbound_lab.simulate.function import Answered, Exports, Function, Served, Streaming, show
 from tailbound_lab.simulate.virtual import StreamWorker, StreamWorkers, Timeline
 

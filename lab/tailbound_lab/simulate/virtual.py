@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from batching_watchdog.engine.effects import Dispatch, Effect, Join, Leave, WakeAt
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.streams import Streams
-from batching_watchdog.messages import Batch, Crash, Iteration, Output, Reply, Request
+from batching_watchdog.function.messages import Batch, Crash, Iteration, Output, Reply, Request
 
 OK: Final = Reply(200, b"", b"")
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slo_autoscaler.model import Scale
-from slo_autoscaler.signals import Observation
-from slo_autoscaler.sources.counters import SPANS, surely
+from slo_autoscaler.signals.counters import SPANS, surely
+from slo_autoscaler.signals.record import Observation
 from tailbound_lab.simulate import SimulationError, scrape
 from tailbound_lab.simulate.function import Booster, Function, Routing, Scaler, Steps
 from tailbound_lab.simulate.replica import Replica

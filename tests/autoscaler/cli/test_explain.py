@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from slo_autoscaler.__main__ import main as command
 from slo_autoscaler.cli.explain import main
-from slo_autoscaler.web.listener import create_app
-from slo_autoscaler.web.server import Server
-from slo_autoscaler.words import sentence
+from slo_autoscaler.show.web.listener import create_app
+from slo_autoscaler.show.web.server import Server
+from slo_autoscaler.show.words import sentence
 from support.builders import NAME, a_told_decision
 from support.serving import SCORE, Told
 

@@ -10,7 +10,7 @@ from slo_autoscaler.__main__ import main
 from slo_autoscaler.platforms.keys import HOLD
 from slo_autoscaler.platforms.knative.objects import SERVING_SERVICES
 from slo_autoscaler.platforms.kubernetes import DEPLOYMENTS
-from slo_autoscaler.schedule import Hold, hold_of
+from slo_autoscaler.settings.schedule import Hold, hold_of
 from support.cluster import on_double
 from support.kube_server import a_deployment
 

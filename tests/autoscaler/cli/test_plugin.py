@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 from slo_autoscaler.__main__ import PLUGIN, complete, kubectl
 from slo_autoscaler.cli import KUBECTL
 from slo_autoscaler.cli.explain import parser
-from slo_autoscaler.web.listener import create_app
-from slo_autoscaler.web.server import Server
+from slo_autoscaler.show.web.listener import create_app
+from slo_autoscaler.show.web.server import Server
 from support.serving import NAME, Told, a_hold, a_page
 
 STAND_IN = """#!{python}

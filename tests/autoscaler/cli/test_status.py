@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from slo_autoscaler.cli.status import main, shown
-from slo_autoscaler.web import rows
+from slo_autoscaler.show.web import rows
 from support.serving import NAME, Told, a_decision, a_fleet, a_hold, a_page, a_quiet_prometheus
 from support.waits import until
 

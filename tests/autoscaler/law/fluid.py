@@ -13,8 +13,8 @@ from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Decision, Scale
-from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import Spec
+from slo_autoscaler.settings.spec import Spec
+from slo_autoscaler.signals.record import Observation
 from support.builders import seen
 
 STEP = 5.0

@@ -13,8 +13,8 @@ from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
-from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import Boost, Timing
+from slo_autoscaler.settings.spec import Boost, Timing
+from slo_autoscaler.signals.record import Observation
 from support.builders import a_spec, observations, scales, seen
 from support.fuzzing import fuzzed
 

@@ -18,9 +18,9 @@ from slo_autoscaler.law.foresight.scenarios import Followed
 from slo_autoscaler.law.memory import Memory, Refusal, TooFew
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
-from slo_autoscaler.schedule import Hold, ScheduleEntry
-from slo_autoscaler.signals import Observation
-from slo_autoscaler.spec import FurtherMetric, ScaleDown, ScaleUp
+from slo_autoscaler.settings.schedule import Hold, ScheduleEntry
+from slo_autoscaler.settings.spec import FurtherMetric, ScaleDown, ScaleUp
+from slo_autoscaler.signals.record import Observation
 from support.builders import a_spec, observations, scales, seen, specs
 from support.fuzzing import fuzzed
 

@@ -9,7 +9,7 @@ from slo_autoscaler.law.further import joined
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Recommendation, Scale
-from slo_autoscaler.spec import FurtherMetric
+from slo_autoscaler.settings.spec import FurtherMetric
 from support.builders import a_spec, seen
 
 values = st.none() | st.floats(0, 1e6)

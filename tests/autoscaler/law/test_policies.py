@@ -11,7 +11,7 @@ from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES, latency_at_objective, proportional, slo, wilson
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals.record import Observation
 from support.builders import a_spec, observations, scales, seen, specs
 
 ONE, TWO, FOUR = Scale(1, 1), Scale(2, 2), Scale(4, 4)

@@ -10,7 +10,7 @@ from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.recommend import late_share, recommend
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Scale
-from slo_autoscaler.spec import Boost
+from slo_autoscaler.settings.spec import Boost
 from support.builders import a_spec, seen
 
 

@@ -10,10 +10,11 @@ from slo_autoscaler.law.base.calibration import FACTORS
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.foresight.history import SLOT
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.restart import Recorded, warm
+from slo_autoscaler.law.restart import warm
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
+from slo_autoscaler.signals.record import Recorded
 from support.builders import a_spec, seen
 
 FIVE = Scale(5, 5)

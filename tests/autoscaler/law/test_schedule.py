@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.schedule import bounds, in_force
-from slo_autoscaler.schedule import ScheduleEntry
+from slo_autoscaler.settings.schedule import ScheduleEntry
 
 
 def an_entry(cron, minutes, least=4, most=None, zone="Europe/Berlin"):

@@ -13,7 +13,7 @@ from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.zero import rested
 from slo_autoscaler.model import Reason, Scale
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals.record import Observation
 from support.builders import a_spec, observations, seen, specs
 
 EMPTY = Scale(0, 0, waiting=0.0)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from slo_autoscaler.kube.client import KubeApi
-from slo_autoscaler.leader import Leader
 from slo_autoscaler.platforms import Platform
 from slo_autoscaler.platforms.knative import Settings as KnativeSettings
 from slo_autoscaler.platforms.knative import knative, own_class
+from slo_autoscaler.platforms.leader import Leader
 from support.knative_world import World, driven
 from support.kube_server import KubeServer
 

@@ -27,8 +27,8 @@ from slo_autoscaler.platforms.keys import (
     Declaration,
     WrongKeyError,
 )
-from slo_autoscaler.schedule import hold_of
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.settings.schedule import hold_of
+from slo_autoscaler.settings.spec import Modes
 from support.builders import BOMB
 
 OBSERVED = Scale(desired=3, available=2, min=4, max=8, scaler="", revision="r-1", version="7")

@@ -29,8 +29,8 @@ from slo_autoscaler.platforms.knative.allocation import (
     service_of,
     shares,
 )
-from slo_autoscaler.schedule import hold_of, schedule_of
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.settings.schedule import hold_of, schedule_of
+from slo_autoscaler.settings.spec import Modes
 
 SERVING = "serving.knative.dev/"
 

@@ -6,11 +6,11 @@ import pytest
 
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
 from slo_autoscaler.kube.events import EVENTS
-from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.keys import MODE
 from slo_autoscaler.platforms.keys import OUR_CLASS as CLASS
 from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, POD_AUTOSCALERS, ROUTES, SERVICES
+from slo_autoscaler.platforms.leader import Alone
 from support import doubles
 from support.cluster import delete, on_double
 from support.doubles import decide, has_listed

@@ -3,10 +3,10 @@
 import pytest
 
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError
-from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.keys import FLOOR_APPLIED, FLOOR_ORIGINAL, MIN_SCALE, MODE
 from slo_autoscaler.platforms.knative.objects import CONFIG_MAPS, REVISIONS
+from slo_autoscaler.platforms.leader import Alone
 from support import doubles
 from support.cluster import delete, on_double
 from support.doubles import decide, has_listed

@@ -6,7 +6,6 @@ import pytest
 
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreachableError
 from slo_autoscaler.kube.client import Resource
-from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms import ALL_ACTIVE
 from slo_autoscaler.platforms.keys import MIN_REPLICAS, MODE
@@ -18,8 +17,9 @@ from slo_autoscaler.platforms.kubernetes import (
     write_hold,
 )
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
-from slo_autoscaler.schedule import hold_of, schedule_of
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.platforms.leader import Alone
+from slo_autoscaler.settings.schedule import hold_of, schedule_of
+from slo_autoscaler.settings.spec import Modes
 from support import doubles
 from support.cluster import delete, on_double
 from support.doubles import decide, has_listed

@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from slo_autoscaler.errors import FunctionGoneError, PlatformError, ScaleChangedError, UnreadableError
-from slo_autoscaler.leader import Alone
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.keys import (
     OPENFAAS_HOLD,
@@ -18,8 +17,9 @@ from slo_autoscaler.platforms.keys import (
     OPENFAAS_ZERO,
     OPENFAAS_ZERO_DURATION,
 )
+from slo_autoscaler.platforms.leader import Alone
 from slo_autoscaler.platforms.openfaas import BasicAuth, OpenFaas, Settings
-from slo_autoscaler.schedule import hold_of, schedule_of
+from slo_autoscaler.settings.schedule import hold_of, schedule_of
 from support import doubles
 from support.doubles import Function, a_gateway, decide
 from tailbound_lab.local.ports import free_ports

@@ -13,13 +13,13 @@ from slo_autoscaler.kube.lease import LeaseLeader
 from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from slo_autoscaler.kube.resize import Resizer
 from slo_autoscaler.kube.resize_rules import CpuBoost
-from slo_autoscaler.leader import Alone
 from slo_autoscaler.platforms import ALL_ACTIVE
 from slo_autoscaler.platforms.keys import MIN_SCALE, MODE
 from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, ROUTES, SERVICES
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.platforms.leader import Alone
+from slo_autoscaler.settings.spec import Modes
 from support import doubles
 from support.cluster import on_double
 from support.doubles import decide

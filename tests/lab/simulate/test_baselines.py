@@ -3,7 +3,7 @@
 import pytest
 
 from slo_autoscaler.model import Scale
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals.record import Observation
 from tailbound_lab.simulate.baselines import (
     AlertGroup,
     Bounds,

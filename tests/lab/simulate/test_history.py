@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from slo_autoscaler.sources import Settings
+from slo_autoscaler.signals.source import Settings
 from support import doubles
 from support.doubles import a_fleet, a_gateway, a_prometheus
 from support.waits import until

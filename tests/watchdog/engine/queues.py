@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.policy import POLICIES, BatchingPolicy, PolicySettings
-from batching_watchdog.messages import Request
+from batching_watchdog.function.messages import Request
 
 MAX_BATCH_SIZE = 8
 DELAY = 0.02

@@ -13,7 +13,7 @@ from batching_watchdog.engine.effects import Answer, Check, Effect
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import Crash, Reply, Request
+from batching_watchdog.function.messages import Crash, Reply, Request
 from tailbound_lab.simulate.virtual import BatchRun, BatchWorker, BatchWorkers, Timeline
 from watchdog.engine.queues import Law
 

@@ -8,7 +8,7 @@ from math import inf
 from batching_watchdog.engine.effects import Answer, Effect, Join, Piece
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import (
+from batching_watchdog.function.messages import (
     BEST_EFFORT,
     DispatchReason,
     Iteration,

@@ -7,7 +7,7 @@ import pytest
 from batching_watchdog.engine.effects import Answer
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import QueueFull, ShuttingDown
-from batching_watchdog.messages import DEFAULT_CLASS, Target
+from batching_watchdog.function.messages import DEFAULT_CLASS, Target
 from watchdog.engine.queues import accelerator, request
 from watchdog.engine.simulation import Part, Simulation
 

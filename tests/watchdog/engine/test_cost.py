@@ -7,7 +7,7 @@ import pytest
 
 from batching_watchdog.engine.cost import KNOWN, CostModel
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import CostClass
+from batching_watchdog.function.messages import CostClass
 from watchdog.engine.queues import request
 
 SHORT: CostClass = (b"", b"POST /", 4)

@@ -15,7 +15,7 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
-from batching_watchdog.messages import DROPPED, PROBE, Batch, Crash, DispatchReason, Reply, Request
+from batching_watchdog.function.messages import DROPPED, PROBE, Batch, Crash, DispatchReason, Reply, Request
 from support.fuzzing import fuzzed
 from watchdog.engine.queues import learn, request
 

@@ -21,7 +21,7 @@ from batching_watchdog.engine.policy import (
     cut,
 )
 from batching_watchdog.engine.tuning import TUNING
-from batching_watchdog.messages import DispatchReason
+from batching_watchdog.function.messages import DispatchReason
 from watchdog.engine.queues import MAX_BATCH_SIZE, SLO_LATENCY, Law, learn, learned, policy, request
 
 TIMES = st.floats(0, 10)

@@ -10,7 +10,7 @@ from batching_watchdog.engine.effects import Join
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.streams import Streams, steady
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.messages import BEST_EFFORT, DEFAULT_CLASS, Iteration, Output, Reply, Target
+from batching_watchdog.function.messages import BEST_EFFORT, DEFAULT_CLASS, Iteration, Output, Reply, Target
 from watchdog.engine.queues import request
 from watchdog.engine.streaming import FAULTS, Streaming
 

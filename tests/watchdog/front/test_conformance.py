@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batching_watchdog.wire import request_header_block
+from batching_watchdog.function.wire import request_header_block
 from support.connection import Message, Reading, read_twice
 from support.fuzzing import fuzzed
 

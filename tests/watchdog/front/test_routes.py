@@ -23,12 +23,12 @@ from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.protocol import HttpProtocol
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.front.streams import END_ID, KEEP_ALIVE_SECONDS
-from batching_watchdog.logs import RequestLine
-from batching_watchdog.messages import Batch, Iteration, Output, Reply, Response
-from batching_watchdog.metrics import Exposition, Metrics
+from batching_watchdog.function.messages import Batch, Iteration, Output, Reply, Response
+from batching_watchdog.function.wire import Spent, parse_header_block
+from batching_watchdog.observe.logs import RequestLine
+from batching_watchdog.observe.metrics import Exposition, Metrics
+from batching_watchdog.observe.trace_context import format_traceparent
 from batching_watchdog.shell import Shell
-from batching_watchdog.trace_context import format_traceparent
-from batching_watchdog.wire import Spent, parse_header_block
 from batching_watchdog.worker.results import encode_piece
 from support.connection import GET, LIMITS, Answer, Clock, Connection, alive, no_collector, post, statuses
 from support.loops import within

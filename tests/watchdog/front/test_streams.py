@@ -3,8 +3,8 @@ import json
 import pytest
 
 from batching_watchdog.front.streams import END_ID, format_for
-from batching_watchdog.messages import Reply, Response, ServerSentEvent
-from batching_watchdog.wire import request_header_block
+from batching_watchdog.function.messages import Reply, Response, ServerSentEvent
+from batching_watchdog.function.wire import request_header_block
 from batching_watchdog.worker.results import encode_piece
 
 TEXT, JSON, BYTES = map(encode_piece, ('é\n"', {"a": 1}, b"raw"))

@@ -5,9 +5,9 @@ import pytest
 from batching_watchdog.errors import Abandoned, Expired, QueueFull, WatchdogError
 from batching_watchdog.front.ended import Ended
 from batching_watchdog.front.tracing import MAX_TEXT, request_attributes, request_spans
-from batching_watchdog.messages import Batch, DispatchReason, Reply, Request
-from batching_watchdog.spans import RequestTrace, Span
-from batching_watchdog.trace_context import SAMPLED, SpanContext
+from batching_watchdog.function.messages import Batch, DispatchReason, Reply, Request
+from batching_watchdog.observe.spans import RequestTrace, Span
+from batching_watchdog.observe.trace_context import SAMPLED, SpanContext
 
 
 def context(span: int, trace: int = 1) -> SpanContext:

@@ -13,8 +13,8 @@ from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.front.weight import WeightFunction, load_weight
-from batching_watchdog.messages import Target
-from batching_watchdog.metrics import Metrics
+from batching_watchdog.function.messages import Target
+from batching_watchdog.observe.metrics import Metrics
 
 HEADER_BLOCK = b"POST /a?b=c\r\nX-Tokens: 7\r\n"
 WEIGHTS = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False)

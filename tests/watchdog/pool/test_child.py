@@ -9,8 +9,7 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.errors import StartFailed
-from batching_watchdog.launch import how_it_ended
-from batching_watchdog.logs import lines_maker
+from batching_watchdog.observe.logs import lines_maker
 from batching_watchdog.pool.child import (
     BACKOFF_SECONDS,
     BLOCK_BYTES,
@@ -25,6 +24,7 @@ from batching_watchdog.pool.child import (
     relay,
     worker_environment,
 )
+from batching_watchdog.process.launch import how_it_ended
 
 
 def config(*devices: str, **environment: str) -> Config:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batching_watchdog import wire
-from batching_watchdog.messages import Crash, Failure, Iteration, Output, Reply
+from batching_watchdog.function import wire
+from batching_watchdog.function.messages import Crash, Failure, Iteration, Output, Reply
 from batching_watchdog.pool.connection import MAX_OUT, Connection, connect
 from batching_watchdog.pool.overdue import Work
 from support.fuzzing import fuzzed

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from batching_watchdog import wire
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import Batch, Crash, DispatchReason, Reply
+from batching_watchdog.function import wire
+from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Reply
 from batching_watchdog.pool.profile import PROFILE_SECONDS, Profiler
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.messages import Batch, Crash, DispatchReason, Reply
+from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Reply
+from batching_watchdog.function.wire import Handshake, Spent
 from batching_watchdog.pool import supervisor
 from batching_watchdog.pool.supervisor import WorkerPool, resident_bytes
-from batching_watchdog.wire import Handshake, Spent
 from support.heard import batch
 
 WORKER: Any = object()

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from batching_watchdog.function import Event
-from batching_watchdog.messages import DROPPED, Crash, Reply
+from batching_watchdog.function.event import Event
+from batching_watchdog.function.messages import DROPPED, Crash, Reply
 from batching_watchdog.worker.results import FAILED
 from batching_watchdog.worker.serve import serve_but
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from batching_watchdog import wire
 from batching_watchdog.errors import HandlerNotLoaded, Poisoned
-from batching_watchdog.function import Event
-from batching_watchdog.messages import Crash, Failure, Reply
+from batching_watchdog.function import wire
+from batching_watchdog.function.event import Event
+from batching_watchdog.function.messages import Crash, Failure, Reply
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.wsgi import create_app
 

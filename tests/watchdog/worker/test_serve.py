@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from batching_watchdog.config import Config
-from batching_watchdog.messages import DROPPED
+from batching_watchdog.function.messages import DROPPED
 from batching_watchdog.pool.child import worker_environment
 from batching_watchdog.pool.connection import Connection, connect
 from batching_watchdog.pool.supervisor import gunicorn_command

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batching_watchdog.errors import HandlerNotLoaded
-from batching_watchdog.function import Event
-from batching_watchdog.messages import Failure
+from batching_watchdog.function.event import Event
+from batching_watchdog.function.messages import Failure
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.streams import RunningStreams, measure
 

@@ -22,7 +22,7 @@ from math import ceil, erfc, exp, pi, sqrt
 from typing import Final
 
 from slo_autoscaler.law.tuning import TUNING
-from slo_autoscaler.signals import Observation
+from slo_autoscaler.signals.record import Observation
 
 PRECISION: Final = 1e-9
 """Relative error of a load."""

@@ -18,10 +18,17 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from slo_autoscaler.fields import ClusterTls, Concurrency, Count, Namespaces, PositiveDuration, settings
-from slo_autoscaler.leader import Leader
 from slo_autoscaler.platforms import ALL_ACTIVE, Platform, place
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.platforms.leader import Leader
+from slo_autoscaler.settings.fields import (
+    ClusterTls,
+    Concurrency,
+    Count,
+    Namespaces,
+    PositiveDuration,
+    settings,
+)
+from slo_autoscaler.settings.spec import Modes
 
 _MODES: Final = {"class": ("own_class", "OwnClass"), "floor": ("floor", "Floor")}
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from slo_autoscaler.errors import PlatformError, brief
+from slo_autoscaler.http.pages import FAILURES, fetched
 from slo_autoscaler.kube.client import Document, KubeApi
 from slo_autoscaler.kube.informer import Informer
 from slo_autoscaler.kube.loop import Loop
 from slo_autoscaler.kube.pods import ON_NODE, PODS, address_of, deployment_of
-from slo_autoscaler.pages import FAILURES, fetched
 from slo_autoscaler.platforms.knative.allocation import CONFIG_NAMESPACE, Key
 from slo_autoscaler.platforms.knative.queues import Queues, inside
 

@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any, Final
 
 from slo_autoscaler.errors import PlatformError
-from slo_autoscaler.fields import parse_duration, whole
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.keys import (
     CLASS,
@@ -39,7 +38,8 @@ from slo_autoscaler.platforms.keys import (
     Texts,
     text_of,
 )
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.settings.fields import parse_duration, whole
+from slo_autoscaler.settings.spec import Modes
 
 Json = Mapping[str, Any]
 

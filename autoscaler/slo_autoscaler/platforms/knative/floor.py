@@ -14,7 +14,6 @@ from slo_autoscaler.errors import ConflictError, FunctionGoneError, PlatformErro
 from slo_autoscaler.kube.client import version_of
 from slo_autoscaler.kube.events import Events
 from slo_autoscaler.kube.loop import Loop, Writes
-from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.platforms.keys import FLOOR_APPLIED, MODE, OUR_CLASS
 from slo_autoscaler.platforms.knative import Settings, minimum
@@ -51,7 +50,8 @@ from slo_autoscaler.platforms.knative.objects import (
     watchdogs_of,
     with_shortages,
 )
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.platforms.leader import Leader
+from slo_autoscaler.settings.spec import Modes
 
 logger = logging.getLogger(__name__)
 

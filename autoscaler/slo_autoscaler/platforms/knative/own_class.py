@@ -21,7 +21,6 @@ from slo_autoscaler.errors import FunctionGoneError, NotFoundError, PlatformErro
 from slo_autoscaler.kube.client import version_of
 from slo_autoscaler.kube.events import Events
 from slo_autoscaler.kube.loop import Loop, Writes
-from slo_autoscaler.leader import Leader
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.platforms.keys import OUR_CLASS
 from slo_autoscaler.platforms.knative import Settings, status
@@ -66,7 +65,8 @@ from slo_autoscaler.platforms.knative.objects import (
     watchdogs_of,
     with_shortages,
 )
-from slo_autoscaler.spec import Modes
+from slo_autoscaler.platforms.leader import Leader
+from slo_autoscaler.settings.spec import Modes
 
 logger = logging.getLogger(__name__)
 

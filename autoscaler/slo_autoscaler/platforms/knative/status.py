@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from slo_autoscaler.fields import parse_duration, whole
 from slo_autoscaler.platforms.keys import AUTOSCALING, DEADLINE, MIN_SCALE, OLD_MIN_SCALE, RETENTION
 from slo_autoscaler.platforms.knative.allocation import (
     STABLE_WINDOW,
@@ -45,6 +44,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     min_scale,
     service_of,
 )
+from slo_autoscaler.settings.fields import parse_duration, whole
 
 ACTIVE: Final = "Active"
 INITIALIZED: Final = "ScaleTargetInitialized"

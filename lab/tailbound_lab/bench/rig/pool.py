@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from batching_watchdog.launch import die_with_parent
+from batching_watchdog.process.launch import die_with_parent
 from tailbound_lab.bench.rig.record import say
 
 TELL_SECONDS: Final = 20.0
