@@ -1,4 +1,4 @@
-"""Dispatches ``slo-autoscaler``: ``run`` (the default), ``status``, ``explain``, ``openslo`` and ``hold``.
+"""Dispatches ``slo-autoscaler``: ``run`` (the default), ``status``, ``explain`` and ``hold``.
 
 ``kubectl slo`` has all of them but ``run``. Owns the names of the commands. Imports only the requested one.
 Next step: ``app`` for ``run``, ``cli`` for the others.
@@ -7,7 +7,7 @@ Next step: ``app`` for ``run``, ``cli`` for the others.
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from slo_autoscaler.cli import KUBECTL, SHELL, Caller
@@ -19,7 +19,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "show every function: whether its SLO is met, its replicas, and why",
     ),
     "explain": ("slo_autoscaler.cli.explain", "explain in sentences the last decisions for a function"),
-    "openslo": ("slo_autoscaler.cli.openslo", "print the SLOs that functions declare as OpenSLO v1"),
     "hold": ("slo_autoscaler.cli.hold", "pause the scaling of a function until a time"),
 }
 """Command -> (module whose ``main(arguments)`` returns the exit status, its effect)."""
@@ -32,10 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first word names; return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] not in COMMANDS and not words[0].startswith("-"):
-        sys.stderr.write(
-            f"slo-autoscaler: {words[0]!r} must be one of {', '.join(COMMANDS)}, or a flag of run\n"
-        )
-        return 2
+        return _unknown(words[0], COMMANDS, SHELL, ", or a flag of run")
     word = words.pop(0) if words and words[0] in COMMANDS else "run"
     return _run(word, words, SHELL)
 
@@ -47,8 +43,7 @@ def kubectl(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"usage: kubectl slo COMMAND [--help]\n\n{_summary(PLUGIN)}\n")
         return 0
     if words[0] not in PLUGIN:
-        sys.stderr.write(f"kubectl slo: {words[0]!r} must be one of {', '.join(PLUGIN)}\n")
-        return 2
+        return _unknown(words[0], PLUGIN, KUBECTL)
     return _run(words.pop(0), words, KUBECTL)
 
 
@@ -75,6 +70,14 @@ def _run(word: str, words: Sequence[str], caller: Caller) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status
+
+
+def _unknown(word: str, commands: Iterable[str], caller: Caller, or_else: str = "") -> int:
+    """Say that a word is no command, or what does the work of one that was removed."""
+    removed: Mapping[str, str] = importlib.import_module("slo_autoscaler.settings.fields").REMOVED
+    rule = removed.get(f"slo-autoscaler {word}", f"must be one of {', '.join(commands)}{or_else}")
+    sys.stderr.write(f"{caller.program}: {word!r} {rule}\n")
+    return 2
 
 
 def _summary(commands: Mapping[str, tuple[str, str]]) -> str:

@@ -35,11 +35,6 @@ OVERRIDES: Final = {
 }
 """Flag -> (key that it overrides, variable that does so too). The flag wins, then the variable."""
 
-ELSEWHERE: Final[Mapping[tuple[object, ...], str]] = {
-    ("web", "grafana_url"): "set grafana_url in Prometheus' global.external_labels, which alerts link by"
-}
-"""Keys that another program has: where."""
-
 CONTEXT: Final = {"policies": POLICIES}
 """Validates the fields of ``Spec``, for rules that need other sections."""
 
@@ -276,7 +271,7 @@ def _rule(fault: Any, raw: Mapping[str, Any]) -> str:
         known = _known(fault["loc"][:-1], raw)
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"unknown key; {ELSEWHERE.get(fault['loc'], hint)}"
+        return fields.REMOVED.get(".".join(map(str, fault["loc"])), f"unknown key; {hint}")
     return fields.rule_of(fault, shows=fault["loc"] not in _WHOLE)
 
 

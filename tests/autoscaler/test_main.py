@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from slo_autoscaler.__main__ import COMMANDS, main
+from slo_autoscaler.settings.fields import REMOVED
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,11 @@ def test_main_shows_version_and_help_of_a_command_or_without_one_of_the_main_one
 def test_main_word_that_is_no_command_is_status_2_and_named(capsys):
     assert main(["stauts"]) == 2
     assert "stauts" in capsys.readouterr().err
+
+
+def test_main_command_that_was_removed_says_what_does_its_work(capsys):
+    assert main(["openslo"]) == 2
+    assert REMOVED["slo-autoscaler openslo"] in capsys.readouterr().err
 
 
 def test_main_log_format_that_does_not_exist_is_status_2(monkeypatch, capsys, tmp_path):

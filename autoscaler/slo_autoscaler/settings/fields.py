@@ -6,7 +6,7 @@ with type, default and docstring. ``config`` composes the sections. Next step: `
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import (
@@ -61,6 +61,16 @@ MOST_FAULTS: Final = 3
 """Faults of an annotation, or of an object's annotations, that a message names."""
 LONGEST_DURATION: Final = 40
 """Characters of a duration."""
+
+REMOVED: Final[Mapping[str, str]] = {
+    "web.grafana_url": (
+        "was removed; set grafana_url in Prometheus' global.external_labels, which alerts link by"
+    ),
+    "slo-autoscaler openslo": (
+        "was removed; the chart's Prometheus rules record the objective and the error budget of each function"
+    ),
+}
+"""What users may still write -> the rule, and what does its work now. Keys of the file are dotted."""
 
 _Section = TypeVar("_Section")
 

@@ -249,12 +249,6 @@ WATCHDOG: Final = {
 }
 """Signal -> query of functions with our watchdog."""
 
-SLOS: Final = (
-    f"min {_BY_CLASS} (slo_latency_seconds)",
-    f"max {_BY_CLASS} (slo_objective_ratio)",
-)
-"""Latency target and objective of every class of every function; during an update the stricter ones."""
-
 NEW: Final = {
     "rate": _sum(f"{_ALL} ({_REQUESTS}) / {_PART} or {_ALL} (rate({_REQUESTS}[$R]))"),
     "rate_now": (
@@ -507,15 +501,6 @@ def _le(edge: float) -> str:
         return "[+]Inf"
     text = f"{edge:g}"
     return text.replace(".", "[.]") if "." in text else f"{text}([.]0)?"
-
-
-def slo_counters(function_name: str, slo_class: str) -> dict[str, str]:
-    """Return the queries of an SLO's good and total requests since the start of the replicas."""
-    chosen = f"function_name={_quoted(function_name)},slo_class={_quoted(slo_class)}"
-    return {
-        "good": f'sum(slo_requests_total{{{chosen},outcome="good"}})',
-        "total": f"sum(slo_requests_total{{{chosen}}})",
-    }
 
 
 Points = Sequence[tuple[float, float]]
