@@ -26,8 +26,8 @@ from slo_autoscaler.config import OVERRIDES, Config, read_config
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.loop.controller import Clocks, Controller
 from slo_autoscaler.platforms import Booster, build
-from slo_autoscaler.platforms.leader import Alone, FileLock, Leader
-from slo_autoscaler.settings.fields import MODES, Mode
+from slo_autoscaler.platforms.leader import Alone, Leader
+from slo_autoscaler.settings.fields import MODES, REMOVED, Mode
 from slo_autoscaler.show.journal import Journal
 from slo_autoscaler.show.metrics import Metrics
 from slo_autoscaler.show.web.listener import create_app
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from slo_autoscaler.show.web.page import Page
 
 logger = logging.getLogger(__name__)
-
-LOCK_VARIABLE: Final = "SLO_AUTOSCALER_LOCK"
 
 MAX_MODE_VARIABLE: Final = "SLO_AUTOSCALER_MAX_MODE"
 
@@ -60,19 +58,27 @@ GC_SECONDS: Final = 300.0
 
 def main(arguments: Sequence[str] | None = None, epilog: str = "") -> int:
     """Run the command; return its exit status. ``epilog`` ends its help text."""
-    flags = _parser(epilog).parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
+        _refuse_removed(words, os.environ)
+        flags = _parser(epilog).parse_args(words)
         logs.set_up(_log_format(flags, os.environ))
         config = load(flags, os.environ)
         collect_seldom()
-        lock = flags.lock or os.environ.get(LOCK_VARIABLE)
         log = flags.decision_log or os.environ.get(DECISION_LOG_VARIABLE) == "true"
         most = _max_mode(flags, os.environ)
-        return run(config, once=flags.once, most=most, lock=lock or None, decision_log=log)
+        return run(config, once=flags.once, most=most, decision_log=log)
     except ConfigError as error:
         for line in error.lines:
             sys.stderr.write(f"slo-autoscaler: {line}\n")
         return 2
+
+
+def _refuse_removed(words: Sequence[str], environ: Mapping[str, str]) -> None:
+    named = [*(word.partition("=")[0] for word in words), *environ]
+    lines = [f"{name} {REMOVED[name]}" for name in named if name in REMOVED]
+    if lines:
+        raise ConfigError(lines)
 
 
 def _log_format(flags: argparse.Namespace, environ: Mapping[str, str]) -> str:
@@ -105,17 +111,16 @@ def run(
     *,
     once: bool,
     most: Mode = "active",
-    lock: str | None = None,
     decision_log: bool = False,
 ) -> int:
     """Build every part after those that it needs, and reconcile; return the exit status.
 
-    No function's mode exceeds ``most``. With ``lock``, a file, or with ``leader`` in the configuration,
-    only one of several autoscalers acts. ``decision_log``: whether decisions go to stdout, too.
+    No function's mode exceeds ``most``. With ``leader`` in the configuration only one of several autoscalers
+    acts. ``decision_log``: whether decisions go to stdout, too.
     """
     # The listeners close last, so that a slow page does not delay giving up the leadership.
     with ExitStack() as serving, ExitStack() as closing:
-        leader = _leader(config, lock, most)
+        leader = _leader(config, most)
         closing.callback(leader.close)
         metrics = Metrics(CollectorRegistry(), config.identity)
         writer = leader if most == "active" else Alone(leads=False)
@@ -201,14 +206,11 @@ def _page(config: Config, controller: Controller) -> "Page | None":
         return None
 
 
-def _leader(config: Config, lock: str | None, most: Mode) -> Leader:
-    """Return the lock, the lease or neither, which decides whether this autoscaler acts."""
-    if config.leader is None:
-        return Alone() if lock is None else FileLock(lock)
-    if lock is not None:
-        raise ConfigError([f"--lock {lock}: must not be set beside leader.lease in the configuration"])
-    if most in {"shadow", "off"}:
-        return Alone()  # a trial must not keep the lease from an autoscaler that would act
+def _leader(config: Config, most: Mode) -> Leader:
+    """Return the lease, or no election, which decides whether this autoscaler acts."""
+    # A trial must not keep the lease from an autoscaler that would act.
+    if config.leader is None or most in {"shadow", "off"}:
+        return Alone()
     # Imported only if configured: the Kubernetes client is large.
     leader: Leader = importlib.import_module("slo_autoscaler.kube.lease").LeaseLeader(
         config.leader.lease, config.platform.cluster
@@ -301,12 +303,6 @@ def _parser(epilog: str) -> argparse.ArgumentParser:
         choices=MODES,
         help="limit the mode of every function, whatever its label and the configuration say;"
         f" recommend and shadow write nothing (or set {MAX_MODE_VARIABLE}) [{MODES[0]}]",
-    )
-    parser.add_argument(
-        "--lock",
-        metavar="FILE",
-        help="act only while holding a lock on FILE; others with the same FILE stand by"
-        f" (or set {LOCK_VARIABLE})",
     )
     parser.add_argument(
         "--log-format",

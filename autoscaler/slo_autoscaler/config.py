@@ -67,7 +67,7 @@ def _platform(value: object) -> PlatformSettings:
 
 @settings
 class LeaderSettings:
-    """How several autoscalers elect a leader; for a lock on a file use the flag ``--lock``."""
+    """How several autoscalers elect a leader."""
 
     lease: lease_rules.Settings = Field(default_factory=lease_rules.Settings)
 
@@ -84,7 +84,7 @@ class Config:
     """Time between two direct reads of the load from the pages that Prometheus scrapes; null: none."""
     web: WebSettings = Field(default_factory=WebSettings)
     leader: LeaderSettings | None = None
-    """Leader election by a Lease; None: this autoscaler is the only one, or ``--lock`` separates it."""
+    """Leader election by a Lease; None: this autoscaler is the only one."""
     fleet: Fleet = Field(default_factory=Fleet)
     """Replica budgets, which functions share."""
     defaults: Spec = Field(default_factory=Spec)

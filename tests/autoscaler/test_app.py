@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 
 from slo_autoscaler.app import main
+from slo_autoscaler.settings.fields import REMOVED
 from support.doubles import Function, a_fleet, a_gateway, a_process, a_prometheus, an_empty_prometheus
 from support.kube_server import a_deployment, a_kube_server, a_pod, a_replica_set, a_running_pod
 from support.waits import until
@@ -171,7 +172,7 @@ def test_a_shadow_of_all_leaves_the_lease_to_those_that_act(cluster, capsys, mon
     ("flag", "mode", "named"),
     [
         (None, "dry", "SLO_AUTOSCALER_MAX_MODE: 'dry' must be one of active, recommend"),
-        ("--lock", None, "leader.lease"),
+        ("--lock", None, REMOVED["--lock"]),
         ("--kubeconfig", None, "platform.kubeconfig: "),
     ],
 )
@@ -181,7 +182,7 @@ def test_an_unusable_word_is_status_2_and_named(cluster, capsys, tmp_path, monke
         monkeypatch.setenv("SLO_AUTOSCALER_MAX_MODE", mode)
     if flag == "--kubeconfig":
         path.write_text(KUBERNETES.format(kubeconfig=tmp_path / "none"))
-    words = ["--lock", str(tmp_path / "lock")] if flag == "--lock" else []
+    words = ["--lock=/tmp/lock"] if flag == "--lock" else []
     assert main(["--config", str(path), "--once", *words]) == 2
     assert named in capsys.readouterr().err
 

@@ -67,6 +67,6 @@ def test_on_the_site_a_bar_in_a_tables_code_needs_no_backslash_and_lists_in_list
 
 
 def test_anchors_are_those_of_github():
-    assert anchor("Two at once (`--lock FILE`, `SLO_AUTOSCALER_LOCK`)") == (
-        "two-at-once---lock-file-slo_autoscaler_lock"
+    assert anchor("Two at once (`--max-mode MODE`, `SLO_AUTOSCALER_MAX_MODE`)") == (
+        "two-at-once---max-mode-mode-slo_autoscaler_max_mode"
     )

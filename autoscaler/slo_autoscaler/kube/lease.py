@@ -95,7 +95,7 @@ class LeaseLeader:
         try:
             self._api = api = KubeApi(*cluster, timeout=timeout, connections=1)
         except ConfigError as error:
-            hint = "on one machine use --lock FILE in place of leader"
+            hint = "without the Kubernetes API run one autoscaler, without leader"
             raise ConfigError([f"leader.lease: {line}; {hint}" for line in error.lines]) from None
         self._settings = settings
         self._namespace = settings.namespace or api.namespace

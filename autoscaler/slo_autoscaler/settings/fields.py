@@ -62,7 +62,11 @@ MOST_FAULTS: Final = 3
 LONGEST_DURATION: Final = 40
 """Characters of a duration."""
 
+_LOCK: Final = "was removed; leader.lease elects one of several autoscalers, without Kubernetes only one runs"
+
 REMOVED: Final[Mapping[str, str]] = {
+    "--lock": _LOCK,
+    "SLO_AUTOSCALER_LOCK": _LOCK,
     "web.grafana_url": (
         "was removed; set grafana_url in Prometheus' global.external_labels, which alerts link by"
     ),
