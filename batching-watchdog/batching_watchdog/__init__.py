@@ -8,7 +8,7 @@ Each package has a map of its modules:
 - ``config`` [P]  environment -> frozen ``Config``: one line per variable
 - ``front``       HTTP towards clients
 - ``shell``       connects requests, clock and workers: executes the engine's effects
-- ``engine`` [P]  every rule about a request: the queue, policies, service times, capacity
+- ``engine`` [P]  every rule about a request: the queue, the policy, service times, capacity
 - ``pool``        the watchdog's side of the workers, under gunicorn
 - ``worker``      the model processes: serve frames with the function's handler
 - ``function``    the user's function, and what passes between it and the watchdog

@@ -27,7 +27,6 @@ from batching_watchdog.config import Config, ignored
 from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import Engine
-from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed, WatchdogError
@@ -144,11 +143,7 @@ def build(
     capacity = Capacity(cost, config.workers, config.slo_latency, config.slo_objective, cpus)
     metrics = Metrics(config.slos, capacity)
     tightest = min(target.latency for target in config.slos.values())
-    policy = POLICIES[config.batch_policy](
-        PolicySettings(config.max_batch_size, config.max_batch_delay, tightest)
-    )
     engine = Engine(
-        policy,
         cost,
         max_inflight=config.max_inflight,
         max_batch_bytes=config.max_batch_bytes,
@@ -232,11 +227,10 @@ async def run(
             pool.start()
             log.info(
                 "batching-watchdog %s listens on %s, metrics on %s: "
-                "batch_policy %s, slo_latency %gs, workers %d, worker_threads %d%s",
+                "slo_latency %gs, workers %d, worker_threads %d%s",
                 __version__,
                 url(config.host, port),
                 url(config.host, metrics_port),
-                config.batch_policy,
                 config.slo_latency,
                 config.workers,
                 config.worker_threads,

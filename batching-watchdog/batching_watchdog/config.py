@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from math import inf
 from typing import Any, Final, NamedTuple, TypeVar
 
-from batching_watchdog.engine.policy import POLICIES
 from batching_watchdog.errors import ConfigError
 from batching_watchdog.function.messages import BEST_EFFORT, DEFAULT_CLASS, Target
 from batching_watchdog.function.wire import MAX_PART
@@ -50,6 +49,13 @@ RESERVED_FILES: Final = 128
 
 LEAST_FILES: Final = 40
 """Open files without which no worker serves one client, in addition to one per worker; about 30 are open."""
+
+REMOVED: Final[Mapping[str, str]] = {
+    "batch_policy": "is no setting any more; leave it out for slo; max_batch_size=1 serves as unbatched did, "
+    "max_batch_size bounds batches as fixed and aimd did",
+    "max_batch_delay": "is no setting any more; leave it out: a batch leaves when a worker is free",
+}
+"""Variables of earlier versions -> what does their work now: whoever still sets one is told so."""
 
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
@@ -275,16 +281,12 @@ class Config:
         name="slo_classes",
     )
     """By class: the declared ones, and ``DEFAULT_CLASS``."""
-    batch_policy: str = variable(
-        "slo", _choice({name: name for name in sorted(POLICIES)}), "policy that forms batches"
-    )
     max_batch_size: int = variable(
         "256", _whole(1, 65536, "a whole number from 1 to 65536"), "most requests in one batch"
     )
     max_streams: int = variable(
         "256", _whole(1, 65536, "a whole number from 1 to 65536"), "most streams of one worker"
     )
-    max_batch_delay: float = variable("0s", DURATION, "time for which policy fixed waits for a batch to fill")
     shed_late: bool = variable(
         "serve",
         _choice({"serve": False, "shed": True}),
@@ -424,6 +426,9 @@ class Config:
         a limit) are what this container may use, for ``auto`` and for the bounds of what clients hold.
         Raises ``ConfigError`` that names the variable, its value and the rule.
         """
+        for name, instead in REMOVED.items():
+            if text := environ.get(name, "").strip():
+                raise ConfigError(name, text, instead)
         values = {name: declared.read(environ) for name, declared in VARIABLES.items()}
         slo_latency, exec_timeout = values["slo_latency"], values["exec_timeout"]
         if slo_latency > exec_timeout:

@@ -9,6 +9,7 @@ from batching_watchdog.config import (
     DESCRIPTIONS,
     DRAIN_SECONDS,
     MAX_SLO_CLASSES,
+    REMOVED,
     VARIABLES,
     Config,
     ignored,
@@ -49,9 +50,7 @@ INVALID: dict[str, list[str]] = {
     ],
     "slo_interval": [*BAD_DURATIONS, "0", "0s"],
     "max_streams": [*BAD_WHOLE, "0", "65537"],
-    "batch_policy": ["SLO", "x", "fixed,slo"],
     "max_batch_size": [*BAD_WHOLE, "0", "65537"],
-    "max_batch_delay": BAD_DURATIONS,
     "late_requests": ["drop", "Serve", "true"],
     "workers": [*BAD_WHOLE, "0", "AUTO", "4097"],
     "worker_threads": [*BAD_WHOLE, "0", "AUTO"],
@@ -92,9 +91,7 @@ VALID: dict[str, tuple[str, str, object]] = {
     ),
     "slo_interval": ("50ms", "slo_interval", 0.05),
     "max_streams": ("8", "max_streams", 8),
-    "batch_policy": ("fixed", "batch_policy", "fixed"),
     "max_batch_size": ("65536", "max_batch_size", 65536),
-    "max_batch_delay": ("5ms", "max_batch_delay", 0.005),
     "late_requests": ("shed", "shed_late", True),
     "workers": ("3", "workers", 3),
     "worker_threads": ("7", "worker_threads", 7),
@@ -202,6 +199,13 @@ def test_invalid_value_names_variable_value_and_rule(variable: str, text: str):
         read(**{variable: text})
     assert caught.value.variable == variable
     assert str(caught.value).startswith(f"{variable}={text!r}: must be")
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_removed_variable_ends_the_start_and_is_named(name: str):
+    with pytest.raises(ConfigError) as caught:
+        read(**{name: "slo"})
+    assert caught.value.variable == name
 
 
 @given(st.sampled_from(sorted(DESCRIPTIONS)), st.text(max_size=20))

@@ -13,7 +13,6 @@ from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Effect, WakeAt
 from batching_watchdog.engine.engine import Engine
-from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import Expired, ShuttingDown
 from batching_watchdog.function.messages import DROPPED, Batch, Reply, Request, Target
 from batching_watchdog.function.wire import Spent
@@ -46,9 +45,7 @@ class CountsTicks(Engine):
     """Wants nothing but to be woken at ``until``."""
 
     def __init__(self) -> None:
-        super().__init__(
-            POLICIES["slo"](PolicySettings(8, 0.0, 0.1)), CostModel(8), max_inflight=1, workers=1
-        )
+        super().__init__(CostModel(8), max_inflight=1, workers=1, tightest=0.1)
         self.until, self.ticks, self.reached = 0.0, 0, asyncio.Event()
 
     def tick(self, now: float) -> list[Effect]:
@@ -107,9 +104,8 @@ async def a_bench(max_inflight: int = 100, max_batch_bytes: float = inf) -> Asyn
     clock, cost = Clock(), CostModel(8)
     cost.overall.observe(8, 0.01)  # batches grow only as far as sizes are known
     metrics = Metrics({"default": Target(0.1, 0.99)}, a_capacity(cost))
-    policy = POLICIES["slo"](PolicySettings(8, 0.0, 0.1))
     engine = Engine(
-        policy, cost, max_inflight=max_inflight, workers=1, max_batch_bytes=max_batch_bytes, lead=0.002
+        cost, max_inflight=max_inflight, workers=1, tightest=0.1, max_batch_bytes=max_batch_bytes, lead=0.002
     )
     tracer = KeepsSpans()
     yield (Bench(Shell(clock, engine, cost, metrics, tracer), clock, metrics, tracer),)

@@ -30,7 +30,7 @@ RECENT: Final = 512
 
 
 class ServiceTimes(Protocol):
-    """l(b) of one pool, as the policies use it."""
+    """l(b) of one pool, as the policy uses it."""
 
     @property
     def best_size(self) -> int:
@@ -72,6 +72,9 @@ class Shared(Protocol):
 
 class Cost(Protocol):
     """All pools together, as the engine uses them."""
+
+    max_batch_size: int
+    """Of any pool."""
 
     @property
     def overall(self) -> ServiceTimes:

@@ -6,8 +6,7 @@ seconds on any monotonic clock.
 
 Invariants: every admitted request leaves exactly once, by an ``Answer`` or by ``abandon``; at most
 ``max_inflight`` are admitted; a worker runs one batch and has at most one more, sent shortly before the end
-of the first; after ``tick`` no worker is idle while a request waits that it may serve, unless the policy
-waits.
+of the first; after ``tick`` no worker is idle while a request waits that it may serve.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from typing import Final
 from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Cancel, Check, Dispatch, Effect, Lowered, WakeAt, Worker
 from batching_watchdog.engine.lanes import GONE, RUNNING, Queues
-from batching_watchdog.engine.policy import BatchingPolicy, Late, Overload, Situation, Take, Wait
+from batching_watchdog.engine.policy import Late, Overload, Situation, Take, choose
 from batching_watchdog.engine.prefetch import Prefetch
 from batching_watchdog.engine.retries import Failure, Part, Suspects
 from batching_watchdog.engine.tuning import TUNING
@@ -36,38 +35,38 @@ class Engine:
 
     def __init__(
         self,
-        policy: BatchingPolicy,
         cost: Cost,
         *,
         max_inflight: int,
         workers: int,
+        tightest: float,
         max_batch_bytes: float = inf,
         shed_late: bool = False,
         lead: float = 0.0,
         cpus: float = inf,
-        tightest: float = inf,
         best_effort: Cost | None = None,
     ) -> None:
         """``max_batch_bytes``: of the bodies and expected answers of one batch, unless it has one request.
 
-        ``tightest``: the smallest latency target in seconds, which batches of best effort leave to others.
+        ``tightest``: the smallest latency target in seconds: batches of best effort leave it to others, and
+        under overload a part of it is kept for the way to the client.
         ``best_effort``: of what these cost, apart from ``cost``: often more, and no capacity is for them.
 
         ``lead`` and ``cpus``: see ``Prefetch``.
         """
         self._max_batch_bytes = max_batch_bytes
-        self._policy = policy
         self._cost, self._best_effort = cost, best_effort or cost
         self._workers = max(1, workers)
         self._shed_late = shed_late
-        self._tightest = tightest * (1.0 - TUNING.reserve)
+        self._reserve = TUNING.reserve * tightest
+        self._tightest = tightest - self._reserve
         self._idle: list[Worker] = []
         """The last one is next."""
         self._running: dict[Worker, Batch] = {}
         self._prefetch = Prefetch(self._workers, lead, cpus)
         self._nearly_idle = False
         """Whether a busy worker may get its next batch now, by the last ``tick``."""
-        self._queues = Queues(max_inflight, by_deadline=policy.by_deadline)
+        self._queues = Queues(max_inflight)
         self._suspects = Suspects(self._workers)
         self._overload = Overload()
         self._refusal: QueueFull | None = None
@@ -131,8 +130,6 @@ class Engine:
 
         Counts requests with earlier deadlines, of every cost class.
         """
-        if not self._policy.by_deadline:
-            return False
         if deadline <= now:
             return True
         ahead = sum(lane.share_before(deadline, now, self._workers) for lane in self._queues.choice())
@@ -205,8 +202,6 @@ class Engine:
             self._prefetch.observe(cpu_seconds / took)
         if ran := _work_done(batch, replies):
             self._cost_of(ran[0]).learn(ran, took, cpu_seconds, waited)
-            if not ran[0].best_effort:
-                self._policy.observe(len(ran), took)
             _learn_bytes(batch, replies)
         effects: list[Effect] = []
         if any(not reply.failed for reply in replies if reply != DROPPED):
@@ -262,7 +257,7 @@ class Engine:
     def hand_over(self) -> list[Request]:
         """Remove and return all admitted requests, none of which has run: another engine takes them."""
         requests = list(self._queues.admitted.values())
-        self._queues = Queues(self._queues.most, by_deadline=self._policy.by_deadline)
+        self._queues = Queues(self._queues.most)
         return requests
 
     def give_up(self, error: WatchdogError, *, best_effort: bool = False) -> list[Effect]:
@@ -317,16 +312,19 @@ class Engine:
         ends = (batch.dispatched + batch.seconds for batch in self._running.values())
         following = max(now, min(ends, default=inf))
         situation = Situation(now, self._overload.now, following)
-        answer = self._policy.choose(self._queues.choice(), situation)
-        if isinstance(answer, Wait):
-            return answer.until
+        answer = choose(
+            self._queues.choice(),
+            situation,
+            reserve=self._reserve,
+            max_batch_size=self._cost.max_batch_size,
+        )
         if isinstance(answer, Late):
             head = answer.lane.on_time[0]
             self._overload.count(now, head.deadline - head.arrived, late=answer.number)
             self._queues.go_late(answer.lane, answer.number)
         elif not self._idle:
             # Checked again when its deadline passes with every worker busy: it may be shed then.
-            return answer.lane.keys[0]
+            return answer.lane.deadlines[0]
         else:
             self._dispatch_on_time(answer, now, effects)
         return None
@@ -351,8 +349,6 @@ class Engine:
         if not waiting or not self._idle:
             return 0
         lanes = self._queues.choice()
-        if lanes and not self._policy.by_deadline:
-            return 0
         times, others = self._pool_now(next(iter(waiting.values()))).times, self._cost.overall
         slacks = (lane.slack(now) - lane.budget(0) / 2 for lane in lanes)
         seconds = min([self._tightest - others.predict(1), *slacks])
@@ -405,7 +401,7 @@ class Engine:
             return inf
         if now < head.arrived + TUNING.patience * (head.expires - head.arrived):
             return 0.0
-        return min(lane.slack(now) for lane in self._queues.choice()) if self._policy.by_deadline else inf
+        return min(lane.slack(now) for lane in self._queues.choice())
 
     def _shed(self, now: float, effects: list[Effect]) -> bool:
         """Answer all late requests with ``PredictedLate``; return whether a worker got one instead.
@@ -435,7 +431,7 @@ class Engine:
             head = part.requests[0]
             return bool(head.lane.times.predict(len(part.requests)) <= self._spare(head, now))
         lanes = self._queues.choice()
-        return not lanes or part.deadline <= min(lane.keys[0] for lane in lanes)
+        return not lanes or part.deadline <= min(lane.deadlines[0] for lane in lanes)
 
     def _passed(self, worker: Worker, batch: Batch) -> list[Effect]:
         """Note that a batch succeeded, and lower the ceiling if a larger one was too large."""

@@ -1,7 +1,7 @@
 """Holds the admitted requests: those on time in a lane for each pool of cost classes, and the late ones. [P]
 
-Owns their order: by deadline or by arrival, as the policy requires. The policy and the engines decide; this
-module reads no clock. With equal budgets every request is appended, which is cheap.
+Owns their order, by deadline. The policy and the engines decide; this module reads no clock. With equal
+budgets every request is appended, which is cheap.
 """
 
 from bisect import bisect_left, bisect_right
@@ -33,14 +33,14 @@ MAX_MOVE: Final = 256
 class Lane:
     """One pool: its requests on time and its service times."""
 
-    __slots__ = ("keys", "on_time", "pool")
+    __slots__ = ("deadlines", "on_time", "pool")
 
     def __init__(self, pool: Shared) -> None:
         self.pool = pool
-        self.keys: list[float] = []
-        """Sort keys of the requests on time, ascending."""
+        self.deadlines: list[float] = []
+        """Of the requests on time, ascending."""
         self.on_time: list[Request] = []
-        """The requests on time, parallel to ``keys``."""
+        """The requests on time, parallel to ``deadlines``."""
 
     @property
     def times(self) -> ServiceTimes:
@@ -49,20 +49,20 @@ class Lane:
 
     def budget(self, place: int) -> float:
         """Return the seconds from the arrival to the deadline of the request at ``place``."""
-        return self.keys[place] - self.on_time[place].arrived
+        return self.deadlines[place] - self.on_time[place].arrived
 
-    def add(self, request: Request, key: float) -> None:
-        """Queue ``request`` after all requests with a key up to ``key``."""
-        keys, on_time = self.keys, self.on_time
-        if not keys or key >= keys[-1]:
-            index = len(keys)
-            keys.append(key)
+    def add(self, request: Request) -> None:
+        """Queue ``request`` after all requests with a deadline up to its own."""
+        deadlines, on_time, deadline = self.deadlines, self.on_time, request.deadline
+        if not deadlines or deadline >= deadlines[-1]:
+            index = len(deadlines)
+            deadlines.append(deadline)
             on_time.append(request)
         else:
-            index = bisect_right(keys, key)
-            keys.insert(index, key)
+            index = bisect_right(deadlines, deadline)
+            deadlines.insert(index, deadline)
             on_time.insert(index, request)
-        if request.wanted_by < request.deadline == key:
+        if request.wanted_by < deadline:
             self._move_up(request, index)
 
     def _move_up(self, request: Request, index: int) -> None:
@@ -79,24 +79,24 @@ class Lane:
                 on_time[before], on_time[index] = request, other
                 index = before
 
-    def remove(self, request: Request, key: float) -> None:
-        """Remove a request that is on time; ``key`` is its key at ``add``."""
-        keys, on_time = self.keys, self.on_time
-        index = bisect_left(keys, key)
-        if index == len(keys) or on_time[index] is not request:
-            index = on_time.index(request)  # of equal keys a later one, or moved up
-        del keys[index], on_time[index]
+    def remove(self, request: Request) -> None:
+        """Remove a request that is on time."""
+        deadlines, on_time = self.deadlines, self.on_time
+        index = bisect_left(deadlines, request.deadline)
+        if index == len(deadlines) or on_time[index] is not request:
+            index = on_time.index(request)  # of equal deadlines a later one, or moved up
+        del deadlines[index], on_time[index]
 
     def drop(self, start: int, size: int) -> list[Request]:
         """Remove and return ``size`` requests from place ``start`` on."""
         end = start + size
         taken = self.on_time[start:end]
-        del self.on_time[start:end], self.keys[start:end]
+        del self.on_time[start:end], self.deadlines[start:end]
         return taken
 
     def slack(self, now: float) -> float:
         """Return the seconds that the lane can wait, with all that fits into a batch on time."""
-        return self.keys[0] - now - self.times.predict(min(len(self.keys), self.times.best_size))
+        return self.deadlines[0] - now - self.times.predict(min(len(self.deadlines), self.times.best_size))
 
     def share_before(self, deadline: float, now: float, workers: int) -> float:
         """Return the requests on time up to ``deadline``, as a share of what workers serve until then.
@@ -105,22 +105,21 @@ class Lane:
         free after 1 / (``workers`` + 1) of a batch. Requests with too little time for such a batch do not
         count: under overload they are passed over.
         """
-        keys, times = self.keys, self.times
-        if not keys or keys[0] > deadline:
+        deadlines, times = self.deadlines, self.times
+        if not deadlines or deadlines[0] > deadline:
             return 0.0
         in_hand = times.predict_mean(max(1, min(times.best_size, times.largest_within(deadline - now))))
         size = min(times.best_size, times.largest_within(deadline - now - in_hand / (workers + 1)))
-        ahead = bisect_right(keys, deadline) - bisect_left(keys, now + times.predict(size))
+        ahead = bisect_right(deadlines, deadline) - bisect_left(deadlines, now + times.predict(size))
         return ahead / (workers * size) if size else inf
 
 
 class Queues:
     """All admitted requests, the lanes and the late ones among them."""
 
-    def __init__(self, most: int, *, by_deadline: bool) -> None:
+    def __init__(self, most: int) -> None:
         """``most``: the requests that may be admitted at a time."""
         self.most = most
-        self._by_deadline = by_deadline
         self.admitted: dict[int, Request] = {}
         """By id, until they leave."""
         self._expiries: list[tuple[float, int]] = []
@@ -134,7 +133,7 @@ class Queues:
 
     def __len__(self) -> int:
         """Return the number of requests with a deadline that wait, on time or late."""
-        return sum(len(lane.keys) for lane in self.lanes.values()) + len(self.late)
+        return sum(len(lane.deadlines) for lane in self.lanes.values()) + len(self.late)
 
     @property
     def at_limit(self) -> bool:
@@ -152,7 +151,7 @@ class Queues:
         return len(self.admitted) >= self.best_effort_most
 
     def choice(self) -> list[Lane]:
-        """Return the lanes that a policy may choose from."""
+        """Return the lanes that the policy may choose from."""
         return list(islice(self.lanes.values(), MAX_LANES))
 
     def replaceable(self) -> Request | None:
@@ -179,7 +178,7 @@ class Queues:
         if lane is None:
             lane = self.lanes[pool] = Lane(pool)
         request.place, request.lane = ON_TIME, lane
-        lane.add(request, self._key(request))
+        lane.add(request)
 
     def serve(self, lane: Lane, requests: Sequence[Request], start: int | None) -> None:
         """Remove requests on time that leave in a batch, a row of them from ``start`` on if it is given."""
@@ -187,9 +186,9 @@ class Queues:
             lane.drop(start, len(requests))
         else:
             for request in requests:
-                lane.remove(request, self._key(request))
+                lane.remove(request)
         del self.lanes[lane.pool]
-        if lane.keys:
+        if lane.deadlines:
             self.lanes[lane.pool] = lane
 
     def go_late(self, lane: Lane, count: int) -> None:
@@ -197,7 +196,7 @@ class Queues:
         for request in lane.drop(0, count):
             request.place = LATE
             self.late[request.id] = request
-        if not lane.keys:
+        if not lane.deadlines:
             del self.lanes[lane.pool]
 
     def leave(self, request: Request) -> None:
@@ -208,8 +207,8 @@ class Queues:
             del self.best_effort[request.id]
         elif request.place == ON_TIME:
             lane: Lane = request.lane
-            lane.remove(request, self._key(request))
-            if not lane.keys:
+            lane.remove(request)
+            if not lane.deadlines:
                 del self.lanes[lane.pool]
         request.place = GONE
         del self.admitted[request.id]
@@ -224,6 +223,3 @@ class Queues:
         """Yield the requests whose time has come; each must leave before the next one is asked for."""
         while self.next_expiry() <= now:
             yield self.admitted[self._expiries[0][1]]
-
-    def _key(self, request: Request) -> float:
-        return request.deadline if self._by_deadline else request.arrived

@@ -234,7 +234,7 @@ class Streams:
         self._on: dict[int, _Stream] = {}
         self._retried: dict[int, int] = {}
         """By request for which memory did not suffice: the other streams on its worker, which had enough."""
-        self._queues = Queues(max_inflight, by_deadline=True)
+        self._queues = Queues(max_inflight)
         self._pool = Pool(self.step, self.step)
         """All requests share one lane."""
 
@@ -443,7 +443,7 @@ class Streams:
     def _join_on_time(self, workers: Sequence[_Running], now: float) -> float:
         """Let requests on time join, by deadline; return when the next one is late by prediction."""
         for lane in list(self._queues.lanes.values()):
-            while lane.keys and lane.keys[0] - self._soonest <= now:
+            while lane.deadlines and lane.deadlines[0] - self._soonest <= now:
                 self._queues.go_late(lane, 1)
             passed_over = 0
             for request in list(lane.on_time):
@@ -453,7 +453,7 @@ class Streams:
                     self._queues.serve(lane, [request], None)
                 else:
                     passed_over += 1
-        return min((lane.keys[0] - self._soonest for lane in self._queues.lanes.values()), default=inf)
+        return min((lane.deadlines[0] - self._soonest for lane in self._queues.lanes.values()), default=inf)
 
     def _join_late(self, workers: Sequence[_Running], now: float) -> None:
         """Let late requests join, the one first that has been late longest."""

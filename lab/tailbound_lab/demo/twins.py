@@ -36,12 +36,13 @@ ALERT = "APIHighInvocationRate"
 MAX_REPLICAS = 5
 """OpenFaaS CE's maximum, regardless of the label."""
 
-_TWIN_ENVIRONMENT = {"batch_policy": "unbatched", "workers": "1", "worker_threads": "1"}
-"""Environment of a twin: one request at a time in one worker; other settings, including the SLO, are the
-function's.
+_TWIN_ENVIRONMENT = {"max_batch_size": "1", "workers": "1", "worker_threads": "1"}
+"""Environment of a twin: one request at a time in one worker.
 
 One thread, because the threads of a single request would spin on the cores on which the others are measured.
 """
+_EXEC_TIMEOUT = "30s"
+"""The watchdog's default."""
 _POLL_INTERVAL = 1.0
 _MIN, _MAX, _FACTOR = ("com.openfaas.scale.min", "com.openfaas.scale.max", "com.openfaas.scale.factor")
 
@@ -49,8 +50,10 @@ _log = logging.getLogger(__name__)
 
 
 def twin(spec: FunctionSpec) -> FunctionSpec:
-    """Return the function's twin."""
-    return replace(spec, namespace=TWIN_NAMESPACE, env_vars={**spec.env_vars, **_TWIN_ENVIRONMENT})
+    """Return the function's twin. Its own target is its timeout, so it serves in order of arrival."""
+    own = {"slo_latency": spec.env_vars.get("exec_timeout", _EXEC_TIMEOUT)}
+    env_vars = {**spec.env_vars, **_TWIN_ENVIRONMENT, **own}
+    return replace(spec, namespace=TWIN_NAMESPACE, env_vars=env_vars)
 
 
 def rule_and_bounds(labels: Mapping[str, str]) -> tuple[OpenFaasRule, Bounds]:

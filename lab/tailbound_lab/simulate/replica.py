@@ -13,9 +13,7 @@ from typing import Protocol
 from batching_watchdog.engine.cost import Cost, Shared
 from batching_watchdog.engine.effects import Answer, Effect
 from batching_watchdog.engine.engine import Engine
-from batching_watchdog.engine.policy import ByDeadline
 from batching_watchdog.engine.streams import Steady
-from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.function.messages import CostClass, Request
 from tailbound_lab.simulate.function import LEARNING_SECONDS, Answered, Exports, Function, Served
@@ -28,10 +26,6 @@ class Traffic(Protocol):
     @property
     def cost(self) -> Cost:
         """The engine's cost model of batches."""
-
-    @property
-    def max_batch_size(self) -> int:
-        """The largest batch."""
 
     @property
     def lead(self) -> float:
@@ -115,10 +109,10 @@ class Replica:
         self._function = function
         self._traffic = traffic = traffic or _Alike(function)
         self._engine = Engine(
-            ByDeadline(traffic.max_batch_size, TUNING.reserve * function.slo_latency),
             traffic.cost,
             max_inflight=function.max_inflight,
             workers=function.workers,
+            tightest=function.slo_latency,
             lead=traffic.lead,
         )
         self._timeline = Timeline(ready_at)

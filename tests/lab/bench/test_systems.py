@@ -42,7 +42,7 @@ def test_slo_system_sets_nothing_but_the_target(tmp_path):
     launch = Launch(1234, WORKLOADS["text"], 2, Settings(), "/python", tmp_path)
     environment = SYSTEMS["slo"].launch(launch).environment
     assert environment["slo_latency"] == "50ms"
-    assert not {"max_batch_size", "max_batch_delay", "max_inflight"} & environment.keys()
+    assert not {"max_batch_size", "max_inflight"} & environment.keys()
 
 
 def test_peer_that_pip_cannot_install_is_not_available_and_leaves_nothing(tmp_path):

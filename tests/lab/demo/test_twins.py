@@ -6,6 +6,7 @@ from itertools import groupby
 
 import pytest
 
+from batching_watchdog.config import Config
 from lab.local.harness import platform_client
 from support import doubles
 from support.doubles import a_gateway
@@ -26,11 +27,12 @@ def test_labels_are_read_within_the_communitys_ceiling():
 
 
 def test_a_twin_serves_one_request_at_a_time_in_a_namespace_of_its_own():
-    spec = FunctionSpec("echo", "image", env_vars={"slo_latency": "1s", "workers": "4"})
+    spec = FunctionSpec("echo", "image", env_vars={"slo_latency": "1s", "workers": "4", "exec_timeout": "9s"})
     other = twin(spec)
     assert other.full_name == TWIN
-    assert (other.env_vars["slo_latency"], other.env_vars["workers"]) == ("1s", "1")
-    assert other.env_vars["batch_policy"] == "unbatched"
+    config = Config.from_env(other.env_vars, cpus=2.0)
+    assert (config.workers, config.max_batch_size) == (1, 1)
+    assert config.slo_latency == config.exec_timeout == 9.0
 
 
 def alerts(*found):

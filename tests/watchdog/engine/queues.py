@@ -1,22 +1,16 @@
-"""Policies, requests, and models that have learned a made-up or measured l(b)."""
+"""Requests, and models that have learned a made-up or measured l(b)."""
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.engine.policy import POLICIES, BatchingPolicy, PolicySettings
 from batching_watchdog.function.messages import Request
 
 MAX_BATCH_SIZE = 8
-DELAY = 0.02
 SLO_LATENCY = 0.1
 
 Law = Callable[[int], float]
 """Seconds by batch size."""
-
-
-def policy(name: str) -> BatchingPolicy:
-    return POLICIES[name](PolicySettings(MAX_BATCH_SIZE, DELAY, SLO_LATENCY))
 
 
 def learned(law: Law, sizes: Iterable[int] = (1, 2, 4, 8), limit: int = MAX_BATCH_SIZE, times: int = 5):

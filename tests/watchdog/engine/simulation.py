@@ -11,7 +11,6 @@ from typing import NamedTuple
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Check, Effect
 from batching_watchdog.engine.engine import Engine
-from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.errors import QueueFull
 from batching_watchdog.function.messages import Crash, Reply, Request
 from tailbound_lab.simulate.virtual import BatchRun, BatchWorker, BatchWorkers, Timeline
@@ -99,7 +98,6 @@ class Simulation:
         self.cost, of_best_effort = CostModel(self.max_batch_size), CostModel(self.max_batch_size)
         self.model = self.cost.overall
         self.engine = Engine(
-            POLICIES["slo"](PolicySettings(self.max_batch_size, 0.0, self.slo_latency)),
             self.cost,
             max_inflight=self.max_inflight,
             workers=self.workers,

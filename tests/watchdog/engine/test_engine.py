@@ -12,7 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.effects import Answer, Cancel, Check, Dispatch, Effect, Lowered
 from batching_watchdog.engine.engine import Engine
-from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import Expired, PredictedLate, QueueFull, WorkerDied
 from batching_watchdog.function.messages import DROPPED, PROBE, Batch, Crash, DispatchReason, Reply, Request
@@ -55,20 +54,13 @@ class Crew:
     """An engine with workers in the hands of a test. What must hold at any time is asserted here."""
 
     def __init__(
-        self,
-        policy: str = "slo",
-        *,
-        workers: int = 1,
-        idle: int | None = None,
-        learned: bool = True,
-        **options: object,
+        self, *, workers: int = 1, idle: int | None = None, learned: bool = True, **options: object
     ) -> None:
         self.cost = CostModel(LARGEST)
         if learned:
             learn(self.cost.overall, law, (1, 2, 4, 8), 5)
-        options = {"max_inflight": LIMIT, **options}
-        settings = PolicySettings(LARGEST, 0.02, SLO)
-        self.engine = Engine(POLICIES[policy](settings), self.cost, workers=workers, **options)  # type: ignore[arg-type]
+        options = {"max_inflight": LIMIT, "tightest": SLO, **options}
+        self.engine = Engine(self.cost, workers=workers, **options)  # type: ignore[arg-type]
         self.now = 0.0
         self.open: dict[int, Request] = {}
         self.answers: dict[int, object] = {}
@@ -192,14 +184,12 @@ class Machine(RuleBasedStateMachine):
     """Any order of events; every admitted request leaves exactly once, and no bound is passed."""
 
     @initialize(
-        policy=st.sampled_from(sorted(POLICIES)),
         shed=st.booleans(),
         workers=st.integers(1, 3),
         lead=st.sampled_from([0.0, 0.003, 1.0]),
     )
-    def start(self, policy: str, shed: bool, workers: int, lead: float) -> None:
-        self.policy = policy
-        self.crew = Crew(policy, workers=workers, shed_late=shed, lead=lead)
+    def start(self, shed: bool, workers: int, lead: float) -> None:
+        self.crew = Crew(workers=workers, shed_late=shed, lead=lead)
         self.number = self.missing = 0
         self.ticked = False
 
@@ -296,8 +286,8 @@ class Machine(RuleBasedStateMachine):
         out = [*crew.running.values(), *crew.next.values()]
         running = {each.id for batch in out for each in batch.requests if crew.has(each)}
         assert engine.queued == len(crew.open.keys() - running)
-        # Suspects may wait for their turn, and policy ``fixed`` waits for more.
-        if self.ticked and self.policy != "fixed" and crew.idle:
+        # Suspects may wait for their turn.
+        if self.ticked and crew.idle:
             assert engine.queued == engine.suspects
 
     def teardown(self) -> None:

@@ -1,4 +1,4 @@
-"""Every policy of POLICIES runs through the same property: a new one gets its test by being listed."""
+"""Which batch the policy takes of the lanes that wait."""
 
 import pytest
 from hypothesis import example, given
@@ -7,28 +7,16 @@ from hypothesis import strategies as st
 from batching_watchdog.engine.cost import Pool
 from batching_watchdog.engine.lanes import Lane
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.engine.policy import (
-    POLICIES,
-    Aimd,
-    ByDeadline,
-    Fixed,
-    Late,
-    Overload,
-    PolicySettings,
-    Situation,
-    Take,
-    Wait,
-    cut,
-)
+from batching_watchdog.engine.policy import Late, Overload, Situation, Take, choose, cut
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.function.messages import DispatchReason
-from watchdog.engine.queues import MAX_BATCH_SIZE, SLO_LATENCY, Law, learn, learned, policy, request
+from watchdog.engine.queues import MAX_BATCH_SIZE, SLO_LATENCY, Law, learn, learned, request
 
 TIMES = st.floats(0, 10)
 WAITING = st.lists(st.tuples(TIMES, st.floats(0, 1)), min_size=1, max_size=30)
 """(arrived, budget) of each request of a lane."""
 RUNS = st.lists(st.tuples(st.integers(1, MAX_BATCH_SIZE), st.floats(0, 1)), max_size=30)
-EIGHT = ByDeadline(8, TUNING.reserve * SLO_LATENCY)
+RESERVE = TUNING.reserve * SLO_LATENCY
 FULL, IDLE, DEADLINE = DispatchReason.FULL, DispatchReason.IDLE, DispatchReason.DEADLINE
 
 
@@ -36,24 +24,22 @@ def steady(size: int) -> float:
     return 0.008 + 0.001 * size
 
 
-def at(now: float, *, overloaded: bool = False, following: float = 99.0) -> Situation:
-    return Situation(now, overloaded, following)
+def chosen(
+    lanes: list[Lane], now: float, *, overloaded: bool = False, following: float = 99.0
+) -> Take | Late:
+    situation = Situation(now, overloaded, following)
+    return choose(lanes, situation, reserve=RESERVE, max_batch_size=MAX_BATCH_SIZE)
 
 
-def lane_of(model: LatencyModel, waiting: list[tuple[float, float]], *, by_deadline: bool = True) -> Lane:
+def lane_of(model: LatencyModel, waiting: list[tuple[float, float]]) -> Lane:
     lane = Lane(Pool(model, model))
     for number, (arrived, budget) in enumerate(waiting):
-        made = request(number, arrived, budget)
-        lane.add(made, made.deadline if by_deadline else arrived)
+        lane.add(request(number, arrived, budget))
     return lane
 
 
 def alike(model: LatencyModel, count: int, budget: float) -> Lane:
     return lane_of(model, [(0.0, budget)] * count)
-
-
-def arrived(count: int, at: float = 0.0, *, limit: int = 8) -> Lane:
-    return lane_of(LatencyModel(limit), [(at, 0.1)] * count, by_deadline=False)
 
 
 def model_of(runs: list[tuple[int, float]]) -> LatencyModel:
@@ -63,7 +49,6 @@ def model_of(runs: list[tuple[int, float]]) -> LatencyModel:
     return model
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES))
 @example(lanes=[([(0.0, 1.0)], [])], now=1.0, overloaded=True)
 @example(lanes=[([(2.0, 0.0), (2.0, 1.0), (2.0, 1.0)], [(1, 1.0)])], now=1.0, overloaded=True)
 @given(
@@ -71,31 +56,22 @@ def model_of(runs: list[tuple[int, float]]) -> LatencyModel:
     now=TIMES,
     overloaded=st.booleans(),
 )
-def test_policy_with_any_lanes_takes_what_waits_and_by_deadline_never_waits(name, lanes, now, overloaded):
-    chosen = policy(name)
-    made = [lane_of(model_of(runs), waiting, by_deadline=chosen.by_deadline) for waiting, runs in lanes]
+def test_policy_with_any_lanes_takes_what_waits_and_is_on_time(lanes, now, overloaded):
+    made = [lane_of(model_of(runs), waiting) for waiting, runs in lanes]
     before = [list(lane.on_time) for lane in made]
-    answer = chosen.choose(made, at(now, overloaded=overloaded))
+    answer = chosen(made, now, overloaded=overloaded)
     assert before == [lane.on_time for lane in made]
-    if isinstance(answer, Wait):
-        assert not chosen.by_deadline
-        assert answer.until > now
-        return
-    keys, times = answer.lane.keys, answer.lane.times
+    deadlines, times = answer.lane.deadlines, answer.lane.times
     if isinstance(answer, Late):
-        assert chosen.by_deadline
         # Late now, or alone after the longest batch that may go before it.
-        longest = max(TUNING.reserve * SLO_LATENCY, times.predict(min(len(keys), MAX_BATCH_SIZE)))
-        assert keys[answer.number - 1] <= now + longest + times.predict(1)
+        longest = max(RESERVE, times.predict(min(len(deadlines), MAX_BATCH_SIZE)))
+        assert deadlines[answer.number - 1] <= now + longest + times.predict(1)
         return
     assert 1 <= answer.size <= min(MAX_BATCH_SIZE, times.ceiling)
-    assert answer.start + answer.size <= len(keys)
-    if chosen.by_deadline:
-        taken = keys[answer.start : answer.start + answer.size]
-        tries = overloaded and times.untried(answer.size)
-        assert tries or all(now + times.predict(answer.size) <= key for key in taken)
-    else:
-        assert answer.start == 0
+    assert answer.start + answer.size <= len(deadlines)
+    taken = deadlines[answer.start : answer.start + answer.size]
+    tries = overloaded and times.untried(answer.size)
+    assert tries or all(now + times.predict(answer.size) <= deadline for deadline in taken)
 
 
 STEP: Law = lambda size: 0.01 if size <= 4 else 0.04  # noqa: E731 - the best size is 4
@@ -119,9 +95,9 @@ STEP: Law = lambda size: 0.01 if size <= 4 else 0.04  # noqa: E731 - the best si
 )
 def test_cut_by_hand(law, groups, budget, overloaded, expected):
     deadlines = [5.0 + ms / 1000 for count, ms in groups for _ in range(count)]
-    chosen = cut(deadlines, learned(law, times=9), 5.0, budget=budget, overloaded=overloaded)
-    assert (chosen.start, chosen.size) == expected
-    assert chosen.seconds == pytest.approx(law(chosen.size), rel=0.01)
+    batch = cut(deadlines, learned(law, times=9), 5.0, budget=budget, overloaded=overloaded)
+    assert (batch.start, batch.size) == expected
+    assert batch.seconds == pytest.approx(law(batch.size), rel=0.01)
 
 
 def test_cut_under_overload_tries_a_double_that_seems_late():
@@ -141,7 +117,7 @@ def test_cut_under_overload_tries_a_double_that_seems_late():
 )
 def test_slo_reports_why_its_batch_has_that_size(model, count, now, expected):
     lane = alike(model, count, 0.1)
-    assert EIGHT.choose([lane], at(now)) == Take(lane, *expected)
+    assert chosen([lane], now) == Take(lane, *expected)
 
 
 def test_overload_is_forgotten_within_some_budgets():
@@ -154,99 +130,25 @@ def test_overload_is_forgotten_within_some_budgets():
 
 def test_slo_keeps_a_reserve_for_the_way_to_the_client_under_overload_only():
     lane = alike(learned(steady, times=9), 9, 0.1)
-    sizes = [EIGHT.choose([lane], at(0.083, overloaded=overloaded)).size for overloaded in (False, True)]
+    sizes = [chosen([lane], 0.083, overloaded=overloaded).size for overloaded in (False, True)]
     assert sizes == [8, 6]
 
 
 def test_slo_request_that_cannot_be_on_time_goes_late_unless_the_next_worker_can_serve_it():
     lane = lane_of(learned(steady, times=9), [(0.0, 0.1)] + [(0.05, 0.1)] * 20)
-    assert EIGHT.choose([lane], at(0.095)) == Late(lane, 1)
+    assert chosen([lane], 0.095) == Late(lane, 1)
     # 11 ms are left for the first: alone it would do, but a batch of eight behind it serves more.
-    assert EIGHT.choose([lane], at(0.089)) == Late(lane, 1)
-    assert EIGHT.choose([lane], at(0.089, following=0.0895)) == Take(lane, 8, FULL, 1)
+    assert chosen([lane], 0.089) == Late(lane, 1)
+    assert chosen([lane], 0.089, following=0.0895) == Take(lane, 8, FULL, 1)
 
 
 def test_slo_takes_the_earliest_deadline_of_several_lanes():
     model = learned(steady, times=9)
     many, few = alike(model, 8, 0.1), alike(model, 1, 0.09)
-    assert EIGHT.choose([many, few], at(0.0)) == Take(few, 1, IDLE)
+    assert chosen([many, few], 0.0) == Take(few, 1, IDLE)
 
 
 def test_slo_under_overload_takes_the_densest():
     cheap, dear = learned(steady, times=9), learned(lambda size: 0.05 + 0.005 * size, times=9)
     lanes = [alike(dear, 8, 0.095), alike(cheap, 8, 0.1)]
-    assert [EIGHT.choose(lanes, at(0.0, overloaded=mode)).lane for mode in (False, True)] == lanes
-
-
-@pytest.mark.parametrize(
-    ("delay", "length", "now", "expected"),
-    [
-        (0.25, 8, 0.0, (8, FULL)),
-        (0.25, 30, 0.0, (8, FULL)),
-        (0.25, 7, 0.125, 0.25),
-        (0.25, 7, 0.25, (7, DispatchReason.DELAY)),
-        (0.0, 3, 0.0, (3, IDLE)),
-    ],
-)
-def test_fixed_leaves_when_the_batch_is_full_or_the_delay_has_passed(delay, length, now, expected):
-    lane = arrived(length)
-    answer = Fixed(8, delay).choose([lane], at(now))
-    assert answer == (Wait(expected) if isinstance(expected, float) else Take(lane, *expected))
-
-
-def test_fixed_serves_another_lane_while_the_first_waits():
-    first, full = arrived(1), arrived(8, 0.1)
-    assert Fixed(8, 0.25).choose([first, full], at(0.2)) == Take(full, 8, FULL)
-
-
-def test_baselines_keep_to_the_ceiling_of_memory():
-    lane = arrived(9)
-    lane.times.out_of_memory(8)
-    assert Fixed(8, 0.0).choose([lane], at(0.0)) == Take(lane, 4, FULL)
-    limit = Aimd(8, 1.0)
-    run_full(limit, steady, 8)
-    assert limit.choose([lane], at(0.0)) == Take(lane, 4, FULL)
-
-
-def test_unbatched_takes_one_of_the_lane_that_came_first():
-    lanes = [arrived(9, 1.0), arrived(9, 0.5)]
-    assert policy("unbatched").choose(lanes, at(5.0)) == Take(lanes[1], 1, FULL)
-
-
-def run_full(limit: Aimd, law: Law, batches: int) -> list[int]:
-    """Run batches of the whole limit, as under load; return their sizes."""
-    sizes = []
-    for _ in range(batches):
-        sizes.append(limit.size)
-        limit.observe(limit.size, law(limit.size))
-    return sizes
-
-
-def test_aimd_grows_by_one_until_a_batch_exceeds_the_budget_and_then_backs_off_by_a_tenth():
-    # 8 ms + 1 ms each: 42 requests take 50 ms, 43 take longer.
-    sizes = run_full(Aimd(64, 0.0505), steady, 200)
-    assert sizes[:44] == [*range(1, 44), int(43 * 0.9)]
-    assert 38 <= min(sizes[43:]) <= max(sizes[43:]) == 43
-
-
-def test_aimd_learns_nothing_from_batches_below_its_limit_and_shrinks_to_one():
-    limit = Aimd(64, 0.05)
-    run_full(limit, steady, 9)
-    for _ in range(100):
-        limit.observe(3, steady(3))
-    assert limit.size == 10
-    run_full(limit, lambda _: 1.0, 100)
-    assert limit.size == 1
-
-
-def test_registry_passes_the_settings_on():
-    settings = PolicySettings(max_batch_size=5, max_batch_delay=0.5, slo_latency=0.2)
-    assert POLICIES["fixed"](settings) == Fixed(5, 0.5)
-    assert POLICIES["slo"](settings) == ByDeadline(5, TUNING.reserve * 0.2)
-    aimd = POLICIES["aimd"](settings)
-    for _ in range(9):
-        aimd.observe(5, 0.2)
-    lane = arrived(9)
-    assert aimd.choose([lane], at(0.0)) == Take(lane, 5, FULL)
-    aimd.observe(5, 0.201)
-    assert aimd.choose([lane], at(0.0)) == Take(lane, 4, FULL)
+    assert [chosen(lanes, 0.0, overloaded=mode).lane for mode in (False, True)] == lanes

@@ -15,7 +15,6 @@ from batching_watchdog.engine.capacity import Capacity
 from batching_watchdog.engine.cost import CostModel
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.latency import LatencyModel
-from batching_watchdog.engine.policy import POLICIES, PolicySettings
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import ShuttingDown
 from batching_watchdog.front import routes
@@ -109,13 +108,12 @@ async def a_bench(
     tracer = tracing and tracing()
     clock, cost = Clock(), CostModel(config.max_batch_size)
     metrics = Metrics(config.slos, Capacity(cost, 1, 0.1, 0.99, 1.0))
-    policy = POLICIES["slo"](PolicySettings(config.max_batch_size, 0.0, 0.1))
     of_bulk = CostModel(config.max_batch_size)
     engine = Engine(
-        policy,
         cost,
         max_inflight=config.max_inflight,
         workers=1,
+        tightest=0.1,
         shed_late=config.shed_late,
         best_effort=of_bulk,
     )
