@@ -22,7 +22,7 @@ from batching_watchdog.function import wire
 MAX_TRACE: Final = 1 << 16
 """Maximum characters of a traceback: an error may quote a whole tensor."""
 _NOT_THE_FUNCTIONS: Final = (
-    f"{Path(__file__).parent}/",
+    f"{Path(__file__).parents[1]}/",
     f"{Path(json.__file__).parent}/",
     "<frozen importlib",
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _DUMPED_FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
-_OURS: Final = f"{Path(__file__).parent}/"
+_OURS: Final = f"{Path(__file__).parents[1]}/"
 
 
 def stack_folder() -> Path:

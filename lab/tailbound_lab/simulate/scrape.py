@@ -1,6 +1,6 @@
 """Simulates Prometheus' view of the replicas.
 
-Owns the samples and the results of ``sources.queries``: rates over at least four scrapes of each replica's
+Owns the samples and the results of ``signals.queries``: rates over at least four scrapes of each replica's
 own counters, extrapolated as by Prometheus; quantiles from buckets with the watchdog's edges; gauges of the
 last scrape. So requests before a replica's first scrape are not seen, and observations are delayed. Next
 step: ``world`` passes the observation to ``decide``.
