@@ -138,6 +138,7 @@ def _function(options: argparse.Namespace) -> Function:
         slo_latency=options.slo_latency,
         slo_objective=options.slo_objective,
         start_up=options.start_up,
+        timeout=options.timeout,
         overhead=options.overhead,
         routing=Routing(options.routing),
         speed=_steps("--speed", options.speed, 1.0),
@@ -154,7 +155,7 @@ def _streaming(options: argparse.Namespace) -> Streaming:
         raise SimulationError(
             f"--stream-pieces {options.stream_pieces}: must be one or two whole numbers, such as 20,400"
         ) from None
-    return Streaming(options.stream_start, options.slo_interval, *pieces)
+    return Streaming(options.stream_start, options.slo_interval, *pieces, in_order=options.in_order)
 
 
 def _numbers(flag: str, text: str) -> list[float]:
@@ -247,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--routing", choices=routings, default="random", help="choice of the replica [random]"
     )
+    parser.add_argument("--in-order", action="store_true", help="start streams by arrival, not by deadline")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     return parser
 
@@ -277,6 +279,7 @@ _OPTIONS: Final[tuple[tuple[str, Callable[[str], Any], Any, str | None, str], ..
     ("--slo-latency", _duration, 0.2, "TIME", "latency target [200ms]"),
     ("--slo-objective", float, 0.99, None, "share of requests within it [0.99]"),
     ("--start-up", _duration, 10.0, "TIME", "start-up time of a replica [10s]"),
+    ("--timeout", _duration, 30.0, "TIME", "time after which a waiting request is lost [30s]"),
     ("--overhead", _duration, 0.0, "TIME", "time of a request outside the replica [0]"),
     ("--errors", float, 0.0, "SHARE", "share of answers that are errors with any count of replicas [0]"),
     ("--speed", str, "", "[X,]TIME=X,...", "speed of the model by nominal, from each time on [1]"),

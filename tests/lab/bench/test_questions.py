@@ -14,7 +14,7 @@ import pytest
 
 from support.waits import until
 from tailbound_lab.bench import __main__ as bench
-from tailbound_lab.bench import capacity, llmd, peers, scaling, soak, streams
+from tailbound_lab.bench import capacity, peers, scaling, soak, streams
 from tailbound_lab.bench.rig.record import Record
 from tailbound_lab.simulate.traces import generate
 
@@ -93,26 +93,6 @@ def test_scaling_compares_cost_where_both_meet_the_objective_and_lists_what_ours
     text = scaling.table(recorded("scaling", *rows))
     assert "| HPA | 2 of 2 | 400 | 800 | -75.0% in 1 |" in text
     assert text.endswith(": spike (98.00%).")
-
-
-@pytest.mark.parametrize(
-    ("attainment", "replicas", "near"), [(0.94, 6.2, True), (0.93, 5.9, False), (0.96, 6.3, False)]
-)
-def test_llmd_is_near_within_two_points_and_a_third_of_a_replica(attainment, replicas, near):
-    draws = [
-        {"system": llmd.LLMD, "seed": seed, "attainment": attainment + by, "replicas": replicas, "changes": 9}
-        for seed, by in enumerate((-0.01, 0.01))
-    ]
-    (row,) = llmd.means(draws)
-    assert llmd.near(row) is near
-    text = llmd.table(recorded("llmd", *draws))
-    assert f"| llm-d | 95.8% | {attainment:.1%} | 5.93 | {replicas:.2f} | 9 |" in text
-
-
-def test_llmd_replica_exports_what_a_pool_that_misses_nothing_serves():
-    pool = llmd.SYSTEMS[llmd.STATIC][1]()
-    highest = max(rate for rate, _ in llmd.RAMP)
-    assert llmd.function(in_order=False).capacity >= highest / pool.scale(None, 0.0)
 
 
 def test_scaling_of_one_short_case_has_a_row_for_each_system(tmp_path, monkeypatch):

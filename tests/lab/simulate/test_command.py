@@ -104,6 +104,7 @@ def test_latency_of_requests_that_timed_out_is_null(outcomes):
         ((*SHORT, "--stream-pieces", "9", "--stream-step", "5ms"), 1, "--stream-step"),
         ((*SHORT, "--config", "/none.yaml"), 2, "/none.yaml"),
         ((*SHORT, "--slo-objective", "2"), 1, "slo_objective"),
+        ((*SHORT, "--timeout", "100ms"), 1, "timeout"),
         ((*SHORT, "--speed", "soon=0.5"), 1, "--speed soon=0.5"),
         ((*SHORT, "--speed", "1,2"), 1, "--speed 1,2"),
         ((*SHORT, "--speed", "9s=1,5s=2"), 1, "ascending"),
