@@ -1,6 +1,6 @@
 """Measures the watchdog beside its peers, and the autoscaler beside other scalers.
 
-``peers``, ``streams``, ``capacity`` and ``soak`` are about one replica, ``scaling``, ``faro``,
+``peers``, ``streams`` and ``soak`` are about one replica, ``scaling``, ``faro``,
 ``node`` and ``reconcile`` about many. Each has its options, its measurement, and the table of its rows.
 
 - ``rig``: what they share. ``servers``: a small program for each peer. ``workloads``: the models.

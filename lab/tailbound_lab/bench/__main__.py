@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Final, NoReturn, Protocol
 
-from tailbound_lab.bench import capacity, faro, node, peers, reconcile, scaling, soak, streams
+from tailbound_lab.bench import faro, node, peers, reconcile, scaling, soak, streams
 from tailbound_lab.bench.rig import record
 from tailbound_lab.bench.rig.record import Record, Run
 from tailbound_lab.load.records import BenchError
@@ -35,7 +35,6 @@ COMMANDS: Final[Mapping[str, tuple[Question, str]]] = {
     "streams": (streams, "highest rate of streams on time, and goodput under overload, beside other servers"),
     "scaling": (scaling, "attainment and cost on held-out traces, beside other autoscalers, simulated"),
     "faro": (faro, "a full cluster split among jobs, beside Faro's published results, simulated"),
-    "capacity": (capacity, "whether the exported capacity is kept, simulated"),
     "soak": (soak.REQUESTS, "unanswered requests and memory in half an hour while workers are killed"),
     "stream-soak": (soak.STREAMS, "streams that end twice or never while workers are killed, and memory"),
     "node": (node, "a day of traffic in minutes on KUBECONFIG's cluster, beside other autoscalers"),

@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from math import inf, nan
-from typing import Protocol
 
-from batching_watchdog.engine.cost import Cost, Shared
+from batching_watchdog.engine.cost import Shared
 from batching_watchdog.engine.effects import Answer, Effect
 from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.streams import Steady
@@ -18,24 +17,6 @@ from batching_watchdog.errors import QueueFull
 from batching_watchdog.function.messages import CostClass, Request
 from tailbound_lab.simulate.function import LEARNING_SECONDS, Answered, Exports, Function, Served
 from tailbound_lab.simulate.virtual import BatchRun, BatchWorker, BatchWorkers, Timeline
-
-
-class Traffic(Protocol):
-    """Requests and their cost, as a replica uses them."""
-
-    @property
-    def cost(self) -> Cost:
-        """The engine's cost model of batches."""
-
-    @property
-    def lead(self) -> float:
-        """Seconds before the end of a batch from which its worker may get the next."""
-
-    def request(self, number: int, arrived: float) -> Request:
-        """Return the next request."""
-
-    def seconds(self, requests: Sequence[Request]) -> float:
-        """Return the seconds that a worker takes for a batch."""
 
 
 class _Alike:
@@ -47,15 +28,14 @@ class _Alike:
         self.speed = 1.0
         self.best_size = function.service.best_size
         self.max_batch_size = self.ceiling = len(self._seconds)
-        self.lead = 0.0
         self.limit = inf
         self.answer_bytes = 0.0
 
     @property
-    def cost(self) -> "_Alike":
+    def overall(self) -> "_Alike":
         return self
 
-    overall = times = cost
+    times = overall
 
     def pool(self, cost_class: CostClass, *, counts: bool = True) -> "_Alike":
         return self
@@ -95,25 +75,20 @@ class Replica:
     """Serves its requests; ``served`` has the outcomes since the last ``take``."""
 
     __slots__ = (
-        "_crew", "_engine", "_function", "_learned", "_number", "_speeds", "_timeline", "_traffic",
+        "_crew", "_engine", "_function", "_learned", "_number", "_requests", "_speeds", "_timeline",
         "_workers", "row", "served",
     )  # fmt: skip
 
-    def __init__(
-        self, function: Function, ready_at: float, row: int = 0, traffic: Traffic | None = None
-    ) -> None:
-        """``row`` is the caller's row of counters for this replica.
-
-        Without ``traffic`` all requests are of one kind with known service times.
-        """
+    def __init__(self, function: Function, ready_at: float, row: int = 0) -> None:
+        """``row`` is the caller's row of counters for this replica."""
         self._function = function
-        self._traffic = traffic = traffic or _Alike(function)
+        self._requests = requests = _Alike(function)
         self._engine = Engine(
-            traffic.cost,
+            requests,
             max_inflight=function.max_inflight,
             workers=function.workers,
             tightest=function.slo_latency,
-            lead=traffic.lead,
+            lead=0.0,
         )
         self._timeline = Timeline(ready_at)
         self._workers = BatchWorkers(self._timeline, self._engine, self._run, self._count)
@@ -157,12 +132,11 @@ class Replica:
         return self.queued + sum(len(batch.requests) for batch in batches)
 
     def run_at(self, speed: float, now: float) -> None:
-        """Run batches that begin from now on at this multiple of the nominal speed; the engine knows it.
+        """Run batches that begin from now on at this multiple of the nominal speed.
 
-        The exports follow. Only for requests of one kind.
+        The engine knows it at once, and the exports follow.
         """
-        assert isinstance(self._traffic, _Alike)  # noqa: S101 - for the type checker
-        self._traffic.speed = speed
+        self._requests.speed = speed
         if speed != (self._speeds[-1][1] if self._speeds else self._learned):
             self._speeds.append((now + LEARNING_SECONDS, speed))
 
@@ -177,7 +151,7 @@ class Replica:
 
     def _arrive(self, arrived: float) -> bool:
         self._number += 1
-        request = self._traffic.request(self._number, arrived)
+        request = self._requests.request(self._number, arrived)
         engine, now = self._engine, self._timeline.now
         if engine.at_limit and engine.refusal(request.deadline, now):
             self.served.lost.append(now)  # at its header, as the front end does
@@ -189,7 +163,7 @@ class Replica:
         return engine.eager
 
     def _run(self, _worker: BatchWorker, requests: Sequence[Request]) -> BatchRun:
-        now, seconds = self._timeline.now, self._traffic.seconds(requests)
+        now, seconds = self._timeline.now, self._requests.seconds(requests)
         end = now + seconds
         self.served.busy += seconds
         self.served.answered.append(Answered(now, end, end, [request.arrived for request in requests]))

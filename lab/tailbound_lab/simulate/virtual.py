@@ -2,7 +2,7 @@
 
 Owns the order of events, and when a batch or an iteration ends. ``batching_watchdog.engine`` makes every
 decision. The caller states how long work takes, and sees each effect: ``replica`` and ``streams`` for the
-simulator and ``bench capacity``, tests/watchdog/engine for the engine's own tests.
+simulator, tests/watchdog/engine for the engine's own tests.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -14,7 +14,7 @@ import pytest
 
 from support.waits import until
 from tailbound_lab.bench import __main__ as bench
-from tailbound_lab.bench import capacity, peers, scaling, soak, streams
+from tailbound_lab.bench import peers, scaling, soak, streams
 from tailbound_lab.bench.rig.record import Record
 from tailbound_lab.simulate.traces import generate
 
@@ -65,12 +65,6 @@ def test_words_without_a_question_ask_peers(words, rest):
 )
 def test_growth_compares_the_end_with_the_time_after_the_start(sizes, grown):
     assert soak.growth(sizes) == (grown and pytest.approx(grown))
-
-
-def test_example_shows_large_batches_that_little_traffic_does_not():
-    steady = replace(capacity.draw(3002), noise=0.0, before=1.0)
-    shown, unknown = (capacity.exported(steady, 1.0, example=example) for example in (True, False))
-    assert shown > 2.0 * unknown > 0.0
 
 
 def test_scaling_cases_are_none_that_set_a_constant_and_differ_by_draw():
@@ -169,7 +163,7 @@ def test_reconcile_of_a_few_functions_scales_what_its_budget_allows(tmp_path):
     ("words", "count", "status"),
     [
         (["peers", "--workloads", "accelerator", "--systems", "slo"], 3, 128 + signal.SIGTERM),
-        (["capacity", "--functions", "200", "--processes", "2"], 2, -signal.SIGTERM),
+        (["scaling", "--processes", "2"], 2, -signal.SIGTERM),
     ],
     ids=["servers", "pool"],
 )

@@ -76,16 +76,12 @@ def overload(goodput: dict[tuple[str, str], dict[str, float]]) -> str:
 
 
 def test_section_of_a_record_names_its_commit_and_another_says_that_nothing_was_measured():
-    found = record.Record("capacity", "abc123", "2026-01-02", "2 cores", "bench capacity", ROWS)
-    marks = "".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->\n" for name in ("capacity", "soak"))
-    made = page.page(marks, {"capacity": found})
-    assert "`bench capacity`: commit abc123, 2026-01-02, 2 cores." in made
-    assert "| without | 1 of 1 | 0.0% | 1.10 |" in made
+    row = {"functions": 60, "series": 900, "scrape_cpu_s": 0.1, "memory_mb": 90.0, "reconcile_cpu_s": 0.25}
+    row |= {"first_cpu_s": 0.5, "reconcile_wall_s": 1.0, "prometheus_cpu_s": 1.0, "boost_cpu_s": 0.001}
+    found = record.Record("reconcile", "abc123", "2026-01-02", "2 cores", "bench reconcile", [row])
+    marks = "".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->\n" for name in ("reconcile", "soak"))
+    made = page.page(marks, {"reconcile": found})
+    assert "`bench reconcile`: commit abc123, 2026-01-02, 2 cores." in made
+    assert "| 60 | 900 | 0.250 | 0.500 |" in made
     assert made.count("Not measured with this version.") == 1
-    assert page.page(made, {"capacity": found}) == made
-
-
-ROWS = [
-    {"example": True, "highest": 100.0, "exported": 90.0},
-    {"example": False, "highest": 100.0, "exported": 110.0},
-]
+    assert page.page(made, {"reconcile": found}) == made

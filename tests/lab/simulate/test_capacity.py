@@ -5,17 +5,23 @@ from random import Random
 import pytest
 
 from slo_autoscaler.law.base.curve import curve
-from tailbound_lab.bench.capacity import Learned, arrivals
 from tailbound_lab.simulate.function import Function, Service
 from tailbound_lab.simulate.replica import Replica
 
 REQUESTS = 8_000
 
 
+def arrivals(random, rate, begin, end):
+    """Yield the arrivals of a Poisson process."""
+    now = begin
+    while (now := now + random.expovariate(rate)) < end:
+        yield now
+
+
 def late_share(function: Function, rate: float) -> float:
-    """Return the share of requests at ``rate`` per second that an engine that learns l(b) serves late."""
+    """Return the share of requests at ``rate`` per second that an engine serves late."""
     random = Random(5)
-    replica = Replica(function, 0.0, traffic=Learned(function, 0.0, random))
+    replica = Replica(function, 0.0)
     begin = max(2.0, 100 / rate)
     replica.serve(list(arrivals(random, rate / 3, 0.0, begin)), begin)
     replica.take()
