@@ -41,7 +41,7 @@ from batching_watchdog.function.folder import find
 from batching_watchdog.function.messages import Crash, Failure, Output, Reply
 from batching_watchdog.observe.logs import printable
 from batching_watchdog.pool.child import worker_environment
-from batching_watchdog.pool.supervisor import gunicorn_command, new_folder
+from batching_watchdog.pool.gunicorn import gunicorn_command, new_folder
 from batching_watchdog.worker.devices import device, threads
 from batching_watchdog.worker.handler import Handler
 from batching_watchdog.worker.streams import RunningStreams

@@ -11,10 +11,7 @@ import math
 import mmap
 import os
 import random
-import shutil
 import signal
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,13 +24,12 @@ from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
 from batching_watchdog.function import wire
 from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Failure, Iteration, Reply
 from batching_watchdog.observe.logs import FailureLog
-from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Backoff, Child, Tasks
-from batching_watchdog.pool.connection import Connection, connect
+from batching_watchdog.pool.child import Backoff, Tasks
+from batching_watchdog.pool.connection import Connection
+from batching_watchdog.pool.gunicorn import Gunicorn
 from batching_watchdog.pool.overdue import PERIOD, Kill, Overdue
 from batching_watchdog.pool.profile import Profiler
-from batching_watchdog.process.launch import how_it_ended
 from batching_watchdog.process.machine import oom_kills
-from batching_watchdog.process.stacks import left_stack
 from batching_watchdog.shell import Shell
 
 log = logging.getLogger(__name__)
@@ -42,15 +38,6 @@ JITTER: Final = 0.1
 """Random extra share of max_requests that a worker serves, so that workers are not replaced together."""
 SICK_SECONDS: Final = 60.0
 """Minimum time between two workers that are replaced without the evidence of example()."""
-MAX_SOCKET_PATH: Final = 103
-"""Bytes of a Unix socket's path: 107 on Linux, 103 on macOS (sun_path, without its end)."""
-SHORT_FOLDERS: Final = ("/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a safe folder in it
-"""Folders for a socket where TMPDIR is too long."""
-_PREFIX, _SOCKET, _COUNT = "watchdog-", "workers.sock", "count"
-SOCKET_BYTES: Final = len(f"/{_PREFIX}12345678/{_SOCKET}")
-"""Bytes of the socket's path below its parent: mkdtemp adds eight."""
-_TIMED_OUT: Final = how_it_ended(-signal.SIGALRM)
-"""Gunicorn's exit status if preloading exceeds load_timeout."""
 
 
 class WorkerPool:
@@ -89,8 +76,6 @@ class WorkerPool:
         """Whether the newest worker was forked from a process that had loaded the handler."""
         self._stopping = False
         self._came_up = False
-        self._listened = False
-        """Whether this gunicorn has accepted a connection, which it does after preloading the handler."""
         self._away_since = time.monotonic()
         """Time since which no worker can serve; None if one can."""
         self._load_failed = False
@@ -111,9 +96,7 @@ class WorkerPool:
         self._tasks = Tasks()
         self.failed = self._tasks.failed
         """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
-        self._directory = new_folder()
-        command = gunicorn_command(config, self._socket, self._directory)
-        self._gunicorn = Child("gunicorn", command, config, environ, self._tasks)
+        self._gunicorn = Gunicorn(config, environ, self._tasks)
 
     @property
     def not_ready(self) -> str:
@@ -169,7 +152,7 @@ class WorkerPool:
 
     def start(self) -> None:
         """Start gunicorn, and connect to its workers as they start."""
-        self._tasks.spawn(self._gunicorn.keep_running(self._ended), "gunicorn")
+        self._tasks.spawn(self._gunicorn.keep_running(self._lost), "gunicorn")
         self._tasks.spawn(self._end_overdue(), "overdue")
         self._connect_missing()
 
@@ -186,13 +169,12 @@ class WorkerPool:
                 connection.set_threads(threads)
         if workers != self._workers:
             try:  # first, as gunicorn would replace a worker that leaves before
-                (self._directory / _COUNT).write_text(str(workers))
+                self._gunicorn.set_workers(workers)
             except OSError as error:
                 log.warning("workers: %d, not %d: %s", self._workers, workers, error)
                 return self._workers
             log.info("workers: %d -> %d, as the CPU quota has changed", self._workers, workers)
             self._workers = workers
-            self._gunicorn.wake()
             self._connect_missing()
             for connection in [worker for worker in self._loaded if worker.idle]:
                 if self._surplus:
@@ -209,7 +191,7 @@ class WorkerPool:
         self._stopping = True
         await self._gunicorn.stop(at_once=at_once)
         await self._tasks.cancel()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._gunicorn.remove_folder()
 
     def loaded(self, connection: Connection, handshake: wire.Handshake) -> None:
         """Handle a handshake: a worker has loaded the handler, or reports why it could not."""
@@ -441,91 +423,22 @@ class WorkerPool:
     async def _keep_connected(self) -> None:
         """Keep one connection open to any worker that accepts it, until cancelled or surplus."""
         while not self._stopping and self._connecting <= self._workers:
-            try:
-                connection = await connect(str(self._socket), self)
-            except OSError as error:  # gunicorn is starting, or starting again
-                if isinstance(error, FileNotFoundError):
-                    self._listen_again()
-                await asyncio.sleep(RECONNECT_SECONDS)
+            connection = await self._gunicorn.connect(self)
+            if connection is None:
                 continue
-            self._listened = True
             try:
                 await connection.gone.wait()
             finally:
                 connection.close()
         self._connecting -= 1
 
-    def _listen_again(self) -> None:
-        """Start gunicorn again if the folder of its socket is gone: no worker can be reached any more."""
-        if not self._stopping and not self._directory.exists():
-            log.error("%s has been removed, so gunicorn is started again", self._directory)
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._gunicorn.kill()
-
-    def _ended(self, how: str) -> None:
-        """Handle the end of gunicorn. Raises ``StartFailed`` if no worker ever loaded.
-
-        If it preloaded only by default, each worker loads for itself next, and reports the error.
-        """
-        environment = self._gunicorn.environment
-        preloading, self._listened = environment["preload"] != "false" and not self._listened, False
-        stack = left_stack(self._directory, self._gunicorn.pid)
-        if stack and how != _TIMED_OUT:
-            log.error(Failure(f"gunicorn {how} with this stack", stack))
-        if how == _TIMED_OUT:
-            self._load_failed = True
-            error = LoadTimedOut(self._config.load_timeout, stack)
-            if not self._came_up:
-                raise error
+    def _lost(self, error: LoadTimedOut | StartFailed) -> None:
+        """Handle the end of gunicorn, which is started again. Raises ``error`` if no worker ever loaded."""
+        self._load_failed |= isinstance(error, LoadTimedOut)
+        if not self._came_up:
+            raise error
+        if isinstance(error, LoadTimedOut):
             log.error(Failure(str(error), error.trace))
-        elif preloading and self._config.preload == "auto":
-            log.warning("gunicorn %s while it preloaded the handler, which each worker does now", how)
-            environment["preload"] = "false"
-        elif not self._came_up:
-            doing = "while it preloaded the handler" if preloading else "before a worker came up"
-            raise StartFailed(f"gunicorn {how} {doing}")
-
-    @property
-    def _socket(self) -> Path:
-        return self._directory / _SOCKET
-
-
-def new_folder() -> Path:
-    """Make a folder for the workers' socket: in TMPDIR, or elsewhere if its path is too long for a socket.
-
-    Raises ``StartFailed``.
-    """
-    wanted = ""
-    try:
-        wanted = tempfile.gettempdir()
-        for parent in (wanted, *SHORT_FOLDERS):
-            if len(os.fsencode(parent)) + SOCKET_BYTES <= MAX_SOCKET_PATH and os.access(parent, os.W_OK):
-                return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    except OSError as error:
-        raise StartFailed(f"the workers need a folder for temporary files (TMPDIR): {error}") from error
-    raise StartFailed(
-        f"TMPDIR={wanted!r}: must be at most {MAX_SOCKET_PATH - SOCKET_BYTES} bytes long: the path of the"
-        f" workers' socket is limited, and {' and '.join(SHORT_FOLDERS)} cannot be written"
-    )
-
-
-def gunicorn_command(config: Config, socket: Path, directory: Path) -> list[str]:
-    """Return the command that runs gunicorn with our worker class on a Unix socket."""
-    # Gunicorn touches the heartbeat file every second: a disk may stall, memory does not.
-    heartbeat = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(directory)  # noqa: S108 - gunicorn makes a safe file in it
-    return [
-        *(sys.executable, "-m", "batching_watchdog.worker.arbiter"),
-        *(str(os.getpid()), str(directory / _COUNT)),
-        *("--bind", f"unix:{socket}"),
-        *("--workers", str(config.workers)),
-        *("--worker-class", "batching_watchdog.worker.serve.BatchWorker"),
-        *("--worker-tmp-dir", heartbeat),
-        # The outer bound: ``overdue`` ends a worker before, unless it has not come up.
-        *("--timeout", str(math.ceil(max(config.load_timeout, config.exec_timeout)) + 1)),
-        *("--graceful-timeout", str(math.ceil(STOP_SECONDS))),
-        *("--log-level", "error"),
-        "--no-control-socket",
-    ]
 
 
 def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:

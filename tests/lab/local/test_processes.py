@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from batching_watchdog.pool.supervisor import MAX_SOCKET_PATH, SOCKET_BYTES
+from batching_watchdog.pool.gunicorn import MAX_SOCKET_PATH, SOCKET_BYTES
 from lab.local.harness import TWO, alive, missing, on_platform, platform_client, process, until, up
 from tailbound_lab.local.cgroups import ROOT
 from tailbound_lab.local.errors import PlatformError

@@ -13,7 +13,7 @@ from batching_watchdog.config import Config
 from batching_watchdog.function.messages import DROPPED
 from batching_watchdog.pool.child import worker_environment
 from batching_watchdog.pool.connection import Connection, connect
-from batching_watchdog.pool.supervisor import gunicorn_command
+from batching_watchdog.pool.gunicorn import gunicorn_command
 from support.heard import Heard, batch
 from support.loops import within
 from support.processes import bare_environment
