@@ -13,8 +13,7 @@ MKDOCS := build/mkdocs/bin/mkdocs
 RELEASE := build/release/bin
 PACKAGES := -e batching-watchdog -e autoscaler -e lab
 # What is installed anew when it changes.
-MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml lab/pyproject.toml \
-	batching-watchdog/batching_watchdog/_speedups.c
+MANIFESTS := pyproject.toml batching-watchdog/pyproject.toml autoscaler/pyproject.toml lab/pyproject.toml
 
 # The tests start hundreds of processes: where bytecode is not kept, each would compile the same sources.
 unexport PYTHONDONTWRITEBYTECODE
@@ -134,7 +133,7 @@ lock: $(RELEASE)/uv ## Pin what the images install, with hashes (LOCK_ARGS=--upg
 			| $(COMPILE) - --output-file $$each/build.lock || exit 1; \
 	done
 
-wheels: $(RELEASE)/uv ## sdist and wheels of both distributions, in build/dist/
+wheels: $(RELEASE)/uv ## sdist and wheel of both distributions, in build/dist/
 	sh release/wheels.sh $(RELEASE) build/dist
 
 sbom: $(RELEASE)/uv ## What each distribution installs, as CycloneDX JSON, in build/sbom/

@@ -5,7 +5,6 @@ import sys
 
 from batching_watchdog import __version__, app
 from batching_watchdog.config import DESCRIPTIONS
-from batching_watchdog.speedups import compiled
 
 USAGE = """usage: batching-watchdog [--version] [--help]
        batching-watchdog try FOLDER [--help]
@@ -32,8 +31,7 @@ def main() -> None:
 
         sys.exit(reload.main(arguments[1:]))
     if arguments == ["--version"]:
-        part = "with" if compiled is not None else "WITHOUT"
-        sys.stdout.write(f"batching-watchdog {__version__}, {part} its compiled part\n")
+        sys.stdout.write(f"batching-watchdog {__version__}\n")
         return
     if arguments:
         width = max(map(len, DESCRIPTIONS))

@@ -51,7 +51,6 @@ from batching_watchdog.process.machine import (
 )
 from batching_watchdog.process.quota import Held
 from batching_watchdog.shell import Shell
-from batching_watchdog.speedups import compiled
 
 log = logging.getLogger(__name__)
 
@@ -227,16 +226,13 @@ async def run(
             pool.start()
             log.info(
                 "batching-watchdog %s listens on %s, metrics on %s: "
-                "slo_latency %gs, workers %d, worker_threads %d%s",
+                "slo_latency %gs, workers %d, worker_threads %d",
                 __version__,
                 url(config.host, port),
                 url(config.host, metrics_port),
                 config.slo_latency,
                 config.workers,
                 config.worker_threads,
-                ""
-                if compiled is not None
-                else "; built without its compiled part, so requests cost more CPU",
             )
             freeze_gc()
             stopping = asyncio.ensure_future(signals.get())

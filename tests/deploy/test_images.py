@@ -16,7 +16,6 @@ import pytest
 from deploy import containers
 from deploy.containers import Container, inspect, podman, running
 from deploy.package_index import an_index, make_wheel
-from slo_autoscaler import __version__
 from support.certificates import Authority, needs_openssl
 from support.faas_cli import pull_template, shrinkwrap
 from support.otlp import a_receiver
@@ -82,12 +81,9 @@ def function_context(folder: Path, test: str, requirements: str = "") -> Path:
 
 @pytest.fixture(scope="module")
 def function(version: str, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image of a function, with the compiled part."""
+    """The image of a function."""
     context = function_context(tmp_path_factory.mktemp("function"), PASSES)
-    said = containers.build(
-        context, FUNCTION, wheels, {"PYTHON_IMAGE": f"python:{version}-slim", "SPEEDUPS": "true"}
-    )
-    assert f"{__version__}, with its compiled part" in said
+    containers.build(context, FUNCTION, wheels, {"PYTHON_IMAGE": f"python:{version}-slim"})
     yield FUNCTION
     podman("rmi", "--force", FUNCTION)
 
@@ -165,24 +161,10 @@ def test_function_ships_without_what_built_and_tested_it(function):
 def test_failing_test_stops_the_build_unless_tests_are_off(version, wheels, tmp_path_factory):
     context = function_context(tmp_path_factory.mktemp("failing"), "def test_it():\n    assert not 'today'")
     tag = f"{FUNCTION}-failing"
-    arguments = {"PYTHON_IMAGE": f"python:{version}-slim", "SPEEDUPS": "false"}
+    arguments = {"PYTHON_IMAGE": f"python:{version}-slim"}
     with pytest.raises(AssertionError, match="not 'today'"):
         containers.build(context, tag, wheels, arguments)
     containers.build(context, tag, wheels, {**arguments, "TEST_ENABLED": "false"})
-    podman("rmi", "--force", tag)
-
-
-def test_function_without_a_compiler_is_built_by_auto_which_says_so_last_and_not_by_true(
-    version, wheels, tmp_path_factory
-):
-    context = function_context(tmp_path_factory.mktemp("bare"), PASSES)
-    tag = f"{FUNCTION}-bare"
-    arguments = {"PYTHON_IMAGE": f"python:{version}-slim"}
-    with pytest.raises(AssertionError, match="apt-get"):
-        containers.build(context, tag, wheels, {**arguments, "SPEEDUPS": "true"}, network="none")
-    said = containers.build(context, tag, wheels, arguments, network="none")
-    *_, last, _commit = said.splitlines()
-    assert last == f"batching-watchdog {__version__}, WITHOUT its compiled part"
     podman("rmi", "--force", tag)
 
 
@@ -208,7 +190,6 @@ def test_function_is_built_from_a_private_index_and_torch_alone_from_another(
         tag = f"{FUNCTION}-private"
         arguments = {
             "PYTHON_IMAGE": f"python:{version}-slim",
-            "SPEEDUPS": "false",
             "TORCH_INDEX_URL": f"https://localhost:{cpu}/simple",
         }
         secrets = {name: folder / name for name in ("pip.conf", "ca.crt")}
@@ -257,7 +238,7 @@ def test_function_serves_as_any_user_in_a_read_only_root_and_drains_when_told_to
 def test_function_built_with_otel_sends_the_spans_of_a_request(version, wheels, tmp_path_factory):
     context = function_context(tmp_path_factory.mktemp("otel"), PASSES)
     tag = f"{FUNCTION}-otel"
-    arguments = {"PYTHON_IMAGE": f"python:{version}-slim", "SPEEDUPS": "false", "OTEL": "true"}
+    arguments = {"PYTHON_IMAGE": f"python:{version}-slim", "OTEL": "true"}
     containers.build(context, tag, wheels, arguments)
     port, metrics = free_ports(2)
     options = [f"--env=port={port}", f"--env=metrics_port={metrics}", "--env=workers=1"]

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from batching_watchdog.speedups import compiled
-from support.processes import ECHO, GATED, import_path, read_all, starting_watchdog, watchdog
+from support.processes import ECHO, GATED, read_all, starting_watchdog, watchdog
 from support.waits import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -29,15 +28,8 @@ def handle_batch(events, context):
 """
 
 
-@pytest.mark.parametrize("build", ["with its compiled part", "without it"])
-def test_requests_that_come_together_are_served_in_batches_and_answered_in_order(build, tmp_path):
-    environment = {"worker_priority": "low"}
-    if build == "without it":
-        (tmp_path / "sitecustomize.py").write_text(
-            "import sys\nsys.modules['batching_watchdog._speedups'] = None\n"  # importing it fails
-        )
-        environment["PYTHONPATH"] = import_path(tmp_path)
-    with watchdog(BATCHES, **environment) as dog:
+def test_requests_that_come_together_are_served_in_batches_and_answered_in_order():
+    with watchdog(BATCHES, worker_priority="low") as dog:
         bodies = [b"%d" % number for number in range(24)] + [os.urandom(3_000_000)]
         answers = dog.call_all(bodies)
         assert [answer.body for answer in answers] == bodies
@@ -51,8 +43,6 @@ def test_requests_that_come_together_are_served_in_batches_and_answered_in_order
         assert chunked.body == b"abcd"
         assert dog.metric('slo_requests_total{outcome="good",slo_class="default"}') == 26
         assert dog.metric("http_requests_in_flight") == 0
-        lacks = build == "without it" or compiled is None
-        assert ("; built without its compiled part" in dog.log) == lacks
 
 
 def test_bad_bodies_are_refused_and_cost_neither_the_slo_nor_the_requests_beside_them():

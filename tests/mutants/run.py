@@ -67,10 +67,10 @@ def read_slips() -> list[Slip]:
 
 
 def copy_tree(to: Path) -> Path:
-    """Copy what git knows or would add, and the compiled part, to ``to``; return that."""
+    """Copy what git knows or would add to ``to``; return that."""
     command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
-    for path in [*(ROOT / name for name in names if name), *ROOT.glob("batching-watchdog/*/_speedups*.so")]:
+    for path in (ROOT / name for name in names if name):
         if path.is_file():
             copied = to / path.relative_to(ROOT)
             copied.parent.mkdir(parents=True, exist_ok=True)

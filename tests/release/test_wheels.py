@@ -23,8 +23,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.release, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build/dist"
 SBOM = ROOT / "build/sbom"
-WHEELS = {"compiled": "batching_watchdog-*-cp*.whl", "pure": "batching_watchdog-*-none-any.whl"}
-"""The watchdog's, with and without its compiled part."""
 NAMES = {"batching-watchdog": "batching-watchdog", "autoscaler": "slo-autoscaler"}
 """Folder -> distribution."""
 
@@ -47,32 +45,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of an environment with both distributions from their wheels and nothing else."""
     folder = tmp_path_factory.mktemp("fresh") / "env"
     assert run(sys.executable, "-m", "venv", folder).returncode == 0
-    wheels = [built(WHEELS["compiled"]), built("slo_autoscaler-*.whl")]
+    wheels = [built("batching_watchdog-*.whl"), built("slo_autoscaler-*.whl")]
     done = run(folder / "bin/python", "-m", "pip", "install", "--quiet", *wheels)
     assert done.returncode == 0, done.stderr
     return folder / "bin"
-
-
-@pytest.fixture(scope="module", params=WHEELS)
-def watchdog(request: pytest.FixtureRequest, environment: Path) -> Path:
-    """The watchdog's program, of one of its two wheels."""
-    wheel = built(WHEELS[request.param])
-    command = [
-        environment / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--force-reinstall",
-        wheel,
-    ]
-    done = run(*command)
-    assert done.returncode == 0, done.stderr
-    part = "with" if request.param == "compiled" else "WITHOUT"
-    said = run(environment / "batching-watchdog", "--version").stdout
-    assert said == f"batching-watchdog {watchdog_version}, {part} its compiled part\n"
-    return environment / "batching-watchdog"
 
 
 def test_environment_has_no_package_of_the_checkout(environment):
@@ -84,8 +60,8 @@ def test_environment_has_no_package_of_the_checkout(environment):
     assert run(environment / "python", "-m", "pip", "check").returncode == 0
 
 
-def test_watchdog_of_a_wheel_answers_a_request(watchdog):
-    function = Watchdog(ECHO, {"PYTHONPATH": ""}, command=[str(watchdog)])
+def test_watchdog_of_a_wheel_answers_a_request(environment):
+    function = Watchdog(ECHO, {"PYTHONPATH": ""}, command=[str(environment / "batching-watchdog")])
     try:
         function.wait_ready()
         answer = function.call(body=b"from a wheel")

@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import pytest
-
 from batching_watchdog.errors import WatchdogError
-from batching_watchdog.front import protocol
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.protocol import CONNECTION_BYTES, Connections, Limits
 from batching_watchdog.function.wire import parse_header_block
@@ -234,23 +231,8 @@ class Reading:
     sent: bytes = b""
 
 
-@contextmanager
-def without_c() -> Iterator[None]:
-    """The protocol as it is where no C compiler was at hand."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "compiled", None)
-        yield
-
-
-def read_twice(pieces: list[bytes]) -> Reading:
-    """What becomes of a connection on which these pieces come, with the compiled part and without it."""
-    reading = _read(pieces)
-    with without_c():
-        assert _read(pieces) == reading
-    return reading
-
-
-def _read(pieces: list[bytes]) -> Reading:
+def read(pieces: list[bytes]) -> Reading:
+    """What becomes of a connection on which these pieces come."""
     connection = Connection(limits=replace(LIMITS, max_body_bytes=1 << 20))
     for piece in pieces:
         connection.protocol.data_received(piece)

@@ -26,7 +26,6 @@ def context(tmp_path_factory):
         (handler / name).mkdir()
         (handler / name / "file.pyc").touch()
     (handler / "data/table.csv").touch()
-    (template / "batching-watchdog/batching_watchdog/_speedups.cpython-312-x86_64-linux-gnu.so").touch()
     (template / "batching-watchdog/batching_watchdog/__pycache__").mkdir(exist_ok=True)
     (template / "batching-watchdog/batching_watchdog/__pycache__/app.cpython-312.pyc").touch()
     return send_to_builder(shrinkwrap(template, handler, folder / "build"), folder / "sent")
@@ -41,8 +40,6 @@ def test_the_builder_gets_the_watchdog_and_the_function_and_nothing_else(context
     modules = {f"batching-watchdog/{path.relative_to(distribution)}" for path in distribution.rglob("*.py")}
     assert files(context) == modules | {
         "batching-watchdog/README.md",
-        "batching-watchdog/batching_watchdog/_speedups.c",
-        "batching-watchdog/batching_watchdog/_speedups.pyi",
         "batching-watchdog/batching_watchdog/py.typed",
         "batching-watchdog/build.lock",
         "batching-watchdog/otel.lock",

@@ -7,8 +7,7 @@ refusing at the header. It knows nothing of batches. A whole request goes to the
 
 httptools (llhttp, Node's parser) parses in its strict mode. This module refuses inputs that llhttp accepts
 and RFC 9112 forbids; tests/watchdog/front/test_conformance.py compares the result with another implementation
-and lists every difference. With ``speedups`` in the build, one step reads a complete request without unusual
-parts. It accepts only inputs that the parser accepts, and refuses none.
+and lists every difference.
 
 This is the hot path of every request, so no request has a task, a future or a timer: ``Connections.sweep``
 checks the timeouts once per second.
@@ -40,7 +39,6 @@ from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.head import check_head, read_framing
 from batching_watchdog.front.loop_lag import LoopLag
 from batching_watchdog.function import wire
-from batching_watchdog.speedups import compiled
 
 MAX_HEADER_BYTES: Final = 1 << 16
 """Maximum bytes of request line and headers. of-watchdog allows 1 MiB; nginx 32 KiB, Node 16 KiB."""
@@ -152,7 +150,6 @@ class Connections:
         self.clock = clock
         self.loop_lag = loop_lag
         self.captured = application.captured_headers
-        self.captured_names = tuple(self.captured)
         self.closing = False
         self._all_closed = asyncio.Event()
         self._pause_answers = pause_answers
@@ -366,13 +363,7 @@ class HttpProtocol(asyncio.Protocol):
         """Asyncio: bytes arrived."""
         if self._closing:
             return
-        plain = None
-        if compiled is not None and self._current is None and not self._pending:
-            plain = compiled.plain_request(data, self._connections.captured_names, MAX_HEADER_BYTES)
-        if plain is not None:
-            self._take(*plain)
-        else:
-            self._parse(data)
+        self._parse(data)
         if self._connections.loop_lag is not None:
             self._connections.loop_lag.read_done()
 
@@ -408,39 +399,6 @@ class HttpProtocol(asyncio.Protocol):
         if rest is not None:
             self._read_body_after_upgrade(rest)
 
-    def _take(
-        self,
-        method: bytes,
-        target: bytes,
-        header_block: bytes,
-        captured: Mapping[bytes, bytes] | None,
-        length: int,
-        body: bytes,
-    ) -> None:
-        """Accept a complete, plain request in one step, with the effect of the parser's callbacks below."""
-        exchange = self._begin()
-        exchange.method, exchange.target, exchange.header_block = method, target, header_block
-        exchange.head_complete = True
-        if captured is not None:
-            exchange.captured_headers = captured
-        if length >= 0:
-            exchange.length = length
-        error = self._refusal(exchange)
-        exchange.size = len(body)
-        self._pending.append(exchange)
-        if error is not None:
-            self._refuse(exchange, error)
-            return
-        exchange.held = held = REQUEST_BYTES + len(header_block) + exchange.size
-        self._connections.queued_bytes += held
-        exchange.body = body
-        self._application.handle(exchange)
-
-    def _begin(self) -> Exchange:
-        self._since = now = self._clock()
-        came = self._came_at(now)
-        return Exchange(self, came, came, _NOTHING)
-
     def _came_at(self, now: float) -> float:
         """Return the earliest arrival time of bytes that are read ``now``."""
         loop_lag = self._connections.loop_lag
@@ -451,7 +409,9 @@ class HttpProtocol(asyncio.Protocol):
         if self._closing:
             raise BadRequest("a request after the last one of the connection")
         self._excess = 0
-        self._current = self._begin()
+        self._since = now = self._clock()
+        came = self._came_at(now)
+        self._current = Exchange(self, came, came, _NOTHING)
 
     def on_url(self, url: bytes) -> None:
         """Parser: a part of the target."""

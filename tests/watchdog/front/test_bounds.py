@@ -29,8 +29,6 @@ from support.connection import (
     statuses,
 )
 
-pytestmark = pytest.mark.usefixtures("speedups")
-
 READ = 1 << 16
 MIB = 1 << 20
 TOO_LONG = b"a: b\r\n" * (2 + MAX_HEADER_BYTES // 6)

@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batching_watchdog.errors import QueueFull
-from batching_watchdog.front import protocol
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.protocol import (
     CONNECTION_BYTES,
     KEEP_ALIVE_SECONDS,
+    REQUEST_BYTES,
     SURPLUS_CONNECTIONS,
     Connections,
 )
-from batching_watchdog.speedups import compiled
 from support.connection import CHUNKED, GET, LAST, LIMITS, POST, Clock, Echo, Wire, post, split_answers
 from support.fuzzing import fuzzed
 
@@ -40,6 +39,8 @@ REQUESTS = {
     "upgrade": post(9, b"Connection: upgrade\r\nUpgrade: x\r\n") + b"x" * 9,
     "last": LAST,
 }
+BEYOND = len(REQUESTS["many"]) + 200 * REQUEST_BYTES
+"""One piece and its objects, until it is refused, and the answers to what was admitted."""
 PIECES = {
     "chunked": CHUNKED,
     "end of chunks": b"0\r\n\r\n",
@@ -99,9 +100,8 @@ class Client(Wire):
 class Machine(RuleBasedStateMachine):
     """Clients connect, send, stall and leave while requests are answered and time passes."""
 
-    @initialize(fast=st.booleans())
-    def start(self, fast: bool) -> None:
-        self.was, protocol.compiled = protocol.compiled, compiled if fast else None
+    @initialize()
+    def start(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.problems: list[object] = []
         self.loop.set_exception_handler(lambda _, context: self.problems.append(context))
@@ -195,8 +195,8 @@ class Machine(RuleBasedStateMachine):
         assert not self.problems
         unread = sum(client.unread for client in self.clients)
         held = self.connections.queued_bytes
-        # One piece and its objects beyond, until it is refused, and the answers to what was admitted.
-        assert CONNECTION_BYTES * len(self.clients) + unread <= held <= 2 * FEW.max_queued_bytes
+        connections = CONNECTION_BYTES * len(self.clients)
+        assert connections + unread <= held <= connections + FEW.max_queued_bytes + BEYOND
         assert len(self.connections.open) == len(self.clients)
         assert len(self.clients) <= FEW.max_connections + SURPLUS_CONNECTIONS + 100
 
@@ -221,7 +221,6 @@ class Machine(RuleBasedStateMachine):
             assert self.answered + self.application.disconnected == self.seen
             self.loop.run_until_complete(asyncio.wait_for(self.connections.drained(), 60))
         finally:
-            protocol.compiled = self.was
             self.loop.close()
 
 

@@ -31,8 +31,6 @@ from support.connection import (
 )
 from support.loops import within
 
-pytestmark = pytest.mark.usefixtures("speedups")
-
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
 Step = bytes | float | Callable[[Connection], object]
 UPGRADE = b"Connection: upgrade\r\nUpgrade: h2c\r\n"

@@ -4,8 +4,6 @@ import pytest
 
 from support.connection import CHUNKED, GET, POST, Connection
 
-pytestmark = pytest.mark.usefixtures("speedups")
-
 LENGTH, CODING = b"Content-Length: ", b"Transfer-Encoding: "
 FRAMINGS = (
     *(LENGTH + b"2\r\n" + LENGTH + b"2", LENGTH + b"2\r\n" + LENGTH + b"3"),
