@@ -38,7 +38,7 @@ from slo_autoscaler.__main__ import COMMANDS
 from slo_autoscaler.__main__ import main as autoscaler
 from slo_autoscaler.kube.resize_rules import Boosting
 from slo_autoscaler.law.shadow import Score
-from slo_autoscaler.model import Decision, Reason, Scale
+from slo_autoscaler.model import Decision, Hold, Reason, Scale
 from slo_autoscaler.platforms.keys import PLACES
 from slo_autoscaler.settings import fields
 from slo_autoscaler.settings.spec import Spec
@@ -323,7 +323,7 @@ def _streamed(targets: Mapping[str, Target]) -> Streams:
 def _autoscaler_families() -> Iterable[Metric]:
     registry = CollectorRegistry()
     metrics = AutoscalerMetrics(registry)
-    decision = Decision(None, Reason.NO_DATA, dict.fromkeys(GAUGES, 1.0))
+    decision = Decision(Hold(Reason.NO_DATA), dict.fromkeys(GAUGES, 1.0))
     for direction in ("hold", "up"):
         metrics.decided("f.ns", Scale(1, 1, rollout_failed=True), decision, direction, (1, Score()))
     metrics.desires({"f.ns": 1})

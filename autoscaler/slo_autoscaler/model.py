@@ -1,4 +1,4 @@
-"""Defines the values that a reconcile passes along: scale, recommendation, decision. [P]
+"""Defines the values that a reconcile passes along: scale, need, hold or change, decision. [P]
 
 The rules are in ``law``.
 """
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
+from slo_autoscaler.settings import schedule as times
 from slo_autoscaler.settings.fields import Mode
-from slo_autoscaler.settings.schedule import Hold, Schedule
 
 Numbers = Mapping[str, float | None]
 
@@ -212,9 +212,9 @@ class Scale:
     waiting: float | None = None
     """Requests that the platform holds for a function without replicas, whose decision ends that; None: a
     request wakes it by itself, or it has replicas."""
-    schedule: Schedule | None = None
+    schedule: times.Schedule | None = None
     """The function's own schedule; None: the configuration's."""
-    hold: Hold | None = None
+    hold: times.Hold | None = None
     """The function's own hold, which may be over."""
     scaler: str | None = field(default=None, compare=False)
     """Client that set the count by itself, by its name at the API; empty: a deployment or the platform did;
@@ -241,33 +241,72 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class Recommendation:
-    """A policy's result, before any limit."""
+class Forecast:
+    """The prediction on which a need rests."""
 
-    replicas: int
-    """Replicas needed at the time when a replica requested now would serve."""
-    reason: Reason
-    rate: float = 0.0
-    """Requests per second that it assumes."""
-    allowed: float | None = None
-    """Share of requests that may end late now; None without a prediction."""
-    worth: float | None = None
+    rate: float
+    """Requests per second that may come."""
+    allowed: float
+    """Share of requests that may end late now."""
+    worth: float
     """Share of all requests that a replica must keep from being late."""
-    late: Callable[[int], float] | None = None
+    late: Callable[[int], float]
     """Predicted late share by count."""
     unbridged: Callable[[], int] | None = None
     """Count without a boost; None: no boost bridges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The count that is needed when a replica requested now would serve, before any limit."""
+
+    count: int
+    because: Reason
     detail: str = ""
     """What the reason's clauses cannot say in numbers."""
+    forecast: Forecast | None = None
+    insists: bool = False
+    """Whether the reason stands where a limit holds the count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The present count stays."""
+
+    because: Reason
+    detail: str = ""
+    forecast: Forecast | None = None
+    needed: bool = True
+    """Whether the present count is needed; not where nothing says so, or fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The count to request from the platform."""
+
+    to: int
+    because: Reason
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The new count, its reason, and the inputs."""
+    """What happens now, and the numbers that it was decided on."""
 
-    replicas: int | None
-    """The new count, or None: hold."""
-    reason: Reason
+    step: Change | Hold
     inputs: Numbers
-    detail: str = ""
-    """What the reason's clauses cannot say in numbers: the end of a hold, the name of a metric."""
+
+    @property
+    def replicas(self) -> int | None:
+        """The new count, or None: hold."""
+        return self.step.to if isinstance(self.step, Change) else None
+
+    @property
+    def reason(self) -> Reason:
+        """The reason of the change, or of the hold."""
+        return self.step.because
+
+    @property
+    def detail(self) -> str:
+        """What the reason's clauses cannot say in numbers: the end of a hold, the name of a metric."""
+        return self.step.detail

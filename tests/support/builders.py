@@ -1,11 +1,12 @@
 """Values and hypothesis strategies that the autoscaler's tests share."""
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
+from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.model import Scale
 from slo_autoscaler.settings.spec import ScaleDown, ScaleUp, Spec, Timing
@@ -55,6 +56,18 @@ def a_told_decision(**changes: Any) -> dict[str, Any]:
         "reason": "LoadAboveCapacity",
         "inputs": EVERY_INPUT,
     } | changes
+
+
+def remembering(memory: Memory, **changes: Any) -> Memory:
+    """Return the memory with other fields, each in the part that has it."""
+    for name, value in changes.items():
+        for part in fields(memory):
+            inner = getattr(memory, part.name)
+            if part.name == name:
+                memory = replace(memory, **{name: value})
+            elif is_dataclass(inner) and name in {each.name for each in fields(inner)}:
+                memory = replace(memory, **{part.name: replace(inner, **{name: value})})
+    return memory
 
 
 def a_spec(**changes: Any) -> Spec:

@@ -5,20 +5,30 @@ A replica has a late share at each load, and the unspent error budget allows a s
 late share. The law requests or keeps a replica if it saves more late requests than its price. A boost
 bridges jumps, so that fewer stand by for them.
 
-- ``recommend``    policy ``slo``: what an observation teaches, and the count for it
+A decision reads top to bottom in ``decide``: six stages, each a module that returns a value, and its own part
+of the memory.
+
+- ``platform``     what stands there -> ``Standing``
+- ``replica``      what one replica carries -> ``Carries``
+- ``traffic``      what came, and what may come -> ``Outlook``
+- ``need``         how many, and why -> ``Need`` or ``Hold``; ``latency`` where there is no prediction
+- ``limits``       what user, schedule, platform and fleet allow -> ``Allowed`` or ``Hold``
+- ``step``         what happens now -> ``Change`` or ``Hold``
+
+What the stages use:
+
+- ``situation``    what a decision is made on; ``memory``: what is kept until the next, a part for each stage
+- ``policies``     ``POLICIES``: which modules answer for ``replica``, ``traffic`` and ``need``
 - ``base``         late share of a replica, share that may be late now, replicas needed lately
 - ``foresight``    the rates to come, and the replicas that stand by for them
-- ``memory``       state of a function between two decisions
-- ``policies``     ``POLICIES``: ``slo`` and ``proportional``; latency alone where there is no capacity
-- ``allocate``     split of a budget of replicas that functions share
-- ``situation``    what a decision is made on; ``bounds``: the counts allowed, and why
-- ``schedule``     bounds at planned times
-- ``boost``        CPU above nominal while replicas start
 - ``further``      replicas that metrics of ``also`` need
-- ``decide``       from recommendation to decision: bounds, rate limits, refusals, reasons
+- ``allocate``     split of a budget of replicas that functions share, between ``need`` and ``limits``
 - ``zero``         when a function without replicas gets some, where no request wakes it by itself
+- ``boost``        CPU above nominal while replicas start
+- ``schedule``     limits at planned times
 - ``inputs``       the numbers of a decision, for log, page and gauges
-- ``restart``      state that a new autoscaler restores from Prometheus
+- ``shadow``       a function's replicas if decisions were applied that are not
+- ``restart``      memory that a new autoscaler restores from Prometheus
 
-Reads no clock, acts on nothing. ``controller`` calls ``recommended``, ``allocate`` and ``decided``.
+Reads no clock, acts on nothing. ``loop`` calls ``assess``, ``allocate`` and ``concluded``.
 """

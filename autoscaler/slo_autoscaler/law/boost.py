@@ -6,7 +6,7 @@ serving replicas cannot carry is answered vertically first and horizontally afte
 some that would stand by for a jump (``foresight.price``).
 
 What a boosted replica measures says little of a nominal one: ``nominal`` holds its capacity and service
-time meanwhile, and ``Memory.boosts`` keeps its lateness out of the calibration.
+time meanwhile, and ``Measured.boosts`` keeps its lateness out of the calibration.
 
 So a boost may hide a model that has become slower, and then no replica starts. A boost that bridges nothing
 ends after ``TUNING.boost_alone``, and none begins until what is exported counts again. Where the arrivals
@@ -42,14 +42,15 @@ def boost(at: Situation, before: float) -> Boost:
     ``before``: the factor in force. A higher factor counts at once, a lower one in steps of the grain.
     Without data, or without a known capacity, a boost that is in force ends likewise.
     """
-    scale, most, since = at.scale, at.spec.boost.max_factor, at.memory.alone_since
+    scale, most, since = at.scale, at.spec.boost.max_factor, at.memory.replica.alone_since
     if most <= 1.0:
         return Boost()
     load, grain = _load(at), TUNING.boost_grain
     wanted = min(ceil(load / grain) * grain, most) if load > TUNING.boost_least else 1.0
     factor = max(1.0, wanted, min(before, most) - grain)
+    boosted_since = at.memory.replica.boosted_since
     alone = since is not None and at.now - since >= TUNING.boost_alone
-    long = at.memory.boosted_since is not None and at.now - at.memory.boosted_since >= TUNING.boost_longest
+    long = boosted_since is not None and at.now - boosted_since >= TUNING.boost_longest
     if alone or long:
         factor = 1.0
     needed = ceil(load * scale.available)
@@ -61,10 +62,10 @@ def needless(seen: Observation, scale: Scale, memory: Memory, rate: float, insid
 
     This holds for most functions, and makes no object.
     """
-    if memory.boosts:
+    if memory.replica.boosts:
         return False
     load = max(rate, seen.arrival_rate or 0.0) + inside / TUNING.boost_drained_in
-    return load <= scale.available * memory.calibration.factor * (seen.capacity or 0.0)
+    return load <= scale.available * memory.replica.calibration.factor * (seen.capacity or 0.0)
 
 
 def nominal(at: Situation) -> Situation:
@@ -74,28 +75,31 @@ def nominal(at: Situation) -> Situation:
     boost is in force: what is left of one makes no replica slower. None is known if the first observation of
     a function is of a boosted replica.
     """
-    seen, memory = at.seen, at.memory
+    seen, measured = at.seen, at.memory.replica
     boosts = [
         (when, factor)
-        for when, factor in memory.boosts
+        for when, factor in measured.boosts
         if factor > at.boost and at.now - when <= at.spec.timing.settle_time
     ]
     if at.boost > 1.0:
         boosts.append((at.now, at.boost))
-    learned = memory.nominal
+    learned = measured.nominal
     if seen.capacity is not None and (
         not boosts or (at.boost <= 1.0 and seen.capacity < (learned[0] or 0.0))
     ):
         learned = seen.capacity, seen.concurrency, seen.service_time_single
-    if boosts or memory.boosts or learned != memory.nominal:
-        boosted_since = (at.now if memory.boosted_since is None else memory.boosted_since) if boosts else None
-        at = at.after(replace(memory, boosts=tuple(boosts), nominal=learned, boosted_since=boosted_since))
+    if boosts or measured.boosts or learned != measured.nominal:
+        since = (at.now if measured.boosted_since is None else measured.boosted_since) if boosts else None
+        measured = replace(measured, boosts=tuple(boosts), nominal=learned, boosted_since=since)
+        at = at.after(replace(at.memory, replica=measured))
     if boosts:
         capacity, concurrency, service_time = learned
         before = replace(seen, capacity=capacity, concurrency=concurrency, service_time_single=service_time)
         at = replace(at, seen=before)
-    since = _alone_since(at)
-    return at if since == memory.alone_since else at.after(replace(at.memory, alone_since=since))
+    alone = _alone_since(at)
+    if alone == measured.alone_since:
+        return at
+    return at.after(replace(at.memory, replica=replace(measured, alone_since=alone)))
 
 
 def _load(at: Situation, *, arriving: bool = False) -> float:
@@ -105,7 +109,7 @@ def _load(at: Situation, *, arriving: bool = False) -> float:
     ``arriving``: the arrivals alone.
     """
     seen = at.seen
-    correct = at.scale.available * at.memory.calibration.factor
+    correct = at.scale.available * at.memory.replica.calibration.factor
     capacity = correct * (seen.capacity or 0.0)
     if capacity <= 0.0:
         return 0.0
@@ -125,10 +129,10 @@ def _alone_since(at: Situation) -> float | None:
 
     Replicas that never start bridge nothing, nor does more than the arrivals explain where none can start.
     """
-    memory = at.memory
-    if not memory.boosts or at.scale.pending > memory.stuck(at.spec, at.now):
+    measured = at.memory.replica
+    if not measured.boosts or at.scale.pending > at.memory.platform.stuck(at.spec, at.now):
         return None
-    lacking = memory.needs.highest(0.0) > at.scale.desired
+    lacking = at.memory.step.needs.highest(0.0) > at.scale.desired
     if lacking and 1.0 < at.boost <= _load(at, arriving=True) + TUNING.boost_grain:
         return None
-    return at.now if memory.alone_since is None and at.boost > 1.0 else memory.alone_since
+    return at.now if measured.alone_since is None and at.boost > 1.0 else measured.alone_since

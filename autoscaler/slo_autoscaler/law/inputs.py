@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Final
 
-from slo_autoscaler.law.recommend import late_share
+from slo_autoscaler.law.limits import Limits
+from slo_autoscaler.law.replica import late_share
 from slo_autoscaler.law.situation import Situation
-from slo_autoscaler.model import Recommendation
+from slo_autoscaler.model import Forecast, Hold, Need
 from slo_autoscaler.signals.record import INPUTS, SIGNALS
 
 
@@ -43,8 +44,10 @@ class Inputs(Mapping[str, float | None]):
         return self._numbers
 
 
-def numbers(at: Situation, recommendation: Recommendation) -> dict[str, float | None]:
-    """Return the numbers of a decision; None: unknown."""
+def numbers(
+    at: Situation, need: Need | Hold, own: Limits | None, share: int | None, count: int | None
+) -> dict[str, float | None]:
+    """Return the numbers of a decision on ``count`` (None: hold); None: unknown."""
     seen, scale, memory = at.seen, at.scale, at.memory
     inputs = _UNKNOWN.copy()
     inputs.update(zip(SIGNALS, _signals(seen), strict=True))
@@ -53,25 +56,35 @@ def numbers(at: Situation, recommendation: Recommendation) -> dict[str, float | 
         "ready": scale.available,
         "pending": scale.pending,
         "arrival_rate": seen.arrival_rate,
-        "start_up": memory.start_up(at.spec),
-        "new_node_start_up": memory.new_node_start_up,
+        "start_up": memory.platform.start_up(at.spec),
+        "new_node_start_up": memory.platform.new_node_start_up,
         "boost": at.boost,
-        "stuck": memory.stuck(at.spec, at.now),
+        "stuck": memory.platform.stuck(at.spec, at.now),
         "unschedulable": scale.unschedulable,
         "waiting": scale.waiting,
-        "period": memory.history.period * memory.history.slot or None,
-        "correction": memory.calibration.factor,
+        "period": memory.traffic.history.period * memory.traffic.history.slot or None,
+        "correction": memory.replica.calibration.factor,
         "burn_rate": seen.burn_rate,
         "late": late_share(seen),
     }
-    if recommendation.late is not None:
+    if need.forecast is not None:
+        budget = memory.need.budget
+        inputs |= _predicted(need.forecast, scale.desired if own is None or count is None else count) | {
+            "expected": need.forecast.rate,
+            "allowed": need.forecast.allowed,
+            "worth": need.forecast.worth,
+            "unbridged": need.forecast.unbridged() if need.forecast.unbridged else None,
+            "unspent": budget.remaining(at.spec.budget_period) if budget.served else None,
+        }
+    if own is not None:
+        refusal = memory.platform.refusal
         inputs |= {
-            **predicted(recommendation, scale.desired),
-            "expected": recommendation.rate,
-            "allowed": recommendation.allowed,
-            "worth": recommendation.worth,
-            "unbridged": recommendation.unbridged() if recommendation.unbridged else None,
-            "unspent": memory.budget.remaining(at.spec.budget_period) if memory.budget.served else None,
+            "min": own.lowest,
+            "max": own.highest,
+            "recommended": need.count if isinstance(need, Need) else scale.desired,
+            "share": share,
+            "requested": None if refusal is None else refusal.asked,
+            "granted": None if refusal is None else refusal.granted,
         }
     return inputs
 
@@ -80,12 +93,10 @@ _UNKNOWN: Final[dict[str, float | None]] = dict.fromkeys(INPUTS)
 _signals: Final = attrgetter(*SIGNALS)
 
 
-def predicted(recommendation: Recommendation, replicas: int) -> dict[str, float | None]:
-    """Return the late shares predicted with so many replicas, one fewer and one more; {} without any."""
-    if recommendation.late is None:
-        return {}
+def _predicted(forecast: Forecast, replicas: int) -> dict[str, float | None]:
+    """Return the late shares predicted with so many replicas, one fewer and one more."""
     return {
-        "predicted": recommendation.late(replicas),
-        "predicted_fewer": recommendation.late(replicas - 1),
-        "predicted_more": recommendation.late(replicas + 1),
+        "predicted": forecast.late(replicas),
+        "predicted_fewer": forecast.late(replicas - 1),
+        "predicted_more": forecast.late(replicas + 1),
     }

@@ -20,10 +20,10 @@ def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
     start_up, new_node = _start_up(past.start_up), _start_up(past.new_node_start_up)
     # If both are alike a replica was waiting for a node: how long others take is unknown.
     start_up = None if start_up == new_node else start_up
-    memory = replace(memory, start_up_time=start_up, new_node_start_up=new_node)
-    horizon = memory.start_up(spec) + spec.timing.interval
-    history = memory.history.every(spec.timing.interval).after(_in_order(past.rate, now), horizon)
-    budget, calibration = Budget(), Calibration()
+    platform = replace(memory.platform, start_up_time=start_up, new_node_start_up=new_node)
+    horizon = platform.start_up(spec) + spec.timing.interval
+    history = memory.traffic.history.every(spec.timing.interval).after(_in_order(past.rate, now), horizon)
+    calibration, budget = Calibration(), Budget()
     if (correction := _newest(past.correction)) is not None and correction > 0.0:
         factor = min(max(correction, FACTORS[0]), FACTORS[-1])
         calibration = Calibration(factor, believed=factor)
@@ -31,7 +31,13 @@ def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
         served = history.mean * spec.budget_period
         spent = (1.0 - remaining) * served
         budget = replace(budget, seconds=spec.budget_period, served=served, spent=spent)
-    return replace(memory, history=history, calibration=calibration, budget=budget)
+    return replace(
+        memory,
+        platform=platform,
+        replica=replace(memory.replica, calibration=calibration),
+        traffic=replace(memory.traffic, history=history),
+        need=replace(memory.need, budget=budget),
+    )
 
 
 def _start_up(entries: Iterable[Entry]) -> float | None:

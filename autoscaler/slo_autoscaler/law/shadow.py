@@ -21,7 +21,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from slo_autoscaler.law.base.curve import observed
-from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.memory import Memory, Requests
+from slo_autoscaler.law.platform import noticed, told
 from slo_autoscaler.model import Scale
 from slo_autoscaler.settings.spec import Spec
 from slo_autoscaler.signals.record import SIGNALS, InShadow, Observation
@@ -70,7 +71,7 @@ class Shadow:
     """The incumbent's counts at the last call of ``passed``,"""
     seen_at: float
     """which was then."""
-    incumbent: Memory
+    incumbent: Requests
     """What the incumbent's replicas have shown: their start-up time."""
     score: Score = Score()
     window: tuple[Interval, ...] = ()
@@ -81,7 +82,7 @@ class Shadow:
     @classmethod
     def beside(cls, real: Scale, now: float) -> "Shadow":
         """Begin with the incumbent's count, all of it serving."""
-        return cls(real.desired, (), real, now, Memory.initial(real, now))
+        return cls(real.desired, (), real, now, Requests.initial(real, now))
 
     def scale(self, real: Scale, now: float) -> Scale:
         """Return the virtual replicas as a platform would report them, with the function's own bounds."""
@@ -104,7 +105,10 @@ class Shadow:
     def taught(self, memory: Memory) -> Memory:
         """Return the shadow's memory with the start-up times of real replicas: its own teach nothing."""
         real = self.incumbent
-        return replace(memory, start_up_time=real.start_up_time, new_node_start_up=real.new_node_start_up)
+        platform = replace(
+            memory.platform, start_up_time=real.start_up_time, new_node_start_up=real.new_node_start_up
+        )
+        return replace(memory, platform=platform)
 
     def passed(self, seen: Observation | None, real: Scale, spec: Spec, now: float) -> "Shadow":
         """Return the shadow at ``now``: score the interval since the last call; wake on a request.
@@ -114,10 +118,10 @@ class Shadow:
         after = self
         if seen is not None and 0.0 < now - self.seen_at <= spec.timing.longest_gap:
             after = self._scored(seen, now - self.seen_at, spec.timing.window)
-        incumbent = self.incumbent.told(None if seen is None else seen.process_start_up)
+        incumbent = told(self.incumbent, None if seen is None else seen.process_start_up)
         # What was requested before has started first: a memory knows one change between two reads.
         for scale in (replace(real, desired=self.real.desired), real):
-            incumbent, _ = incumbent.noticed(spec, scale, now)
+            incumbent, _ = noticed(incumbent, spec, scale, now)
         after = replace(after, real=real, seen_at=max(now, self.seen_at), incumbent=incumbent)
         return after.wanted(1, spec, now) if seen and seen.arrival_rate and self.desired == 0 else after
 

@@ -21,7 +21,7 @@ class Situation:
     seen: Observation
     """The newest observation; an empty one is no data."""
     scale: Scale
-    """Its counts, by the platform; after ``decide.recommended`` with own writes over stale reads."""
+    """Its counts, by the platform; after the stage ``platform`` with own writes over stale reads."""
     memory: Memory
     """Its state since earlier reconciles."""
     now: float
@@ -34,6 +34,11 @@ class Situation:
     """Highest CPU of its serving replicas since the last reconcile, as a multiple of the nominal one."""
     bridge: float | None = None
     """Highest CPU factor with which a boost may bridge jumps; None: that of the settings."""
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the last usable data, at most a gap."""
+        return min(max(0.0, self.now - self.memory.seen_at), self.spec.timing.longest_gap)
 
     def after(self, memory: Memory) -> "Situation":
         """Return the same with another memory."""

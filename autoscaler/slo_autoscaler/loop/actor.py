@@ -16,7 +16,7 @@ from slo_autoscaler.http.calls import Calls, DeferredError
 from slo_autoscaler.logs import Changes
 from slo_autoscaler.loop.conflict import FEW, WITHIN, ScalerConflict
 from slo_autoscaler.loop.targets import Fleet, Outcome, Trouble
-from slo_autoscaler.model import Decision, Reason, Scale
+from slo_autoscaler.model import Decision, Hold, Reason, Scale
 from slo_autoscaler.platforms import Platform
 from slo_autoscaler.platforms.leader import Leader
 from slo_autoscaler.show import words
@@ -187,7 +187,7 @@ class Actor:
                 self._recovered(name)
                 targets[name].conflict = conflicts[name]
                 real = outcomes[name].real
-                kept = Decision(None, Reason.SCALE_CHANGED, outcomes[name].decision.inputs)
+                kept = Decision(Hold(Reason.SCALE_CHANGED), outcomes[name].decision.inputs)
                 self._record(name, real, real, kept, leading=True)
             elif isinstance(result, PlatformError):
                 errors += self.failed(name, "act", result)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import PlatformError, UnreadableError
 from slo_autoscaler.http.calls import Calls
-from slo_autoscaler.law.decide import Wish
+from slo_autoscaler.law.decide import Assessment
 from slo_autoscaler.loop.actor import Actor
 from slo_autoscaler.loop.observer import Observed, Observer
 from slo_autoscaler.loop.targets import Fleet, Outcome, Target
@@ -179,7 +179,7 @@ class Controller:
             return False  # decisions would not be applied
         errors = listing.errors + (seen is None)
         targets = self._fleet.targets
-        wishes: dict[str, Wish] = {}
+        assessments: dict[str, Assessment] = {}
         for name, scale in listing.scales.items():
             target = targets[name]
             if isinstance(scale, PlatformError):
@@ -191,28 +191,33 @@ class Controller:
             self._actor.notice(name, scale, now, acts=leading and scale.mode == "active")
             learn = partial(self._observer.learned, name)
             try:
-                wishes[name] = target.recommend((seen or {}).get(name), scale, now, self._wall(), learn)
+                assessments[name] = target.assess((seen or {}).get(name), scale, now, self._wall(), learn)
             except Exception as error:
                 # A bug that one function's numbers trigger must not stop the others.
                 logger.exception("%s: cannot decide", name)
                 why = PlatformError(f"{type(error).__name__}: {error}")
                 errors += self._actor.failed(name, "decide", why)
-        shares = self._fleet.shares(wishes)
+        shares = self._fleet.shares(assessments)
         outcomes: dict[str, Outcome] = {}
         desired: dict[str, int] = {}
-        for name, wish in wishes.items():
-            acts = leading and wish.at.scale.mode == "active"
-            outcomes[name] = outcome = targets[name].decide(wish, shares.get(name), acts=acts)
-            if leading and wish.at.scale.mode in {"active", "recommend"} and wish.bounds is not None:
+        for name, assessment in assessments.items():
+            mode = assessment.at.scale.mode
+            acts = leading and mode == "active"
+            outcomes[name] = outcome = targets[name].decide(assessment, shares.get(name), acts=acts)
+            if (
+                leading
+                and assessment.at.scale.mode in {"active", "recommend"}
+                and assessment.limits is not None
+            ):
                 count = outcome.decision.replicas
-                desired[name] = wish.at.scale.desired if count is None else count
+                desired[name] = assessment.at.scale.desired if count is None else count
         # Replaces all earlier ones: another autoscaler may act on them.
         self._metrics.desires(desired)
         errors += self._actor.apply(outcomes, leading=leading, blind=observed.blind)
         now = self._now()
         there = any(target.conflict.detected(now) for target in targets.values())
         self._metrics.conflicting_scaler(there=there)
-        self._decided_at = now if wishes or listing.empty else self._decided_at
+        self._decided_at = now if assessments or listing.empty else self._decided_at
         self._metrics.reconciled(now - observed.began)
         return errors == 0
 
@@ -288,7 +293,7 @@ class Controller:
         if decided is None or target.memory is None:
             return 1.0
         if (decided.factor > 1.0) != (target.boost > 1.0):
-            logger.info("%s: %s", name, words.boosted(decided, target.memory.start_up(target.spec)))
+            logger.info("%s: %s", name, words.boosted(decided, target.memory.platform.start_up(target.spec)))
         return decided.factor
 
     def _raised(self, target: Target, load: Load, scale: Scale | None, granted: int = 0) -> Outcome | None:

@@ -147,7 +147,10 @@ class Observer:
         if self._restored is not None and past is not None:
             memory = warm(spec, memory, past, self._restored.queried_at)
         rates = self._earlier.rates.pop(name, None)
-        return memory if rates is None else replace(memory, history=memory.history.with_past(rates))
+        if rates is None:
+            return memory
+        history = memory.traffic.history.with_past(rates)
+        return replace(memory, traffic=replace(memory.traffic, history=history))
 
     def listing(self, *, blind: bool) -> Listing:
         """Return the scales of all functions that do not back off; of the known ones if listing fails.

@@ -13,7 +13,7 @@ from typing import Final
 from slo_autoscaler.errors import ApiError, PlatformError
 from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.boost import Boost, boost, needless, nominal
-from slo_autoscaler.law.decide import Wish, agreed, claim, decided, raised, recommended
+from slo_autoscaler.law.decide import Assessment, agreed, assess, claim, concluded, raised
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.shadow import Shadow, imagined
 from slo_autoscaler.law.situation import Situation
@@ -126,17 +126,17 @@ class Target:
         if (self.spec.mode if self.scale is None else self.scale.mode) == "shadow":
             return 0
         last = self.spec.min_replicas if self.scale is None else self.scale.desired
-        asked = None if self.memory is None else self.memory.asked
+        asked = None if self.memory is None else self.memory.platform.asked
         return max(last if self.counted is None else self.counted, 0 if asked is None else asked.replicas)
 
-    def recommend(
+    def assess(
         self,
         seen: Observation | None,
         scale: Scale,
         now: float,
         wall: datetime,
         learn: Callable[[Spec, Memory], Memory],
-    ) -> Wish:
+    ) -> Assessment:
         """Return the recommendation for this reconcile; ``seen`` None: no observation.
 
         ``learn`` returns the memory with what the source recorded earlier.
@@ -157,21 +157,21 @@ class Target:
         boosted, self.boosted = self.boosted, 1.0
         known = seen or Observation()
         known = known if scale.waiting is None else self._rested(known)
-        wish = recommended(self._situation(spec, known, scale, memory, now, wall, boosted))
-        self.memory = wish.at.memory
-        if seen is not None and wish.bounds is not None and scale.waiting is None:
+        assessment = assess(self._situation(spec, known, scale, memory, now, wall, boosted))
+        self.memory = assessment.at.memory
+        if seen is not None and assessment.limits is not None and scale.waiting is None:
             self.observed = now, seen
-        return wish
+        return assessment
 
-    def decide(self, wish: Wish, share: int | None, *, acts: bool) -> Outcome:
+    def decide(self, assessment: Assessment, share: int | None, *, acts: bool) -> Outcome:
         """Return the decision on a recommendation; ``acts``: it may change the replicas."""
-        decision = decided(wish, share)
-        memory = agreed(wish, decision)
+        decision = concluded(assessment, share)
+        memory = agreed(assessment, decision)
         if self.shadow is not None and decision.replicas is not None:
             self.memory = memory
-            self.shadow = self.shadow.wanted(decision.replicas, wish.at.spec, wish.at.now)
-        real = self.scale or wish.at.scale
-        return Outcome(decision, wish.at.scale, real, memory, acts and decision.replicas is not None)
+            self.shadow = self.shadow.wanted(decision.replicas, assessment.at.spec, assessment.at.now)
+        real = self.scale or assessment.at.scale
+        return Outcome(decision, assessment.at.scale, real, memory, acts and decision.replicas is not None)
 
     def raised(
         self,
@@ -266,19 +266,25 @@ class Fleet:
         self.listed = True
         """Whether the platform listed them at the last reconcile."""
 
-    def shares(self, wishes: Mapping[str, Wish]) -> dict[str, int]:
+    def shares(self, assessments: Mapping[str, Assessment]) -> dict[str, int]:
         """Return the replicas of each function that shares a budget."""
         shares: dict[str, int] = {}
         for group, budget in self._budgets.items():
             members = {
-                name: wish
-                for name, wish in wishes.items()
-                if self.targets[name].spec.group == group and wish.at.scale.mode != "shadow"
+                name: assessment
+                for name, assessment in assessments.items()
+                if self.targets[name].spec.group == group and assessment.at.scale.mode != "shadow"
             }
-            taken = sum(wish.at.scale.desired for wish in members.values() if wish.bounds is None)
+            taken = sum(
+                assessment.at.scale.desired for assessment in members.values() if assessment.limits is None
+            )
             # Those that back off or were not read keep their replicas.
-            taken += sum(target.held() for name, target in self._of(group) if name not in wishes)
-            claims = {name: claim(wish) for name, wish in members.items() if wish.bounds is not None}
+            taken += sum(target.held() for name, target in self._of(group) if name not in assessments)
+            claims = {
+                name: claim(assessment)
+                for name, assessment in members.items()
+                if assessment.limits is not None
+            }
             shares |= allocate(claims, budget - taken)
         return shares
 

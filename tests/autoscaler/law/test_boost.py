@@ -15,7 +15,7 @@ from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
 from slo_autoscaler.settings.spec import Boost, Timing
 from slo_autoscaler.signals.record import Observation
-from support.builders import a_spec, observations, scales, seen
+from support.builders import a_spec, observations, remembering, scales, seen
 from support.fuzzing import fuzzed
 
 SPEC = a_spec(boost=Boost(max_factor=3.0), max_replicas=30)
@@ -52,7 +52,7 @@ def test_boost_counts_no_streams_that_the_replicas_hold():
 
 def test_boost_covers_what_a_capacity_lacks_that_is_measured_to_be_half():
     half = situation(seen(direct_rate=290.0))
-    half = half.after(replace(half.memory, calibration=Calibration(0.5)))
+    half = half.after(remembering(half.memory, calibration=Calibration(0.5)))
     assert boost(half, 1.0).needed == 6
 
 
@@ -77,7 +77,7 @@ def factors(seconds, scale=THREE, observation=SLOW, **changes):
     for now in range(1, seconds):
         at = Situation(spec, observation, scale, memory, float(now), boost=factor)
         if now % 5 == 0:
-            memory = replace(decide(at)[1], asked=None)
+            memory = remembering(decide(at)[1], asked=None)
         factor = boost(nominal(replace(at, memory=memory)), factor).factor
         in_force.append(factor)
     return in_force
@@ -88,7 +88,7 @@ def factors(seconds, scale=THREE, observation=SLOW, **changes):
 def test_needless_boost_is_none(observation, scale, rate, inside, calibrated):
     direct = replace(observation, direct_rate=rate, direct_in_flight=inside)
     at = situation(direct, scale, HELD)
-    at = nominal(at.after(replace(at.memory, calibration=Calibration(calibrated))))
+    at = nominal(at.after(remembering(at.memory, calibration=Calibration(calibrated))))
     if needless(observation, scale, at.memory, rate, inside):
         assert boost(at, 1.0).factor == 1.0
 
@@ -96,7 +96,7 @@ def test_needless_boost_is_none(observation, scale, rate, inside, calibrated):
 def test_needless_is_a_boost_of_replicas_that_serve_with_room_and_none_while_one_is_in_the_windows():
     memory = Memory.initial(THREE, 0.0)
     assert needless(seen(), THREE, memory, 200.0, 50.0)
-    assert not needless(seen(), THREE, replace(memory, boosts=((0.0, 2.0),)), 200.0, 50.0)
+    assert not needless(seen(), THREE, remembering(memory, boosts=((0.0, 2.0),)), 200.0, 50.0)
 
 
 def test_boost_that_bridges_nothing_ends_until_the_capacity_counts_again():
@@ -152,7 +152,7 @@ def test_boost_is_between_nominal_and_the_maximum(observation, scale, most, befo
 def test_what_a_replica_gains_by_its_boost_teaches_nothing(story):
     scale = Scale(3, 3)
     _, memory = decide(Situation(HELD, seen(), scale, Memory.initial(scale, 0.0), 0.0))
-    calibration, now, faster = memory.calibration, 0.0, memory
+    calibration, now, faster = memory.replica.calibration, 0.0, memory
     for observation, gap, speed, service_time in story:
         now += gap
         as_before = replace(observation, capacity=100.0, concurrency=None, service_time_single=0.025)
@@ -160,17 +160,17 @@ def test_what_a_replica_gains_by_its_boost_teaches_nothing(story):
         boosted = replace(as_before, capacity=speed * 100.0, service_time_single=service_time)
         same, faster = decide(Situation(HELD, boosted, scale, faster, now, boost=2.0))
         assert decision.replicas == same.replicas
-        assert memory.calibration == calibration
+        assert memory.replica.calibration == calibration
     assert memory == faster
 
 
 @pytest.mark.parametrize("boosts", [(), ((10.0, 2.0),)], ids=["nominal", "boosted"])
 def test_lateness_is_compared_with_the_prediction_unless_a_boost_is_in_the_windows(boosts):
-    settled = replace(
+    settled = remembering(
         Memory.initial(THREE, 0.0), overloaded_at=-1e6, boosts=boosts, nominal=(100.0, None, None)
     )
     _, memory = decide(Situation(HELD, seen(rate=250.0, burn_short=9.0), THREE, settled, 20.0))
-    assert (memory.calibration == settled.calibration) == bool(boosts)
+    assert (memory.replica.calibration == settled.replica.calibration) == bool(boosts)
 
 
 def test_what_boosted_replicas_export_does_not_count():
@@ -203,7 +203,7 @@ def test_boost_at_the_maximum_count_pauses_once_an_hour_for_the_capacity_of_nomi
 
 
 def test_capacity_counts_again_once_the_boost_has_left_the_windows():
-    memory = replace(Memory.initial(THREE, 0.0), boosts=((10.0, 2.0),))
+    memory = remembering(Memory.initial(THREE, 0.0), boosts=((10.0, 2.0),))
     during = nominal(Situation(HELD, seen(capacity=300.0), THREE, memory, 50.0))
     after = nominal(Situation(HELD, seen(capacity=110.0), THREE, memory, 50.1))
     assert (during.seen.capacity, after.seen.capacity) == (None, 110.0)

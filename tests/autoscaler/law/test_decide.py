@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from slo_autoscaler.law.allocate import allocate
 from slo_autoscaler.law.base.budget import Budget
 from slo_autoscaler.law.base.needs import Needs
-from slo_autoscaler.law.decide import claim, decide, decided, raised, recommended
+from slo_autoscaler.law.decide import assess, claim, concluded, decide, raised
 from slo_autoscaler.law.foresight.history import History
 from slo_autoscaler.law.foresight.scenarios import Followed
 from slo_autoscaler.law.memory import Memory, Refusal, TooFew
+from slo_autoscaler.law.platform import noticed
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.settings.schedule import Hold, ScheduleEntry
 from slo_autoscaler.settings.spec import FurtherMetric, ScaleDown, ScaleUp
 from slo_autoscaler.signals.record import Observation
-from support.builders import a_spec, observations, scales, seen, specs
+from support.builders import a_spec, observations, remembering, scales, seen, specs
 from support.fuzzing import fuzzed
 
 EMPTY, ONE, TWO, FIVE = Scale(0, 0, waiting=0.0), Scale(1, 1), Scale(2, 2), Scale(5, 5)
@@ -163,11 +164,13 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
     *_, (_, _, _, memory, now) = play(spec, scale, story)
     scale = replace(scale, desired=max(1, limits_of(spec, scale)[1]), available=1)
     _, held = decide(Situation(spec, nothing or Observation(), scale, memory, now + gap))
-    assert (held.needs, held.history, held.budget) == (
-        memory.needs, memory.history, memory.budget
-    )  # fmt: skip
+    assert held.step.needs == memory.step.needs
+    assert held.traffic.history == memory.traffic.history
+    assert held.need.budget == memory.need.budget
     decision, _ = decide(Situation(spec, resting, scale, held, now + gap + 5.0))
-    most = memory.needs.highest(memory.stabilization(spec) - 2.0 * spec.timing.interval)
+    most = memory.step.needs.highest(
+        max(memory.platform.start_up(spec), spec.scale_down.stabilization_window) - 2.0 * spec.timing.interval
+    )
     assert decision.replicas is None or decision.replicas >= min(most, scale.desired)
 
 
@@ -194,12 +197,12 @@ def test_what_is_read_directly_only_raises_and_teaches_nothing_but_the_need(spec
         if found is None:
             continue
         decision, after = found
-        _, taken = memory.noticed(spec, before, now)
+        _, taken = noticed(memory.platform, spec, before, now)
         assert before.desired < decision.replicas <= highest
         assert decision.replicas <= max(lowest, taken.desired + free)
         assert rate > observation.capacity * before.desired
         unlike = {"too_few": None, "asked": None, "scaled_at": None, "scaled_up_at": None, "needs": Needs()}
-        assert replace(after, **unlike) == replace(memory, **unlike)
+        assert remembering(after, **unlike) == remembering(memory, **unlike)
 
 
 def test_a_step_that_is_read_directly_is_followed_once():
@@ -256,13 +259,13 @@ class Case:
 
     def wish(self):
         spec = a_spec(**{"longest_gap": math.inf} | self.spec)
-        memory = replace(Memory.initial(self.scale, 0.0), needs=Needs())
-        memory = replace(memory, **self.memory)
+        memory = remembering(Memory.initial(self.scale, 0.0), needs=Needs())
+        memory = remembering(memory, **self.memory)
         seen = self.observation or Observation()
-        return recommended(Situation(spec, seen, self.scale, memory, LATER, MOMENT, self.by_hand))
+        return assess(Situation(spec, seen, self.scale, memory, LATER, MOMENT, self.by_hand))
 
     def decide(self):
-        return decided(self.wish(), self.share)
+        return concluded(self.wish(), self.share)
 
     def claim(self):
         return claim(self.wish())
@@ -475,7 +478,7 @@ def test_hold_teaches_what_the_same_time_without_it_teaches(spec, scale, story, 
     for observation, before, _, memory, now in play(spec, scale, story):
         at = Situation(spec, observation or Observation(), before, memory, now, MOMENT)
         held = replace(at, scale=on_hold(before, replicas))
-        assert recommended(held).at.memory == recommended(at).at.memory
+        assert assess(held).at.memory == assess(at).at.memory
 
 
 @given(specs, scales, stories, st.none() | st.integers(1, 9), st.sampled_from([None, 0, 3]))
@@ -484,7 +487,7 @@ def test_hold_gives_its_count_whatever_is_observed(spec, scale, story, replicas,
     memory = Memory.initial(scale, 0.0)
     for observation, _ in story:
         at = Situation(spec, observation or Observation(), on_hold(scale, replicas), memory, 5.0, MOMENT)
-        decision = decided(recommended(at), share if count == scale.desired else None)
+        decision = concluded(assess(at), share if count == scale.desired else None)
         assert (decision.replicas or scale.desired) == count
 
 
@@ -537,7 +540,7 @@ def test_a_platform_that_does_not_give_zero_is_asked_again_after_another_period(
 @pytest.mark.parametrize("partial", [{"up_replicas": 1.0}, {"rated_replicas": 1.0}])
 def test_a_replica_that_is_not_seen_is_no_evidence_of_idleness(partial):
     *_, (_, _, _, memory, _) = play(IDLING, TWO, [(replace(resting, **partial), 5.0)] * 20)
-    assert memory.idle_since is None
+    assert memory.traffic.idle_since is None
 
 
 def test_a_stale_read_of_an_own_write_neither_scales_down_nor_is_a_refusal():
@@ -548,7 +551,7 @@ def test_a_stale_read_of_an_own_write_neither_scales_down_nor_is_a_refusal():
         now += 5.0
         decision, memory = decide(Situation(spec, seen(rate=700.0), Scale(desired, 4), memory, 5.0 + now))
         assert decision.replicas is None or decision.replicas >= 8
-        assert memory.refusal is None
+        assert memory.platform.refusal is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What each policy wants where ``recommend`` is not asked, and the properties that all have."""
+"""What each policy wants without a prediction, and the properties that all have."""
 
 from dataclasses import replace
 
@@ -7,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.decide import decide
+from slo_autoscaler.law.latency import latency_at_objective, wilson
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.policies import POLICIES, latency_at_objective, proportional, slo, wilson
+from slo_autoscaler.law.platform import standing
+from slo_autoscaler.law.policies import POLICIES, proportional, slo
 from slo_autoscaler.law.situation import Situation
-from slo_autoscaler.model import Reason, Scale
+from slo_autoscaler.model import Need, Reason, Scale
 from slo_autoscaler.signals.record import Observation
-from support.builders import a_spec, observations, scales, seen, specs
+from support.builders import a_spec, observations, remembering, scales, seen, specs
 
 ONE, TWO, FOUR = Scale(1, 1), Scale(2, 2), Scale(4, 4)
 LATER = 1000.0
@@ -20,9 +22,14 @@ SPEC = a_spec(utilization_target=0.8)
 
 
 def ask(policy, observation, scale=TWO, spec=SPEC, **memory):
-    memory = replace(Memory.initial(scale, 0.0), **memory)
-    found, _ = policy(Situation(spec, observation, scale, memory, LATER))
-    return found.replicas, found.reason
+    memory = remembering(Memory.initial(scale, 0.0), **memory)
+    return asked(policy, Situation(spec, observation, scale, memory, LATER))
+
+
+def asked(policy, at):
+    """Return the count that the policy needs, or holds, and why."""
+    need, _ = policy(at, standing(at)[0])
+    return need.count if isinstance(need, Need) else at.scale.desired, need.because
 
 
 @settings(max_examples=50)
@@ -43,14 +50,16 @@ def test_every_policy_gives_a_count_and_none_less_for_more_load(spec, observatio
             if (value := getattr(observation, name)) is not None
         },
     )
-    for policy in [each.recommend for each in POLICIES.values()]:
+    for policy in [each.need for each in POLICIES.values()]:
         memory = Memory.initial(scale, 0.0)
         both = (observation, loaded)
         if policy is slo:
             both = tuple(replace(each, burn_short=None) for each in both)
-        (before, _), (after, _) = (policy(Situation(spec, each, scale, memory, LATER)) for each in both)
-        assert isinstance(after.replicas, int)
-        assert after.replicas >= before.replicas
+        (before, _), (after, _) = (
+            asked(policy, Situation(spec, each, scale, memory, LATER)) for each in both
+        )
+        assert isinstance(after, int)
+        assert after >= before
 
 
 @pytest.mark.parametrize(
@@ -81,7 +90,7 @@ def test_proportional_is_the_law_of_the_hpa_and_holds_when_latency_says_nothing(
 
 def test_a_capacity_of_zero_holds_while_requests_come_and_one_replica_is_enough_without():
     assert ask(slo, seen(capacity=0.0), FOUR) == (4, Reason.WILL_NOT_HELP)
-    assert ask(slo, seen(capacity=0.0, rate=0.0), FOUR) == (1, Reason.LOAD_BELOW_CAPACITY)
+    assert ask(slo, seen(capacity=0.0, rate=0.0), FOUR) == (1, Reason.NO_TRAFFIC)
 
 
 MISSED = {"capacity": None, "attainment": 0.9}

@@ -154,7 +154,7 @@ def test_start_up_of_virtual_replicas_is_that_which_real_ones_show():
         shadow = shadow.passed(observed, real, SPEC, float(now))
     shadow = shadow.wanted(6, SPEC, 60.0)
     assert [shadow.scale(real, now).available for now in (89.0, 96.0)] == [shadow.desired - 4, 6]
-    assert shadow.taught(Memory.initial(REAL, 0.0)).start_up(SPEC) == pytest.approx(35.0)
+    assert shadow.taught(Memory.initial(REAL, 0.0)).platform.start_up(SPEC) == pytest.approx(35.0)
 
 
 @pytest.mark.parametrize(

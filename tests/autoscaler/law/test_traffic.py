@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from autoscaler.law.fluid import Function
 from slo_autoscaler.model import Decision, Reason
-from support.builders import a_spec
+from support.builders import a_spec, remembering
 from support.fuzzing import fuzzed
 
 
 def budget_of(function: Function) -> float:
     memory, spec = function.memory, function.spec
-    return memory.budget.remaining(spec.budget_period)
+    return memory.need.budget.remaining(spec.budget_period)
 
 
 def peaks(every: float, length: float, high: float, base: float = 100.0):
@@ -178,7 +178,7 @@ def test_one_of_ten_replicas_that_never_serves_blocks_no_other():
     list(function.play(lambda _: 1500.0, 120.0))
     assert function.replicas > 15
     assert function.late(since=60.0) <= 0.02
-    assert function.memory.start_up(function.spec) <= 2 * function.start_up, "it never started"
+    assert function.memory.platform.start_up(function.spec) <= 2 * function.start_up, "it never started"
 
 
 def test_what_a_redeployment_takes_away_during_a_ramp_is_asked_for_again_at_once():
@@ -221,7 +221,8 @@ def test_a_peak_of_the_day_before_is_prepared_for_where_the_days_are_alike():
     function = Function(a_spec(max_replicas=20), replicas=2)
     list(function.play(rates, HOUR))
     minutes = [(60.0 * number, rates(60.0 * number - 30.0)) for number in range(1, 240)]
-    function.memory = replace(function.memory, history=function.memory.history.with_past([minutes]))
+    history = function.memory.traffic.history.with_past([minutes])
+    function.memory = remembering(function.memory, history=history)
     list(function.play(rates, HOUR))
     assert function.scale.available >= 3
     list(function.play(rates, 300.0))

@@ -14,7 +14,7 @@ from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.zero import rested
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.signals.record import Observation
-from support.builders import a_spec, observations, seen, specs
+from support.builders import a_spec, observations, remembering, seen, specs
 
 EMPTY = Scale(0, 0, waiting=0.0)
 PERIOD, FIRST = 60, 23
@@ -35,18 +35,18 @@ def peaks(last):
 def test_function_without_replicas_gets_some_if_and_only_if_requests_come(spec, last, waiting, now):
     scale = replace(EMPTY, waiting=waiting)
     known = rested(last, Observation())
-    memory = replace(Memory.initial(scale, 0.0), idle_since=0.0)
+    memory = remembering(Memory.initial(scale, 0.0), idle_since=0.0)
     decision, after = decide(Situation(spec, known, scale, memory, now))
     if waiting:
         lowest = min(max(1, spec.min_replicas), spec.max_replicas)
         assert lowest <= decision.replicas <= spec.max_replicas
         assert decision.reason is Reason.REQUESTS_WAIT
         between, then = raised(Situation(spec, known, scale, memory, now), math.inf)
-        assert (between.replicas, then.idle_since) == (decision.replicas, None)
+        assert (between.replicas, then.traffic.idle_since) == (decision.replicas, None)
     else:
         assert (decision.replicas, decision.reason) == (None, Reason.SCALED_TO_ZERO)
         assert raised(Situation(spec, known, scale, memory, now), math.inf) is None
-    assert after.idle_since is None
+    assert after.traffic.idle_since is None
 
 
 def test_function_without_replicas_wakes_for_a_request_that_one_still_serving_has_had():
@@ -68,7 +68,7 @@ def test_rested_keeps_what_replicas_told_and_no_load(last, now):
 
 def test_zero_wakes_one_start_up_before_the_load_returns_and_not_earlier():
     spec, memory = a_spec(start_up_time=10.0), Memory.initial(EMPTY, 0.0)
-    memory = replace(memory, history=peaks(180))
+    memory = remembering(memory, history=peaks(180))
     known, due = rested(quiet, Observation()), (FIRST + 3 * PERIOD) * SLOT
     woken = []
     for now in range(900, int(due), 5):
@@ -82,7 +82,7 @@ def test_zero_wakes_one_start_up_before_the_load_returns_and_not_earlier():
 @pytest.mark.parametrize(("now", "idle"), [(900.0, True), (1000.0, False)])
 def test_idle_function_whose_load_is_about_to_return_does_not_go(now, idle):
     one, spec = Scale(1, 1), a_spec(scale_to_zero_after=60.0)
-    memory = replace(Memory.initial(one, 0.0), idle_since=0.0, seen_at=now - 5.0, history=peaks(180))
+    memory = remembering(Memory.initial(one, 0.0), idle_since=0.0, seen_at=now - 5.0, history=peaks(180))
     decision, _ = decide(Situation(spec, quiet, one, memory, now))
     assert (decision.replicas == 0, decision.reason is Reason.IDLE) == (idle, idle)
 
@@ -93,6 +93,6 @@ def test_zero_counts_what_followed_rest_before():
     history = History()
     for slot in range(400):
         history = history.after([(slot * SLOT, 250.0 if slot % 8 >= 4 else 0.0)], 15.0)
-    memory = replace(Memory.initial(scale, 0.0), history=replace(history, period=0))
+    memory = remembering(Memory.initial(scale, 0.0), history=replace(history, period=0))
     decision, _ = decide(Situation(spec, rested(quiet, Observation()), scale, memory, 2000.0))
     assert decision.replicas >= 3

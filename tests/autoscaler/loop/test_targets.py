@@ -332,14 +332,14 @@ def test_function_holds_of_a_budget_what_it_has_or_has_requested(target, replica
 def test_function_without_replicas_keeps_what_its_last_ones_told():
     target, untold = Target(a_spec()), replace(seen(), capacity=None)
     for scale, observation in ((Scale(1, 1), seen(capacity=80.0)), (Scale(0, 0, waiting=1.0), untold)):
-        target.recommend(observation, scale, 0.0, NOON, lambda _, memory: memory)
+        target.assess(observation, scale, 0.0, NOON, lambda _, memory: memory)
     assert target.lately(None, 0.0).capacity == 80.0
 
 
 def test_what_virtual_replicas_would_have_shown_is_unknown_after_a_change_of_the_mode():
     target = Target(a_spec())
     for observation, mode in ((seen(), "shadow"), (None, "active")):
-        target.recommend(observation, Scale(1, 1, mode=mode), 0.0, NOON, lambda _, memory: memory)
+        target.assess(observation, Scale(1, 1, mode=mode), 0.0, NOON, lambda _, memory: memory)
     assert target.lately(None, 0.0) is None
 
 
@@ -347,5 +347,5 @@ def test_count_that_follows_a_recommendation_is_a_change_whoever_made_it():
     target = Target(a_spec())
     for now, count in ((0.0, 1), (5.0, 3)):
         scale = Scale(count, 1, mode="recommend")
-        target.recommend(seen(), scale, now, NOON, lambda _, memory: memory)
-    assert target.memory.scaled_up_at == 5.0
+        target.assess(seen(), scale, now, NOON, lambda _, memory: memory)
+    assert target.memory.step.scaled_up_at == 5.0

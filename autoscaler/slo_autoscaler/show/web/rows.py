@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from slo_autoscaler.law.policies import wilson
+from slo_autoscaler.law.latency import wilson
 from slo_autoscaler.show import words
 from slo_autoscaler.show.web.listener import Decisions
 from slo_autoscaler.show.web.reader import Health, Reader

@@ -7,13 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.base.calibration import Calibration
-from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.memory import Memory, Requests
+from slo_autoscaler.law.platform import noticed, told
+from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.law.step import margin
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
-from support.builders import a_spec
+from slo_autoscaler.signals.record import Observation
+from support.builders import a_spec, remembering
 
 SPEC = a_spec(start_up_time=10.0, cap_retry=300.0)
 STEP = 5.0
+
+
+def notice(memory, scale, now):
+    requests, taken = noticed(memory.platform, SPEC, scale, now)
+    return replace(memory, platform=requests), taken
 
 
 def read(memory, *counts, now=0.0, available=None):
@@ -22,7 +31,7 @@ def read(memory, *counts, now=0.0, available=None):
     for desired in counts:
         now += STEP
         serving = desired if available is None else available
-        memory, taken = memory.noticed(SPEC, Scale(desired, serving), now)
+        memory, taken = notice(memory, Scale(desired, serving), now)
     return memory, taken.desired
 
 
@@ -39,13 +48,13 @@ def test_a_refusal_is_what_several_reads_in_a_row_say_and_ends_when_more_is_give
     memory = asking(before, asked)
     for number, count in enumerate(counts):
         memory, taken = read(memory, count, now=number * STEP)
-        if memory.refusal is None:
+        if memory.platform.refusal is None:
             assert taken in (count, asked)
             continue
         assert number + 1 >= TUNING.refused_after_reads
-        assert before <= memory.refusal.granted < asked
+        assert before <= memory.platform.refusal.granted < asked
         assert all(before <= each < asked for each in counts[: TUNING.refused_after_reads])
-        assert count <= memory.refusal.granted
+        assert count <= memory.platform.refusal.granted
 
 
 @pytest.mark.parametrize(
@@ -70,15 +79,15 @@ def test_a_read_after_an_ask_is_stale_the_platforms_word_or_somebody_elses(
 ):
     memory, found = read(asking(before, asked), *counts)
     assert found == taken
-    assert (memory.refusal and memory.refusal.granted) == granted
+    assert (memory.platform.refusal and memory.platform.refusal.granted) == granted
 
 
 def starts(*reads):
     """Return the start-up time learned from reads at (desired, available), one a step."""
     memory = Memory.initial(Scale(*reads[0]), 0.0)
     for number, (desired, available) in enumerate(reads):
-        memory, _ = memory.noticed(SPEC, Scale(desired, available), number * STEP)
-    return memory.start_up_time, memory.stuck(SPEC, (len(reads) - 1) * STEP)
+        memory, _ = notice(memory, Scale(desired, available), number * STEP)
+    return memory.platform.start_up_time, memory.platform.stuck(SPEC, (len(reads) - 1) * STEP)
 
 
 @pytest.mark.parametrize(
@@ -107,15 +116,15 @@ def test_replicas_that_waited_for_a_node_teach_a_time_that_counts_while_one_does
     reads = [two, six, six, replace(six, available=4), *[replace(six, available=4, unschedulable=0)] * 16]
     memory = Memory.initial(two, 0.0)
     for number, scale in enumerate([*reads, replace(six, available=6, unschedulable=0)]):
-        memory, _ = memory.noticed(SPEC, scale, number * STEP)
-    assert (memory.start_up_time, memory.new_node_start_up) == (10.0, 95.0)
-    assert memory.start_up(SPEC) == 10.0
-    waiting, _ = memory.noticed(SPEC, Scale(7, 6, unschedulable=1), 200.0)
-    assert waiting.start_up(SPEC) == 95.0
-    again, _ = waiting.noticed(SPEC, Scale(7, 6, unschedulable=0), 205.0)
-    assert again.start_up(SPEC) == 95.0, "its node is there, its image is not"
-    called_back, _ = again.noticed(SPEC, Scale(6, 6, unschedulable=0), 210.0)
-    assert called_back.start_up(SPEC) == 10.0
+        memory, _ = notice(memory, scale, number * STEP)
+    assert (memory.platform.start_up_time, memory.platform.new_node_start_up) == (10.0, 95.0)
+    assert memory.platform.start_up(SPEC) == 10.0
+    waiting, _ = notice(memory, Scale(7, 6, unschedulable=1), 200.0)
+    assert waiting.platform.start_up(SPEC) == 95.0
+    again, _ = notice(waiting, Scale(7, 6, unschedulable=0), 205.0)
+    assert again.platform.start_up(SPEC) == 95.0, "its node is there, its image is not"
+    called_back, _ = notice(again, Scale(6, 6, unschedulable=0), 210.0)
+    assert called_back.platform.start_up(SPEC) == 10.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from([0.0, 5.0, 700.0, -50.0]))))
@@ -123,9 +132,9 @@ def test_whatever_is_read_each_replica_is_awaited_once_and_start_ups_are_bounded
     memory, now = Memory.initial(Scale(1, 1), 0.0), 0.0
     for desired, available, gap in reads:
         now += gap
-        memory, scale = memory.noticed(SPEC, Scale(desired, available), now)
-        assert len(memory.pending) == scale.pending
-        assert memory.start_up_time is None or 0.0 <= memory.start_up_time <= TUNING.longest_start_up
+        memory, scale = notice(memory, Scale(desired, available), now)
+        assert len(memory.platform.pending) == scale.pending
+        assert 0.0 <= (memory.platform.start_up_time or 0.0) <= TUNING.longest_start_up
 
 
 @given(reads)
@@ -134,13 +143,15 @@ def test_for_other_replicas_what_was_learned_stays_and_what_was_asked_or_awaited
     for number, count in enumerate(counts):
         memory, _ = read(memory, count, now=number * STEP, available=1)
     learned = Calibration(0.5, believed=0.5)
-    memory = replace(memory, start_up_time=20.0, idle_since=3.0, calibration=learned)
+    memory = remembering(memory, start_up_time=20.0, idle_since=3.0, calibration=learned)
     moved, now = memory.elsewhere(Scale(5, 4), 100.0), 105.0
-    assert (moved.asked, moved.refusal, moved.idle_since, moved.scaled_at) == (None, None, None, None)
-    assert (moved.start_up_time, moved.budget, moved.calibration) == (20.0, memory.budget, learned)
-    assert moved.needs.highest(0.0) == 5, "no dip"
-    seen, scale = moved.noticed(SPEC, Scale(5, 4), now)
-    assert (scale.desired, seen.stuck(SPEC, now)) == (5, 0)
+    assert (moved.platform.asked, moved.platform.refusal) == (None, None)
+    assert (moved.traffic.idle_since, moved.step.scaled_at) == (None, None)
+    assert (moved.platform.start_up_time, moved.need.budget) == (20.0, memory.need.budget)
+    assert moved.replica.calibration == learned
+    assert moved.step.needs.highest(0.0) == 5, "no dip"
+    after, scale = notice(moved, Scale(5, 4), now)
+    assert (scale.desired, after.platform.stuck(SPEC, now)) == (5, 0)
 
 
 def undone(memory, now, rate=400.0):
@@ -151,7 +162,7 @@ def undone(memory, now, rate=400.0):
 
 def test_a_count_that_had_to_be_taken_back_is_not_tried_again_until_the_load_of_a_replica_is_less():
     memory = undone(Memory.initial(Scale(5, 5), 0.0), 0.0)
-    assert [memory.kept(rate, 60.0) for rate in (400.0, 390.0, 320.0, 80.0)] == [5, 5, 4, 1]
+    assert [memory.step.kept(rate, 60.0) for rate in (400.0, 390.0, 320.0, 80.0)] == [5, 5, 4, 1]
 
 
 def test_a_count_that_is_too_low_again_and_again_is_tried_less_and_less_often():
@@ -159,7 +170,7 @@ def test_a_count_that_is_too_low_again_and_again_is_tried_less_and_less_often():
     for _ in range(5):
         memory = undone(memory, now)
         begin = now = now + 30.0
-        while memory.kept(400.0, now) == 5:
+        while memory.step.kept(400.0, now) == 5:
             now += 30.0
         waits.append(now - begin)
     assert waits == sorted(waits)
@@ -169,19 +180,20 @@ def test_a_count_that_is_too_low_again_and_again_is_tried_less_and_less_often():
 def test_a_rise_long_after_a_descent_does_not_show_that_fewer_were_too_few():
     memory = Memory.initial(Scale(5, 5), 0.0).scaled(Scale(5, 5), 4, 0.0, rate=400.0)
     memory = memory.scaled(Scale(4, 4), 5, TUNING.undone_within + 1.0, rate=400.0)
-    assert memory.kept(400.0, TUNING.undone_within + 2.0) == 0
+    assert memory.step.kept(400.0, TUNING.undone_within + 2.0) == 0
 
 
 def test_scaled_second_rise_does_not_show_that_fewer_were_too_few():
     memory = Memory.initial(Scale(4, 4), 0.0).scaled(Scale(4, 4), 5, 0.0, rate=400.0)
-    assert memory.scaled(Scale(5, 5), 6, 30.0, rate=400.0).kept(400.0, 31.0) == 0
+    assert memory.scaled(Scale(5, 5), 6, 30.0, rate=400.0).step.kept(400.0, 31.0) == 0
 
 
 def test_margin_is_the_start_up_over_the_time_that_the_count_has_stayed():
     memory = asking(2, 3)
-    assert [memory.margin(SPEC, now) for now in (0.0, 10.0, 990.0)] == [1.0, 0.5, 0.01]
-    assert Memory.initial(Scale(2, 2), 0.0).margin(SPEC, 5.0) == 0.0
+    at = Situation(SPEC, Observation(), Scale(3, 3), memory, 0.0)
+    assert [margin(replace(at, now=now)) for now in (0.0, 10.0, 990.0)] == [1.0, 0.5, 0.01]
+    assert margin(replace(at, memory=Memory.initial(Scale(2, 2), 0.0))) == 0.0
 
 
 def test_start_up_that_replicas_report_is_bounded():
-    assert Memory.initial(Scale(1, 1), 0.0).told(1e6).start_up(SPEC) == TUNING.longest_start_up
+    assert told(Requests(), 1e6).start_up(SPEC) == TUNING.longest_start_up
