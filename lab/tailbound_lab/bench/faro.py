@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from tailbound_lab.bench.rig.pool import play_all
-from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
+from tailbound_lab.bench.rig.record import Record, Row, Run, markdown
 from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate.cluster import Law, Outcome, Setting, run
-from tailbound_lab.simulate.split import ByLatency, FairShare, LateTable, Ours
+from tailbound_lab.simulate.split import ByLatency, LateTable, Ours, fair_share
 
 TRACE: Final = Path("faro10") / "counts.jsonl"
 """Path of the trace in the folder of traces; its own folder may be missing."""
@@ -34,29 +34,23 @@ NEAR: Final = 0.02
 
 OURS: Final = "ours"
 ONE_CHANGE: Final = "ours, one change at a time"
-LAWS: Final = ("FairShare", "AIAD", "Oneshot", ONE_CHANGE, OURS)
+FAIR_SHARE: Final = "FairShare"
+LAWS: Final = (FAIR_SHARE, "AIAD", "Oneshot", ONE_CHANGE, OURS)
 
 POISSON: Final = "Poisson in each minute"
 OVERLAPPING: Final = "Faro's generator"
 ARRIVALS: Final = (OVERLAPPING, POISSON)
 
-Published = Mapping[str, tuple[float, float | None, float | None]]
-"""Violations, utility, replicas of each law."""
+Published = Mapping[str, tuple[float, float | None]]
+"""Violations and replicas of each law."""
 
 PUBLISHED: Final[Mapping[tuple[int, int], Published]] = {
     (10, 32): {
-        "Faro-FairSum": (0.0314, 9.22, 31.7),
-        "MArk / Cocktail / Barista": (0.142, 8.23, 31.7),
-        "FairShare": (0.163, None, None),
-        "AIAD": (0.095, 8.29, 29.9),
-        "Oneshot": (0.369, 5.63, 30.5),
-    },
-    (10, 100): {
-        "Faro-FairSum": (0.0058, None, 39.6),
-        "Faro-FairSum, another variant": (0.0082, None, 37.1),
-        "MArk / Cocktail / Barista": (0.0088, None, 38.2),
-        "AIAD": (0.070, None, 31.4),
-        "Oneshot": (0.067, None, 71.1),
+        "Faro-FairSum": (0.0314, 31.7),
+        "MArk / Cocktail / Barista": (0.142, 31.7),
+        "FairShare": (0.163, None),
+        "AIAD": (0.095, 29.9),
+        "Oneshot": (0.369, 30.5),
     },
 }
 """By jobs and cap, from Faro's result files."""
@@ -76,27 +70,15 @@ class Play:
         """Return Faro's setting with these arrivals; Kubernetes does not wait for the last change."""
         return replace(Setting(), overlapping=self.arrivals == OVERLAPPING, one_change=self.law != OURS)
 
-    def make(self) -> Law:
-        """Return the policy in its initial state."""
-        match self.law:
-            case "FairShare":
-                return FairShare()
-            case "AIAD" | "Oneshot":
-                return ByLatency(one_shot=self.law == "Oneshot")
-        say(f"{self.law}, {self.arrivals}: playing steady traffic for the table of late shares")
-        return Ours(LateTable(self.setting), OBJECTIVE)
-
     def played(self) -> Outcome:
         """Return the outcome of all requests."""
-        law = self.make()
-        return run(
-            self.counts,
-            self.cap,
-            law,
-            SEED,
-            self.setting,
-            lambda share: say(f"{self.law}, {self.arrivals}: {share:.0%}"),
-        )
+        law: Law = fair_share
+        if self.law in ("AIAD", "Oneshot"):
+            law = ByLatency(one_shot=self.law == "Oneshot")
+        elif self.law != FAIR_SHARE:
+            law = Ours(LateTable(self.setting), OBJECTIVE)
+        replicas = self.cap // len(self.counts) if self.law == FAIR_SHARE else 1
+        return run(self.counts, self.cap, law, SEED, self.setting, replicas)
 
 
 def read(folder: Path) -> list[list[int]]:
@@ -146,7 +128,6 @@ def main(options: argparse.Namespace, run: Run) -> int:
     if options.json:
         for cap in options.cap:
             line = {"cap": cap, **asdict(Play(POISSON, OURS, counts, cap).played())}
-            del line["requests"]
             sys.stdout.write(f"{json.dumps(line)}\n")
         return 0
     plays = [
@@ -180,7 +161,7 @@ def _cluster(jobs: int, cap: int, rows: Iterable[Row]) -> str:
     played = {(row["arrivals"], row["law"]): row for row in rows if (row["jobs"], row["cap"]) == (jobs, cap)}
     lines = []
     for law in dict.fromkeys((*published, *LAWS)):
-        violations, _, replicas = published.get(law, (None, None, None))
+        violations, replicas = published.get(law, (None, None))
         both = [played.get((arrivals, law), {}) for arrivals in ARRIVALS]
         cells = [_figure(violations, "{:.2%}"), *(_figure(row.get("violations"), "{:.2%}") for row in both)]
         cells += [_figure(replicas, "{:.1f}"), _figure(both[0].get("replicas"), "{:.1f}")]

@@ -10,7 +10,6 @@ import argparse
 import json
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from urllib3.exceptions import HTTPError
 
-from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
+from tailbound_lab.bench.rig.record import Record, Row, Run, listed, say
+from tailbound_lab.bench.rig.ticker import every
 from tailbound_lab.load.records import BenchError
 
 ARMS: Final = Path(__file__).with_name("node_arms.yaml")
@@ -42,6 +42,14 @@ DAY: Final = ((0.15, 8.0), (0.45, 30.0), (0.52, 14.0), (0.62, 34.0), (0.72, 12.0
 """(share of the day at which it ends, requests/s): morning, peak, lull, jump, evening, night."""
 PEAK: Final = 1
 """The part of ``DAY`` that rises and falls; the others are constant."""
+COLUMNS: Final = {
+    "scaler": "{system}",
+    "late or failed": "{late:.2%}",
+    "replica-seconds": "{replica_seconds:,}",
+    "CPU-seconds": "{cpu_seconds:,.0f}",
+    "changes": "{changes}",
+    "": "{note}",
+}
 _CPU: Final = re.compile(
     r'^pod_cpu_usage_seconds_total\{namespace="([^"]*)",pod="([^"]*)"\} (\S+)', re.MULTILINE
 )
@@ -250,20 +258,13 @@ def watching(plan: Plan, arm: Arm) -> Iterator[list[Sample]]:
     """Read the cluster each second."""
     samples: list[Sample] = []
     used: dict[str, float] = {}
-    over = threading.Event()
 
     def look() -> None:
-        while not over.wait(1.0):
-            with suppress(client.ApiException, HTTPError, OSError):
-                samples.append(see(plan, arm, used))
+        with suppress(client.ApiException, HTTPError, OSError):
+            samples.append(see(plan, arm, used))
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with every(1.0, look):
         yield samples
-    finally:
-        over.set()
-        thread.join()
 
 
 def see(plan: Plan, arm: Arm, used: dict[str, float]) -> Sample:
@@ -353,19 +354,7 @@ def sending(plan: Plan, arm: Arm, words: str, patience: float = PENDING) -> Iter
 
 def table(record: Record) -> str:
     """Return late requests and cost of each scaler."""
-    columns = ("scaler", "late or failed", "replica-seconds", "CPU-seconds", "changes", "")
-    lines = [
-        (
-            row["system"],
-            f"{row['late']:.2%}",
-            f"{row['replica_seconds']:,}",
-            f"{row['cpu_seconds']:,.0f}",
-            f"{row['changes']}",
-            row["note"],
-        )
-        for row in record.rows
-    ]
-    return markdown(columns, lines)
+    return listed(record.rows, COLUMNS)
 
 
 def picture(record: Record) -> Figure:

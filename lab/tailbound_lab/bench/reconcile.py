@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,15 +33,14 @@ from slo_autoscaler.app import collect_seldom
 from slo_autoscaler.config import Config
 from slo_autoscaler.loop.controller import Clocks, Controller
 from slo_autoscaler.model import Reason
-from slo_autoscaler.platforms import Boosting, CpuBoost, Range, build
+from slo_autoscaler.platforms import build
 from slo_autoscaler.platforms.leader import Alone
 from slo_autoscaler.show.journal import Journal
 from slo_autoscaler.show.metrics import Metrics
 from slo_autoscaler.signals.prometheus import PrometheusSource
 from slo_autoscaler.signals.queries import WATCHDOG
-from slo_autoscaler.signals.source import Load
 from tailbound_lab.bench.rig.processes import cpu_of
-from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
+from tailbound_lab.bench.rig.record import Record, Row, Run, listed, say
 from tailbound_lab.load.records import BenchError, NotAvailable
 from tailbound_lab.local.ports import free_ports
 from tailbound_lab.simulate.scrape import edges
@@ -57,10 +56,16 @@ SPAN: Final = 60
 NAMESPACE: Final = "openfaas-fn"
 SLO: Final = 0.2
 
-_COLUMNS: Final = (
-    *("functions", "series", "CPU of a reconcile, s", "of the first, s", "wall, s", "Prometheus' CPU, s"),
-    *("a pass of boosts, s", "a scrape of the autoscaler, s", "memory, MB"),
-)
+COLUMNS: Final = {
+    "functions": "{functions:,}",
+    "series": "{series:,}",
+    "CPU of a reconcile, s": "{reconcile_cpu_s:.3f}",
+    "of the first, s": "{first_cpu_s:.3f}",
+    "wall, s": "{reconcile_wall_s:.2f}",
+    "Prometheus' CPU, s": "{prometheus_cpu_s:.2f}",
+    "a scrape of the autoscaler, s": "{scrape_cpu_s:.3f}",
+    "memory, MB": "{memory_mb:.0f}",
+}
 
 GROUPED: Final = 7
 """One function in so many is in a group; each group and the others share a budget of replicas."""
@@ -97,21 +102,7 @@ def main(options: argparse.Namespace, run: Run) -> int:
 
 def table(record: Record) -> str:
     """Return a row for each number of functions."""
-    return markdown(
-        _COLUMNS,
-        [
-            (
-                f"{row['functions']:,}",
-                f"{row['series']:,}",
-                *(f"{row[name]:.3f}" for name in ("reconcile_cpu_s", "first_cpu_s")),
-                *(f"{row[name]:.2f}" for name in ("reconcile_wall_s", "prometheus_cpu_s")),
-                f"{row['boost_cpu_s']:.3f}" if "boost_cpu_s" in row else "-",
-                f"{row['scrape_cpu_s']:.3f}",
-                f"{row['memory_mb']:.0f}",
-            )
-            for row in record.rows
-        ],
-    )
+    return listed(record.rows, COLUMNS)
 
 
 def measured(functions: int, reconciles: int) -> Row:
@@ -140,15 +131,12 @@ def measured(functions: int, reconciles: int) -> Row:
                 leader=Alone(),
                 emit=lines.append,
                 clocks=clocks,
-                direct=_Direct(functions),
-                booster=_Booster(functions),
             )
             try:
                 costs = []
                 for number in range(1 + reconciles):
                     costs.append(_cost(controller, prometheus))
                     say(f"{functions:,} functions: reconcile {number}: {costs[-1]['cpu']:.3f} s of CPU")
-                boosts = [_cpu_of_boosts(controller) for _ in range(reconciles)]
                 scrape = _cpu_of_scrape(metrics)
                 # Before the bench itself reads the decision log.
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -170,7 +158,6 @@ def measured(functions: int, reconciles: int) -> Row:
         "reconcile_cpu_s": median(cost["cpu"] for cost in later),
         "reconcile_wall_s": median(cost["wall"] for cost in later),
         "prometheus_cpu_s": median(cost["prometheus"] for cost in later),
-        "boost_cpu_s": median(boosts),
         "scrape_cpu_s": scrape,
         "memory_mb": memory,
         "scaled": sum(line["action"] != "hold" for line in told),
@@ -187,7 +174,6 @@ def _config(functions: int, gateway_url: str, prometheus_url: str) -> Config:
             "replicas": round(ROOM * (functions - len(grouped))),
             "groups": {"gpu": round(ROOM * len(grouped))},
         },
-        "defaults": {"boost": {"max_factor": 3}},
         "functions": {name: {"group": "gpu"} for name in grouped},
     }
     return Config.parse(json.dumps(document), "bench")
@@ -203,47 +189,6 @@ def _cost(controller: Controller, prometheus: subprocess.Popen[bytes]) -> dict[s
         "wall": time.perf_counter() - wall,
         "prometheus": cpu_of(stat.read_text()) - theirs,
     }
-
-
-class _Direct:
-    """Load that is read directly, the same as Prometheus'."""
-
-    def __init__(self, functions: int) -> None:
-        self._loads = {_name(number): Load(_rate(number), 2.0) for number in range(functions)}
-
-    def watch(self, function_names: Collection[str]) -> None:
-        """Do nothing: all functions are read."""
-
-    def loads(self) -> Mapping[str, Load]:
-        """Return the load of all functions."""
-        return self._loads
-
-
-class _Booster:
-    """A booster whose pods are all in place and labeled."""
-
-    def __init__(self, functions: int) -> None:
-        self._ranges = {_name(number): Range(None, 4.0) for number in range(functions)}
-
-    def ranges(self) -> Mapping[str, Range]:
-        """Return the ranges of all functions."""
-        return self._ranges
-
-    def boosting(self) -> Mapping[str, Boosting]:
-        """Return nothing: no pod starts."""
-        return {}
-
-    def boost(self, boosts: Mapping[str, CpuBoost]) -> None:
-        """Do nothing: the resizer writes in a thread of its own."""
-
-    def close(self) -> None:
-        """Do nothing: no pod was boosted."""
-
-
-def _cpu_of_boosts(controller: Controller) -> float:
-    began = time.process_time()
-    controller.boost()
-    return time.process_time() - began
 
 
 def _cpu_of_scrape(metrics: Metrics) -> float:

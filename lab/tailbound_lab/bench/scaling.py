@@ -5,23 +5,25 @@ traces, start-ups and objectives, and faults. Each case has two draws of arrival
 """
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import fsum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from tailbound_lab.bench.rig.ours import ours
+from slo_autoscaler.config import Config
 from tailbound_lab.bench.rig.pool import play_all
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.load.records import BenchError
 from tailbound_lab.simulate import SimulationError, baselines, traces
 from tailbound_lab.simulate.baselines import Bounds, HpaSettings
 from tailbound_lab.simulate.function import Function, Scaler, Service
+from tailbound_lab.simulate.scalers import DecideScaler
 from tailbound_lab.simulate.traces import Floats, Trace
 from tailbound_lab.simulate.world import Settings
 from tailbound_lab.simulate.world import run as simulate
@@ -190,10 +192,21 @@ def recorded(folder: Path | None) -> list[Path]:
     return sorted(folder.glob("*.txt")) + sorted(folder.glob("Azure*.csv"))
 
 
+def ours(**defaults: Any) -> DecideScaler:
+    """Return ours under its default configuration with these keys of ``defaults``."""
+    nowhere = {"platform": {"gateway_url": "http://none"}, "prometheus": {"url": "http://none"}}
+    keys = defaults | {"max_replicas": BOUNDS.highest}
+    config = Config.parse(json.dumps(nowhere | {"defaults": keys}), "the simulator")
+    # Reconciles come half a scrape interval after a scrape, the mean delay.
+    phase = config.prometheus.scrape_interval // 2
+    spec = config.target("function.openfaas-fn")
+    return DecideScaler(spec, config.interval, phase, OURS, direct_interval=config.direct_interval)
+
+
 SCALERS: Final[Mapping[str, Callable[[Function], Scaler]]] = {
-    OURS: lambda _: ours(max_replicas=BOUNDS.highest),
-    BOOSTED: lambda _: ours(max_replicas=BOUNDS.highest, boost={"max_factor": 3.0}),
-    HALVED: lambda _: ours(max_replicas=BOUNDS.highest),
+    OURS: lambda _: ours(),
+    BOOSTED: lambda _: ours(boost={"max_factor": 3.0}),
+    HALVED: lambda _: ours(),
     "HPA on CPU, 70%": lambda _: baselines.hpa_cpu(BOUNDS, HpaSettings(0.7)),
     "KEDA on p99 latency": lambda function: baselines.keda_value(BOUNDS, HpaSettings(function.slo_latency)),
     "Knative KPA": lambda _: baselines.Kpa(BOUNDS, baselines.KpaSettings()),

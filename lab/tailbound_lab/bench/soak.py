@@ -15,11 +15,10 @@ import os
 import random
 import signal
 import socket
-import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Protocol
@@ -32,6 +31,7 @@ from tailbound_lab.bench.rig.record import Record, Row, say
 from tailbound_lab.bench.rig.record import Run as Asked
 from tailbound_lab.bench.rig.server import RunningSystem, example
 from tailbound_lab.bench.rig.systems import parse_entry
+from tailbound_lab.bench.rig.ticker import every
 from tailbound_lab.bench.streams import INTERVAL, contender
 from tailbound_lab.bench.workloads import FOLDER, STREAM, WORKLOADS
 from tailbound_lab.load.generator import Endpoint, Part, build
@@ -383,24 +383,6 @@ def offer(
         slices.append(run)
         say(f"slice {len(slices)}: {percent(run.attainment)} of {run.sent:,}, {dict(run.statuses)}")
     return slices
-
-
-@contextlib.contextmanager
-def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """Act in a thread at this interval until the block ends."""
-    stopped = threading.Event()
-
-    def run() -> None:
-        while not stopped.wait(seconds):
-            act()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
 
 
 class Watch:

@@ -8,7 +8,7 @@ Its modules, in the order of a run. Those marked [P] are pure: no I/O, no clock,
 - ``virtual`` [P]: the watchdog's engine, its workers and a clock in virtual time, of batches and of streams.
 - ``replica`` [P]: one replica and what became of its requests; ``streams`` [P]: one that streams.
 - ``scrape``: what Prometheus would have seen of the replicas, as an ``Observation``.
-- ``baselines`` [P]: other scalers' published laws; ``oracle``: a scaler that knows the trace.
+- ``baselines`` [P]: other scalers' published laws, and a scaler that knows the trace.
 - ``scalers`` [P]: all of them and ours, by name.
 - ``world``: ``run(trace, function, scaler, ...) -> Outcome``, second by second.
 - ``cluster``: jobs that share the CPUs of one cluster, in Faro's setting; ``split``: laws that split it.

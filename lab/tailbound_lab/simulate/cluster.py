@@ -17,12 +17,9 @@ from itertools import pairwise
 from math import inf
 from random import Random
 from time import process_time
-from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tailbound_lab.simulate import SimulationError
 
 Floats = NDArray[np.float64]
 
@@ -77,21 +74,12 @@ class Setting:
     Kubernetes takes one at any time."""
 
 
-FARO: Final = Setting()
-
-
 MINUTE = 60.0
 """Seconds of one count of a trace, and of one measure."""
 
 
-class Law(Protocol):
-    """Says how many replicas each job gets."""
-
-    def first(self, jobs: int, cap: int) -> Sequence[int]:
-        """Return the replicas that serve from the beginning."""
-
-    def decide(self, now: float, jobs: Sequence["Job"], cap: int) -> Sequence[int]:
-        """Return the replicas of each job from now on; a job that is ``busy`` keeps its target."""
+Law = Callable[[float, Sequence["Job"], int], Sequence[int]]
+"""Returns the replicas of each job from now on, by time, jobs and CPUs; a ``busy`` job keeps its target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +94,6 @@ class Outcome:
     """Replicas that serve, on average over time."""
     decision_seconds: float
     """CPU seconds of the longest decision for all jobs."""
-    requests: int
 
 
 class Job:
@@ -115,11 +102,8 @@ class Job:
     def __init__(self, counts: Sequence[int], seed: int, setting: Setting, replicas: int = 1) -> None:
         """Draw the requests: exactly ``counts`` of them in each minute."""
         rng = np.random.default_rng(seed)
-        begins = [
-            MINUTE * (minute + (_gaps if setting.overlapping else _spread)(rng, count))
-            for minute, count in enumerate(counts)
-            if count
-        ]
+        draw = _gaps if setting.overlapping else np.random.Generator.random
+        begins = [MINUTE * (minute + draw(rng, count)) for minute, count in enumerate(counts) if count]
         self.setting = setting
         self.arrivals: Floats = np.sort(np.concatenate(begins)) if begins else np.empty(0)
         requests = len(self.arrivals)
@@ -131,14 +115,15 @@ class Job:
         self._next = 0
         self._waiting: deque[int] = deque()
         self._running: list[tuple[float, int, list[float]]] = []
-        self._replicas: list[list[float]] = [[0.0, 0] for _ in range(replicas)]
+        self.replicas: list[list[float]] = [[0.0, 0] for _ in range(replicas)]
         """Of each: free from, requests held."""
-        self._order = list(self._replicas)
+        self._order = list(self.replicas)
         self._turn = 0
         self._shuffle = Random(seed).shuffle  # noqa: S311 - a simulation
         self._pending: list[tuple[float, int]] = []
         self._idle: list[float] = []
-        self._lacking = 0
+        self.lacking = 0
+        """Replicas that wait for a CPU to become free."""
         self._settled = 0.0
         self._now = 0.0
         self.target = replicas
@@ -147,23 +132,13 @@ class Job:
     @property
     def pods(self) -> int:
         """CPUs that the job occupies: serving, starting and idle."""
-        return len(self._replicas) + sum(count for _, count in self._pending) + len(self._idle)
-
-    @property
-    def serving(self) -> int:
-        """Replicas that serve."""
-        return len(self._replicas)
+        return len(self.replicas) + sum(count for _, count in self._pending) + len(self._idle)
 
     @property
     def busy(self) -> bool:
         """Whether the last change is still being made, and no other one is taken until then."""
-        changing = self._lacking > 0 or bool(self._pending) or self._now < self._settled
+        changing = self.lacking > 0 or bool(self._pending) or self._now < self._settled
         return changing and self.setting.one_change
-
-    @property
-    def lacking(self) -> int:
-        """Replicas that wait for a CPU to become free."""
-        return self._lacking
 
     def rate(self, seconds: float) -> float:
         """Return the arrivals per second of the last ``seconds``."""
@@ -186,8 +161,8 @@ class Job:
         What has not begun to serve goes first, with its pod; then the newest replica, which leaves its pod.
         """
         self.target = target
-        over = len(self._replicas) + sum(count for _, count in self._pending) - target
-        self._lacking = max(0, -over)
+        over = len(self.replicas) + sum(count for _, count in self._pending) - target
+        self.lacking = max(0, -over)
         while over > 0 and self._pending:
             ready, count = self._pending.pop()
             called_back = min(count, over)
@@ -195,21 +170,21 @@ class Job:
             if count > called_back:
                 self._pending.append((ready, count - called_back))
         if over > 0:
-            del self._replicas[-over:]
+            del self.replicas[-over:]
             self._idle += [self._now] * over
             self._settled = self._now + self.setting.warm_pod
             self._reorder()
 
     def add(self, free: int) -> None:
         """Start replicas that are lacking: on idle pods, then on up to ``free`` new ones."""
-        warm = min(self._lacking, len(self._idle))
-        new = min(self._lacking - warm, free)
+        warm = min(self.lacking, len(self._idle))
+        new = min(self.lacking - warm, free)
         if warm:
             del self._idle[:warm]
             self._pending.append((self._now + self.setting.warm_pod, warm))
         if new:
             self._pending.append((self._now + self.setting.new_pod, new))
-        self._lacking -= warm + new
+        self.lacking -= warm + new
 
     def drop_idle(self) -> None:
         """Let go of pods that have been idle for long; the job keeps one pod."""
@@ -223,12 +198,12 @@ class Job:
             if ready <= until:
                 self._serve(ready)
                 self._pending.remove((ready, count))
-                self._replicas += [[ready, 0] for _ in range(count)]
+                self.replicas += [[ready, 0] for _ in range(count)]
                 self._reorder()
         self._serve(until)
 
     def _reorder(self) -> None:
-        self._order = list(self._replicas)
+        self._order = list(self.replicas)
         self._shuffle(self._order)
         self._turn = 0
 
@@ -289,11 +264,6 @@ class Job:
         return violations, utility
 
 
-def _spread(rng: np.random.Generator, count: int) -> Floats:
-    """Return when, in shares of a minute, ``count`` requests of a Poisson process come in it."""
-    return rng.random(count)
-
-
 def _gaps(rng: np.random.Generator, count: int) -> Floats:
     return np.concatenate(([0.0], np.cumsum(rng.exponential(1.0 / count, count - 1))))
 
@@ -303,22 +273,11 @@ def run(
     cap: int,
     law: Law,
     seed: int = 42,
-    setting: Setting = FARO,
-    told: Callable[[float], None] = lambda _: None,
+    setting: Setting = Setting(),
+    replicas: int = 1,
 ) -> Outcome:
-    """Play the counts of each job's minutes under a law; ``told`` gets the share done, once a simulated hour.
-
-    Raises ``SimulationError`` unless each job can have one of the ``cap`` CPUs.
-    """
-    if cap < len(counts) or not counts:
-        raise SimulationError(
-            f"{len(counts)} jobs: must be at least one, and at most one for each CPU of {cap}"
-        )
-    first = law.first(len(counts), cap)
-    jobs = [
-        Job(minutes_of_job, seed + number, setting, replicas)
-        for number, (minutes_of_job, replicas) in enumerate(zip(counts, first, strict=True))
-    ]
+    """Play the counts of each job's minutes under a law; each job begins with ``replicas``."""
+    jobs = [Job(own, seed + number, setting, replicas) for number, own in enumerate(counts)]
     minutes = max(map(len, counts))
     every = round(setting.decide / setting.check)
     ticks = round(minutes * MINUTE / setting.check)
@@ -330,7 +289,7 @@ def run(
             job.advance(now)
         if tick % every == 0:
             began = process_time()
-            targets = law.decide(now, jobs, cap)
+            targets = law(now, jobs, cap)
             longest = max(longest, process_time() - began)
             for job, target in zip(jobs, targets, strict=True):
                 if target != job.target and not job.busy:
@@ -341,8 +300,6 @@ def run(
         for job in queue:
             job.add(cap - sum(other.pods for other in jobs))
         queue = [job for job in queue if job.lacking]
-        if now % 3600.0 == 0.0:
-            told(tick / ticks)
     for job in jobs:
         job.advance(ticks * setting.check + MINUTE)
     measures = [job.measures(minutes) for job in jobs]
@@ -350,7 +307,6 @@ def run(
     return Outcome(
         violations=float(np.mean([violations for violations, _ in measures])),
         utility=float(sum(utility.mean() for _, utility in measures)),
-        replicas=(sum(job.replica_seconds - job.serving * MINUTE for job in jobs)) / seconds,
+        replicas=(sum(job.replica_seconds - len(job.replicas) * MINUTE for job in jobs)) / seconds,
         decision_seconds=longest,
-        requests=sum(len(job.arrivals) for job in jobs),
     )

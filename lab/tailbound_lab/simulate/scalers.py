@@ -18,9 +18,8 @@ from slo_autoscaler.settings.spec import Spec
 from slo_autoscaler.signals.record import Observation
 from slo_autoscaler.signals.window import Past, widened
 from tailbound_lab.simulate import SimulationError, baselines
-from tailbound_lab.simulate.baselines import Bounds, HpaSettings
+from tailbound_lab.simulate.baselines import Bounds, HpaSettings, Oracle
 from tailbound_lab.simulate.function import Function, Scaler, View
-from tailbound_lab.simulate.oracle import Oracle
 from tailbound_lab.simulate.traces import Trace
 
 

@@ -27,16 +27,9 @@ DOWN_AFTER: Final = 60
 """Decisions in a row for which they see the latency above the SLO, or not, before they act."""
 
 
-class FairShare:
-    """Every job has the same share of the cluster for all time."""
-
-    def first(self, jobs: int, cap: int) -> list[int]:
-        """Return as many whole replicas as fit."""
-        return [cap // jobs] * jobs
-
-    def decide(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
-        """Change nothing."""
-        return [job.target for job in jobs]
+def fair_share(now: float, jobs: Sequence[Job], cap: int) -> list[int]:
+    """Change nothing: every job began with the same share of the cluster."""
+    return [job.target for job in jobs]
 
 
 class ByLatency:
@@ -49,14 +42,9 @@ class ByLatency:
     def __init__(self, *, one_shot: bool) -> None:
         """By one replica each time (AIAD), or with ``one_shot`` to the count x latency / SLO at once."""
         self._one_shot = one_shot
-        self._in_a_row: list[int] = []
+        self._in_a_row: dict[int, int] = {}
 
-    def first(self, jobs: int, cap: int) -> list[int]:
-        """Return one replica each."""
-        self._in_a_row = [0] * jobs
-        return [1] * jobs
-
-    def decide(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
+    def __call__(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
         """Return the counts after one more observation of each job."""
         wanted = [min(max(1, self._wanted(index, job)), MOST) for index, job in enumerate(jobs)]
         given = [job.target for job in jobs]
@@ -73,7 +61,7 @@ class ByLatency:
     def _wanted(self, index: int, job: Job) -> int:
         ratio = (job.mean_latency() or 0.0) / job.setting.slo
         up = ratio > 1.0
-        before = self._in_a_row[index]
+        before = self._in_a_row.get(index, 0)
         row = self._in_a_row[index] = (max(before, 0) + 1) if up else (min(before, 0) - 1)
         if -DOWN_AFTER < row < UP_AFTER:
             return job.target
@@ -145,18 +133,14 @@ class Ours:
         self._changed_at: list[float] = []
         self._full = True
 
-    def first(self, jobs: int, cap: int) -> list[int]:
-        """Return one replica each."""
-        self._histories, self._changed_at = [], [0.0] * jobs
-        return [1] * jobs
-
-    def decide(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
+    def __call__(self, now: float, jobs: Sequence[Job], cap: int) -> list[int]:
         """Return the counts after one more observation of each job."""
         setting = jobs[0].setting
         horizon = setting.new_pod + (setting.idle + setting.check if self._full else 0.0) + setting.decide
         seconds = min(setting.seen, now)
         rates = [job.rate(seconds) for job in jobs]
         histories = self._histories or [History().every(setting.decide)] * len(jobs)
+        self._changed_at = self._changed_at or [0.0] * len(jobs)
         self._histories = [
             history.after([(now, rate)], horizon) for history, rate in zip(histories, rates, strict=True)
         ]

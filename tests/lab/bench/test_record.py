@@ -77,7 +77,7 @@ def overload(goodput: dict[tuple[str, str], dict[str, float]]) -> str:
 
 def test_section_of_a_record_names_its_commit_and_another_says_that_nothing_was_measured():
     row = {"functions": 60, "series": 900, "scrape_cpu_s": 0.1, "memory_mb": 90.0, "reconcile_cpu_s": 0.25}
-    row |= {"first_cpu_s": 0.5, "reconcile_wall_s": 1.0, "prometheus_cpu_s": 1.0, "boost_cpu_s": 0.001}
+    row |= {"first_cpu_s": 0.5, "reconcile_wall_s": 1.0, "prometheus_cpu_s": 1.0}
     found = record.Record("reconcile", "abc123", "2026-01-02", "2 cores", "bench reconcile", [row])
     marks = "".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->\n" for name in ("reconcile", "soak"))
     made = page.page(marks, {"reconcile": found})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailbound_lab.simulate.cluster import Setting, run
-from tailbound_lab.simulate.split import DOWN_AFTER, ByLatency, FairShare, LateTable, Ours
+from tailbound_lab.simulate.split import DOWN_AFTER, ByLatency, LateTable, Ours, fair_share
 
 
 class FakeJob:
@@ -32,16 +32,10 @@ def table():
 
 def observed(law, jobs, cap, times):
     """Apply the law so many times; return the counts in the end."""
-    law.first(len(jobs), cap)
     for number in range(1, times + 1):
-        for job, target in zip(jobs, law.decide(10.0 * number, jobs, cap), strict=True):
+        for job, target in zip(jobs, law(10.0 * number, jobs, cap), strict=True):
             job.target = target
     return [job.target for job in jobs]
-
-
-def test_fair_share_is_the_same_for_all_and_stays():
-    assert FairShare().first(10, 32) == [3] * 10
-    assert observed(FairShare(), [FakeJob(3, latency=9.0)], 3, 5) == [3]
 
 
 @pytest.mark.parametrize(("one_shot", "count"), [(False, 3), (True, 4)])
@@ -87,5 +81,6 @@ def test_ours_moves_no_replica_between_equals(table):
 
 def test_ours_has_fewer_violations_than_equal_shares_where_traffic_moves(table):
     counts = [[1300] * 20 + [100] * 20, [100] * 20 + [1300] * 20]
-    equal, ours = (run(counts, 6, law) for law in (FairShare(), Ours(table, 0.99)))
+    equal = run(counts, 6, fair_share, replicas=3)
+    ours = run(counts, 6, Ours(table, 0.99))
     assert ours.violations < equal.violations

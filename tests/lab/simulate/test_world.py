@@ -9,7 +9,7 @@ import pytest
 
 from slo_autoscaler.config import Config
 from tailbound_lab.simulate import traces
-from tailbound_lab.simulate.baselines import Bounds
+from tailbound_lab.simulate.baselines import Bounds, Oracle
 from tailbound_lab.simulate.function import (
     LEARNING_SECONDS,
     Function,
@@ -18,7 +18,6 @@ from tailbound_lab.simulate.function import (
     Steps,
     Streaming,
 )
-from tailbound_lab.simulate.oracle import Oracle
 from tailbound_lab.simulate.scalers import DecideScaler
 from tailbound_lab.simulate.traces import Trace
 from tailbound_lab.simulate.world import Settings, run

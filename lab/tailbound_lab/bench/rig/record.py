@@ -8,7 +8,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,6 +99,11 @@ def read(file: Path) -> Record:
 def say(text: str) -> None:
     """Print the progress to stderr."""
     sys.stderr.write(f"bench: {text}\n")
+
+
+def listed(rows: Iterable[Row], columns: Mapping[str, str]) -> str:
+    """Return a line of a table for each row; ``columns`` has the format of the row's values by heading."""
+    return markdown(tuple(columns), ([form.format(**row) for form in columns.values()] for row in rows))
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
