@@ -54,7 +54,7 @@ FUZZERS := $(addprefix tests/watchdog/,test_wire.py pool/test_connection.py fron
 fuzz: $(INSTALLED) ## Try FUZZ_EXAMPLES (20000) new inputs with each fuzzer: minutes
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n $(TEST_PROCESSES) $(FUZZERS) --timeout 0 $(TEST_ARGS)
 
-mutants: $(INSTALLED) ## Try slips of the hand, and say which the fast tests miss (MUTANTS_ARGS: names, --processes N)
+mutants: $(INSTALLED) ## Change the pure rooms, and say which changes no fast test sees (MUTANTS_ARGS=--help for what there is)
 	$(BIN)/python tests/mutants/run.py $(MUTANTS_ARGS)
 
 lint: $(INSTALLED) ## Style, types and import contracts

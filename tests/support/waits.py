@@ -2,14 +2,13 @@
 
 import contextlib
 import http.client
-import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-PATIENCE = float(os.environ.get("TEST_PATIENCE", "100"))
-"""Seconds for what takes one on an idle machine; fewer in ``make mutants``, where slips cost them all."""
+PATIENCE = 100.0
+"""Seconds for what takes one on an idle machine."""
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
