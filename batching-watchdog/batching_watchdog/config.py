@@ -25,8 +25,9 @@ DRAIN_SECONDS: Final = 15.0
 workers, a drain takes less than 25 s, within a pod's grace period of 30 s."""
 
 MAX_SLO_CLASSES: Final = 16
+"""Each has its own series in every replica, rule and dashboard."""
+
 BEST_EFFORT_NAME: Final = "best-effort"
-"""Maximum SLO classes: each has its own series in every replica, rule and dashboard."""
 
 QUEUED_BYTES: Final = 1 << 28
 QUEUED_SHARE: Final = 8
@@ -54,6 +55,7 @@ REMOVED: Final[Mapping[str, str]] = {
     "batch_policy": "is no setting any more; leave it out for slo; max_batch_size=1 serves as unbatched did, "
     "max_batch_size bounds batches as fixed and aimd did",
     "max_batch_delay": "is no setting any more; leave it out: a batch leaves when a worker is free",
+    "worker_priority": "is no setting any more; leave it out: on a busy CPU the front end goes first",
 }
 """Variables of earlier versions -> what does their work now: whoever still sets one is told so."""
 
@@ -303,12 +305,6 @@ class Config:
         "auto",
         COUNT,
         "threads of each worker's math libraries; auto: quota / workers, also when the quota changes",
-    )
-    low_priority: bool = variable(
-        "low",
-        _choice({"low": True, "normal": False}),
-        "priority of workers; low: on a busy CPU the front end goes first",
-        name="worker_priority",
     )
     max_requests: int = variable(
         "0", _whole(0, 10**9, "a whole number, 0 for never"), "requests after which a worker is replaced"

@@ -51,7 +51,6 @@ class Served:
                     "port": str(self.port),
                     "metrics_port": str(self.metrics_port),
                     "workers": "1",
-                    "worker_priority": "normal",
                 },
                 stdout=log,
                 stderr=log,

@@ -38,7 +38,7 @@ def tried(folder: Path, handler: str, *options: str, **environment: str) -> subp
     (folder / "handler.py").write_text(handler)
     done = subprocess.run(
         [sys.executable, "-m", "batching_watchdog", "try", str(folder), *options],
-        env={**bare_environment(), "TMPDIR": str(folder), "worker_priority": "normal", **environment},
+        env={**bare_environment(), "TMPDIR": str(folder), **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -29,7 +29,7 @@ def handle_batch(events, context):
 
 
 def test_requests_that_come_together_are_served_in_batches_and_answered_in_order():
-    with watchdog(BATCHES, worker_priority="low") as dog:
+    with watchdog(BATCHES) as dog:
         bodies = [b"%d" % number for number in range(24)] + [os.urandom(3_000_000)]
         answers = dog.call_all(bodies)
         assert [answer.body for answer in answers] == bodies

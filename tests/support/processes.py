@@ -107,7 +107,6 @@ class Watchdog:
                     "metrics_port": str(self.metrics_port),
                     "workers": "1",
                     "worker_threads": "1",
-                    "worker_priority": "normal",  # at low priority they may wait for long on a busy machine
                     "slo_latency": f"{PATIENCE:.0f}s",
                     "exec_timeout": f"{PATIENCE:.0f}s",
                     "healthcheck_interval": "0s",

@@ -21,8 +21,8 @@ from batching_watchdog.process.machine import THREAD_VARIABLES
 
 log = logging.getLogger(__name__)
 
-LOW_NICENESS: Final = 5
-"""Of workers with worker_priority=low, beyond ours: a third of our weight on a busy CPU."""
+NICENESS: Final = 5
+"""Of workers, beyond ours: a third of our weight on a busy CPU."""
 BACKOFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds before each restart of a child; the first again after a life of ``STABLE_SECONDS``."""
 STABLE_SECONDS: Final = 30.0
@@ -185,12 +185,11 @@ class Child:
             self._starting = False
         if self._stopping:
             self.kill()  # a stop during the start had no process to kill
-        if config.low_priority:
-            # Else the front end waits for a model's turn whenever it wakes to read a request. Not SCHED_IDLE:
-            # the kernel then gives this container's share of a CPU to its neighbors.
-            with suppress(OSError):  # it has ended already
-                own = os.getpriority(os.PRIO_PROCESS, 0)
-                os.setpriority(os.PRIO_PROCESS, process.pid, own + LOW_NICENESS)
+        # Else the front end waits for a model's turn whenever it wakes to read a request. Not SCHED_IDLE: the
+        # kernel then gives this container's share of a CPU to its neighbors.
+        with suppress(OSError):  # it has ended already
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, process.pid, own + NICENESS)
         relays = [
             self._tasks.spawn(relay(source, sink, lines_maker(config.log_format, stream)), stream)
             for source, sink, stream in (

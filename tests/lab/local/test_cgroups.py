@@ -27,7 +27,7 @@ def unavailable() -> bool:
 
 
 limited = pytest.mark.skipif(unavailable(), reason="takes Linux, root and cgroups")
-HALF = {"limits": {"cpu": "500m"}, "envVars": {"slo_latency": "20s", "worker_priority": "normal"}}
+HALF = {"limits": {"cpu": "500m"}, "envVars": {"slo_latency": "20s"}}
 
 
 @asynccontextmanager

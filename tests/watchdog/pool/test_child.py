@@ -13,9 +13,9 @@ from batching_watchdog.observe.logs import lines_maker
 from batching_watchdog.pool.child import (
     BACKOFF_SECONDS,
     BLOCK_BYTES,
-    LOW_NICENESS,
     MALLOC_TUNABLES,
     MAX_LOG_LINE,
+    NICENESS,
     RELAYED_BYTES,
     STABLE_SECONDS,
     Backoff,
@@ -29,10 +29,6 @@ from batching_watchdog.process.launch import how_it_ended
 
 def config(*devices: str, **environment: str) -> Config:
     return Config.from_env(environment, cpus=4.0, devices=devices)
-
-
-PROMPT = config(worker_priority="normal")
-"""At low priority a child may wait for longer on a busy machine."""
 
 
 def test_every_short_life_lengthens_the_wait_up_to_the_longest_and_a_long_one_forgets_them():
@@ -69,7 +65,7 @@ def test_child_that_ends_is_started_again_until_that_is_given_up(capfd):
 
     async def run() -> None:
         tasks = Tasks()
-        child = Child("it", ("sh", "-c", "echo said; exit 3"), PROMPT, os.environ, tasks)
+        child = Child("it", ("sh", "-c", "echo said; exit 3"), config(), os.environ, tasks)
         tasks.spawn(child.keep_running(ended), "child")
         with pytest.raises(StartFailed, match="enough"):
             await tasks.failed
@@ -95,17 +91,16 @@ def test_child_that_is_stopped_takes_along_what_it_has_started(at_once, tmp_path
     stopped(run, f"sleep 300 > {held} & wait")
 
 
-@pytest.mark.parametrize(("priority", "niceness"), [("low", LOW_NICENESS), ("normal", 0)])
-def test_child_of_low_priority_has_less_weight_and_the_usual_scheduler(priority, niceness):
+def test_child_has_less_weight_and_the_usual_scheduler():
     async def run(child: Child, running: asyncio.Task[None]) -> None:
         while not child.pid:  # noqa: ASYNC110 - the child has no event for its start
             await asyncio.sleep(0)
-        assert os.getpriority(os.PRIO_PROCESS, child.pid) - os.getpriority(os.PRIO_PROCESS, 0) == niceness
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) - os.getpriority(os.PRIO_PROCESS, 0) == NICENESS
         assert os.sched_getscheduler(child.pid) == os.SCHED_OTHER
         await child.stop(at_once=True)
         await running
 
-    stopped(run, "sleep 300", worker_priority=priority)
+    stopped(run, "sleep 300")
 
 
 def test_child_that_is_stopped_while_it_starts_ends():
@@ -121,7 +116,6 @@ def test_child_that_is_stopped_while_it_starts_ends():
 def stopped(
     run: Callable[[Child, asyncio.Task[None]], Awaitable[None]],
     script: str,
-    worker_priority: str = "normal",
 ) -> None:
     """Run this with a child that nobody else stops; time does not count but against hangs."""
 
@@ -130,7 +124,7 @@ def stopped(
         child = Child(
             "it",
             ("sh", "-c", script),
-            config(worker_priority=worker_priority, prefix_logs="false"),
+            config(prefix_logs="false"),
             os.environ,
             tasks,
         )
