@@ -46,7 +46,7 @@ KEPT_SHARE: Final = 16
 """Freed memory that is kept for the next bodies, at most the memory limit divided by this."""
 
 RESERVED_FILES: Final = 128
-"""Open files that ``auto`` reserves for other purposes than clients, in addition to one per worker."""
+"""Open files that are reserved for other purposes than clients, in addition to one per worker."""
 
 LEAST_FILES: Final = 40
 """Open files without which no worker serves one client, in addition to one per worker; about 30 are open."""
@@ -55,6 +55,7 @@ REMOVED: Final[Mapping[str, str]] = {
     "batch_policy": "is no setting any more; leave it out for slo; max_batch_size=1 serves as unbatched did, "
     "max_batch_size bounds batches as fixed and aimd did",
     "max_batch_delay": "is no setting any more; leave it out: a batch leaves when a worker is free",
+    "max_connections": "is no setting any more; leave it out: the limit on open files (ulimit -n) sets it",
     "worker_priority": "is no setting any more; leave it out: on a busy CPU the front end goes first",
 }
 """Variables of earlier versions -> what does their work now: whoever still sets one is told so."""
@@ -341,11 +342,6 @@ class Config:
         shown=f"{QUEUED_BYTES >> 20}Mi, or 1/{QUEUED_SHARE} of the memory limit if that is less, "
         "or twice max_body_bytes if that is more",
     )
-    max_connections: int = variable(
-        "auto",
-        _or_auto(_whole(1, 10**9, "a whole number of at least 1")),
-        "most open connections; auto: as many as files may be open, less what the watchdog needs",
-    )
     host: str = variable("", TEXT, "address to listen on; without one: all of IPv4 and IPv6")
     port: int = variable("8080", PORT, "HTTP port", after=("PORT",))
     metrics_port: int = variable("8081", PORT, "port of /metrics")
@@ -398,6 +394,8 @@ class Config:
     """The CUDA devices that the workers share, as ``CUDA_VISIBLE_DEVICES`` names them."""
     drain_timeout: float
     """write_timeout if it was set (of-watchdog uses it so), else ``DRAIN_SECONDS``."""
+    max_connections: int
+    """As many as files may be open, less what the watchdog needs."""
     kept_bytes: int
     """Freed memory that the watchdog keeps for the next bodies."""
 
@@ -456,8 +454,7 @@ class Config:
         if values["preload"] == "auto" and (devices or "," in environ.get("CUDA_VISIBLE_DEVICES", "")):
             # load() would take a device, which a forked process cannot use; each worker needs its own share.
             values["preload"] = "false"
-        if values["max_connections"] is None:
-            values["max_connections"] = max(1, files - RESERVED_FILES - values["workers"])
+        values["max_connections"] = max(1, files - RESERVED_FILES - values["workers"])
         values["traces"] = _exports(values["traces"], environ)
         _bound_memory(values, environ, memory)
         drain_timeout = values["write_timeout"] if environ.get("write_timeout", "").strip() else DRAIN_SECONDS

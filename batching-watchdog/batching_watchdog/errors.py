@@ -145,14 +145,14 @@ class ShuttingDown(WatchdogError):
 
 
 class TooManyConnections(WatchdogError):
-    """max_connections are open, and none was idle."""
+    """As many connections are open as may be, and none was idle."""
 
     status = 503
     reason = "too_many_connections"
     retry_after = 1
 
-    def __init__(self, max_connections: int) -> None:
-        super().__init__(f"too many connections are open, the limit (max_connections) is {max_connections}")
+    def __init__(self, most: int) -> None:
+        super().__init__(f"too many connections are open; open files and max_queued_bytes allow {most}")
 
 
 class PredictedLate(WatchdogError):
