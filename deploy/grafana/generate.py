@@ -809,8 +809,10 @@ DASHBOARDS: Final = {
 
 
 def render(name: str) -> str:
-    """Return the text of the file ``name`` in the folder of dashboards."""
-    return json.dumps(DASHBOARDS[name], indent=1) + "\n"
+    """Return the text of the file ``name`` in the folder of dashboards, with a line for each panel."""
+    members = {key: json.dumps(value) for key, value in DASHBOARDS[name].items()}
+    members["panels"] = "[\n{}\n]".format(",\n".join(map(json.dumps, DASHBOARDS[name]["panels"])))
+    return "{{\n{}\n}}\n".format(",\n".join(f'"{key}": {text}' for key, text in members.items()))
 
 
 if __name__ == "__main__":

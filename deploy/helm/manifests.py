@@ -155,8 +155,12 @@ def values() -> Json:
 
 
 def schema() -> str:
-    """Return the text of the schema."""
-    return json.dumps(values(), indent=1, ensure_ascii=False) + "\n"
+    """Return the text of the schema, with a line for each key of the chart and each definition."""
+    members = {key: json.dumps(value, ensure_ascii=False) for key, value in values().items()}
+    for key in ("properties", "definitions"):
+        inner = (f'"{name}": {json.dumps(part, ensure_ascii=False)}' for name, part in values()[key].items())
+        members[key] = "{{\n{}\n}}".format(",\n".join(inner))
+    return "{{\n{}\n}}\n".format(",\n".join(f'"{key}": {text}' for key, text in members.items()))
 
 
 def template(values: Mapping[str, Any], namespace: str, release: str = "slo-autoscaler") -> list[str]:

@@ -82,10 +82,15 @@ def _git(*words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def write(record: Record, folder: Path) -> None:
-    """Write a record as ``QUESTION.json``."""
+    """Write a record as ``QUESTION.json``, with a line for each row."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(record), indent=1, allow_nan=False)
-    (folder / f"{record.question}.json").write_text(f"{text}\n")
+    members = {key: json.dumps(value, allow_nan=False) for key, value in asdict(record).items()}
+    if record.rows:
+        members["rows"] = "[\n{}\n]".format(
+            ",\n".join(json.dumps(row, allow_nan=False) for row in record.rows)
+        )
+    text = ",\n".join(f'"{key}": {value}' for key, value in members.items())
+    (folder / f"{record.question}.json").write_text(f"{{\n{text}\n}}\n")
 
 
 def read(file: Path) -> Record:
