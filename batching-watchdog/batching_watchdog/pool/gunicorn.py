@@ -1,7 +1,8 @@
 """Gunicorn, which starts the workers and listens for the pool on a Unix socket.
 
 Owns its folder, its command and what its end means: whether the preload failed, timed out, or is given up.
-``supervisor`` connects to its workers, and says whether one has ever served.
+Keeps one
+connection to each worker; ``supervisor`` gets their events, and knows whether a worker has ever served.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from batching_watchdog.config import Config
 from batching_watchdog.errors import LoadTimedOut, StartFailed
 from batching_watchdog.function.messages import Failure
 from batching_watchdog.pool.child import RECONNECT_SECONDS, STOP_SECONDS, Child, Tasks
-from batching_watchdog.pool.connection import Connection, Events, connect
+from batching_watchdog.pool.connection import Events, connect
 from batching_watchdog.process.launch import how_it_ended
 from batching_watchdog.process.stacks import left_stack
 
@@ -49,11 +50,17 @@ class _Phase(Enum):
 
 
 class Gunicorn:
-    """Gunicorn, started again whenever it ends, until it is stopped."""
+    """Gunicorn, started again whenever it ends until it is stopped, and a connection to each worker."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str], tasks: Tasks) -> None:
+    def __init__(self, config: Config, environ: Mapping[str, str], events: Events, tasks: Tasks) -> None:
         """Make the folder of the workers' socket. Raises ``StartFailed``."""
         self._config = config
+        self._events = events
+        self._tasks = tasks
+        self._workers = config.workers
+        """Workers that there should be."""
+        self._connecting = 0
+        """Workers that there are, or that are connected to."""
         self._folder = new_folder()
         self._socket = self._folder / _SOCKET
         command = gunicorn_command(config, self._socket, self._folder)
@@ -64,30 +71,21 @@ class Gunicorn:
         """Return whether ``pid`` may be gunicorn's, whose exit status is read here."""
         return self._child.owns(pid)
 
-    async def keep_running(self, lost: Callable[[LoadTimedOut | StartFailed], None]) -> None:
-        """Run gunicorn until it is stopped. ``lost`` takes what each end means, and may raise it.
+    def start(self, lost: Callable[[LoadTimedOut | StartFailed], None]) -> None:
+        """Start gunicorn, again whenever it ends, and connect to its workers as they start.
 
-        It is not called for the end of a preload by default: each worker loads for itself then.
+        ``lost`` takes what each end means, and may raise it. It is not called for the end of a preload by
+        default: each worker loads for itself then.
         """
-        await self._child.keep_running(lambda how: self._ended(how, lost))
-
-    async def connect(self, events: Events) -> Connection | None:
-        """Connect to any worker that accepts it; None, after a pause, if gunicorn does not listen."""
-        try:
-            connection = await connect(str(self._socket), events)
-        except OSError as error:  # gunicorn is starting, or starting again
-            if isinstance(error, FileNotFoundError):
-                self._listen_again()
-            await asyncio.sleep(RECONNECT_SECONDS)
-            return None
-        if self._phase is _Phase.STARTING:
-            self._phase = _Phase.LISTENING
-        return connection
+        self._tasks.spawn(self._child.keep_running(lambda how: self._ended(how, lost)), "gunicorn")
+        self._connect_missing()
 
     def set_workers(self, count: int) -> None:
         """Have ``count`` workers. Raises ``OSError`` if gunicorn cannot be told."""
         (self._folder / _COUNT).write_text(str(count))
         self._child.wake()
+        self._workers = count
+        self._connect_missing()
 
     async def stop(self, *, at_once: bool) -> None:
         """Stop gunicorn and its workers."""
@@ -97,6 +95,29 @@ class Gunicorn:
     def remove_folder(self) -> None:
         """Remove the folder of the socket: nothing connects any more."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _connect_missing(self) -> None:
+        for _ in range(self._workers - self._connecting):
+            self._connecting += 1
+            self._tasks.spawn(self._keep_connected(), "worker")
+
+    async def _keep_connected(self) -> None:
+        """Keep one connection open to any worker that accepts it, until cancelled or surplus."""
+        while self._phase is not _Phase.STOPPED and self._connecting <= self._workers:
+            try:
+                connection = await connect(str(self._socket), self._events)
+            except OSError as error:  # gunicorn is starting, or starting again
+                if isinstance(error, FileNotFoundError):
+                    self._listen_again()
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            if self._phase is _Phase.STARTING:
+                self._phase = _Phase.LISTENING
+            try:
+                await connection.gone.wait()
+            finally:
+                connection.close()
+        self._connecting -= 1
 
     def _listen_again(self) -> None:
         """Start gunicorn again if the folder of its socket is gone: no worker can be reached any more."""

@@ -5,18 +5,10 @@ handshake when a worker can serve, replaces workers that leak memory, and stops 
 decisions about requests: it tells ``shell`` which workers are idle, and which batch died with a worker.
 """
 
-import asyncio
 import logging
-import math
-import mmap
-import os
 import random
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Final
 
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
@@ -24,20 +16,19 @@ from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
 from batching_watchdog.function import wire
 from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Failure, Iteration, Reply
 from batching_watchdog.observe.logs import FailureLog
-from batching_watchdog.pool.child import Backoff, Tasks
+from batching_watchdog.pool.child import Tasks
 from batching_watchdog.pool.connection import Connection
+from batching_watchdog.pool.crew import Crew, Fate
 from batching_watchdog.pool.gunicorn import Gunicorn
-from batching_watchdog.pool.overdue import PERIOD, Kill, Overdue
+from batching_watchdog.pool.life import Ended, Life, Serving, Starting
 from batching_watchdog.pool.profile import Profiler
-from batching_watchdog.process.machine import oom_kills
+from batching_watchdog.pool.readiness import Readiness, Trouble
+from batching_watchdog.pool.vetting import Vetting
+from batching_watchdog.pool.watch import Watch
+from batching_watchdog.process.machine import oom_kills, resident_bytes
 from batching_watchdog.shell import Shell
 
 log = logging.getLogger(__name__)
-
-JITTER: Final = 0.1
-"""Random extra share of max_requests that a worker serves, so that workers are not replaced together."""
-SICK_SECONDS: Final = 60.0
-"""Minimum time between two workers that are replaced without the evidence of example()."""
 
 
 class WorkerPool:
@@ -55,69 +46,53 @@ class WorkerPool:
         self._choose = choose
         self._config = config
         self._shell = shell
-        self._profiler = Profiler(config, shell.learn, model)
-        self._failures = FailureLog(log)
-        self._measures = True
-        """Measures workers before they serve, until the first one serves or the measurement killed one."""
-        self._overdue: Overdue[Connection] = Overdue(config)
-        self._open: set[Connection] = set()
-        """Workers that have loaded, those too that are measured."""
-        self._loaded: set[Connection] = set()
-        """Those of them that serve."""
-        self._left: dict[Connection, int] = {}
-        """Requests left for each worker before it is replaced, with ``max_requests``."""
-        self._replaces_old = True
-        self._workers = config.workers
-        """Workers that there should be."""
-        self._threads = config.worker_threads
-        self._connecting = 0
-        """Workers that there are, or that the pool connects to."""
-        self._forks = False
-        """Whether the newest worker was forked from a process that had loaded the handler."""
-        self._stopping = False
-        self._came_up = False
-        self._away_since = time.monotonic()
-        """Time since which no worker can serve; None if one can."""
-        self._load_failed = False
         self._paused = False
         """Whether the workers' answers are not read for now."""
+        self._life: Life = Starting()
+        self._crew: Crew[Connection] = Crew(config.workers, config.max_requests)
+        self._readiness = Readiness(config.load_timeout, time.monotonic())
+        self._profiler = Profiler(config, shell.learn, model)
+        self._vetting = Vetting(self._profiler, self._readiness, lambda: self._life)
+        self._watch = Watch(config, self._crew, shell, lambda: self._paused)
+        self._failures = FailureLog(log)
+        self._threads = config.worker_threads
+        self._forks = False
+        """Whether the newest worker was forked from a process that had loaded the handler."""
         self.restarts = 0
         """Number of workers that died after loading."""
         self.recycled = 0
         """Number of workers replaced after max_requests."""
-        self.sick = 0
-        """Number of workers replaced because they served nothing any more."""
-        self._sick_at = -math.inf
-        self.fails_example = False
-        """Whether the newest worker that has loaded failed on its own example()."""
-        self._example_backoff = Backoff()
-        """Of workers that fail on example() before they serve."""
         self._oom_kills = oom_kills()
         self._tasks = Tasks()
         self.failed = self._tasks.failed
         """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
-        self._gunicorn = Gunicorn(config, environ, self._tasks)
+        self._gunicorn = Gunicorn(config, environ, self, self._tasks)
 
     @property
     def not_ready(self) -> str:
         """Why no worker can serve now; empty if one can."""
-        if self._loaded:
-            return "every worker has been at its batch or step for too long" if self._overdue.all else ""
-        if time.monotonic() - self._away_since > self._config.load_timeout:
-            return f"no worker has loaded the handler within load_timeout ({self._config.load_timeout:g} s)"
-        if self._load_failed:
-            return "no worker could load the handler; the log has the reason"
-        if self.fails_example:
-            return "the handler fails on its own example(); the log has the reason"
-        return "no worker has loaded the handler yet"
+        return self._readiness.why_not(
+            self._crew.serving, time.monotonic(), all_overdue=self._watch.all_overdue
+        )
+
+    @property
+    def sick(self) -> int:
+        """Number of workers replaced because they served nothing any more."""
+        return self._vetting.sick
+
+    @property
+    def fails_example(self) -> bool:
+        """Whether the newest worker that has loaded failed on its own example()."""
+        return self._readiness.trouble is Trouble.FAILS_EXAMPLE
 
     def by_state(self) -> dict[str, int]:
         """Number of workers starting, idle and busy."""
-        idle = sum(connection.idle for connection in self._loaded)
+        serving = self._crew.serving
+        idle = sum(connection.idle for connection in serving)
         return {
-            "starting": max(0, self._workers - len(self._loaded)),
+            "starting": max(0, self._crew.wanted - len(serving)),
             "idle": idle,
-            "busy": len(self._loaded) - idle,
+            "busy": len(serving) - idle,
         }
 
     @property
@@ -128,7 +103,7 @@ class WorkerPool:
     @property
     def handshakes(self) -> list[wire.Handshake]:
         """What the workers that can serve have said of themselves."""
-        return [worker.handshake for worker in self._loaded if worker.handshake is not None]
+        return [worker.handshake for worker in self._crew.serving if worker.handshake is not None]
 
     def resident_bytes(self) -> dict[int, int]:
         """Resident memory by index, of the workers that have loaded; read from the kernel now."""
@@ -141,20 +116,19 @@ class WorkerPool:
 
     def poll_workers(self) -> None:
         """Read the available replies of busy workers."""
-        for connection in tuple(self._loaded):
+        for connection in self._crew.members:
             connection.poll()
 
     def pause_answers(self, *, paused: bool) -> None:
         """Stop or resume reading the workers' answers."""
         self._paused = paused
-        for connection in self._loaded:
+        for connection in self._crew.serving:
             connection.pause(paused=paused)
 
     def start(self) -> None:
         """Start gunicorn, and connect to its workers as they start."""
-        self._tasks.spawn(self._gunicorn.keep_running(self._lost), "gunicorn")
-        self._tasks.spawn(self._end_overdue(), "overdue")
-        self._connect_missing()
+        self._gunicorn.start(self._lost)
+        self._tasks.spawn(self._watch.keep_looking(), "overdue")
 
     def resize(self, workers: int, threads: int) -> int:
         """Change the workers, and the threads of each; return the workers that there will be.
@@ -165,45 +139,46 @@ class WorkerPool:
         workers = workers if self._forks else self._config.workers
         if threads != self._threads:
             self._threads = threads
-            for connection in self._loaded:
+            for connection in self._crew.serving:
                 connection.set_threads(threads)
-        if workers != self._workers:
+        if workers != self._crew.wanted:
             try:  # first, as gunicorn would replace a worker that leaves before
                 self._gunicorn.set_workers(workers)
             except OSError as error:
-                log.warning("workers: %d, not %d: %s", self._workers, workers, error)
-                return self._workers
-            log.info("workers: %d -> %d, as the CPU quota has changed", self._workers, workers)
-            self._workers = workers
-            self._connect_missing()
-            for connection in [worker for worker in self._loaded if worker.idle]:
-                if self._surplus:
+                log.warning("workers: %d, not %d: %s", self._crew.wanted, workers, error)
+                return self._crew.wanted
+            log.info("workers: %d -> %d, as the CPU quota has changed", self._crew.wanted, workers)
+            self._crew.wanted = workers
+            for connection in [worker for worker in self._crew.serving if worker.idle]:
+                if self._crew.surplus:
                     self._shell.worker_gone(connection)
-                    self._replace(connection)
+                    self._dismiss(connection)
         return workers
 
     def drain(self) -> None:
         """Stop replacing workers by age: loading again could outlast the drain."""
-        self._replaces_old = False
+        self._life = self._life.drain()
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Stop gunicorn and its workers."""
-        self._stopping = True
+        self._life = Ended()
         await self._gunicorn.stop(at_once=at_once)
         await self._tasks.cancel()
         self._gunicorn.remove_folder()
 
     def loaded(self, connection: Connection, handshake: wire.Handshake) -> None:
         """Handle a handshake: a worker has loaded the handler, or reports why it could not."""
+        if isinstance(self._life, Ended):
+            return
         if handshake.error is not None:
-            self._load_failed = True
-            if not self._came_up:
+            self._readiness.trouble = Trouble.NOT_LOADED
+            if isinstance(self._life, Starting):
                 self._tasks.fail(HandlerNotLoaded(handshake.error, handshake.trace))
                 return
             text = f"a worker could not load the handler again: {handshake.error}"
             log.error(Failure(text, handshake.trace) if handshake.trace else text)
             return
-        self._open.add(connection)
+        self._crew.add(connection)
         self._forks = handshake.forked
         if handshake.mix_paths:
             self._shell.mix_paths()
@@ -212,11 +187,11 @@ class WorkerPool:
             # It has measured its own example(), not what else was chosen.
             measured = (handshake.starts, handshake.steps) if examples == handshake.examples else ((), ())
             self._shell.stream(closed=handshake.closed, starts=measured[0], steps=measured[1])
-            self._take_in(connection)
-        elif examples and (self._measures or self.sick):
-            self._tasks.spawn(self._measure(connection, examples), "profile")
+            self._admit(connection)
+        elif examples and self._vetting.tries_new:
+            self._tasks.spawn(self._vet(connection, examples), "profile")
         else:
-            self._take_in(connection)
+            self._admit(connection)
 
     def replied(self, connection: Connection, batch: Batch, replies: list[Reply], spent: wire.Spent) -> None:
         """Handle a worker's replies: it is idle again, or continues with its next batch."""
@@ -252,7 +227,7 @@ class WorkerPool:
             return  # it has just died
         if connection.handshake.examples:
             self._tasks.spawn(self._check(connection, connection.handshake.examples[0]), "check")
-        elif len(self._loaded) > 1 and time.monotonic() - self._sick_at > SICK_SECONDS:
+        elif self._vetting.replaces_untried(len(self._crew.serving)):
             self._replace_sick(connection, "its last batches failed whole")
         else:
             self._shell.worker_ready(connection, checked=True)
@@ -265,12 +240,10 @@ class WorkerPool:
             self._failures.error(failure)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
-        """Handle a dead worker. gunicorn starts another, and ``_keep_connected`` connects to it."""
-        self._left.pop(connection, None)
-        self._open.discard(connection)
-        if connection in self._loaded:
-            self._discard(connection)
-            self.restarts += not self._stopping
+        """Handle a dead worker. gunicorn starts another, and ``gunicorn`` connects to it."""
+        if self._crew.remove(connection):
+            self._readiness.away_since = time.monotonic()
+            self.restarts += not isinstance(self._life, Ended)
         before, self._oom_kills = self._oom_kills, oom_kills()
         out_of_memory = self._oom_kills > before
         if batch is not None and batch.reason is DispatchReason.PROFILE:
@@ -286,9 +259,17 @@ class WorkerPool:
             log.error("a worker died under %d streams", len(connection.streams))
         self._shell.worker_lost(connection, out_of_memory=out_of_memory)
 
-    def _take_in(self, connection: Connection) -> None:
+    async def _vet(self, connection: Connection, examples: Sequence[bytes]) -> None:
+        if await self._vetting.passes(connection, examples):
+            self._admit(connection)
+
+    def _admit(self, connection: Connection) -> None:
+        """Let a worker serve, unless it has died meanwhile or is surplus."""
         handshake = connection.handshake
-        if not self._came_up and handshake is not None:
+        if handshake is None:
+            return
+        if isinstance(self._life, Starting):
+            self._life = self._life.came_up()
             self._shell.came_up()
             log.info(
                 "the first worker has loaded the handler: import %.3f s, load() %.3f s%s",
@@ -296,154 +277,47 @@ class WorkerPool:
                 handshake.load_seconds,
                 "" if handshake.mix_paths else "; mix_paths=False: each batch holds one path only",
             )
-        self._came_up = True
-        self._load_failed = False
-        self._measures = False
-        self._loaded.add(connection)
+        self._readiness.trouble = Trouble.NONE
+        if not self._crew.admit(connection, random.random()):  # noqa: S311 - nothing secret
+            self._dismiss(connection)
+            return
         if self._paused:
             connection.pause(paused=True)
-        if self._surplus:  # its number has been lowered while it loaded
-            self._replace(connection)
-            return
         if self._threads != self._config.worker_threads:
             connection.set_threads(self._threads)
-        if self._config.max_requests:
-            share = 1.0 + JITTER * random.random()  # noqa: S311 - nothing secret
-            self._left[connection] = round(self._config.max_requests * share)
         self._shell.worker_ready(connection)
 
     def _stays(self, connection: Connection, served: int) -> bool:
-        """Count ``served`` requests of a worker; return whether it may get more. Else end it once it is idle.
-
-        An old one stays for up to twice as long while another is being replaced, so that they go one by one.
-        """
-        old = False
-        if connection in self._left and self._replaces_old:
-            self._left[connection] -= served
-            alone = len(self._loaded) < self._workers
-            old = self._left[connection] <= (-self._config.max_requests if alone else 0)
-        if not (old or self._surplus):
-            return True
-        if connection.idle:  # else it has another batch or streams, and goes after them
-            self.recycled += old and not self._surplus
-            self._replace(connection)
-        return False
-
-    @property
-    def _surplus(self) -> bool:
-        """Whether more workers serve than there should be."""
-        return len(self._loaded) > self._workers
+        """Count ``served`` requests of a worker; return whether it may get more. Else end an idle one."""
+        fate = self._crew.served(connection, served, ages=isinstance(self._life, Serving))
+        if fate is not Fate.STAYS and connection.idle:  # else it has another batch or streams
+            self.recycled += fate is Fate.AGED
+            self._dismiss(connection)
+        return fate is Fate.STAYS
 
     async def _check(self, connection: Connection, example: bytes) -> None:
         if connection.handshake is None:
             return  # it has died meanwhile
         if await self._profiler.serves(connection, example):
             self._shell.worker_ready(connection, checked=True)
-        elif connection in self._loaded:
+        elif connection in self._crew.serving:
             self._replace_sick(connection, "it fails on example() too")
 
     def _replace_sick(self, connection: Connection, reason: str) -> None:
-        log.error("a worker is replaced: %s", reason)
-        self.sick += 1
-        self._sick_at = time.monotonic()
-        self._replace(connection)
+        self._vetting.found_sick(reason)
+        self._dismiss(connection)
 
-    def _replace(self, connection: Connection) -> None:
-        """Replace an idle worker: it exits when its connection closes."""
-        self._discard(connection)
+    def _dismiss(self, connection: Connection) -> None:
+        """End an idle worker: it exits when its connection closes."""
+        self._crew.remove(connection)
+        self._readiness.away_since = time.monotonic()
         connection.close()
-
-    def _discard(self, connection: Connection) -> None:
-        self._loaded.discard(connection)
-        self._away_since = time.monotonic()
-
-    async def _measure(self, connection: Connection, examples: Sequence[bytes]) -> None:
-        """Measure the handler on a worker, then let it serve; replace one that fails on the example.
-
-        All workers that load before the first one serves are measured at the same time, so that all have
-        warmed up when requests arrive. Later ones are tried once a sick one was replaced.
-        """
-        try:
-            self.fails_example = not await self._profiler.serves(connection, examples[0])
-            if self._stopping:
-                return
-            if self.fails_example:
-                wait = self._example_backoff.after(0.0)
-                log.error(
-                    "a worker fails on the body that it is measured with: it gets no requests, and another "
-                    "takes its place in %g s",
-                    wait,
-                )
-                await asyncio.sleep(wait)
-                connection.close()
-                return
-            self._example_backoff = Backoff()
-            if self._measures:
-                await self._profiler.measure(connection, examples)
-        except ConnectionResetError as error:
-            log.warning("measuring the handler with example() ended %s", error)
-            self._measures = False
-        else:
-            self._take_in(connection)
-
-    async def _end_overdue(self) -> None:
-        """End the workers that take too long; gunicorn starts others."""
-        while True:
-            works = {connection: connection.work for connection in self._open}
-            now, queued = time.monotonic(), self._shell.queued > 0
-            # While answers are not read, a worker waits for slow clients: that is no time of its own.
-            if not self._paused:
-                for kill in self._overdue.look(works, self._loaded, now, queued=queued):
-                    self._kill(kill)
-                for worker in self._overdue.workers:
-                    self._shell.worker_overdue(worker)
-            await asyncio.sleep(PERIOD)
-
-    def _kill(self, kill: Kill[Connection]) -> None:
-        """End a worker by SIGABRT, at which it writes its stack; one that does not end, by SIGKILL."""
-        handshake = kill.worker.handshake
-        if handshake is None:  # it has just died
-            return
-        log.error(
-            "worker %d is ended%s: it has been at its batch or step for %.1f s; its limit is %g s (%s)",
-            handshake.pid,
-            " by SIGKILL" if kill.at_once else "",
-            kill.seconds,
-            kill.limit,
-            kill.setting,
-        )
-        with suppress(ProcessLookupError):
-            os.kill(handshake.pid, signal.SIGKILL if kill.at_once else signal.SIGABRT)
-
-    def _connect_missing(self) -> None:
-        for _ in range(self._workers - self._connecting):
-            self._connecting += 1
-            self._tasks.spawn(self._keep_connected(), "worker")
-
-    async def _keep_connected(self) -> None:
-        """Keep one connection open to any worker that accepts it, until cancelled or surplus."""
-        while not self._stopping and self._connecting <= self._workers:
-            connection = await self._gunicorn.connect(self)
-            if connection is None:
-                continue
-            try:
-                await connection.gone.wait()
-            finally:
-                connection.close()
-        self._connecting -= 1
 
     def _lost(self, error: LoadTimedOut | StartFailed) -> None:
         """Handle the end of gunicorn, which is started again. Raises ``error`` if no worker ever loaded."""
-        self._load_failed |= isinstance(error, LoadTimedOut)
-        if not self._came_up:
+        if isinstance(error, LoadTimedOut):
+            self._readiness.trouble = Trouble.NOT_LOADED
+        if isinstance(self._life, Starting):
             raise error
         if isinstance(error, LoadTimedOut):
             log.error(Failure(str(error), error.trace))
-
-
-def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:
-    """Return the resident bytes of a process; None if it has ended, or without a proc file system."""
-    try:
-        return int((proc / str(pid) / "statm").read_text().split()[1]) * mmap.PAGESIZE
-    except (OSError, IndexError, ValueError):
-        return None

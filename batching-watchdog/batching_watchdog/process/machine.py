@@ -6,6 +6,7 @@ Owns the access to the kernel's files; ``config`` derives ``auto`` from them. Im
 the front end must not load one. Every path is below ``root``, so that tests can replace it.
 """
 
+import mmap
 import os
 import re
 import resource
@@ -81,6 +82,14 @@ def memory_limit(root: Path = ROOT) -> int | None:
     files += [folder / "memory.limit_in_bytes" for folder in _folders(root, "memory")]
     # Without a limit, v1 has a number close to 2**63.
     return min((limit for file in files for limit in _numbers(file) if limit < 1 << 60), default=None)
+
+
+def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """Return the resident bytes of a process; None if it has ended, or without a proc file system."""
+    try:
+        return int((proc / str(pid) / "statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def oom_kills(root: Path = ROOT) -> int:

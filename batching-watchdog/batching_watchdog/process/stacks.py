@@ -1,6 +1,6 @@
 """Reads the stack that a process of the function leaves in a file when it hangs or crashes.
 
-``worker.serve`` has ``faulthandler`` write the file; ``worker.arbiter`` and ``pool.supervisor`` log it.
+``worker.serve`` has ``faulthandler`` write the file; ``worker.arbiter`` and ``pool.gunicorn`` log it.
 """
 
 import os

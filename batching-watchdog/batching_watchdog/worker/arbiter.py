@@ -1,7 +1,7 @@
 """Extends gunicorn's arbiter: gives workers their indexes, delays or stops restarts, preloads the function.
 
 gunicorn owns the processes; this module only observes their ends. It runs in the arbiter process, started by
-``pool.supervisor`` as ``python -m batching_watchdog.worker.arbiter``. With ``preload`` it loads the function
+``pool.gunicorn`` as ``python -m batching_watchdog.worker.arbiter``. With ``preload`` it loads the function
 once, before the workers are forked. If a fork would break the function, it refuses, or restarts without
 preload. Next step: ``serve``, in the forked process.
 """

@@ -1,5 +1,4 @@
 import asyncio
-import mmap
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +9,8 @@ from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Reply
 from batching_watchdog.function.wire import Handshake, Spent
-from batching_watchdog.pool import supervisor
-from batching_watchdog.pool.supervisor import WorkerPool, resident_bytes
+from batching_watchdog.pool import supervisor, vetting
+from batching_watchdog.pool.supervisor import WorkerPool
 from support.heard import batch
 
 WORKER: Any = object()
@@ -27,13 +26,6 @@ def with_pool(use: Callable[[WorkerPool], None], environ: dict[str, str] | None 
         await pool.stop()
 
     asyncio.run(run())
-
-
-def test_resident_memory_is_read_in_bytes_and_a_process_that_has_gone_has_none(tmp_path):
-    (tmp_path / "7").mkdir()
-    (tmp_path / "7" / "statm").write_text("900 100 50 1 0 300 0\n")
-    assert resident_bytes(7, tmp_path) == 100 * mmap.PAGESIZE
-    assert resident_bytes(8, tmp_path) is None
 
 
 @pytest.mark.parametrize(("counts", "told"), [((0, 0, 0), [False, False]), ((2, 3, 3), [True, False])])
@@ -81,7 +73,7 @@ def test_fresh_workers_that_fail_on_the_example_wait_longer_each_time(monkeypatc
             await ended.wait()
         await pool.stop()
 
-    monkeypatch.setattr(supervisor.asyncio, "sleep", sleep)
+    monkeypatch.setattr(vetting.asyncio, "sleep", sleep)
     asyncio.run(run())
     assert slept == waits
 
