@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from functools import partial
 from math import inf
 from typing import Final, Protocol
@@ -50,6 +51,16 @@ class Events(Protocol):
         """Handle the end of the connection, and of ``batch`` if one was out (of two, the first)."""
 
 
+class _Reading(Enum):
+    """Whether replies are read."""
+
+    ON = auto()
+    PAUSED = auto()
+    """They stay in the socket for now."""
+    ENDED = auto()
+    """The connection closes."""
+
+
 class Connection:
     """The connection to one worker, which receives into one reused buffer.
 
@@ -80,9 +91,7 @@ class Connection:
         """Their sizes."""
         self._usual = 0.0
         """Seconds of the last iteration."""
-        self._closing = False
-        self._paused = False
-        """Whether replies stay in the socket for now."""
+        self._reading = _Reading.ON
         self.handshake: wire.Handshake | None = None
         self.gone = asyncio.Event()
         self._loop.add_reader(connected, self._readable)
@@ -147,27 +156,27 @@ class Connection:
         """Send ``frame`` after the frames that wait to be sent."""
         waits = bool(self._unsent)
         self._unsent += map(memoryview, frame)
-        if not self._closing and not waits and not self._send():
+        if self._reading is not _Reading.ENDED and not waits and not self._send():
             self._loop.add_writer(self._socket, self._writable)
 
     def pause(self, *, paused: bool) -> None:
         """Stop or resume reading: a worker whose replies are not read waits before its next batch."""
-        if paused != self._paused and not self._closing:
-            self._paused = paused
-            if paused:
-                self._loop.remove_reader(self._socket)
-            else:
-                self._loop.add_reader(self._socket, self._readable)
+        if paused and self._reading is _Reading.ON:
+            self._reading = _Reading.PAUSED
+            self._loop.remove_reader(self._socket)
+        elif not paused and self._reading is _Reading.PAUSED:
+            self._reading = _Reading.ON
+            self._loop.add_reader(self._socket, self._readable)
 
     def poll(self) -> None:
         """Read available replies now, without waiting for the loop."""
-        if (self._out or self.streams) and not self._closing and not self._paused:
+        if (self._out or self.streams) and self._reading is _Reading.ON:
             self._readable()
 
     def close(self) -> None:
         """Close at once; ``closed`` follows after this call has returned."""
-        if not self._closing:
-            self._closing = True
+        if self._reading is not _Reading.ENDED:
+            self._reading = _Reading.ENDED
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._loop.call_soon(self._closed)
@@ -238,7 +247,7 @@ class Connection:
         self._buffer.data[: self._filled - end] = self._buffer.data[end : self._filled]
         self._filled -= end
         tell()
-        return self._filled > 0 and not self._closing
+        return self._filled > 0 and self._reading is not _Reading.ENDED
 
     def _decoded(self, header: wire.FrameHeader, data: memoryview, more: int) -> Callable[[], None]:
         """Return the event of a frame, behind which ``more`` bytes have come. Raises ``FrameError``."""
