@@ -275,9 +275,7 @@ class Engine:
             effects += self._end(request, Expired(f"not answered within {now - request.arrived:.3f} s"))
         due = self._prefetch.due(self._running, now)
         self._idle = due[::-1] + self._idle  # after the idle ones: the last is next
-        until: float | None = None
-        while until is None:
-            until = self._step(now, effects)
+        until = self._serve(now, effects)
         ready = len(self._idle)
         self._idle = [worker for worker in self._idle if worker not in self._running]
         self._nearly_idle = len(self._idle) < ready
@@ -285,30 +283,53 @@ class Engine:
         until = min(until, self._queues.next_expiry(), self._prefetch.next_due(self._running, now))
         return effects if until == inf else [*effects, WakeAt(until)]
 
-    def _step(self, now: float, effects: list[Effect]) -> float | None:
-        """Dispatch the next batch, or change what has become late; return the time to wait for, else None."""
-        if not self._idle and not self._shed_late:
-            return inf
-        if self._idle and (busy := self._running.get(self._idle[-1])):
-            now = max(now, busy.dispatched + busy.seconds)  # its worker begins then
-        part = None
-        if self._idle and self._suspects:
-            part = self._suspects.next(now, {*self._idle, *self._running})
-        if part is not None and self._in_turn(part, now):
-            if self._idle[-1] in self._running:
-                return inf  # a part may kill its worker, which ends its batch first
-            requests = self._suspects.send(part, self._idle[-1])
-            self._dispatch(requests, DispatchReason.RETRY, now, effects)
+    def _serve(self, now: float, effects: list[Effect]) -> float:
+        """Dispatch all that can go now, turn by turn; return the time until which nothing more can.
+
+        The order of a turn: a suspect, late requests, those of best effort, those on time.
+        """
+        while self._idle or self._shed_late:
+            begins = self._begins(now)
+            if (part := self._suspect(begins)) is not None:
+                if self._next_is_busy:
+                    return inf  # a part may kill its worker, which ends its batch first
+                requests = self._suspects.send(part, self._idle[-1])
+                self._dispatch(requests, DispatchReason.RETRY, begins, effects)
+            elif self._queues.late and self._served_late(begins, effects):
+                pass
+            elif not self._queues.late and (size := self._best_effort_size(begins)):
+                if self._next_is_busy and not self._queues.lanes:
+                    return inf  # it gets them as its next batch only where others wait
+                self._serve_best_effort(size, begins, effects)
+            elif not self._queues.lanes:
+                return inf
+            elif (until := self._serve_on_time(begins, effects)) is not None:
+                return until
+        return inf
+
+    @property
+    def _next_is_busy(self) -> bool:
+        """Whether the next worker still runs a batch, and would get another behind it."""
+        return bool(self._idle) and self._idle[-1] in self._running
+
+    def _begins(self, now: float) -> float:
+        """Return the time at which the next worker can begin: a busy one after its batch."""
+        busy = self._running.get(self._idle[-1]) if self._idle else None
+        return now if busy is None else max(now, busy.dispatched + busy.seconds)
+
+    def _suspect(self, now: float) -> Part | None:
+        """Return the part of a failed batch whose turn it is, if a worker may try it."""
+        if not self._idle or not self._suspects:
             return None
-        if self._queues.late:
-            served = self._shed(now, effects) if self._shed_late else self._serve_late(now, effects)
-            if served:
-                return None
-        if not self._queues.late and (size := self._best_effort_size(now)):
-            return self._serve_best_effort(size, now, effects)
-        return self._serve_on_time(now, effects) if self._queues.lanes else inf
+        part = self._suspects.next(now, {*self._idle, *self._running})
+        return part if part is not None and self._in_turn(part, now) else None
+
+    def _served_late(self, now: float, effects: list[Effect]) -> bool:
+        """Serve late requests, or shed them; return whether a worker got some."""
+        return self._shed(now, effects) if self._shed_late else self._serve_late(now, effects)
 
     def _serve_on_time(self, now: float, effects: list[Effect]) -> float | None:
+        """Dispatch the next requests on time, or call some late; if no worker is idle, return until when."""
         ends = (batch.dispatched + batch.seconds for batch in self._running.values())
         following = max(now, min(ends, default=inf))
         situation = Situation(now, self._overload.now, following)
@@ -356,13 +377,8 @@ class Engine:
         size = min(times.best_size, times.largest_within(seconds), others.largest_within(seconds))
         return size if lanes else max(1, size)
 
-    def _serve_best_effort(self, size: int, now: float, effects: list[Effect]) -> float | None:
-        """Dispatch ``size`` requests of best effort of one pool, the oldest first.
-
-        A busy worker gets them as its next batch only where others wait, whose turn that would be.
-        """
-        if self._idle[-1] in self._running and not self._queues.lanes:
-            return inf
+    def _serve_best_effort(self, size: int, now: float, effects: list[Effect]) -> None:
+        """Dispatch ``size`` requests of best effort of one pool, the oldest first."""
         waiting = self._queues.best_effort
         pool = self._pool_now(next(iter(waiting.values())))
         alike = (request for request in waiting.values() if self._pool_now(request) is pool)
@@ -370,7 +386,6 @@ class Engine:
         for request in taken:
             del waiting[request.id]
         self._dispatch(taken, DispatchReason.BEST_EFFORT, now, effects)
-        return None
 
     def _serve_late(self, now: float, effects: list[Effect]) -> bool:
         """Dispatch late requests of one lane, the oldest first, if those on time leave time for them."""
