@@ -1,8 +1,8 @@
-"""Runs gunicorn as a child, and the pool of its workers.
+"""The pool of workers: what each event of a worker, of gunicorn or of the watchdog makes of it.
 
-Owns the processes behind the queue: starts gunicorn, keeps one connection per worker, learns from the
-handshake when a worker can serve, replaces workers that leak memory, and stops gunicorn last. It makes no
-decisions about requests: it tells ``shell`` which workers are idle, and which batch died with a worker.
+Takes workers in when they have loaded, lets them serve, and dismisses those that are old, sick or surplus.
+It makes no decisions about requests: it tells ``shell`` which workers are idle, and which batch died with a
+worker.
 """
 
 import logging
@@ -240,7 +240,7 @@ class WorkerPool:
             self._failures.error(failure)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
-        """Handle a dead worker. gunicorn starts another, and ``gunicorn`` connects to it."""
+        """Handle a dead worker. Gunicorn starts another, to which ``gunicorn`` connects."""
         if self._crew.remove(connection):
             self._readiness.away_since = time.monotonic()
             self.restarts += not isinstance(self._life, Ended)

@@ -7,6 +7,7 @@ import pytest
 
 from batching_watchdog.config import Config
 from batching_watchdog.engine.latency import LatencyModel
+from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Reply
 from batching_watchdog.function.wire import Handshake, Spent
 from batching_watchdog.pool import supervisor, vetting
@@ -238,6 +239,36 @@ def test_workers_that_are_old_at_the_same_time_are_replaced_one_by_one():
     settings = {"workers": "2", "max_requests": "10"}
     with_pool(use, settings, batch_done=lambda *_, **__: None, **quiet)
     assert done == ["closed", "closed"]
+
+
+def test_old_worker_serves_on_while_the_pool_drains():
+    done: list[str] = []
+
+    def use(pool: WorkerPool) -> None:
+        worker = Loaded(done)
+        take(pool, worker)
+        pool.drain()
+        pool.replied(worker, batch(*[b""] * 11), [Reply(200, b"", b"")] * 11, Spent())  # type: ignore[arg-type]
+
+    quiet: dict[str, Any] = {"came_up": lambda: None, "worker_ready": lambda _: None}
+    with_pool(use, {"max_requests": "10"}, batch_done=lambda *_, **__: None, **quiet)
+    assert done == []
+
+
+def test_worker_that_cannot_load_ends_the_pool_only_before_one_has_served():
+    async def run() -> list[bool]:
+        told: Any = SimpleNamespace(learn=None, came_up=lambda: None, worker_ready=lambda _: None)
+        failed = []
+        for served in (False, True):
+            pool = WorkerPool(Config.from_env({}, cpus=1.0), {}, told, LatencyModel(8))
+            if served:
+                take(pool, Loaded([]))
+            pool.loaded(WORKER, Handshake(1, error="no module"))
+            failed.append(pool.failed.done() and isinstance(pool.failed.exception(), HandlerNotLoaded))
+            await pool.stop()
+        return failed
+
+    assert asyncio.run(run()) == [True, False]
 
 
 def test_cold_start_ends_once_with_the_first_worker_that_serves():
