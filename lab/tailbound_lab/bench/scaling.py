@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import fsum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from slo_autoscaler.config import Config
 from tailbound_lab.bench.rig.pool import play_all
 from tailbound_lab.bench.rig.record import Record, Row, Run, markdown, say
 from tailbound_lab.load.records import BenchError
-from tailbound_lab.simulate import SimulationError, baselines, traces
-from tailbound_lab.simulate.baselines import Bounds, HpaSettings
+from tailbound_lab.simulate import SimulationError, traces
+from tailbound_lab.simulate.baselines import Bounds
 from tailbound_lab.simulate.function import Function, Scaler, Service
-from tailbound_lab.simulate.scalers import DecideScaler
+from tailbound_lab.simulate.scalers import Experiment, make
 from tailbound_lab.simulate.traces import Floats, Trace
 from tailbound_lab.simulate.world import Settings
 from tailbound_lab.simulate.world import run as simulate
@@ -192,27 +192,29 @@ def recorded(folder: Path | None) -> list[Path]:
     return sorted(folder.glob("*.txt")) + sorted(folder.glob("Azure*.csv"))
 
 
-def ours(**defaults: Any) -> DecideScaler:
-    """Return ours under its default configuration with these keys of ``defaults``."""
-    nowhere = {"platform": {"gateway_url": "http://none"}, "prometheus": {"url": "http://none"}}
-    keys = defaults | {"max_replicas": BOUNDS.highest}
-    config = Config.parse(json.dumps(nowhere | {"defaults": keys}), "the simulator")
+NOWHERE: Final = {"platform": {"gateway_url": "http://none"}, "prometheus": {"url": "http://none"}}
+SCALERS: Final[Mapping[str, str]] = {
+    OURS: "slo",
+    BOOSTED: "slo",
+    HALVED: "slo",
+    "HPA on CPU, 70%": "hpa-cpu:0.7",
+    "KEDA on p99 latency": "keda-value",
+    "Knative KPA": "kpa",
+    "OpenFaaS CE": "openfaas-ce",
+}
+"""The simulator's name of each, by the name that the table has."""
+
+
+def scaler(system: str, trace: Trace, function: Function) -> Scaler:
+    """Return a scaler in its initial state; ours under its default configuration."""
+    boost = {"boost": {"max_factor": 3.0}} if system == BOOSTED else {}
+    defaults = {"max_replicas": BOUNDS.highest, **boost}
+    config = Config.parse(json.dumps(NOWHERE | {"defaults": defaults}), "the simulator")
     # Reconciles come half a scrape interval after a scrape, the mean delay.
     phase = config.prometheus.scrape_interval // 2
     spec = config.target("function.openfaas-fn")
-    return DecideScaler(spec, config.interval, phase, OURS, direct_interval=config.direct_interval)
-
-
-SCALERS: Final[Mapping[str, Callable[[Function], Scaler]]] = {
-    OURS: lambda _: ours(),
-    BOOSTED: lambda _: ours(boost={"max_factor": 3.0}),
-    HALVED: lambda _: ours(),
-    "HPA on CPU, 70%": lambda _: baselines.hpa_cpu(BOUNDS, HpaSettings(0.7)),
-    "KEDA on p99 latency": lambda function: baselines.keda_value(BOUNDS, HpaSettings(function.slo_latency)),
-    "Knative KPA": lambda _: baselines.Kpa(BOUNDS, baselines.KpaSettings()),
-    "OpenFaaS CE": lambda _: baselines.OpenFaas(BOUNDS, baselines.OpenFaasRule()),
-}
-"""By the name that the table has."""
+    at = Experiment(trace, function, BOUNDS, spec, config.interval, phase, config.direct_interval)
+    return make(SCALERS[system], at)
 
 
 def play(case: Case, system: str) -> Row:
@@ -221,7 +223,7 @@ def play(case: Case, system: str) -> Row:
     if system == HALVED:
         function = replace(function, start_up=0.5 * function.start_up)
     outcomes = [
-        simulate(trace, function, SCALERS[system](function), replace(case.world, seed=seed))
+        simulate(trace, function, scaler(system, trace, function), replace(case.world, seed=seed))
         for seed, trace in zip(DRAWS, case.draws, strict=True)
     ]
     means = {

@@ -203,13 +203,6 @@ def test_boosted_replica_serves_more_for_the_cpu_that_it_is_given():
     assert (nominal.cpu_seconds, boosted.cpu_seconds) == (30.0, 40.0)
 
 
-def test_boost_on_a_node_without_idle_cpu_changes_nothing():
-    trace = steady(1.5 * FUNCTION.capacity, 30)
-    outcome = run(trace, FUNCTION, Boosting({}), replace(ONE, node_cpus=Steps(1.0)))
-    assert outcome.attainment == run(trace, FUNCTION, Plan({}), ONE).attainment
-    assert outcome.cpu_seconds == 30.0
-
-
 def test_boost_is_cut_when_the_idle_cpus_of_the_node_end():
     node = Steps(2.0, ((13.0, 1.5), (16.0, 1.0)))
     outcome = run(steady(1.0, 30), FUNCTION, Boosting({}), replace(ONE, node_cpus=node))
