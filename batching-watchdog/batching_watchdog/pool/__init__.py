@@ -3,6 +3,7 @@
 - ``supervisor``     the workers: start, ready, recycle, stop
 - ``vetting``        tries workers on example(), before they serve and when they are suspected
 - ``watch``          ends the workers that take too long
+- ``failures``       logs what fails: requests, batches, workers that die
 - ``gunicorn``       the process that starts the workers: its socket, its command, what its end means
 - ``profile``        measures example() on a worker before it serves
 - ``connection``     the kept connection to one worker: batch out, replies in

@@ -15,17 +15,17 @@ from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import HandlerNotLoaded, LoadTimedOut, StartFailed
 from batching_watchdog.function import wire
 from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Failure, Iteration, Reply
-from batching_watchdog.observe.logs import FailureLog
 from batching_watchdog.pool.child import Tasks
 from batching_watchdog.pool.connection import Connection
 from batching_watchdog.pool.crew import Crew, Fate
+from batching_watchdog.pool.failures import Failures
 from batching_watchdog.pool.gunicorn import Gunicorn
 from batching_watchdog.pool.life import Ended, Life, Serving, Starting
 from batching_watchdog.pool.profile import Profiler
 from batching_watchdog.pool.readiness import Readiness, Trouble
 from batching_watchdog.pool.vetting import Vetting
 from batching_watchdog.pool.watch import Watch
-from batching_watchdog.process.machine import oom_kills, resident_bytes
+from batching_watchdog.process.machine import resident_bytes
 from batching_watchdog.shell import Shell
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class WorkerPool:
         self._profiler = Profiler(config, shell.learn, model)
         self._vetting = Vetting(self._profiler, self._readiness, lambda: self._life)
         self._watch = Watch(config, self._crew, shell, lambda: self._paused)
-        self._failures = FailureLog(log)
+        self._failures = Failures()
         self._threads = config.worker_threads
         self._forks = False
         """Whether the newest worker was forked from a process that had loaded the handler."""
@@ -62,7 +62,6 @@ class WorkerPool:
         """Number of workers that died after loading."""
         self.recycled = 0
         """Number of workers replaced after max_requests."""
-        self._oom_kills = oom_kills()
         self._tasks = Tasks()
         self.failed = self._tasks.failed
         """Ends with ``HandlerNotLoaded`` or ``StartFailed`` if no worker ever came up."""
@@ -203,9 +202,7 @@ class WorkerPool:
 
     def crashed(self, connection: Connection, batch: Batch, crash: Crash) -> None:
         """Handle a batch that failed as a whole: the worker lives, and none of its requests is answered."""
-        if batch.reason is not DispatchReason.RETRY:  # parts fail alike, and one request has its own line
-            size = len(batch.requests)
-            self._failures.error(Failure(f"handler error: a batch of {size} requests failed", crash.error))
+        self._failures.crashed(batch, crash)
         if batch.reason is DispatchReason.PROFILE:
             self._profiler.crashed(connection, batch, crash)
             return
@@ -234,29 +231,18 @@ class WorkerPool:
 
     def raised(self, connection: Connection, failure: Failure) -> None:
         """Log the function's exception, of which the client gets only the status; or a client's error."""
-        if failure.client_error:
-            log.info("%s", failure)
-        else:
-            self._failures.error(failure)
+        self._failures.raised(failure)
 
     def closed(self, connection: Connection, batch: Batch | None) -> None:
         """Handle a dead worker. Gunicorn starts another, to which ``gunicorn`` connects."""
         if self._crew.remove(connection):
             self._readiness.away_since = time.monotonic()
             self.restarts += not isinstance(self._life, Ended)
-        before, self._oom_kills = self._oom_kills, oom_kills()
-        out_of_memory = self._oom_kills > before
+        out_of_memory = self._failures.out_of_memory()
         if batch is not None and batch.reason is DispatchReason.PROFILE:
             self._profiler.closed(connection, batch, out_of_memory=out_of_memory)
-        elif batch is not None:
-            log.error(
-                "a worker died under batch %d, of %d requests%s",
-                batch.number,
-                len(batch.requests),
-                "; the kernel ended a process of this container for lack of memory" if out_of_memory else "",
-            )
-        elif connection.streams:
-            log.error("a worker died under %d streams", len(connection.streams))
+        else:
+            self._failures.died(connection, batch, out_of_memory=out_of_memory)
         self._shell.worker_lost(connection, out_of_memory=out_of_memory)
 
     async def _vet(self, connection: Connection, examples: Sequence[bytes]) -> None:

@@ -10,7 +10,7 @@ from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.errors import HandlerNotLoaded
 from batching_watchdog.function.messages import Batch, Crash, DispatchReason, Reply
 from batching_watchdog.function.wire import Handshake, Spent
-from batching_watchdog.pool import supervisor, vetting
+from batching_watchdog.pool import failures, vetting
 from batching_watchdog.pool.supervisor import WorkerPool
 from support.heard import batch
 
@@ -32,7 +32,7 @@ def with_pool(use: Callable[[WorkerPool], None], environ: dict[str, str] | None 
 @pytest.mark.parametrize(("counts", "told"), [((0, 0, 0), [False, False]), ((2, 3, 3), [True, False])])
 def test_worker_that_the_kernel_ended_for_lack_of_memory_is_told_apart(monkeypatch, counts, told):
     kills = iter(counts)
-    monkeypatch.setattr(supervisor, "oom_kills", lambda: next(kills))
+    monkeypatch.setattr(failures, "oom_kills", lambda: next(kills))
     heard: list[bool] = []
 
     def use(pool: WorkerPool) -> None:
