@@ -339,6 +339,21 @@ class Load:
         return Counter(200 if each >= 0 else -each for each in found)
 
 
+def follows_load(
+    sent: Load, counts: Callable[[], tuple[int, int]], activate: Callable[[], object], tell: Callable[[], str]
+) -> None:
+    """Check that a function gets replicas for this load once it is active, and gives them back after it."""
+    unlearned(sent)
+    assert counts() == (1, 1)
+    activate()
+    wait_for("replicas for the load", lambda: counts()[1] >= 3, tell)
+    answers = sent.ended()
+    # How many are late is the machine's; none may fail in another way.
+    assert answers[200]
+    assert set(answers) <= {200, 429, 503, TIMED_OUT}, answers
+    wait_for("one replica again", lambda: counts() == (1, 1), tell)
+
+
 def load(namespace: str, name: str, image: str, url: str, *, rate: float, seconds: float) -> Load:
     """Start a pod that sends ``rate`` requests/s for ``seconds``."""
     return start(namespace, name, image, LOAD, url, f"{rate}:{seconds}")

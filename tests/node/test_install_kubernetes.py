@@ -11,15 +11,14 @@ import yaml
 
 from node import cluster
 from node.cluster import (
-    TIMED_OUT,
     Guide,
     exists,
+    follows_load,
     guide,
     kubectl,
     load,
     names,
     read,
-    unlearned,
     unused,
     wait_for,
 )
@@ -64,15 +63,7 @@ def test_load_gives_replicas_that_serve_it_and_its_end_takes_them_back(installed
     assert counts() == (1, 1)
     labeled("off")
     sent = load("shop", "load", IMAGE, URL, rate=RATE, seconds=150)
-    unlearned(sent)
-    assert counts() == (1, 1)
-    labeled("active")
-    wait_for("replicas for the load", lambda: counts()[1] >= 3, told)
-    answers = sent.ended()
-    # How many are late is the machine's; none may fail in another way.
-    assert answers[200]
-    assert set(answers) <= {200, 429, 503, TIMED_OUT}, answers
-    wait_for("one replica again", lambda: counts() == (1, 1), told)
+    follows_load(sent, counts, partial(labeled, "active"), told)
     events = kubectl("--namespace=shop", "describe", "deployment/my-model")
     assert "ScaledUp" in events
     assert "ScaledDown" in events

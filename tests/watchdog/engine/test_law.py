@@ -179,27 +179,18 @@ def test_stall_under_overload_is_forgotten():
     assert outcome.attainment(38, 50) > 0.9 * outcome.attainment(2, 8) > 0.2
 
 
-BAD = Part(0.005, bad=True)
-
-
-def test_inputs_that_raise_cost_the_others_little():
-    simulation = Simulation(accelerator, workers=1, mix=[Part(1.0), BAD])
+@pytest.mark.parametrize(
+    ("fault", "ends", "workers", "bad", "rate", "least"),
+    [("raised", "failed", 1, 0.005, 1005, 0.95), ("died", "WorkerDied", 2, 0.5 / 600, 600, 0.93)],
+)
+def test_inputs_that_fail_their_batch_cost_the_others_little(fault, ends, workers, bad, rate, least):
+    simulation = Simulation(accelerator, workers=workers, mix=[Part(1.0), Part(bad, bad=True)])
     simulation.fault = lambda _, worker, batch: (
-        ("raised", 0.0) if any(request.client.bad for request in batch) else None
+        (fault, 0.0) if any(request.client.bad for request in batch) else None
     )
-    outcome = simulation.run(1005, 12)
-    assert outcome.attainment() >= 0.95
-    assert {ended.request.client.bad for ended in outcome.ended if ended.kind == "failed"} == {True}
-
-
-def test_inputs_that_kill_their_worker_cost_the_others_little():
-    simulation = Simulation(accelerator, mix=[Part(1.0), Part(0.5 / 600, bad=True)])
-    simulation.fault = lambda _, worker, batch: (
-        ("died", 0.0) if any(request.client.bad for request in batch) else None
-    )
-    outcome = simulation.run(600, 20)
-    assert outcome.attainment() >= 0.93
-    assert {ended.request.client.bad for ended in outcome.ended if ended.kind == "WorkerDied"} == {True}
+    outcome = simulation.run(rate, 16)
+    assert outcome.attainment() >= least
+    assert {ended.request.client.bad for ended in outcome.ended if ended.kind == ends} == {True}
 
 
 def test_model_out_of_memory_serves_nearly_as_much_as_with_the_largest_batch_set():
