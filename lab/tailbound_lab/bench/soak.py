@@ -19,6 +19,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Protocol
@@ -153,8 +154,9 @@ class Requests:
         }
         self.generator: Generator = build(run.folder)
         self.server = RunningSystem(parse_entry("slo"), workload, WORKERS, example(workload), settings)
-        self._held: list[tuple[float, socket.socket]] = []
-        self._bad = self._unanswered = 0
+        self._clients = ThreadPoolExecutor(64)
+        self._answers: list[Future[bool]] = []
+        self._bad = 0
 
     def endpoint(self) -> Endpoint:
         """Return each class on each path, and requests with false start times."""
@@ -181,21 +183,20 @@ class Requests:
     def misbehave(self) -> None:
         """Send a plausible false time, disconnect, and send half a body, each from one client."""
         self._bad += 3
-        self._lie()
-        message = self._plain.message(self.server.port)
-        with self._connect() as hasty:
+        # The request claims to have taken four seconds already: it is late, and must be answered.
+        start = ("X-Start-Time", str(time.time_ns() - 4 * 10**9))
+        plain, port = self._plain, self.server.port
+        message = plain.message(port)
+        lying = replace(plain, headers=(*plain.headers, start)).message(port)
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as hasty:
             hasty.sendall(message)
-        slow = self._connect()
-        slow.sendall(message[:-1])
-        self._held.append((time.monotonic(), slow))
-        self._release()
+        for sent, seconds in ((lying, PATIENCE), (message[:-1], READ_TIMEOUT + PATIENCE)):
+            self._answers.append(self._clients.submit(answered, port, sent, seconds))
 
     def ended(self, slices: Sequence[Run], statuses: Counter[str]) -> tuple[Row, bool]:
-        """Wait for connections that the server must still close; return what became of all requests."""
-        while self._held:
-            time.sleep(0.1)
-            self._release()
-        unanswered = sum(statuses[name] for name in UNANSWERED) + self._unanswered
+        """Wait for what the server must still answer; return what became of all requests."""
+        unanswered = sum(statuses[name] for name in UNANSWERED)
+        unanswered += sum(not answer.result() for answer in self._answers)
         within = {name: _attainment(slices, name) for name in (*CLASSES, LIAR)}
         met = all(within[name] >= OBJECTIVE for name in CLASSES)
         return {"unanswered": unanswered, "bad_clients": self._bad, "within": within}, met and not unanswered
@@ -205,37 +206,15 @@ class Requests:
         (part,) = self.server.endpoint.parts
         return part
 
-    def _connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.server.port), timeout=PATIENCE)
 
-    def _lie(self) -> None:
-        """Claim that the request has taken four seconds already: it is late, and must be answered."""
-        start = ("X-Start-Time", str(time.time_ns() - 4 * 10**9))
-        lying = replace(self._plain, headers=(*self._plain.headers, start))
-        with self._connect() as client:
-            client.sendall(lying.message(self.server.port))
-            try:
-                self._unanswered += not client.recv(1)
-            except OSError:
-                self._unanswered += 1
-
-    def _release(self) -> None:
-        """Drop connections that the server has answered; count those that outlive its time limit."""
-        now, held = time.monotonic(), []
-        for since, client in self._held:
-            client.settimeout(0.0)
-            try:
-                answered = bool(client.recv(1))
-            except BlockingIOError:
-                if now - since < READ_TIMEOUT + PATIENCE:
-                    held.append((since, client))
-                    continue
-                answered = False
-            except OSError:
-                answered = False
-            self._unanswered += not answered
-            client.close()
-        self._held = held
+def answered(port: int, message: bytes, seconds: float) -> bool:
+    """Send a message from a client of its own; return whether an answer begins within these seconds."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=seconds) as client:
+            client.sendall(message)
+            return bool(client.recv(1))
+    except OSError:
+        return False
 
 
 class Streams:
