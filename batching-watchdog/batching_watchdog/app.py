@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,8 +31,9 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed, WatchdogError
+from batching_watchdog.front.connections import Connections, Limits
 from batching_watchdog.front.loop_lag import LoopLag
-from batching_watchdog.front.protocol import Connections, Limits
+from batching_watchdog.front.protocol import HttpProtocol
 from batching_watchdog.front.routes import Front, MetricsPage
 from batching_watchdog.front.weight import WeightFunction, load_weight
 from batching_watchdog.function.event import Event
@@ -407,7 +409,7 @@ async def _listener(
         raise StartFailed(f"{named}: cannot listen on it: {reason}") from error
     port = listening.getsockname()[1]  # uvloop's servers do not always tell their sockets
     server = await asyncio.get_running_loop().create_server(
-        connections.protocol, sock=listening, backlog=BACKLOG, start_serving=False
+        partial(HttpProtocol, connections), sock=listening, backlog=BACKLOG, start_serving=False
     )
     return server, port
 

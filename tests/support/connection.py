@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from batching_watchdog.errors import WatchdogError
+from batching_watchdog.front.connections import CONNECTION_BYTES, Connections, Limits
 from batching_watchdog.front.exchange import Exchange
-from batching_watchdog.front.protocol import CONNECTION_BYTES, Connections, Limits
+from batching_watchdog.front.protocol import HttpProtocol
 from batching_watchdog.function.wire import parse_header_block
 
 LIMITS = Limits(
@@ -174,7 +175,7 @@ class Connection:
         self.application = beside.application if beside else application or Echo()
         self.connections = beside.connections if beside else Connections(self.application, limits, self.clock)
         self.connections.sweep(0.0)
-        self.protocol = self.connections.protocol()
+        self.protocol = HttpProtocol(self.connections)
         self.wire = Wire()
         self.protocol.connection_made(self.wire)
 

@@ -1,6 +1,12 @@
 """The front end: HTTP towards clients.
 
-- ``protocol``  bytes to exchanges and back: limits, timeouts, keep-alive, pipelining
+- ``protocol``  one connection: the loop's events, timeouts
+- ``reader``    bytes to exchanges: the parser, limits of a head, refusing at the head
+- ``admission`` whether a request may come: its length, the bytes held, the connections
+- ``answers``   exchanges to bytes, in the order of the requests
+- ``line``      the transport, its state, and what the client has not read
+- ``state`` [P]   the life of a connection: a table of states and events
+- ``connections`` all of a listener: the limits that clients share, the drain
 - ``exchange``  one request and its answer
 - ``head`` [P]  refuses heads that RFC 9112 forbids and the parser accepts
 - ``loop_lag``  measures event-loop lag

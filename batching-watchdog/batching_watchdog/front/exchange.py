@@ -1,16 +1,21 @@
 """Keeps one request and its answer while they pass through the front end.
 
-Owns the received part of the request, and its share of the bytes held. ``protocol`` fills it in, and sends
-the answers of a connection in order. Next step: ``routes``, which answers.
+Owns the received part of the request, and its share of the bytes held. ``reader`` fills it in, and
+``answers`` sends what answers it in its turn. Next step: ``routes``, which answers.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+from batching_watchdog.errors import WatchdogError
+
+SMALL_PART: Final = 1 << 12
+"""Bytes up to which parts of a body are joined: a separate object has tens of bytes of overhead."""
 
 
 class Responder(Protocol):
-    """The connection of an exchange: its methods are those of ``Exchange``."""
+    """The answers of an exchange's connection: its methods are those of ``Exchange``."""
 
     @property
     def stalled_since(self) -> float | None:
@@ -36,7 +41,7 @@ class Responder(Protocol):
 class Exchange:
     """One request and its answer."""
 
-    protocol: Responder
+    responder: Responder
     began: float
     """Arrival time of its first byte."""
     arrived: float
@@ -76,6 +81,20 @@ class Exchange:
     """Called if the client goes before it is answered. Dropped with the answer, since it may lead back to
     this object, and only what is in no cycle is freed at once."""
 
+    def add(self, part: bytes) -> None:
+        """Add a part of the body that is not its first."""
+        if self.chunks is None:
+            self.chunks = [self.body, part]
+        elif len(self.chunks[-1]) + len(part) <= SMALL_PART:
+            self.chunks[-1] += part
+        else:
+            self.chunks.append(part)
+
+    def join(self) -> None:
+        """Join the parts of the body, which is complete."""
+        self.body = b"".join(self.chunks or ())
+        self.chunks = None
+
     @property
     def path(self) -> bytes:
         """The target without its query."""
@@ -83,25 +102,49 @@ class Exchange:
 
     def respond(self, status: int, head: bytes, body: bytes) -> None:
         """Answer. ``head``: complete header lines without Content-Length, Date and Connection."""
-        self.protocol.respond(self, status, head, body)
+        self.responder.respond(self, status, head, body)
 
     def begin(self, status: int, head: bytes) -> None:
         """Begin an answer in pieces. ``head``: as of ``respond``."""
-        self.protocol.begin(self, status, head)
+        self.responder.begin(self, status, head)
 
     def send(self, data: bytes) -> bool:
         """Send the next bytes of the answer; return False if too many wait for the client."""
-        return self.protocol.send(self, data)
+        return self.responder.send(self, data)
 
     def end(self, data: bytes, *, complete: bool = True) -> None:
         """Send the last bytes; without ``complete`` the client sees that the answer breaks off."""
-        self.protocol.end(self, data, complete=complete)
+        self.responder.end(self, data, complete=complete)
 
     def abort(self) -> None:
         """Cut the connection at once."""
-        self.protocol.abort()
+        self.responder.abort()
 
     @property
     def stalled(self) -> bool:
         """Whether unread bytes wait for the client."""
-        return self.protocol.stalled_since is not None
+        return self.responder.stalled_since is not None
+
+
+class Application(Protocol):
+    """The served application. Its calls are synchronous; an answer may come at once or later."""
+
+    @property
+    def captured_headers(self) -> frozenset[bytes]:
+        """The headers, in lower case, that ``Exchange.captured_headers`` must hold by name."""
+
+    @property
+    def always_served(self) -> frozenset[bytes]:
+        """The paths of probes, which are served regardless of the limits."""
+
+    def share(self, exchange: Exchange) -> float:
+        """Return the share of ``Limits.max_queued_bytes`` that a request with this head may help to fill."""
+
+    def refuse(self, exchange: Exchange) -> WatchdogError | None:
+        """Check a request whose header is complete; an error answers it before its body is read."""
+
+    def handle(self, exchange: Exchange) -> None:
+        """Take a complete request; ``exchange.respond`` must be called once."""
+
+    def answer_error(self, exchange: Exchange, error: WatchdogError) -> None:
+        """Respond with ``error``."""

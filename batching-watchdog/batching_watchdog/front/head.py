@@ -2,7 +2,7 @@
 
 llhttp in strict mode refuses invalid and duplicate lengths, a length beside chunked, and chunked that is not
 last. This module owns the other rules: Host, end of the message, and a target in origin form. It works on the
-parts that the parser's callbacks have collected so far, and raises ``BadRequest``. Used by ``protocol``.
+parts that the parser's callbacks have collected so far, and raises ``BadRequest``. Used by ``reader``.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Under overload one iteration of the loop reads hundreds of connections and outlasts a batch. So a request's
 time in the kernel counts as latency. Workers are polled within the iteration; otherwise one that answers
-early would idle until its end. Knows neither requests nor workers. Used by ``protocol``.
+early would idle until its end. Knows neither requests nor workers. Used by ``reader``.
 """
 
 import asyncio

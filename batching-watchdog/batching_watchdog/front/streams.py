@@ -1,6 +1,6 @@
 """Sends an answer piece by piece: server-sent events, JSON lines, or the function's own content type.
 
-Owns the format of streams, and what one has sent by when. ``routes`` begins and ends streams; ``protocol``
+Owns the format of streams, and what one has sent by when. ``routes`` begins and ends streams; ``answers``
 frames their bytes.
 """
 

@@ -13,6 +13,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isnan
 from statistics import fmean
 from typing import Any, Final
@@ -22,6 +23,7 @@ from batching_watchdog.config import Config, ignored
 from batching_watchdog.engine.capacity import READ_SECONDS
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import TrialFailed
+from batching_watchdog.front.protocol import HttpProtocol
 from batching_watchdog.front.weight import WeightFunction
 from batching_watchdog.function.event import Event
 from batching_watchdog.function.folder import Source
@@ -81,7 +83,9 @@ async def measure(
     watchdog = app.build(config, source.environ, own_weight=own_weight, choose=chosen)
     pool = watchdog.pool
     listener = socket.create_server(("127.0.0.1", 0))
-    server = await asyncio.get_running_loop().create_server(watchdog.requests.protocol, sock=listener)
+    server = await asyncio.get_running_loop().create_server(
+        partial(HttpProtocol, watchdog.requests), sock=listener
+    )
     served = False
     try:
         pool.start()

@@ -6,16 +6,11 @@ from itertools import chain, repeat
 
 import pytest
 
-from batching_watchdog.front.protocol import (
-    CONNECTION_BYTES,
-    IDLE_SECONDS,
-    LEAST_RATE,
-    MAX_HEADER_BYTES,
-    MAX_UNREAD,
-    STALL_SECONDS,
-    SURPLUS_CONNECTIONS,
-    SURPLUS_SECONDS,
-)
+from batching_watchdog.front.answers import MAX_UNREAD
+from batching_watchdog.front.connections import CONNECTION_BYTES, SURPLUS_CONNECTIONS
+from batching_watchdog.front.line import LEAST_RATE, STALL_SECONDS
+from batching_watchdog.front.protocol import IDLE_SECONDS, SURPLUS_SECONDS
+from batching_watchdog.front.reader import MAX_HEADER_BYTES
 from support.connection import (
     CHUNKED,
     GET,

@@ -10,14 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batching_watchdog.errors import QueueFull
+from batching_watchdog.front.answers import REQUEST_BYTES
+from batching_watchdog.front.connections import CONNECTION_BYTES, SURPLUS_CONNECTIONS, Connections
 from batching_watchdog.front.exchange import Exchange
-from batching_watchdog.front.protocol import (
-    CONNECTION_BYTES,
-    KEEP_ALIVE_SECONDS,
-    REQUEST_BYTES,
-    SURPLUS_CONNECTIONS,
-    Connections,
-)
+from batching_watchdog.front.protocol import KEEP_ALIVE_SECONDS, HttpProtocol
 from support.connection import CHUNKED, GET, LAST, LIMITS, POST, Clock, Echo, Wire, post, split_answers
 from support.fuzzing import fuzzed
 
@@ -65,7 +61,7 @@ class Client(Wire):
 
     def __init__(self, connections: Connections) -> None:
         super().__init__()
-        self.protocol = connections.protocol()
+        self.protocol = HttpProtocol(connections)
         self.reads = True
         self.half_closed = False
         self.paused = False

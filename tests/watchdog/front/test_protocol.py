@@ -4,18 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from batching_watchdog.errors import BadRequest, QueueFull
-from batching_watchdog.front.protocol import (
-    DISCARD_BYTES,
-    KEEP_ALIVE_SECONDS,
-    LINGER_SECONDS,
-    MAX_PIPELINED,
-    SMALL_BYTES,
-    Connections,
-)
+from batching_watchdog.front.admission import DISCARD_BYTES
+from batching_watchdog.front.answers import MAX_PIPELINED, SMALL_BYTES
+from batching_watchdog.front.connections import Connections
+from batching_watchdog.front.protocol import KEEP_ALIVE_SECONDS, LINGER_SECONDS, HttpProtocol
 from support.connection import (
     CHUNKED,
     GET,
@@ -144,6 +141,24 @@ def test_refusal_leaves_before_the_body_and_keeps_the_connection_if_the_body_can
     client.application.refusal = None
     assert [each.body for each in client.send(body + GET)] == ([] if closes else [b"GET /a?b=c "])
     assert client.held == 0
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_answer_behind_a_stream_that_breaks_off_is_dropped_with_the_connection(streamed):
+    client = Connection(Echo(hold=True))
+    client.send(GET * 2 + GET[:9])
+    broken, behind = client.application.exchanges
+    broken.begin(200, b"")
+    broken.end(b"", complete=False)
+    assert client.wire.closed
+    if streamed:
+        behind.begin(200, b"")
+        assert behind.send(b"x")
+        behind.end(b"")
+    else:
+        behind.respond(200, b"", b"")
+    client.lose()
+    assert (client.held, client.application.disconnected) == (0, 0)
 
 
 def stalls(unread: int = 1) -> Step:
@@ -319,7 +334,9 @@ def test_request_came_when_the_loop_could_first_have_read_its_first_byte_and_its
 async def listening() -> AsyncIterator[tuple[Echo, asyncio.StreamReader, asyncio.StreamWriter]]:
     """A client of a real listener, both in this loop."""
     connections = Connections(application := Echo(hold=True), LIMITS, Clock())
-    server = await asyncio.get_running_loop().create_server(connections.protocol, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(
+        partial(HttpProtocol, connections), "127.0.0.1", 0
+    )
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
         yield application, reader, writer
