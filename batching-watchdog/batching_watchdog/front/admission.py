@@ -18,16 +18,17 @@ DISCARD_BYTES: Final = 1 << 16
 def refusal(connections: Connections, line: Line, exchange: Exchange) -> WatchdogError | None:
     """Return the error that refuses a request before its body; None if none does."""
     length, limits, application = exchange.length or 0, connections.limits, connections.application
+    surplus = line.surplus
     if length > limits.max_body_bytes:
         return BodyTooLarge(
             f"the body has {length} bytes, the limit (max_body_bytes) is {limits.max_body_bytes}"
         )
-    if line.surplus:
+    if surplus:
         exchange.keep_alive = False
     exchange.most_held = most = int(limits.max_queued_bytes * application.share(exchange))
     full = connections.queued_bytes + length > most
-    if (full or line.surplus) and exchange.path not in application.always_served:
-        if line.surplus:
+    if (full or surplus) and exchange.path not in application.always_served:
+        if surplus:
             return TooManyConnections(connections.max_connections)
         return QueueFull.of_bytes(most)
     return application.refuse(exchange)

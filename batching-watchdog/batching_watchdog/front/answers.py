@@ -11,7 +11,7 @@ from typing import Final
 from batching_watchdog.front.connections import Connections
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.line import Line
-from batching_watchdog.front.state import CLOSING, IDLE, LINGERING, LOST
+from batching_watchdog.front.state import ANSWERS, IDLE, LOST
 
 MAX_PIPELINED: Final = 64
 """Unanswered requests of one connection at which reading from it stops; those of one read are taken."""
@@ -123,7 +123,7 @@ class Answers:
 
     def _add(self, exchange: Exchange, data: bytes) -> bool:
         line, parts = self._line, exchange.parts
-        if line.state >= LINGERING or parts is None:
+        if line.state not in ANSWERS or parts is None:
             return True  # nobody receives it
         parts.append(data)
         line.largest = max(line.largest, len(data))
@@ -144,8 +144,7 @@ class Answers:
 
     def _send(self, line: Line) -> None:
         """Send all answers that are next in order."""
-        state = line.state
-        if state is LINGERING or state is CLOSING:
+        if line.state not in ANSWERS:
             return  # an earlier answer closed the connection
         pending, transport = self.pending, line.transport
         while pending and pending[0].answer is not None:

@@ -15,7 +15,7 @@ from batching_watchdog.front.answers import Answers
 from batching_watchdog.front.connections import Connections
 from batching_watchdog.front.line import Line
 from batching_watchdog.front.reader import Reader
-from batching_watchdog.front.state import BODY, CLOSING, HEAD, IDLE, LINGERING
+from batching_watchdog.front.state import BODY, CLOSING, HEAD, IDLE, LINGERING, TAKES
 
 KEEP_ALIVE_SECONDS: Final = 3900.0
 """Seconds after which an idle connection is closed: longer than usual clients keep theirs (nginx 60 s,
@@ -68,7 +68,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Asyncio: bytes arrived."""
-        if self._line.state > BODY:
+        if self._line.state not in TAKES:
             return  # no further request is taken
         self._reader.parse(data)
         if self._connections.loop_lag is not None:

@@ -21,7 +21,7 @@ from batching_watchdog.front.connections import Connections
 from batching_watchdog.front.exchange import Exchange
 from batching_watchdog.front.head import check_head, read_framing
 from batching_watchdog.front.line import Line
-from batching_watchdog.front.state import BEGIN, BODY, COMPLETE, HEAD, HEAD_COMPLETE, IDLE, STOP
+from batching_watchdog.front.state import BEGIN, COMPLETE, HEAD, HEAD_COMPLETE, IDLE, STOP, TAKES
 from batching_watchdog.function import wire
 
 MAX_HEADER_BYTES: Final = 1 << 16
@@ -39,13 +39,14 @@ class Reader:
     """Reads one connection; its ``on_`` methods are called by the parser."""
 
     __slots__ = (
-        "_answers", "_application", "_clock", "_connections", "_current", "_excess", "_line", "_parser",
-        "_resumed",
+        "_answers", "_application", "_captured", "_clock", "_connections", "_current", "_excess", "_line",
+        "_parser", "_resumed",
     )  # fmt: skip
 
     def __init__(self, connections: Connections, line: Line, answers: Answers) -> None:
         self._connections = connections
         self._application = connections.application
+        self._captured = connections.captured
         self._clock = connections.clock
         self._line = line
         self._answers = answers
@@ -59,7 +60,7 @@ class Reader:
     def fail(self, error: WatchdogError) -> None:
         """Answer a request that cannot be read completely, after earlier ones, and stop reading."""
         line, pending = self._line, self._answers.pending
-        if line.state > BODY:
+        if line.state not in TAKES:
             return
         exchange = self._current
         if exchange is None:
@@ -163,7 +164,7 @@ class Reader:
         value = value.rstrip()
         exchange.headers.append((name, value))
         name = name.lower()
-        if name in self._connections.captured:
+        if name in self._captured:
             exchange.captured_headers = {**exchange.captured_headers, name: value}
         else:
             read_framing(exchange, name, value)
@@ -172,7 +173,8 @@ class Reader:
         """Parser: the header is complete; refuse requests that need no body for that."""
         exchange = self._current
         assert exchange is not None  # noqa: S101 - the parser calls on_message_begin first
-        self._line.go(HEAD_COMPLETE)
+        connections, line, pending = self._connections, self._line, self._answers.pending
+        line.go(HEAD_COMPLETE)
         if self._resumed is not None:
             self._current, self._resumed = self._resumed, None
             return
@@ -182,12 +184,12 @@ class Reader:
         check_head(exchange, parser.get_http_version())
         exchange.head_complete = True
         exchange.arrived = self._came_at(self._clock())
-        error = refusal(self._connections, self._line, exchange)
+        error = refusal(connections, line, exchange)
         if error is None:
             exchange.header_block = wire.request_header_block(
                 exchange.method, exchange.target, exchange.headers
             )
-            self._connections.charge(exchange, REQUEST_BYTES + len(exchange.header_block))
+            connections.charge(exchange, REQUEST_BYTES + len(exchange.header_block))
         exchange.headers = []  # they are in the head, and the queue may be long
         if parser.should_upgrade():
             # The parser leaves the body to the new protocol and ends the request; see ``parse``.
@@ -195,12 +197,12 @@ class Reader:
             self._resumed = exchange
             self._current = unused = Exchange(self._answers, 0.0, 0.0, _NOTHING)
             unused.head_complete = unused.refused = True
-        self._answers.pending.append(exchange)
+        pending.append(exchange)
         if error is not None:
-            refuse(self._connections, self._line, exchange, error)
-        elif exchange.expects_continue and exchange is self._answers.pending[0]:
-            self._line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if len(self._answers.pending) >= MAX_PIPELINED:
+            refuse(connections, line, exchange, error)
+        elif exchange.expects_continue and exchange is pending[0]:
+            line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if len(pending) >= MAX_PIPELINED:
             self._answers.read_on()
 
     def on_body(self, body: bytes) -> None:
@@ -246,7 +248,7 @@ class Reader:
         The parser cannot ignore it, so a new one gets the request's framing and the rest.
         """
         exchange = self._resumed
-        if exchange is None or self._line.state > BODY:
+        if exchange is None or self._line.state not in TAKES:
             return
         self._parser = httptools.HttpRequestParser(self)
         framing = b"Content-Length: %d\r\n" % (exchange.length or 0)

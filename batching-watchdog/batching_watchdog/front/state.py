@@ -50,6 +50,11 @@ class Event(IntEnum):
 IDLE, HEAD, BODY, STOPPED, LAST, LINGERING, CLOSING, LOST = State
 BEGIN, HEAD_COMPLETE, COMPLETE, STOP, CLOSE, LOSE = Event
 
+TAKES: Final = (IDLE, HEAD, BODY)
+"""States in which further bytes are read as requests."""
+ANSWERS: Final = (*TAKES, STOPPED, LAST)
+"""States in which answers are sent."""
+
 NEXT: Final[Mapping[State, Mapping[Event, State]]] = {
     IDLE: {BEGIN: HEAD, STOP: LAST, CLOSE: CLOSING, LOSE: LOST},
     HEAD: {HEAD_COMPLETE: BODY, STOP: STOPPED, CLOSE: LINGERING, LOSE: LOST},
