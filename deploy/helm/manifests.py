@@ -32,7 +32,6 @@ NAMESPACES: Final = {
     "openfaas": "openfaas",
     "kubernetes": "tailbound",
     "knative-class": "tailbound-knative",
-    "knative-floor": "tailbound-knative-floor",
 }
 """Platform -> the namespace of the autoscaler in guides and manifests."""
 HEADER: Final = """\
@@ -107,7 +106,8 @@ def values() -> Json:
     for name in spec.keys() - fields.keys(Spec).keys():
         del spec[name]
     properties = {
-        "platform": {"enum": list(NAMESPACES)},
+        # The chart itself refuses the last one, and says what does its work.
+        "platform": {"enum": [*NAMESPACES, "knative-floor"]},
         "config": config,
         "createNamespace": FLAG,
         "maxMode": {"enum": [mode for mode in MODES if mode != "off"]},

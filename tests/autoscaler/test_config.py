@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
 from slo_autoscaler.errors import ConfigError
-from slo_autoscaler.settings.fields import parse_duration
+from slo_autoscaler.settings.fields import REMOVED, parse_duration
 from slo_autoscaler.settings.spec import Slo
 from support.builders import BOMB, MINIMAL
 
@@ -267,3 +267,10 @@ def test_durations_are_read_as_go_writes_them(text, seconds):
 def test_config_of_aliases_that_explode_is_refused(text):
     (line,) = faults(text)
     assert line.startswith("as.yaml: not YAML: ")
+
+
+def test_parse_key_that_was_removed_says_what_does_its_work():
+    text = "platform: {kind: knative, mode: floor}\nprometheus: {url: 'http://p'}\n"
+    with pytest.raises(ConfigError) as refused:
+        Config.parse(text, "as.yaml")
+    assert refused.value.lines == [f"as.yaml: platform.mode: {REMOVED['platform.mode']}"]

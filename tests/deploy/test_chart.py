@@ -22,7 +22,7 @@ from deploy.helm import manifests
 from slo_autoscaler.config import Config
 from slo_autoscaler.kube import BOOST
 from slo_autoscaler.kube.pods import REVISION
-from slo_autoscaler.platforms.keys import FLOOR_APPLIED, FLOOR_ORIGINAL, MIN_SCALE, MODE
+from slo_autoscaler.platforms.keys import MODE
 from support.doubles import exposing
 from support.pages import blocks
 
@@ -428,24 +428,21 @@ def test_namespaces_of_the_configuration_replace_the_binding_for_all():
     assert {each["metadata"]["namespace"] for each in bound} == {"shop", "search"}
 
 
+def test_platform_that_was_removed_is_refused():
+    with pytest.raises(Exception, match=r"knative-floor was removed|exit status"):
+        manifests.template({"platform": "knative-floor"}, "tailbound")
+
+
 @pytest.mark.parametrize("mode", ["recommend", "shadow"])
-def test_max_mode_below_active_takes_the_right_to_change_deployments(mode):
-    active = only(rendered(platform="kubernetes"), "ClusterRole")["rules"]
-    documents = rendered(platform="kubernetes", maxMode=mode)
+@pytest.mark.parametrize("platform", ["kubernetes", "knative-class"])
+def test_max_mode_below_active_takes_the_right_to_change_deployments(platform, mode):
+    active = only(rendered(platform=platform), "ClusterRole")["rules"]
+    documents = rendered(platform=platform, maxMode=mode)
     rules = only(documents, "ClusterRole")["rules"]
-    assert {verb for rule in rules for verb in rule["verbs"]} == {"get", "list", "watch"}
-    assert all(rule in active for rule in rules)
+    assert {verb for rule in rules for verb in rule["verbs"]} <= {"get", "list", "watch"}
+    read = {resource for rule in active if "list" in rule["verbs"] for resource in rule["resources"]}
+    assert {resource for rule in rules for resource in rule["resources"]} == read
     assert container(documents)["env"] == [{"name": "SLO_AUTOSCALER_MAX_MODE", "value": mode}]
-
-
-def test_policy_of_the_floor_allows_the_annotations_that_it_writes():
-    (own, *_) = only(rendered(platform="knative-floor"), POLICY)["spec"]["variables"]
-    assert own["name"] == "writable"
-    assert yaml.safe_load(own["expression"]) == [
-        MIN_SCALE,
-        FLOOR_APPLIED,
-        FLOOR_ORIGINAL,
-    ]
 
 
 @pytest.mark.parametrize(
@@ -453,7 +450,6 @@ def test_policy_of_the_floor_allows_the_annotations_that_it_writes():
     [
         ("kubernetes", "deployments/scale"),
         ("knative-class", "deployments/scale"),
-        ("knative-floor", "revisions"),
     ],
 )
 def test_policy_limits_the_account_of_the_pod_where_its_role_cannot(platform, resource):

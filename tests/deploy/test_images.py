@@ -133,7 +133,7 @@ def test_controller_ships_without_aiohttp_and_loads_every_platform(autoscaler):
     assert {"kubernetes", "slo-autoscaler"} <= names
     assert not names & {"aiohttp", "aiohttp-retry", "attrs", "multidict", "yarl", "pip", "hatchling"}
     modules = ["kube.lease", "platforms.openfaas", "platforms.kubernetes"]
-    modules += ["platforms.knative.own_class", "platforms.knative.floor"]
+    modules += ["platforms.knative.own_class"]
     imports = ", ".join(f"slo_autoscaler.{module}" for module in modules)
     assert shell(autoscaler, f"python -c 'import {imports}; print(1)'") == "1\n"
 

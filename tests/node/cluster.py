@@ -32,7 +32,6 @@ TITLES = {
     "openfaas": "OpenFaaS",
     "kubernetes": "Kubernetes",
     "knative-class": "Knative",
-    "knative-floor": "Knative",
 }
 """Platform of the chart -> the word that the headings of its parts have."""
 PULL = "Always"

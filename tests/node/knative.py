@@ -12,7 +12,6 @@ from node import cluster
 from node.cluster import PULL, REGISTRY, SAMPLE, Guide, exists, kubectl, read, wait_for
 
 IMAGE = f"{REGISTRY}/my-model:1"
-CLASS = "autoscaling.knative.dev/class"
 
 
 def needs_knative() -> None:
@@ -25,21 +24,14 @@ def deploy(
     follower: Guide,
     sample: str = "accelerator",
     labels: Mapping[str, str] = MappingProxyType({}),
-    *,
-    own_class: bool = True,
 ) -> None:
-    """Step 4, with the handler of a sample that needs no torch; ``labels`` are the pods'.
-
-    Without ``own_class`` Knative's own autoscaler scales it.
-    """
+    """Step 4, with the handler of a sample that needs no torch; ``labels`` are the pods'."""
     (build,) = [each.text for each in follower.blocks("4. A function") if each.language == "sh"]
     follower.run(build.replace("functions/tabular", f"functions/{sample}"))
     service: dict[str, Any] = yaml.safe_load((follower.clone / "deploy/knative/my-model.yaml").read_text())
     template = service["spec"]["template"]
     template["metadata"]["annotations"]["autoscaling.knative.dev/max-scale"] = "5"
     template["metadata"]["labels"] = dict(labels)
-    if not own_class:
-        del template["metadata"]["annotations"][CLASS]
     (container,) = template["spec"]["containers"]
     container |= {"image": IMAGE, "imagePullPolicy": PULL}
     kept = [each for each in container["env"] if each["name"] not in SAMPLE]
@@ -70,12 +62,6 @@ def ready(kind: str, name: str) -> bool:
 
 def counts() -> tuple[int, int]:
     return cluster.counts("default", f"{revision()}-deployment")
-
-
-def annotations() -> dict[str, str]:
-    """The annotations of the revision."""
-    found: dict[str, str] = read("revision", revision())["metadata"]["annotations"]
-    return found
 
 
 def labeled(mode: str) -> str:

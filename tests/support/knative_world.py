@@ -16,12 +16,10 @@ from slo_autoscaler.platforms.keys import MODE
 from slo_autoscaler.platforms.keys import OUR_CLASS as CLASS
 from slo_autoscaler.platforms.knative import Settings as KnativeSettings
 from slo_autoscaler.platforms.knative import knative
-from slo_autoscaler.platforms.knative.floor import Floor
 from slo_autoscaler.platforms.knative.objects import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     POD_AUTOSCALERS,
-    REVISIONS,
     ROUTES,
     SERVICES,
 )
@@ -37,7 +35,6 @@ MOMENT = "2026-01-01T00:00:00Z"
 WATCHED = {
     DEPLOYMENTS: "_deployments",
     POD_AUTOSCALERS: "_autoscalers",
-    REVISIONS: "_revisions",
     ROUTES: "_routes",
     SERVICES: "_services",
 }
@@ -142,23 +139,6 @@ class World:
     def mode(self, name: str) -> str:
         return str(self.get(SERVICES, name)["spec"]["mode"])
 
-    # A Revision of Knative's own class
-
-    def revision(
-        self, generation: int = 1, *, ready: str = "True", desired: int = 1, **annotations: str | None
-    ) -> str:
-        """Make or change one."""
-        name = f"tabular-{generation:05}"
-        metadata = {"labels": _labels("tabular", name, generation), "annotations": annotations}
-        ready_ = {"type": "Ready", "status": ready, "lastTransitionTime": MOMENT}
-        status = {"desiredReplicas": desired, "actualReplicas": desired, "conditions": [ready_]}
-        self.change(REVISIONS, name, metadata=metadata, spec={"containers": []}, status=status)
-        return name
-
-    def annotations(self, generation: int = 1) -> dict[str, str]:
-        found: dict[str, str] = self.get(REVISIONS, f"tabular-{generation:05}")["metadata"]["annotations"]
-        return found
-
     # What others do
 
     def reconcile(self) -> None:
@@ -183,7 +163,7 @@ class World:
                 }
                 self.change(SERVICES, name, status=status)
 
-    def until(self, true: Callable[[], object], what: str, *driven: OwnClass | Floor) -> None:
+    def until(self, true: Callable[[], object], what: str, *driven: OwnClass) -> None:
         """Wait until something is so, while controllers reconcile, and the threads' steps of ``driven``."""
 
         def happened() -> object:
@@ -193,7 +173,7 @@ class World:
 
         until(happened, what)
 
-    def settle(self, platform: OwnClass | Floor) -> None:
+    def settle(self, platform: OwnClass) -> None:
         """Drive a platform until it has seen everything, and has nothing to write."""
 
         def settled() -> bool:
@@ -204,7 +184,7 @@ class World:
 
         until(settled, "all is seen and written")
 
-    def _is_seen(self, platform: OwnClass | Floor) -> bool:
+    def _is_seen(self, platform: OwnClass) -> bool:
         """Tell whether the watches of a platform know the version of every object."""
         for resource, name in WATCHED.items():
             informer = getattr(platform, name, None)
@@ -216,14 +196,10 @@ class World:
         return True
 
 
-def drive(*platforms: OwnClass | Floor) -> None:
+def drive(*platforms: OwnClass) -> None:
     """Take the steps of platforms' threads once, as far as the API server lets them."""
     for platform in platforms:
-        steps = (
-            (platform.reconcile_floors,)
-            if isinstance(platform, Floor)
-            else (platform.reconcile_scale, platform.reconcile_status)
-        )
+        steps = platform.reconcile_scale, platform.reconcile_status
         for step in steps:
             with suppress(PlatformError):
                 step()
@@ -242,11 +218,11 @@ class Standby:
         pass
 
 
-def driven(config: KnativeSettings, leader: Leader) -> OwnClass | Floor:
+def driven(config: KnativeSettings, leader: Leader) -> OwnClass:
     """Return a platform whose threads never start: the test takes their steps."""
     with patch.object(Loop, "start"):
         platform = knative(config, leader)
-    assert isinstance(platform, OwnClass | Floor)
+    assert isinstance(platform, OwnClass)
     return platform
 
 

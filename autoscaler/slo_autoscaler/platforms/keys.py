@@ -54,8 +54,6 @@ INITIAL_SCALE: Final = AUTOSCALING + "initial-scale"
 OLD_INITIAL_SCALE: Final = AUTOSCALING + "initialScale"
 RETENTION: Final = AUTOSCALING + "scale-to-zero-pod-retention-period"
 DEADLINE: Final = "serving.knative.dev/progress-deadline"
-FLOOR_APPLIED: Final = "slo.tailbound.dev/floor-applied"
-FLOOR_ORIGINAL: Final = "slo.tailbound.dev/floor-original-min-scale"
 
 LONGEST_TITLE: Final = 100
 """Characters of an unknown key that a message shows."""
@@ -267,7 +265,7 @@ _FACTOR: Final = "a factor of at least 1, or empty for `boost.max_factor`"
 _PAUSE: Final = "[Pause](../howto/counts.md#pause-the-scaling) of the function."
 _ABOUT_BOOST: Final = "Maximum factor of the pod's CPU limit in a [boost](../howto/boost.md)."
 _ABOUT_ZERO: Final = "Whether an idle function has no replicas. OpenFaaS CE refuses this label."
-_ABOUT_RETENTION: Final = "Minimum time for which an inactive revision keeps its replicas, in mode `class`."
+_ABOUT_RETENTION: Final = "Minimum time for which an inactive revision keeps its replicas."
 
 
 def _label(name: str, values: str, default: str, meaning: str, field: str = "", read: Reader = str) -> Key:
@@ -326,9 +324,7 @@ KUBERNETES: Final = Keys(
 KNATIVE: Final = Keys(
     "tailbound.dev/",
     own=(
-        replace(
-            _MODE, default="`floor`: Knative's autoscaler is left alone. `class`: the configuration's mode"
-        ),
+        replace(_MODE, default="our class: the configuration's mode. Others: the Service is left alone"),
         _SCHEDULE,
         _HOLD,
     ),
@@ -336,10 +332,10 @@ KNATIVE: Final = Keys(
 """Of the Service: a label on its template would create a new revision."""
 
 _REVISION: Final = (
-    _annotation(CLASS, f"`{OUR_CLASS}` in mode `class`", _CLUSTERS, "Autoscaler of the revision."),
+    _annotation(CLASS, f"`{OUR_CLASS}`", _CLUSTERS, "Autoscaler of the revision."),
     _annotation(
         *((MIN_SCALE, OLD_MIN_SCALE), _COUNT_OR_NONE, f"{_CLUSTERS}, else {_MIN_DEFAULT}"),
-        f"{_LEAST} Mode `floor` raises it on the Revision.",
+        _LEAST,
     ),
     _annotation((MAX_SCALE, OLD_MAX_SCALE), _COUNT_OR_NONE, f"{_CLUSTERS}, else {_MAX_DEFAULT}", _MOST),
     _annotation(
@@ -347,12 +343,7 @@ _REVISION: Final = (
         "Replicas with which a revision starts.",
     ),
     _annotation(RETENTION, _DURATION, "the cluster's grace period", _ABOUT_RETENTION),
-    _annotation(DEADLINE, _DURATION, "`10m`", "Time within which a revision must start, in mode `class`."),
-)
-
-_FLOOR: Final = (
-    _annotation(FLOOR_APPLIED, "a whole number", "none", "`min-scale` as the autoscaler has written it."),
-    _annotation(FLOOR_ORIGINAL, _COUNT_OR_EMPTY, "none", "The user's `min-scale` meanwhile."),
+    _annotation(DEADLINE, _DURATION, "`10m`", "Time within which a revision must start."),
 )
 
 _LEASE: Final = (
@@ -364,7 +355,6 @@ PLACES: Final[Mapping[str, tuple[Key, ...]]] = {
     "Kubernetes: Deployment": KUBERNETES.own,
     "Knative: Service": KNATIVE.own,
     "Knative: template of the Service": _REVISION,
-    "Knative: Revision, in mode `floor`": _FLOOR,
     "all: pod": KUBERNETES.others,
     "all: Lease": _LEASE,
 }

@@ -67,6 +67,10 @@ _LOCK: Final = "was removed; leader.lease elects one of several autoscalers, wit
 REMOVED: Final[Mapping[str, str]] = {
     "--lock": _LOCK,
     "SLO_AUTOSCALER_LOCK": _LOCK,
+    "platform.mode": (
+        "was removed; the class slo.tailbound.dev scales, and under Knative's own autoscaler"
+        " the label tailbound.dev/mode: recommend decides and writes nothing"
+    ),
     "web.grafana_url": (
         "was removed; set grafana_url in Prometheus' global.external_labels, which alerts link by"
     ),

@@ -195,6 +195,23 @@ def test_revisions_of_another_class_are_left_alone_until_their_class_changes(wor
     world.until(lambda: world.function not in platform.scales(), "it is not ours any more", platform)
 
 
+@pytest.mark.parametrize(
+    ("label", "mode"), [("active", "recommend"), ("recommend", "recommend"), ("off", "off")]
+)
+def test_labeled_service_of_another_class_is_decided_on_and_never_written(api, world, start, label, mode):
+    platform, before = start(), api.writes()
+    world.revise(**{"class": KPA, "min_scale": "1", "max_scale": "8"})
+    world.route(mode=label, r1=100)
+    world.until(lambda: world.function in platform.scales(), "the label is seen", platform)
+    scale = platform.scales()[world.function]
+    assert (scale.mode, scale.desired, scale.min, scale.max) == (mode, 1, 1, 8)
+    assert platform.scale(world.function).mode == mode
+    with pytest.raises(FunctionGoneError, match=CLASS):
+        decide(platform, world.function, 4)
+    drive(platform)
+    assert api.writes() == before
+
+
 def test_revision_that_is_being_deleted_is_of_no_function(world, one):
     platform, name = one
     metadata = {"deletionTimestamp": "2026-12-01T00:00:00Z", "finalizers": ["another.dev/controller"]}
@@ -257,12 +274,11 @@ def test_an_old_revision_keeps_its_replicas_until_its_status_could_be_written(ap
     world.until(lambda: world.replicas(old) == 0, "now it goes", platform)
 
 
-@pytest.mark.parametrize("mode", ["class", "floor"])
-def test_announce_writes_a_warning_on_the_service_that_owns_the_route(world, start, mode):
+def test_announce_writes_a_warning_on_the_service_that_owns_the_route(world, start):
     world.route(r1=100)
     owner = {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "tabular", "uid": "u-1"}
     world.change(ROUTES, "tabular", metadata={"labels": {MODE: ""}, "ownerReferences": [owner]})
-    platform = start(mode=mode)
+    platform = start()
     world.until(lambda: has_listed(platform), "it has listed", platform)
     platform.announce(world.function, "NoData", "no sample")
     world.until(lambda: world.all(EVENTS), "an event is there")

@@ -14,7 +14,7 @@ from slo_autoscaler.kube.lease_rules import Settings as LeaseSettings
 from slo_autoscaler.kube.resize import Resizer
 from slo_autoscaler.kube.resize_rules import CpuBoost
 from slo_autoscaler.platforms import ALL_ACTIVE
-from slo_autoscaler.platforms.keys import MIN_SCALE, MODE
+from slo_autoscaler.platforms.keys import MODE
 from slo_autoscaler.platforms.knative.objects import DEPLOYMENTS, ROUTES, SERVICES
 from slo_autoscaler.platforms.kubernetes import Kubernetes
 from slo_autoscaler.platforms.kubernetes import Settings as KubernetesSettings
@@ -23,6 +23,7 @@ from slo_autoscaler.settings.spec import Modes
 from support import doubles
 from support.cluster import on_double
 from support.doubles import decide
+from support.knative_world import KPA
 from support.kube_server import a_deployment, a_replica_set, a_running_pod
 from support.waits import until
 
@@ -180,15 +181,14 @@ def test_the_class_needs_every_right_of_its_role_and_no_other(api, world, instal
     assert installed.asked() | FINALIZERS == installed.allowed("ClusterRole") | SETTINGS
 
 
-def test_the_floor_needs_every_right_of_its_role_and_no_other(world, install, start):
-    installed = install("autoscaler-knative-floor.yaml")
-    world.revision()
-    world.route(r1=100)
-    platform = start(kubeconfig=installed.kubeconfig, mode="floor")
+def test_service_of_another_class_needs_no_right_to_change_it(world, install, start, tmp_path):
+    role = tmp_path / "role.yaml"
+    rules = DEPLOY / "helm/slo-autoscaler/files/knative-class/read-only.yaml"
+    role.write_text(f"kind: ClusterRole\n{rules.read_text()}")
+    installed = install(role)
+    world.revise(**{"class": KPA})
+    world.route(mode="recommend", r1=100)
+    platform = start(kubeconfig=installed.kubeconfig)
     world.until(lambda: world.function in platform.scales(), "it is found", platform)
-    decide(platform, world.function, 4)
-    assert world.annotations()[MIN_SCALE] == "4"
-    world.route(mode="off", r1=100)
-    world.until(lambda: MIN_SCALE not in world.annotations(), "its own minimum is back", platform)
-    announced(world, platform, installed)
-    assert installed.asked() == installed.allowed("ClusterRole") | SETTINGS
+    until(lambda: installed.allowed("ClusterRole") <= installed.asked(), "every kind is watched")
+    assert installed.asked() - SETTINGS == installed.allowed("ClusterRole")

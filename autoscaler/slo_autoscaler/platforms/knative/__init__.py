@@ -1,20 +1,18 @@
-"""Knative Serving: an autoscaler class of our own, or a floor under Knative's own autoscaler.
+"""Knative Serving: an autoscaler class of our own.
 
 A function is a Service, ``<service>.<namespace>``; ``allocation`` gives the reason.
 
-- ``own_class``        mode ``class``: scales every PodAutoscaler that names our class
-- ``floor``            mode ``floor``: raises the min-scale of revisions that Knative's autoscaler scales
+- ``own_class``        scales every PodAutoscaler that names our class
 - ``activators``       what waits in Knative's activators for a Service without replicas
 - ``queues`` [P]       their pages
-- ``objects``          the objects that both modes watch
-- ``minimum`` [P]      the floor as annotations of a Revision
+- ``objects``          the objects that it watches
 - ``status`` [P]       conditions, status and ServerlessService by Knative's rules
 - ``allocation`` [P]   annotations and routes; a service's count for each revision
 """
 
 import importlib
 from collections.abc import Callable
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,8 +28,6 @@ from slo_autoscaler.settings.fields import (
 )
 from slo_autoscaler.settings.spec import Modes
 
-_MODES: Final = {"class": ("own_class", "OwnClass"), "floor": ("floor", "Floor")}
-
 
 @settings
 class Settings:
@@ -39,9 +35,6 @@ class Settings:
 
     kind: Literal["knative"] = "knative"
     """Kind of platform."""
-    mode: Literal["class", "floor"] = "class"
-    """``class``: scale Revisions of the autoscaler class slo.tailbound.dev. ``floor``: Knative's own
-    autoscaler scales, and this autoscaler raises its min-scale."""
     kubeconfig: str | None = None
     """Kubeconfig file. None: the pod's service account, or outside a cluster the file in KUBECONFIG."""
     context: str | None = None
@@ -65,7 +58,7 @@ class Settings:
 
     @property
     def place(self) -> str:
-        """Mode and namespaces, for the log."""
+        """Kind and namespaces, for the log."""
         return place(self.kind, self.namespaces)
 
     @property
@@ -75,10 +68,9 @@ class Settings:
 
 
 def knative(config: Settings, leader: Leader, modes: Modes = ALL_ACTIVE) -> Platform:
-    """Return the platform for the configured mode; import only this one. Raises ``ConfigError``."""
-    module, name = _MODES[config.mode]
+    """Return the platform. Raises ``ConfigError``."""
     make: Callable[[Settings, Leader, Modes], Platform]
-    make = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    make = importlib.import_module(f"{__name__}.own_class").OwnClass
     return make(config, leader, modes)
 
 

@@ -1,8 +1,7 @@
 """Divides one count for a Knative Service among its revisions. [P]
 
 Owns the meaning of routes, and the division. Objects are the API's JSON. The annotation rules are Knative's
-(pkg/apis/autoscaling/register.go, annotation_validation.go). Next: ``status`` and ``minimum`` apply the
-counts.
+(pkg/apis/autoscaling/register.go, annotation_validation.go). Next: ``status`` applies the counts.
 
 **A function is a Service, not a revision**: ``<service>.<namespace>``. Capacity and replicas belong to a
 revision. The objective, its error budget, the learned state and the configuration outlive a rollout and
@@ -100,7 +99,7 @@ CONFIG_NAMESPACE: Final = "knative-serving"
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """The state of one revision that scaling needs, in either mode."""
+    """The state of one revision that scaling needs."""
 
     namespace: str
     name: str
@@ -332,22 +331,6 @@ def main_of(revisions: Iterable[Revision]) -> Revision:
     )
 
 
-def counts_of(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
-    """Return the count of each revision of one service by its traffic, before its own bounds.
-
-    Without a decision (``wanted`` None) the main revision's present count takes its place.
-    """
-    members = list(revisions)
-    if not members:
-        return {}
-    main = main_of(members)
-    whole = main.replicas if wanted is None else wanted
-    return {
-        revision.key: whole if revision.key == main.key else replicas_for_share(whole, revision.share.most)
-        for revision in members
-    }
-
-
 def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     """Return the count of each revision of one service, within its bounds.
 
@@ -355,10 +338,15 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     inactive revision keeps its count: ``status`` decides when it may scale to zero.
     """
     members = list(revisions)
-    counts = counts_of(members, wanted)
+    counts: dict[Key, int] = {}
+    if not members:
+        return counts
+    main = main_of(members)
+    whole = main.replicas if wanted is None else wanted
     for revision in members:
+        count = whole if revision.key == main.key else replicas_for_share(whole, revision.share.most)
         # As in Knative, a lower bound above the upper one wins (an initial scale may be).
-        most = counts[revision.key] if revision.most is None else min(counts[revision.key], revision.most)
+        most = count if revision.most is None else min(count, revision.most)
         counts[revision.key] = revision.replicas if revision.inactive else max(most, revision.lowest)
     return counts
 

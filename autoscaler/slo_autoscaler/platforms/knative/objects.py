@@ -1,7 +1,7 @@
-"""Watches the objects that both modes need: kinds, cached parts, and the cluster's defaults.
+"""Watches the objects of Knative: kinds, cached parts, and the cluster's defaults.
 
-Owns the list of kinds and the cached part of each. Knows no rule of scaling; ``allocation``, ``status`` and
-``minimum`` have them.
+Owns the list of kinds and the cached part of each. Knows no rule of scaling; ``allocation`` and ``status``
+have them.
 """
 
 import logging
@@ -40,7 +40,6 @@ T = TypeVar("T")
 POD_AUTOSCALERS: Final = Resource("autoscaling.internal.knative.dev/v1alpha1", "podautoscalers")
 SERVICES: Final = Resource("networking.internal.knative.dev/v1alpha1", "serverlessservices")
 DEPLOYMENTS: Final = Resource("apps/v1", "deployments")
-REVISIONS: Final = Resource("serving.knative.dev/v1", "revisions")
 SERVING_SERVICES: Final = Resource("serving.knative.dev/v1", "services")
 ROUTES: Final = Resource("serving.knative.dev/v1", "routes")
 CONFIG_MAPS: Final = Resource("v1", "configmaps")
@@ -232,11 +231,6 @@ def strip_deployment(item: Document) -> Json:
         "spec": {"replicas": item.get("spec", {}).get("replicas")},
         "status": {"readyReplicas": (item.get("status") or {}).get("readyReplicas")},
     }
-
-
-def strip_revision(item: Document) -> Json:
-    """Remove the containers of a Revision."""
-    return {key: value for key, value in strip_managed_fields(item).items() if key != "spec"}
 
 
 def strip_route(item: Document) -> Json:

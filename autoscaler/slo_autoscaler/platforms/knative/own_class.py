@@ -1,6 +1,7 @@
 """Scales the revisions of our own autoscaler class, and maintains the objects that Knative expects.
 
-Owns the steps of two threads and their writes; ``allocation`` and ``status`` have the rules. Pitfalls:
+Decides on labeled Services of other classes too, and writes nothing of them. Owns the steps of two threads
+and their writes; ``allocation`` and ``status`` have the rules. Pitfalls:
 
 - Scaling has its own thread. Writes of a status pass Knative's webhook, and while it is down each of them may
   wait for its timeout. The scale subresource does not pass it.
@@ -22,7 +23,7 @@ from slo_autoscaler.kube.client import version_of
 from slo_autoscaler.kube.events import Events
 from slo_autoscaler.kube.loop import Loop, Writes
 from slo_autoscaler.model import Reason, Scale
-from slo_autoscaler.platforms.keys import OUR_CLASS
+from slo_autoscaler.platforms.keys import MODE, OUR_CLASS
 from slo_autoscaler.platforms.knative import Settings, status
 from slo_autoscaler.platforms.knative.activators import Activators
 from slo_autoscaler.platforms.knative.allocation import (
@@ -66,6 +67,7 @@ from slo_autoscaler.platforms.knative.objects import (
     with_shortages,
 )
 from slo_autoscaler.platforms.leader import Leader
+from slo_autoscaler.settings.fields import MODES
 from slo_autoscaler.settings.spec import Modes
 
 logger = logging.getLogger(__name__)
@@ -86,6 +88,8 @@ class _Member:
     revision: Revision
     inactive: status.Condition | None
     """Why it must have no replicas; None: it must have some."""
+    ours: bool
+    """Whether it has our class; another autoscaler scales all others."""
     blind: bool = False
     """Whether its service may have none, if the activators could be read."""
 
@@ -98,6 +102,8 @@ class OwnClass:
         self._config = config
         self._leader = leader
         self._modes = modes
+        most = max(modes.most, "recommend", key=MODES.index)
+        self._modes_of_others = replace(modes, most=most)
         self._api = api_of(config, kinds=7)
         self._cluster = ClusterDefaults(self._api)
         self._desired = DesiredReplicas()
@@ -125,13 +131,21 @@ class OwnClass:
         self._telling.start()
 
     def scales(self) -> dict[str, Scale | PlatformError]:
-        """Return replicas and bounds of every Service that has a revision of our class."""
-        functions = {name: _revisions(members) for name, members in self._functions().items()}
-        return with_shortages(scales_of(functions, self._config.cap, self._modes), self._pods)
+        """Return replicas and bounds of every Service that has a revision of our class, or our label."""
+        functions = self._functions()
+        scales: dict[str, Scale | PlatformError] = {}
+        for ours, modes in ((True, self._modes), (False, self._modes_of_others)):
+            revisions = {
+                name: _revisions(group) for name, group in functions.items() if group[0].ours is ours
+            }
+            scales |= scales_of(revisions, self._config.cap, modes)
+        return with_shortages(scales, self._pods)
 
     def scale(self, function_name: str) -> Scale:
         """Return replicas and bounds of one Service."""
-        return scale_of(_revisions(self._members(function_name)), self._config.cap, self._modes)
+        members = self._members(function_name)
+        modes = self._modes if members[0].ours else self._modes_of_others
+        return scale_of(_revisions(members), self._config.cap, modes)
 
     def set_scale(self, function_name: str, replicas: int, seen: Scale) -> None:
         """Scale the main revision now; the next pass scales the others.
@@ -142,7 +156,9 @@ class OwnClass:
         """
         if not self._leader.leads():
             raise PlatformError(f"{function_name}: not the leader")
-        members = {member.revision: member for member in self._members(function_name)}
+        members = {member.revision: member for member in self._members(function_name) if member.ours}
+        if not members:
+            raise FunctionGoneError(f"{function_name}: no revision of the class {OUR_CLASS}")
         main = main_of(members)
         if main.name != seen.revision:
             raise ScaleChangedError(f"{function_name}: {main.name} has taken over from {seen.revision}")
@@ -195,7 +211,7 @@ class OwnClass:
         Returns the maximum seconds until the next pass, as ``reconcile_status`` does.
         """
         if self._leads():
-            functions = self._functions()
+            functions = self._own_functions()
             self._desired.keep({name for name, group in functions.items() if self._is_scaled(name, group)})
             self._recall(functions)
             targets = self._targets(functions)
@@ -205,7 +221,7 @@ class OwnClass:
     def reconcile_status(self) -> float:
         """Update every ServerlessService and every status: the step of the status thread."""
         if self._leads():
-            functions = self._functions()
+            functions = self._own_functions()
             targets = self._targets(functions)
             self._work(self._service_writes, functions, self._service_write)
             self._work(self._status_writes, functions, lambda member: self._status_write(member, targets))
@@ -243,6 +259,9 @@ class OwnClass:
         services, deployments = self._services.items(), self._deployments.items()
         return self._grouped(autoscalers, routes, services.get, deployments.get)
 
+    def _own_functions(self) -> dict[str, list[_Member]]:
+        return {name: members for name, members in self._functions().items() if members[0].ours}
+
     def _members(self, function_name: str) -> list[_Member]:
         """Return the members of one function without reading others; raises as ``_functions``."""
         self._wait()
@@ -251,7 +270,9 @@ class OwnClass:
         routes = routes_of(self._routes, autoscalers)
         members = self._grouped(autoscalers, routes, self._services.get, self._deployments.get)
         if not members:
-            raise FunctionGoneError(f"{function_name}: no revision of the class {OUR_CLASS}")
+            raise FunctionGoneError(
+                f"{function_name}: no revision of the class {OUR_CLASS}, and no label {MODE}"
+            )
         return members[function_name]
 
     def _wait(self) -> None:
@@ -265,14 +286,18 @@ class OwnClass:
         service_of: Callable[[Key], Json | None],
         deployment_of: Callable[[Key], Json | None],
     ) -> dict[str, list[_Member]]:
-        """Return the members of every function that has one of the PodAutoscalers."""
+        """Return the members of every function that has one of the PodAutoscalers.
+
+        A Service with a revision of our class is ours; one of another class is here if a label asks for it.
+        """
         routed = shares(routes, newest(autoscalers))
         defaults, now = self._cluster.defaults(), time.time()
         started = _newest_started(autoscalers)
-        functions: dict[str, list[_Member]] = {}
+        functions: dict[bool, dict[str, list[_Member]]] = {True: {}, False: {}}
         for autoscaler in autoscalers:
             key = key_of(autoscaler)
-            if class_of(autoscaler, defaults) != OUR_CLASS:
+            ours = class_of(autoscaler, defaults) == OUR_CLASS
+            if not ours and routed.get(key, UNROUTED).mode is None:
                 continue
             if autoscaler["metadata"].get("deletionTimestamp") is not None:
                 continue
@@ -283,9 +308,10 @@ class OwnClass:
             superseded = started.get(service_key(autoscaler), 0) > generation_of(autoscaler)
             why = status.inactivity(autoscaler, share, defaults, now, superseded=superseded)
             revision = status.revision_of(autoscaler, deployment, share, defaults, inactive=why is not None)
-            member = _Member(autoscaler, service_of(key), deployment, revision, why)
-            functions.setdefault(revision.function_name, []).append(member)
-        return {name: self._rested(name, members, defaults) for name, members in functions.items()}
+            member = _Member(autoscaler, service_of(key), deployment, revision, why, ours)
+            functions[ours].setdefault(revision.function_name, []).append(member)
+        own = {name: self._rested(name, members, defaults) for name, members in functions[True].items()}
+        return functions[False] | own
 
     def _rested(self, name: str, members: list[_Member], defaults: Defaults) -> list[_Member]:
         """Return the members of a function by the decision for no replicas, if that may stand."""

@@ -1,6 +1,9 @@
 {{/* The configuration: the values' keys over those of the platform, with a Lease of this release's own.
 sprig's own merge passes over null. */}}
 {{- define "slo-autoscaler.config" -}}
+{{- if eq .Values.platform "knative-floor" }}
+{{- fail "platform: knative-floor was removed; knative-class scales, and under Knative's own autoscaler the label tailbound.dev/mode: recommend decides and writes nothing" }}
+{{- end -}}
 {{- $config := .Files.Get (printf "files/%s/config.yaml" .Values.platform) | fromYaml -}}
 {{- $_ := set $config.leader.lease "name" (include "slo-autoscaler.name" .) -}}
 {{- include "slo-autoscaler.overlay" (list $config .Values.config) -}}
