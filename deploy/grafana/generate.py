@@ -12,6 +12,8 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Final
 
+from slo_autoscaler.signals.record import SIGNALS
+
 Json = dict[str, Any]
 Levels = tuple[tuple[float | None, str], ...]
 """Thresholds: (from this value on, color); the first has no lower end."""
@@ -305,6 +307,15 @@ INTERVAL: Final = "function_name_slo_class:watchdog_piece_interval_seconds"
 LEARNED: Final = f"max(slo_autoscaler_capacity_requests_per_second{F})"
 
 
+def signals(chart: str) -> dict[str, str]:
+    """Return the lines of the signals that a chart of the function's page shows too."""
+    return {
+        signal.shown.label: f"sum({signal.chosen(F[1:-1])} >= 0)"
+        for signal in SIGNALS.values()
+        if signal.shown and signal.shown.chart == chart
+    }
+
+
 def over(change: str, counter: str) -> str:
     """``rate`` or ``increase`` of a counter over the interval that fits the picture."""
     return f"{change}({counter}[$__rate_interval])"
@@ -408,7 +419,7 @@ FUNCTION: Final = {
         | about("Of the selected class. Every outcome except good is a miss."),
         graph(
             "Queue",
-            {"waiting": f"sum(watchdog_queue_length{F})", "in flight": f"sum(http_requests_in_flight{F})"},
+            signals("queue"),
         ),
         graph(
             "Where the time goes (p95)",
@@ -509,7 +520,7 @@ FUNCTION: Final = {
             "Streams",
             {
                 "running": f"sum(watchdog_streams{F})",
-                "held within the interval": f"sum(watchdog_concurrency{F} >= 0)",
+                **signals("streams"),
             },
         ),
         split("Joins by reason", "reason", f"watchdog_joins_total{F}", unit="cps")

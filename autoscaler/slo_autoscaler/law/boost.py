@@ -16,12 +16,18 @@ pauses each ``TUNING.boost_longest`` all the same: the capacity that it holds ma
 
 from dataclasses import dataclass, replace
 from math import ceil
+from operator import attrgetter
+from typing import Any, Final
 
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
-from slo_autoscaler.signals.record import Observation
+from slo_autoscaler.signals.record import Observation, Of, signals_of
+
+_NOMINAL: Final = signals_of(Of.REPLICA)
+"""What a boost distorts: the parts of ``Measured.nominal``."""
+_nominal: Final = attrgetter(*_NOMINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +91,16 @@ def nominal(at: Situation) -> Situation:
         boosts.append((at.now, at.boost))
     learned = measured.nominal
     if seen.capacity is not None and (
-        not boosts or (at.boost <= 1.0 and seen.capacity < (learned[0] or 0.0))
+        not boosts or (at.boost <= 1.0 and seen.capacity < (learned[_NOMINAL.index("capacity")] or 0.0))
     ):
-        learned = seen.capacity, seen.concurrency, seen.service_time_single
+        learned = _nominal(seen)
     if boosts or measured.boosts or learned != measured.nominal:
         since = (at.now if measured.boosted_since is None else measured.boosted_since) if boosts else None
         measured = replace(measured, boosts=tuple(boosts), nominal=learned, boosted_since=since)
         at = at.after(replace(at.memory, replica=measured))
     if boosts:
-        capacity, concurrency, service_time = learned
-        before = replace(seen, capacity=capacity, concurrency=concurrency, service_time_single=service_time)
-        at = replace(at, seen=before)
+        before: dict[str, Any] = dict(zip(_NOMINAL, learned, strict=True))
+        at = replace(at, seen=replace(seen, **before))
     alone = _alone_since(at)
     if alone == measured.alone_since:
         return at

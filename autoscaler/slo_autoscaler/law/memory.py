@@ -15,6 +15,7 @@ from slo_autoscaler.law.foresight.history import History
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
 from slo_autoscaler.settings.spec import Spec
+from slo_autoscaler.signals.record import Of, signals_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,8 @@ class Measured:
     samples of that time have left the windows."""
     boosted_since: float | None = None
     """Time since which there are ``boosts``."""
-    nominal: tuple[float | None, float | None, float | None] = (None, None, None)
-    """Capacity, concurrency and service time of one request, observed before that."""
+    nominal: tuple[float | None, ...] = (None,) * len(signals_of(Of.REPLICA))
+    """The signals of a replica, observed before that."""
     alone_since: float | None = None
     """Time since which boosts bridge no start-up, until they have left the windows."""
 

@@ -11,11 +11,11 @@ from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.traffic import newest_rate, returns
 from slo_autoscaler.model import Hold, Need, Reason
-from slo_autoscaler.signals.record import Observation
+from slo_autoscaler.signals.record import Observation, Of, signals_of
 
-_OF_REPLICAS: Final = ("capacity", "concurrency", "service_time_single", "slo_latency", "slo_objective")
-_LOAD: Final = ("rate", "in_flight", "in_flight_growth", "queue_length", "stalled")
-_NEWEST: Final = ("rate_window", "rate_now", "gateway_rate", "gateway_rate_now")
+_KEPT: Final = signals_of(Of.REPLICA, Of.FUNCTION)
+_LOAD: Final = dict.fromkeys(signals_of(Of.LOAD), 0.0)
+_UNKNOWN: Final = dict.fromkeys(signals_of(Of.MOMENT))
 
 
 def rested(last: Observation, seen: Observation) -> Observation:
@@ -25,8 +25,8 @@ def rested(last: Observation, seen: Observation) -> Observation:
     """
     if seen.capacity is not None:
         return seen
-    known: dict[str, Any] = {name: getattr(last, name) for name in _OF_REPLICAS}
-    return replace(seen, **known | dict.fromkeys(_LOAD, 0.0) | dict.fromkeys(_NEWEST))
+    known: dict[str, Any] = {name: getattr(last, name) for name in _KEPT}
+    return replace(seen, **known | _LOAD | _UNKNOWN)
 
 
 def woken(at: Situation, standing: Standing) -> Need | Hold:

@@ -1,6 +1,7 @@
 """Signals of functions, and where observations of them come from.
 
 - ``record`` [P]    ``Observation``: one record for each signal
+- ``gate`` [P]      what is no number, infinite or impossible is no data
 - ``source``        the seams: what a source and a reader of the direct load offer; Prometheus' settings
 - ``queries`` [P]   every PromQL text; the API's answers -> series
 - ``answers`` [P]   series -> observations

@@ -6,6 +6,7 @@ from typing import Final, Self
 
 from slo_autoscaler.settings.fields import MOST_FAULTS
 from slo_autoscaler.settings.spec import GatewaySlos
+from slo_autoscaler.signals.gate import admitted
 from slo_autoscaler.signals.queries import GATEWAY_PAGES, Points, matching
 from slo_autoscaler.signals.record import SIGNALS, Observation, Recorded, Summed
 from slo_autoscaler.signals.source import MIN_AGE_SCRAPES, MIN_SCRAPES, Earlier
@@ -82,10 +83,10 @@ class Corrections:
 
 
 def observations(answers: Answers) -> dict[str, Observation]:
-    """Return {function_name: Observation} of every function in an answer."""
+    """Return {function_name: Observation} of every function in an answer, through the gate."""
     names = sorted(set[str]().union(*answers.values()) - {""})
     columns = [map(answers.get(signal, {}).get, names) for signal in SIGNALS]
-    return {name: Observation(*values) for name, *values in zip(names, *columns, strict=True)}
+    return {name: admitted(Observation(*values)) for name, *values in zip(names, *columns, strict=True)}
 
 
 def gateway_observations(answers: Answers, slos: GatewaySlos) -> dict[str, Observation]:
@@ -95,9 +96,9 @@ def gateway_observations(answers: Answers, slos: GatewaySlos) -> dict[str, Obser
         slo = slos.of(name)
         if slo is None:
             continue
-        # The query gave the share within the SLO.
+        # The query gave the share within the SLO; of two counters, so it may be a little more than all.
         short = observation.burn_short
-        burn = None if short is None else (1.0 - short) / (1.0 - slo.objective)
+        burn = None if short is None else max(0.0, 1.0 - short) / (1.0 - slo.objective)
         seen[name] = replace(
             observation, slo_latency=slo.latency, slo_objective=slo.objective, burn_short=burn
         )

@@ -10,6 +10,7 @@ from typing import Final
 
 from slo_autoscaler.settings.spec import Slo
 from slo_autoscaler.signals.queries import COMPLETED, fill, matching
+from slo_autoscaler.signals.record import SIGNALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,15 @@ class Chart:
     def name(self, line: Line) -> str:
         """Return the name of a line among those of all charts."""
         return f"{self.key}.{line.key}"
+
+
+def _signals(chart: str) -> tuple[Line, ...]:
+    """Return the lines of the signals that a chart shows, in the order of their records."""
+    return tuple(
+        Line(shown.key, shown.label, f"sum({signal.chosen('$F')} >= 0)", shown.role)
+        for signal in SIGNALS.values()
+        if (shown := signal.shown) is not None and shown.chart == chart
+    )
 
 
 def _total(selector: str) -> str:
@@ -75,7 +85,7 @@ _LOAD: Final = Chart(
         # Under overload completions are fewer than arrivals, which the gateway counts if all pass it.
         Line("offered", "offered", f"({_OFFERED} > {COMPLETED}) or {COMPLETED}", "area"),
         Line("good", "within the SLO", _GOOD),
-        Line("capacity", "capacity", "sum(watchdog_capacity_requests_per_second{$F} >= 0)", "limit"),
+        *_signals("load"),
     ),
 )
 _LATENCY: Final = Chart(
@@ -113,15 +123,7 @@ _BUDGET: Final = Chart(
     (Line("left", "left", 'min(slo:error_budget_remaining:ratio{$F,view="watchdog"})'),),
     span=30 * 86_400,
 )
-_QUEUE: Final = Chart(
-    "queue",
-    "Queue",
-    "count",
-    (
-        Line("in_flight", "in flight", "sum(http_requests_in_flight{$F})", "area"),
-        Line("waiting", "waiting for a worker", "sum(watchdog_queue_length{$F})"),
-    ),
-)
+_QUEUE: Final = Chart("queue", "Queue", "count", _signals("queue"))
 
 CHARTS: Final = (
     *(_LOAD, _LATENCY, _LATE, _REPLICAS, _BUDGET, _QUEUE),
@@ -169,7 +171,7 @@ STREAM_CHARTS: Final = (
         "count",
         (
             Line("running", "running", "sum(watchdog_streams{$F})", "area"),
-            Line("held", "held within the interval", "sum(watchdog_concurrency{$F} >= 0)", "limit"),
+            *_signals("streams"),
         ),
     ),
 )
@@ -203,6 +205,12 @@ GATEWAY_CHARTS: Final = (
     ),
 )
 """Charts of a function that the gateway measures."""
+
+_UNKNOWN: Final = {signal.shown.chart for signal in SIGNALS.values() if signal.shown} - {
+    chart.key for chart in (*CHARTS, *STREAM_CHARTS)
+}
+if _UNKNOWN:
+    raise TypeError(f"signals are shown on charts that do not exist: {sorted(_UNKNOWN)}")
 
 
 def charts(slo: Slo | None, *, streams: bool = False) -> tuple[Chart, ...]:

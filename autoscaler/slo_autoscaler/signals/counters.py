@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import log, nan, sqrt
-from statistics import median
 from typing import Any, Final
 
-from slo_autoscaler.signals.record import Observation
-from slo_autoscaler.signals.source import LARGEST
+from slo_autoscaler.signals.gate import fault
+from slo_autoscaler.signals.record import LARGEST, ON_PAGE, SIGNALS, Observation
 
 SPANS: Final = (0.5, 2.5)
 """Spans in seconds over which arrivals are counted; the one with the higher sure rate counts. A short span
@@ -46,15 +45,8 @@ _ARRIVED: Final = re.compile(
     rb"^(?:slo_requests_total\{[^}\n]*\}|http_requests_in_flight) (\S+)", re.MULTILINE
 )
 
-_TOLD: Final = {
-    "capacity": re.compile(rb"^watchdog_capacity_requests_per_second (\S+)", re.MULTILINE),
-    "service_time_single": re.compile(
-        rb'^watchdog_service_seconds_predicted\{size="1"\} (\S+)', re.MULTILINE
-    ),
-    "slo_latency": re.compile(rb'^slo_latency_seconds\{slo_class="default"\} (\S+)', re.MULTILINE),
-    "slo_objective": re.compile(rb'^slo_objective_ratio\{slo_class="default"\} (\S+)', re.MULTILINE),
-}
-"""Field of ``Observation`` -> its line on a watchdog's page."""
+_TOLD: Final = {name: f"\n{signal.page} ".encode() for name, signal in ON_PAGE.items()}
+"""Signal -> the begin of its line on a watchdog's page, after the end of another."""
 
 _IDENTITY: Final = re.compile(rb"^watchdog_identity (\S+)", re.MULTILINE)
 
@@ -104,27 +96,47 @@ def identity(page: bytes) -> float | None:
 
 
 def told(page: bytes) -> dict[str, float]:
-    """Return {field of ``Observation``: value} of what a watchdog's page tells of its replica."""
-    matches = {name: line.search(page) for name, line in _TOLD.items()}
-    values = {name: None if match is None else _number(match[1]) for name, match in matches.items()}
-    return {name: value for name, value in values.items() if value is not None}
+    """Return {signal: value} of what a watchdog's page tells of its replica; one without sense is left out.
+
+    So a replica that has not learned its capacity does not hide the others.
+    """
+    lines = b"\n" + page
+    values = {name: _value(lines, begin) for name, begin in _TOLD.items()}
+    return {name: value for name, value in values.items() if value is not None and not fault(name, value)}
 
 
 def observed(rate: float, in_flight: float, pages: Sequence[Mapping[str, float]]) -> Observation:
-    """Return what the median replica tells (``told``), with the load of all of them."""
-    values = {name: [page[name] for page in pages if name in page] for name in _TOLD}
-    medians: dict[str, Any] = {name: median(column) for name, column in values.items() if column}
-    load = Observation(rate=rate, in_flight=in_flight, up_replicas=float(len(pages)), sample_age=0.0)
-    return replace(load, **medians)
+    """Return what replicas tell (``told``) as one, with the load of all of them."""
+    load = Observation(rate=rate, up_replicas=float(len(pages)), sample_age=0.0)
+    return replace(load, **joined(pages) | {"in_flight": in_flight})
+
+
+def joined(pages: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Return {signal: value} of what each replica tells, as the signal's record joins them."""
+    values = {name: [page[name] for page in pages if name in page] for name in ON_PAGE}
+    return {
+        name: join.of(column) for name, column in values.items() if column and (join := SIGNALS[name].joined)
+    }
+
+
+def _value(lines: bytes, begin: bytes) -> float | None:
+    """Return the number after the first ``begin``; None: there is none."""
+    at = lines.find(begin) + len(begin)
+    text = lines[at : at + LONGEST_NUMBER + 1].partition(b"\n")[0].partition(b" ")[0]
+    return None if at < len(begin) else _float(text)
 
 
 def _number(text: bytes) -> float | None:
-    """Return a number of at least 0 and below ``LARGEST``, or None."""
-    try:
-        value = float(text) if len(text) <= LONGEST_NUMBER else nan
-    except ValueError:
-        return None
+    """Return a count of at least 0 and below ``LARGEST``, or None."""
+    value = _float(text)
     return value if 0.0 <= value < LARGEST else None
+
+
+def _float(text: bytes) -> float:
+    try:
+        return float(text) if len(text) <= LONGEST_NUMBER else nan
+    except ValueError:
+        return nan
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from slo_autoscaler.errors import SourceError
 from slo_autoscaler.logs import Changes
 from slo_autoscaler.settings.spec import FurtherMetrics
 from slo_autoscaler.signals import queries
+from slo_autoscaler.signals.gate import admitted
 from slo_autoscaler.signals.prometheus import PrometheusClient
 from slo_autoscaler.signals.queries import Series
 from slo_autoscaler.signals.record import Observation, Recorded
@@ -89,8 +90,11 @@ class WithFurther:
     def _joined(
         self, name: str, seen: Observation, by_query: Mapping[str, Mapping[str, float]]
     ) -> Observation:
-        answers = [by_query[metric.query] for metric in self._metrics.of(name)]
-        return replace(seen, further=tuple(answer.get(name, answer.get("")) for answer in answers))
+        metrics = self._metrics.of(name)
+        if not metrics:
+            return seen
+        answers = [by_query[metric.query] for metric in metrics]
+        return admitted(replace(seen, further=tuple(answer.get(name, answer.get("")) for answer in answers)))
 
 
 def values(answer: Iterable[Series]) -> dict[str, float]:
@@ -102,4 +106,4 @@ def values(answer: Iterable[Series]) -> dict[str, float]:
     plain = sum(queries.FUNCTION_LABEL not in labels for labels, _ in series)
     if plain > 1:
         raise SourceError(f"{plain} series; needed: one, or the label {queries.FUNCTION_LABEL} on each")
-    return queries.values(series)
+    return queries.signals(series)

@@ -249,8 +249,8 @@ class PrometheusSource:
         """
         end = time.monotonic() + self._config.timeout
         self._client.take_partial()  # of queries for other times
-        own = self._asked(self._queries)
-        theirs = self._asked(self._gateway_queries)
+        own = self._asked(self._queries, queries.signals)
+        theirs = self._asked(self._gateway_queries, queries.signals)
         (corrections,) = self._asked(self._corrections_query).values()
         self._client.answers([corrections, *own.values(), *theirs.values()], end)
         self._corrections = answers.Corrections.of(corrections.result())
@@ -305,9 +305,11 @@ class PrometheusSource:
         spans = self._config.rate_window, self._config.window
         return queries.fill(texts, *spans, functions=functions, identity=self._identity)
 
-    def _asked(self, texts: Mapping[str, str]) -> dict[str, Future[dict[str, float]]]:
-        params = self._time()
-        return {signal: self._client.submit(self._ask, text, params) for signal, text in texts.items()}
+    def _asked(
+        self, texts: Mapping[str, str], take: Take[dict[str, float]] = queries.values
+    ) -> dict[str, Future[dict[str, float]]]:
+        ask, params = self._client.instant, self._time()
+        return {signal: self._client.submit(ask, take, text, params) for signal, text in texts.items()}
 
     def _with_new(
         self, signals: Mapping[str, dict[str, float]], names: Collection[str], end: float
@@ -316,7 +318,7 @@ class PrometheusSource:
         if not names:
             return {}
         chosen = queries.ANY if len(names) > queries.MOST_NAMED else queries.matching(names)
-        asked = self._asked(self._filled(queries.NEW, chosen))
+        asked = self._asked(self._filled(queries.NEW, chosen), queries.signals)
         self._client.answers([*asked.values()], end)
         return {signal: signals.get(signal, {}) | query.result() for signal, query in asked.items()}
 
@@ -350,9 +352,6 @@ class PrometheusSource:
         else:
             self._said.say(topic, advice)
 
-    def _ask(self, query: str, params: Mapping[str, float]) -> dict[str, float]:
-        return self._client.instant(queries.values, query, params)
-
     def _ask_clusters(self) -> Future[dict[str, dict[str, set[str]]]]:
         query = queries.SEVERAL_CLUSTERS
         return self._client.submit(self._client.instant, queries.clusters, query, self._time())
@@ -368,7 +367,7 @@ class PrometheusSource:
         now, exported = self._client.moment(text, self._time())
         ranges = {"rate": self._ask_arrivals(window, (now - span, now), self._config.scrape_interval)}
         for field, text in self._filled(queries.RESTORED).items() if exported else ():
-            values = self._ask(text, {"time": exported})
+            values = self._client.instant(queries.values, text, {"time": exported})
             ranges[field] = {name: ((exported, value),) for name, value in values.items()}
         return answers.recorded(ranges, now)
 

@@ -1,11 +1,11 @@
 """Holds every PromQL text of the autoscaler; fills them in; reads the answers. [P]
 
-``WATCHDOG``, ``GATEWAY`` and ``NEW`` have a query for each signal of ``signals``. One query covers every
-function, ``by (function_name)``. The watchdogs' queries use our watchdog's metrics and one of the gateway's.
-The gateway's are for functions without a watchdog, whose SLO is in the configuration. ``LEARNED`` is the
-page's; ``charts`` has those of its charts. In a text ``$W`` is the window, ``$R`` that of rates, ``$N`` its
-newest two scrapes, ``$O`` half of it, ``$G`` the seconds for which a gauge counts, ``$F`` a
-matcher of functions.
+``WATCHDOG``, ``GATEWAY`` and ``NEW`` have the queries of the signals; that of a gauge on a replica's page is
+made from its record. One query covers every function, ``by (function_name)``. The watchdogs' queries use our
+watchdog's metrics and one of the gateway's. The gateway's are for functions without a watchdog, whose SLO is
+in the configuration. ``LEARNED`` is the page's; ``charts`` has those of its charts. In a text ``$W`` is the
+window, ``$R`` that of rates, ``$N`` its newest two scrapes, ``$O`` half of it, ``$G`` the seconds for which a
+gauge counts, ``$F`` a matcher of functions.
 
 A window must span at least four scrapes: a rate needs two, and one may be missed. Arrival rates use exactly
 four, because a longer one adds delay; ``window`` adds up those of slow functions. Latency quantiles and
@@ -46,8 +46,9 @@ from typing import Final
 
 from slo_autoscaler.errors import SourceError
 from slo_autoscaler.settings.spec import GatewaySlos, Slo
-from slo_autoscaler.signals.record import DERIVED
-from slo_autoscaler.signals.source import LARGEST, MIN_SCRAPES
+from slo_autoscaler.signals.gate import sensible
+from slo_autoscaler.signals.record import DERIVED, ON_PAGE, SIGNALS, Joined, Signal
+from slo_autoscaler.signals.source import MIN_SCRAPES
 
 NEWEST: Final = 0.55
 """Share of the rate window (four scrapes) that holds exactly two scrapes, or fewer if one was missed."""
@@ -110,6 +111,12 @@ def _by_function(share: int, buckets: str) -> str:
 def _fresh(gauge: str) -> str:
     """Return the samples of a selector that are no older than ``$G`` seconds."""
     return f"({gauge} and timestamp({gauge}) > time() - $G)"
+
+
+def _gauge(signal: Signal) -> str:
+    """Return the query of a gauge on the pages of replicas: the fresh ones that know it, as one value."""
+    known, joined = f"{_fresh(signal.page or '')} >= 0", signal.joined or Joined.MEDIAN
+    return _median(known) if joined is Joined.MEDIAN else f"{joined.value} by (function_name) ({known})"
 
 
 def _rated(series: str, new: str = "") -> str:
@@ -179,12 +186,11 @@ _REQUESTS: Final = "slo_requests_total{$F}"
 _INSIDE_NEW: Final = f"{_INSIDE}{{$F}}"
 
 
-WATCHDOG: Final = {
+WATCHDOG: Final = {name: _gauge(signal) for name, signal in ON_PAGE.items()} | {
     "rate": _rate("slo_requests_total"),
     "gateway_rate": _rate("gateway_function_invocation_started"),
     "rate_now": f"{_sum('irate(slo_requests_total[$N])')} + {_sum(f'deriv({_INSIDE}[$N])')}",
     "gateway_rate_now": _sum("irate(gateway_function_invocation_started[$N])"),
-    "in_flight": _sum(_fresh(_INSIDE)),
     "in_flight_growth": _sum(f"deriv({_INSIDE}[$R])"),
     # Both are lower bounds. A replica: the lowest count in flight, less its streams, which may well run for
     # longer, and all that it completed. A gateway: the count in flight now, less all that started in the
@@ -194,7 +200,6 @@ WATCHDOG: Final = {
         f" - {_ALL} (increase(slo_requests_total[$R])), 0)"
         f" and {_fresh(_INSIDE)} and {_INSIDE} offset $R"
     ),
-    "queue_length": _sum(_fresh("watchdog_queue_length")),
     # The median replica: one that has just learned something odd does not size the fleet. New ones often
     # start with too little CPU, and would soon be most of them: they count where fewer than two others have
     # known their capacity for a window. One alone may have learned it in the overload that they answer.
@@ -202,7 +207,6 @@ WATCHDOG: Final = {
         f"{_median(_KNOWN_LONG)} and count by (function_name) ({_KNOWN_LONG}) >= 2"
         f" or {_median(f'{_fresh(_CAPACITY)} >= 0')}"
     ),
-    "concurrency": _median(f"{_fresh('watchdog_concurrency')} >= 0"),
     # The SLO of a stream is for its first piece: its duration says nothing.
     **{
         f"p{share}": _by_function(share, _FIRST_PIECE)
@@ -222,9 +226,6 @@ WATCHDOG: Final = {
     ),
     "budget_remaining": 'min by (function_name) (slo:error_budget_remaining:ratio{view!="gateway"})',
     "samples": _sum("increase(slo_requests_total[$W])"),
-    # For one request: a larger batch may take longer than the SLO without being a fault.
-    "service_time_single": _median(_fresh('watchdog_service_seconds_predicted{size="1"}')),
-    "process_start_up": _median(f"{_fresh('watchdog_start_up_seconds')} >= 0"),
     "service_mean": (
         f"{_rate('watchdog_service_seconds_sum', '$W')} / {_rate('watchdog_service_seconds_count', '$W')}"
     ),
@@ -233,7 +234,6 @@ WATCHDOG: Final = {
     ),
     # During an update old and new replicas may disagree; the stricter target holds.
     "slo_latency": f"min by (function_name) ({_DECLARED} > 0)",
-    "slo_interval": 'min by (function_name) (slo_interval_seconds{slo_class="default"})',
     # Gives one burn rate for all classes. Without requests: the function's own objective.
     "slo_objective": (
         _sum(f"sum {_BY_CLASS} (rate(slo_requests_total[$W])) * max {_BY_CLASS} (slo_objective_ratio)")
@@ -287,6 +287,11 @@ GATEWAY: Final = {
     "scrape_ratio": _scrape_ratio(_SERVICES),
 }
 """Signal -> query of functions without our watchdog, which the gateway measures."""
+
+_MISSING: Final = {name for name, signal in SIGNALS.items() if signal.queried} ^ WATCHDOG.keys()
+_FOREIGN: Final = (GATEWAY.keys() | NEW.keys()) - WATCHDOG.keys()
+if _MISSING or _FOREIGN:
+    raise TypeError(f"signals without a query, or queries without a signal: {sorted(_MISSING | _FOREIGN)}")
 
 SELDOM: Final = "scrape_ratio"
 """The signal whose query is expensive and whose value hardly changes."""
@@ -504,14 +509,14 @@ def _le(edge: float) -> str:
 
 
 Points = Sequence[tuple[float, float]]
-"""(Unix time, value), ascending, each a number within ``LARGEST``."""
+"""(Unix time, value), ascending."""
 
 Series = tuple[Mapping[str, str], Points]
-"""Labels and points; an instant answer has one point."""
+"""Labels and points; an instant answer has one point. A value may be NaN, infinite or absurd."""
 
 
 def read(result: object) -> Iterator[Series]:
-    """Yield the series of an answer, the ``data.result`` of the query API, without NaN and absurd numbers.
+    """Yield the series of an answer, the ``data.result`` of the query API.
 
     Raises ``SourceError`` for anything that is neither an instant vector nor a range.
     """
@@ -522,11 +527,9 @@ def read(result: object) -> Iterator[Series]:
         for series in result:
             if "value" in series:
                 when, text = series["value"]
-                value = float(text)
-                yield series["metric"], ((when, value),) if -LARGEST < value < LARGEST else ()
+                yield series["metric"], ((when, float(text)),)
             else:
-                points = [(float(when), float(text)) for when, text in series["values"]]
-                yield series["metric"], [point for point in points if -LARGEST < point[1] < LARGEST]
+                yield series["metric"], [(float(when), float(text)) for when, text in series["values"]]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise SourceError(f"expected series with metric and values, got {str(result)[:80]}") from None
 
@@ -570,15 +573,31 @@ def firing(listed: object, matchers: Mapping[str, str]) -> list[Firing]:
         raise SourceError(f"expected alerts with labels and values, got {str(listed)[:80]}") from None
 
 
-def values(series: Iterable[Series], label: str = FUNCTION_LABEL) -> dict[str, float]:
-    """Return {value of the label: newest value}; "" for a series without it. No data is never zero."""
+def signals(series: Iterable[Series]) -> dict[str, float]:
+    """Return {function_name: value} for the gate; "" for a series without it. NaN is no value."""
     # The same object in each answer: no comparison of names reads them.
-    return {intern(labels.get(label, "")): points[-1][1] for labels, points in series if points}
+    return {
+        intern(labels.get(FUNCTION_LABEL, "")): value
+        for labels, points in series
+        if points and not math.isnan(value := points[-1][1])
+    }
+
+
+def values(series: Iterable[Series], label: str = FUNCTION_LABEL) -> dict[str, float]:
+    """Return {value of the label: sensible value}; "" for a series without it. No data is never zero."""
+    return {
+        labels.get(label, ""): points[-1][1]
+        for labels, points in series
+        if points and sensible(points[-1][1])
+    }
 
 
 def ranges(series: Iterable[Series]) -> dict[str, Points]:
-    """Return {function_name: points}; "" for a series without it."""
-    return {labels.get(FUNCTION_LABEL, ""): points for labels, points in series}
+    """Return {function_name: the sensible points}; "" for a series without it."""
+    return {
+        labels.get(FUNCTION_LABEL, ""): [point for point in points if sensible(point[1])]
+        for labels, points in series
+    }
 
 
 def jobs(series: Iterable[Series]) -> set[str]:

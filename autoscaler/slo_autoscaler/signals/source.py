@@ -14,9 +14,6 @@ from slo_autoscaler.signals.record import Observation, Recorded
 MIN_SCRAPES: Final = 4
 """Minimum scrapes in the query window: two for a rate, one that may be missed, one at the edge."""
 
-LARGEST: Final = 1e18
-"""No count, rate or time is as large. A function's page may say so, and what is computed of it overflows."""
-
 MIN_AGE_SCRAPES: Final = 2
 """Minimum scrape intervals in ``max_age``: one until the next scrape, and one that may be missed."""
 

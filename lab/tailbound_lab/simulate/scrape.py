@@ -7,10 +7,9 @@ step: ``world`` passes the observation to ``decide``.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import nan
-from statistics import median
 from typing import Final
 
 import numpy as np
@@ -18,8 +17,10 @@ from numpy.typing import NDArray
 
 from batching_watchdog.engine.streams import Steady
 from batching_watchdog.observe.metrics import DEFAULT_BUCKETS, SLO_FRACTIONS
+from slo_autoscaler.signals.counters import joined
+from slo_autoscaler.signals.gate import admitted
 from slo_autoscaler.signals.queries import NEWEST
-from slo_autoscaler.signals.record import Observation
+from slo_autoscaler.signals.record import ON_PAGE, Observation
 from tailbound_lab.simulate.function import Exports, Function
 
 Floats = NDArray[np.float64]
@@ -61,6 +62,22 @@ class _Target:
             self.counters.popleft()
             self.inside.popleft()
             self.queued.popleft()
+
+
+TOLD: Final[Mapping[str, Callable[[Function, _Target], float]]] = {
+    "in_flight": lambda _, target: target.inside[-1],
+    "queue_length": lambda _, target: target.queued[-1],
+    "capacity": lambda _, target: target.exports.steady.rate,
+    "concurrency": lambda _, target: target.exports.steady.concurrency,
+    "service_time_single": lambda _, target: target.exports.service_time,
+    "process_start_up": lambda function, _: function.start_up,
+    "slo_latency": lambda function, _: function.slo_latency,
+    "slo_interval": lambda function, _: nan,
+    "slo_objective": lambda function, _: function.slo_objective,
+}
+"""Signal -> what a replica's page tells at its last scrape; NaN: unknown."""
+if TOLD.keys() != ON_PAGE.keys():
+    raise TypeError(f"signals that no simulated page tells, or none does: {TOLD.keys() ^ ON_PAGE.keys()}")
 
 
 class Scrapes:
@@ -129,30 +146,27 @@ class Scrapes:
             None if over_window is None else quantile(share, self._edges, over_window[BUCKETS:])
             for share in (0.95, 0.99)
         )
-        return Observation(
+        pages = [
+            {name: value for name, tell in TOLD.items() if (value := tell(function, target)) >= 0.0}
+            for target in alive
+        ]
+        seen = Observation(
             rate=None if over_rate_window is None else float(over_rate_window[TOTAL]),
             gateway_rate=self._gateway_rate(now),
             rate_now=self._rate_now(now),
             gateway_rate_now=self._gateway_rate_now(now),
-            in_flight=sum(target.inside[-1] for target in alive),
             in_flight_growth=self._growth(now),
-            queue_length=sum(target.queued[-1] for target in alive),
-            capacity=_median(target.exports.steady.rate for target in alive),
-            concurrency=_median(target.exports.steady.concurrency for target in alive),
             attainment=_attainment(over_window),
             samples=None if over_window is None else float(over_window[TOTAL]) * self._window,
-            slo_latency=function.slo_latency,
-            slo_objective=objective,
             up_replicas=float(len(alive)),
             rated_replicas=float(sum(target.rated(now - self._rate_window) for target in alive)),
             sample_age=now - self._scraped_at,
-            service_time_single=_median(target.exports.service_time for target in alive),
-            process_start_up=function.start_up,
             queue_mean=_ratio(over_window, QUEUED, TOTAL),
             burn_short=_late(over_rate_window, objective),
             p95=p95,
             p99=p99,
         )
+        return admitted(replace(seen, **joined(pages)))
 
     def peaks(self, now: float, span: float) -> list[tuple[float, float]]:
         """Return each replica's longest queue and most running requests in ``span`` seconds of scrapes."""
@@ -229,12 +243,6 @@ def slope(times: Sequence[float], values: Sequence[float]) -> float:
     mean_t, mean_v = sum(times) / len(times), sum(values) / len(values)
     spread = sum((t - mean_t) ** 2 for t in times)
     return sum((t - mean_t) * (v - mean_v) for t, v in zip(times, values, strict=True)) / spread
-
-
-def _median(values: Iterable[float]) -> float | None:
-    """Return the median of the known values; NaN is unknown."""
-    numbers = [value for value in values if value >= 0.0]
-    return median(numbers) if numbers else None
 
 
 def _slope(target: _Target, kept: list[int], times: list[float]) -> float:
