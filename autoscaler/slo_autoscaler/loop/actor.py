@@ -68,7 +68,8 @@ class Actor:
         ``blind``: why there are no observations.
         """
         for name, outcome in outcomes.items():
-            self._record(name, outcome.real, outcome.scale, outcome.decision, leading=leading, blind=blind)
+            cause = blind or outcome.refused
+            self._record(name, outcome.real, outcome.scale, outcome.decision, leading=leading, cause=cause)
             if not outcome.acts:
                 self._recovered(name)
         return self._act({name: outcome for name, outcome in outcomes.items() if outcome.acts})
@@ -136,7 +137,7 @@ class Actor:
             self._said.over(name, f"{name}: recovered")
 
     def _record(
-        self, name: str, real: Scale, scale: Scale, decision: Decision, *, leading: bool, blind: str = ""
+        self, name: str, real: Scale, scale: Scale, decision: Decision, *, leading: bool, cause: str = ""
     ) -> None:
         shadow = self.fleet.targets[name].shadow
         entry = Entry(
@@ -151,7 +152,7 @@ class Actor:
             detail=decision.detail,
             shortage=real.shortage,
             rollout_failed=real.rollout_failed,
-            cause=blind if decision.reason is Reason.NO_DATA else "",
+            cause=cause if decision.reason is Reason.NO_DATA else "",
         )
         score = None if shadow is None else (shadow.desired, shadow.score)
         self.metrics.decided(name, real, decision, entry.action, score)

@@ -70,6 +70,8 @@ class Outcome:
     """The function's memory once the platform has agreed."""
     acts: bool
     """Whether to request ``decision.replicas``."""
+    refused: str = ""
+    """Why signals of the observation are no data."""
 
 
 @dataclass(slots=True)
@@ -171,7 +173,8 @@ class Target:
             self.memory = memory
             self.shadow = self.shadow.wanted(decision.replicas, assessment.at.spec, assessment.at.now)
         real = self.scale or assessment.at.scale
-        return Outcome(decision, assessment.at.scale, real, memory, acts and decision.replicas is not None)
+        acts, refused = acts and decision.replicas is not None, "; ".join(assessment.at.seen.refused)
+        return Outcome(decision, assessment.at.scale, real, memory, acts, refused)
 
     def raised(
         self,

@@ -57,7 +57,7 @@ class Entry:
     shortage: str = ""
     """Why no node has room for replicas, and the resources that the cluster would need."""
     cause: str = ""
-    """Why there is no data, if the source has failed."""
+    """Why there is no data, if the source has failed or gave numbers without sense."""
     rollout_failed: bool = False
     repeats: int = 0
     until: datetime | None = None

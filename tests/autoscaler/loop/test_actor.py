@@ -2,10 +2,12 @@
 
 import threading
 from dataclasses import replace
+from math import inf
 
 import pytest
 
 from slo_autoscaler.platforms.leader import Alone
+from slo_autoscaler.signals.gate import admitted
 from support import doubles
 from support.builders import seen
 from support.doubles import Function, a_gateway
@@ -179,6 +181,12 @@ def test_reconcile_without_observations_names_the_cause(gateway, monkeypatch):
         bench.reconcile()
         assert bench.about()[-1]["cause"] == "the recording has ended"
         assert {(name, reason) for name, reason, _ in told} == {(A, "NoData"), (B, "NoData")}
+
+
+def test_decision_without_data_names_the_signal_that_the_gate_refused(gateway):
+    with Bench(gateway, {A: admitted(replace(BUSY, rate=inf))}) as bench:
+        bench.reconcile()
+        assert (bench.about()[-1]["reason"], bench.about()[-1]["cause"]) == ("NoData", "rate is infinite")
 
 
 def test_reconcile_without_observations_names_no_cause_of_what_needs_none(gateway):

@@ -14,10 +14,8 @@ from slo_autoscaler.signals.record import SIGNALS
 from support.builders import a_spec, seen
 
 SCALE = Scale(3, 3)
-MEASURED = seen(
-    **dict.fromkeys((name for name in SIGNALS if getattr(seen(), name) is None), 0.5),
-    rated_replicas=3.0,
-)
+HEALTHY = seen(rated_replicas=3.0)
+MEASURED = seen(**{name: getattr(HEALTHY, name) or 0.5 for name in SIGNALS})
 
 
 def decided(observed):
