@@ -33,8 +33,9 @@ from batching_watchdog.engine.tuning import TUNING
 from batching_watchdog.errors import HandlerNotLoaded, ShuttingDown, StartFailed, WatchdogError
 from batching_watchdog.front.connections import Connections, Limits
 from batching_watchdog.front.loop_lag import LoopLag
+from batching_watchdog.front.metrics_page import MetricsPage
 from batching_watchdog.front.protocol import HttpProtocol
-from batching_watchdog.front.routes import Front, MetricsPage
+from batching_watchdog.front.routes import Front
 from batching_watchdog.front.weight import WeightFunction, load_weight
 from batching_watchdog.function.event import Event
 from batching_watchdog.function.messages import Failure

@@ -10,7 +10,7 @@ By the place on a request's path::
     queue         PredictedLate, Expired, QueueFull (a late one made room), Abandoned (never sent)
     worker        WorkerDied  (a handler's failure, or its BadRequest, is a Reply made in the worker)
 
-``front.routes`` turns them into answers; no other module uses the statuses.
+``front.endings`` turns them into answers; no other module uses the statuses.
 """
 
 from typing import ClassVar, Final

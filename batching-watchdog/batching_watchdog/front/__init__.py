@@ -14,7 +14,10 @@
 - ``tracing``   which trace a request belongs to, and its spans
 - ``ended`` [P]   the end of a request, for log and spans
 - ``streams``   one answer that is sent in pieces
-- ``routes``    function path, health, readiness; errors to statuses
+- ``terms``     what a request asks for by its headers: class, times, batch key
+- ``endings``   the answer, and what metrics, log and spans are told
+- ``metrics_page`` the metrics port
+- ``routes``    function path, health, readiness
 
 Knows no worker. Next step: ``shell``, which passes a request to the engine.
 """

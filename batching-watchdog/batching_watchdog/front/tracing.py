@@ -1,6 +1,6 @@
 """Samples requests and makes their spans: the link between an HTTP exchange and its trace.
 
-A ``Tracer`` samples and records. Used by ``routes``.
+A ``Tracer`` samples and records. Used by ``routes`` and ``endings``.
 """
 
 import re

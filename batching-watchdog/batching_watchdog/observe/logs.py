@@ -2,7 +2,7 @@
 
 One event is one record on stderr: one line, except a traceback in text. The output of workers is relayed
 (``pool.child``); ``output`` writes both. The line of a request begins like of-watchdog's. It makes no
-decisions about requests. Used by ``front.routes``; ``app`` sets the format.
+decisions about requests. Used by ``front.endings``; ``app`` sets the format.
 
 Levels: ERROR needs the operator (the function or a worker failed), WARNING is a missed target or an omitted
 action, INFO is the rest. Only JSON shows them; text does not, like of-watchdog's.

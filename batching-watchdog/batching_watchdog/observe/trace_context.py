@@ -2,7 +2,7 @@
 
 Owns the rules of W3C Trace Context for ``traceparent``: Level 1, 3.2.2 "traceparent Header Field Values" and
 3.2.4 "Versioning of traceparent", and Level 2's flag "Random Trace ID". ``tracestate`` is passed on without
-parsing. Used by ``front.tracing``, ``front.routes`` and, for its error lines, ``worker.handler``.
+parsing. Used by ``front.tracing``, ``front.endings`` and, for its error lines, ``worker.handler``.
 """
 
 import re

@@ -17,10 +17,11 @@ from batching_watchdog.engine.engine import Engine
 from batching_watchdog.engine.latency import LatencyModel
 from batching_watchdog.engine.streams import Streams
 from batching_watchdog.errors import ShuttingDown
-from batching_watchdog.front import routes
+from batching_watchdog.front import terms
 from batching_watchdog.front.exchange import Exchange
+from batching_watchdog.front.metrics_page import MetricsPage
 from batching_watchdog.front.protocol import HttpProtocol
-from batching_watchdog.front.routes import Front, MetricsPage
+from batching_watchdog.front.routes import Front
 from batching_watchdog.front.streams import END_ID, KEEP_ALIVE_SECONDS
 from batching_watchdog.function.messages import Batch, Iteration, Output, Reply, Response
 from batching_watchdog.function.wire import Spent, parse_header_block
@@ -533,7 +534,7 @@ def gateway(seconds: float) -> str:
 
 @scenario()
 async def test_start_time_of_a_client_without_a_gateway_is_no_miss(bench, monkeypatch):
-    monkeypatch.setattr(routes, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
+    monkeypatch.setattr(terms, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
     await bench.worker_idle()
     await bench.ask(headers=gateway(2.0))
     await bench.reply()
@@ -595,7 +596,7 @@ TERMS = {
 async def test_request_sets_its_own_terms_which_count_from_its_last_byte(
     bench, headers, name, wanted, deadline, expiry, monkeypatch
 ):
-    monkeypatch.setattr(routes, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
+    monkeypatch.setattr(terms, "time", SimpleNamespace(time=lambda: bench.clock.now + 1_000_000))
     client = bench.client()
     client.send(f"POST / HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 1\r\n\r\n".encode())
     bench.clock.now += 0.125
