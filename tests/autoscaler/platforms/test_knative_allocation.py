@@ -13,7 +13,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     UNROUTED,
     Defaults,
     Revision,
-    Share,
+    Routing,
     class_of,
     defaults_of,
     initial_scale,
@@ -25,9 +25,9 @@ from slo_autoscaler.platforms.knative.allocation import (
     newest,
     plan,
     replicas_for_share,
+    routings,
     scale_of,
     service_of,
-    shares,
 )
 from slo_autoscaler.settings.schedule import hold_of, schedule_of
 from slo_autoscaler.settings.spec import Modes
@@ -46,7 +46,7 @@ def a_revision(generation=1, **changes):
         name=f"tabular-{generation:05}",
         service="tabular",
         generation=generation,
-        share=Share(1.0, 1.0),
+        routing=Routing(1.0, 1.0),
         least=0,
         most=None,
         start=1,
@@ -125,7 +125,7 @@ def test_service_of_a_revision_is_the_nearest_that_its_labels_name(labels, servi
 
 @pytest.mark.parametrize(("routed", "declared"), [(0.1, 0.9), (0.9, 0.1), (0.9, None), (None, 0.9)])
 def test_share_to_be_served_is_the_larger_of_routed_and_declared(routed, declared):
-    assert Share(routed, declared).most == 0.9
+    assert Routing(routed, declared).most == 0.9
 
 
 def test_newest_revision_is_of_the_highest_generation_in_any_order():
@@ -140,8 +140,8 @@ def test_newest_revision_is_of_the_highest_generation_in_any_order():
 
 def test_is_scaled_stays_so_with_a_wrong_label():
     modes = ["active", "", "shadow", "actve", None]
-    shares_ = [Share(1.0, 1.0, () if mode is None else ((f"label {MODE}", mode),)) for mode in modes]
-    assert [is_scaled("f.ns", share, Modes()) for share in shares_] == [True, True, False, True, True]
+    found = [Routing(1.0, 1.0, () if mode is None else ((f"label {MODE}", mode),)) for mode in modes]
+    assert [is_scaled("f.ns", routing, Modes()) for routing in found] == [True, True, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_is_scaled_stays_so_with_a_wrong_label():
         ({}, Defaults(scale_to_zero=False), (1, 23), False),
         ({"least": 1}, Defaults(), (1, 23), False),
         ({"started": False}, Defaults(), (1, 23), False),
-        ({"share": UNROUTED}, Defaults(), (1, 23), False),
+        ({"routing": UNROUTED}, Defaults(), (1, 23), False),
         *(
-            ({"share": Share(1.0, 1.0, ((title, text),))}, Defaults(), (1, 23), False)
+            ({"routing": Routing(1.0, 1.0, ((title, text),))}, Defaults(), (1, 23), False)
             for title, text in (
                 (f"label {MODE}", "off"),
                 (f"label {MODE}", "actve"),
@@ -165,13 +165,13 @@ def test_is_scaled_stays_so_with_a_wrong_label():
     ],
 )
 def test_may_rest_where_a_decision_would_wake_it(changes, defaults, version, may):
-    main = replace(a_revision(least=0, started=True, share=Share(1.0, 1.0)), **changes)
+    main = replace(a_revision(least=0, started=True, routing=Routing(1.0, 1.0)), **changes)
     assert may_rest(main, defaults, version, Modes()) is may
 
 
 def test_scale_of_a_service_without_replicas_is_zero_from_the_decision_on():
     resting = replace(a_revision(least=0, replicas=1), inactive=True, waiting=2.0)
-    new = a_revision(2, started=False, share=Share(None, 1.0))
+    new = a_revision(2, started=False, routing=Routing(None, 1.0))
     scale = scale_of([resting, new], None, Modes())
     assert (scale.revision, scale.desired, scale.waiting) == (resting.name, 0, 2.0)
 
@@ -195,19 +195,19 @@ def named(revision, percent=None, **more):
         # A route that follows a configuration will name its newest revision.
         (
             [a_route([{"configurationName": "tabular", "percent": 100}], [named("t-9", 100)])],
-            {"t-9": Share(1.0, None), "t-10": Share(None, 1.0)},
+            {"t-9": Routing(1.0, None), "t-10": Routing(None, 1.0)},
         ),
         # Entries of one revision add up, and a tag alone names it without a share.
         (
             [a_route(status=[named("a", 50), named("a", 25, tag="stable"), named("c", tag="candidate")])],
-            {"a": Share(0.75, None), "c": Share(0.0, None)},
+            {"a": Routing(0.75, None), "c": Routing(0.0, None)},
         ),
         # More than all is all.
-        ([a_route(status=[named("a", 100), named("a", 100)])], {"a": Share(1.0, None)}),
+        ([a_route(status=[named("a", 100), named("a", 100)])], {"a": Routing(1.0, None)}),
         # The largest share of several routes counts.
         (
             [a_route(status=[named("a", 10)]), a_route([named("a", 5)], [named("a", 70)])],
-            {"a": Share(0.7, 0.05)},
+            {"a": Routing(0.7, 0.05)},
         ),
         *(([{"metadata": {}, "spec": each, "status": each}], {}) for each in BROKEN),
     ],
@@ -218,8 +218,8 @@ def test_share_of_a_revision_is_what_routes_say(routes, found):
         an_object(f"t-{number}", configuration | {f"{SERVING}configurationGeneration": str(number)})
         for number in (9, 10)
     ]
-    expected = {("default", name): share for name, share in found.items()}
-    assert shares(routes, newest(revisions)) == expected
+    expected = {("default", name): routing for name, routing in found.items()}
+    assert routings(routes, newest(revisions)) == expected
 
 
 def test_annotations_of_a_route_are_those_of_its_revisions():
@@ -227,8 +227,8 @@ def test_annotations_of_a_route_are_those_of_its_revisions():
     hold = '{"until": "2026-12-01T09:00:00Z"}'
     route = a_route(status=[named("a", 100)])
     route["metadata"]["annotations"] = {SCHEDULE: schedule, HOLD: hold}
-    share = shares([route], {})["default", "a"]
-    scale = scale_of([a_revision(share=share)], None, Modes())
+    routing = routings([route], {})["default", "a"]
+    scale = scale_of([a_revision(routing=routing)], None, Modes())
     assert (scale.schedule, scale.hold) == (schedule_of(schedule), hold_of(hold))
 
 
@@ -241,13 +241,13 @@ def test_annotations_of_a_route_are_those_of_its_revisions():
     ],
 )
 def test_rollout_has_failed_where_a_newer_revision_than_the_main_one_has(newer, failed):
-    both = [a_revision(2), a_revision(**{"generation": 3} | newer, share=Share(None, 1.0))]
+    both = [a_revision(2), a_revision(**{"generation": 3} | newer, routing=Routing(None, 1.0))]
     assert scale_of(both, None, Modes()).rollout_failed is failed
 
 
 @pytest.mark.parametrize(("key", "text"), [("schedule", "[1]"), ("hold", '{"until": "later"}')])
 def test_scale_wrong_annotation_is_unreadable_with_its_count(key, text):
-    main = a_revision(share=Share(1.0, 1.0, ((f"annotation tailbound.dev/{key}", text),)), replicas=3)
+    main = a_revision(routing=Routing(1.0, 1.0, ((f"annotation tailbound.dev/{key}", text),)), replicas=3)
     with pytest.raises(UnreadableError, match=rf"tabular.default: annotation tailbound.dev/{key}") as caught:
         scale_of([main], None, Modes())
     assert caught.value.replicas == 3
@@ -255,14 +255,14 @@ def test_scale_wrong_annotation_is_unreadable_with_its_count(key, text):
 
 # How a count is divided
 
-STABLE, CANARY = a_revision(1, share=Share(0.9, 0.9)), a_revision(2, share=Share(0.1, 0.1))
+STABLE, CANARY = a_revision(1, routing=Routing(0.9, 0.9)), a_revision(2, routing=Routing(0.1, 0.1))
 LEAVING, TAKING_OVER = (
-    a_revision(1, share=Share(1.0, None), replicas=6),
-    a_revision(2, share=Share(None, 1.0)),
+    a_revision(1, routing=Routing(1.0, None), replicas=6),
+    a_revision(2, routing=Routing(None, 1.0)),
 )
-UNSTARTED = a_revision(2, share=Share(None, 1.0), started=False)
-HALF = a_revision(1, share=Share(0.5, 0.0), replicas=4)
-RESTING = a_revision(1, share=UNROUTED, inactive=True, replicas=4)
+UNSTARTED = a_revision(2, routing=Routing(None, 1.0), started=False)
+HALF = a_revision(1, routing=Routing(0.5, 0.0), replicas=4)
+RESTING = a_revision(1, routing=UNROUTED, inactive=True, replicas=4)
 
 
 @pytest.mark.parametrize(
@@ -288,10 +288,10 @@ def test_plan_divides_a_count(revisions, wanted, main, counts):
 @pytest.mark.parametrize(
     ("lesser", "greater"),
     [
-        ({"inactive": True, "share": Share(1.0, 1.0)}, {"share": Share(0.1, 0.1)}),
-        ({"inactive": True}, {"inactive": False, "started": False, "share": UNROUTED}),
-        ({"started": False, "share": Share(None, 1.0)}, {"share": Share(0.1, None)}),
-        ({"share": Share(0.4, None), "generation": 9}, {"share": Share(0.6, None)}),
+        ({"inactive": True, "routing": Routing(1.0, 1.0)}, {"routing": Routing(0.1, 0.1)}),
+        ({"inactive": True}, {"inactive": False, "started": False, "routing": UNROUTED}),
+        ({"started": False, "routing": Routing(None, 1.0)}, {"routing": Routing(0.1, None)}),
+        ({"routing": Routing(0.4, None), "generation": 9}, {"routing": Routing(0.6, None)}),
         ({"generation": 9, "name": "tabular-z"}, {"generation": 10, "name": "tabular-a"}),
     ],
 )
@@ -316,7 +316,7 @@ def services(draw):
         revisions.append(
             a_revision(
                 generation,
-                share=Share(draw(_share), draw(_share)),
+                routing=Routing(draw(_share), draw(_share)),
                 least=least,
                 most=draw(st.none() | st.integers(max(1, least), 12)),
                 start=draw(st.integers(0, 5)),

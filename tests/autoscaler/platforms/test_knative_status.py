@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slo_autoscaler.platforms.knative.allocation import UNROUTED, Defaults, Share
+from slo_autoscaler.platforms.knative.allocation import UNROUTED, Defaults, Routing
 from slo_autoscaler.platforms.knative.status import (
     DEPENDENTS,
     INITIALIZED,
@@ -26,7 +26,7 @@ from slo_autoscaler.platforms.knative.status import (
 NOW = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC).timestamp()
 AT = "2026-11-25T12:00:00Z"
 LONG_AGO = "2026-11-25T10:00:00Z"
-ROUTED = Share(1.0, 1.0)
+ROUTED = Routing(1.0, 1.0)
 
 
 def an_autoscaler(reachability="", conditions_=(), generation=1, annotations=None, **status_):
@@ -168,7 +168,7 @@ def given_up():
 
 
 @pytest.mark.parametrize(
-    ("pa", "share", "superseded", "defaults", "why"),
+    ("pa", "routing", "superseded", "defaults", "why"),
     [
         (started(**UNREACHABLE), UNROUTED, False, Defaults(), NO_TRAFFIC),
         (started(**UNREACHABLE), UNROUTED, False, NEVER, None),
@@ -176,8 +176,8 @@ def given_up():
         (started(), UNROUTED, False, Defaults(), None),
         (started(reachability="Reachable"), UNROUTED, True, Defaults(), None),
         # A route names it, though Knative calls it unreachable: all its replicas fail.
-        (started(**UNREACHABLE), Share(0.0, None), True, Defaults(), None),
-        (started(**UNREACHABLE), Share(None, 0.0), True, Defaults(), None),
+        (started(**UNREACHABLE), Routing(0.0, None), True, Defaults(), None),
+        (started(**UNREACHABLE), Routing(None, 0.0), True, Defaults(), None),
         (started(**UNREACHABLE), ROUTED, True, Defaults(), None),
         # It would never start.
         (an_autoscaler(**UNREACHABLE), UNROUTED, False, Defaults(), None),
@@ -190,12 +190,12 @@ def given_up():
         (waiting(LONG_AGO, reachability="Reachable"), UNROUTED, False, Defaults(), None),
         (waiting("yesterday"), UNROUTED, False, Defaults(), None),
         # Given up, it stays so until it is routed.
-        (given_up(), Share(None, 1.0), False, Defaults(), TIMED_OUT),
+        (given_up(), Routing(None, 1.0), False, Defaults(), TIMED_OUT),
         (given_up(), ROUTED, False, Defaults(), None),
     ],
 )
-def test_inactivity_of_a_revision_has_a_reason(pa, share, superseded, defaults, why):
-    assert inactivity(pa, share, defaults, NOW, superseded=superseded) == why
+def test_inactivity_of_a_revision_has_a_reason(pa, routing, superseded, defaults, why):
+    assert inactivity(pa, routing, defaults, NOW, superseded=superseded) == why
 
 
 @pytest.mark.parametrize(
@@ -318,8 +318,8 @@ def worlds(draw):
         if draw(st.booleans()):
             service["metadata"]["ownerReferences"] = []
     replicas, ready = draw(st.integers(0, 4)), draw(st.integers(0, 4))
-    share = draw(st.sampled_from([UNROUTED, ROUTED]))
-    rest = inactivity(pa, share, Defaults(), NOW, superseded=draw(st.booleans()))
+    routing = draw(st.sampled_from([UNROUTED, ROUTED]))
+    rest = inactivity(pa, routing, Defaults(), NOW, superseded=draw(st.booleans()))
     return pa, service, {"replicas": replicas, "ready": ready, "rest": rest, "failed": draw(st.booleans())}
 
 

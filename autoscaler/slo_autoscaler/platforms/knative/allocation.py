@@ -64,8 +64,8 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """A revision's part of its service's traffic, 0 to 1; None where no route names it."""
+class Routing:
+    """What routes say of a revision: its share of the traffic, 0 to 1 or None if unnamed, and our keys."""
 
     routed: float | None
     """Present share, in the route's status."""
@@ -85,7 +85,7 @@ class Share:
         return max(self.routed or 0.0, self.declared or 0.0)
 
 
-UNROUTED: Final = Share(None, None)
+UNROUTED: Final = Routing(None, None)
 
 ACTIVATOR_TELLS: Final = (1, 22)
 """Version of Knative from which activators tell what waits for each revision."""
@@ -107,7 +107,7 @@ class Revision:
     """The Service's name, or the Configuration's where there is none."""
     generation: int
     """Generation of its Configuration: a higher one is newer."""
-    share: Share
+    routing: Routing
     least: int
     """min-scale; 0 where it is not set."""
     most: int | None
@@ -261,8 +261,8 @@ def newest(revisions: Iterable[Json]) -> dict[Key, str]:
     return {configuration: name for configuration, (_, name) in latest.items()}
 
 
-def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share]:
-    """Return {(namespace, revision): its share} of every revision that a route names, by tag included.
+def routings(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Routing]:
+    """Return {(namespace, revision): its routing} of every revision that a route names, by tag included.
 
     ``latest`` is ``newest``'s answer: a route that follows a Configuration will name its newest revision,
     which its status does only when that is ready. A revision of several routes counts with the largest
@@ -281,7 +281,7 @@ def shares(routes: Iterable[Json], latest: Mapping[Key, str]) -> dict[Key, Share
                 percents[namespace, name] = max(percents.get((namespace, name), 0.0), percent)
                 if own:
                     texts[namespace, name] = own
-    return {key: Share(routed.get(key), declared.get(key), texts.get(key, ())) for key in routed | declared}
+    return {key: Routing(routed.get(key), declared.get(key), texts.get(key, ())) for key in routed | declared}
 
 
 def named_by(route: Json) -> set[Key]:
@@ -324,7 +324,7 @@ def main_of(revisions: Iterable[Revision]) -> Revision:
         key=lambda revision: (
             not revision.inactive or revision.waiting is not None,
             revision.started,
-            revision.share.most,
+            revision.routing.most,
             revision.generation,
             revision.name,
         ),
@@ -344,7 +344,7 @@ def plan(revisions: Iterable[Revision], wanted: int | None) -> dict[Key, int]:
     main = main_of(members)
     whole = main.replicas if wanted is None else wanted
     for revision in members:
-        count = whole if revision.key == main.key else replicas_for_share(whole, revision.share.most)
+        count = whole if revision.key == main.key else replicas_for_share(whole, revision.routing.most)
         # As in Knative, a lower bound above the upper one wins (an initial scale may be).
         most = count if revision.most is None else min(count, revision.most)
         counts[revision.key] = revision.replicas if revision.inactive else max(most, revision.lowest)
@@ -373,13 +373,13 @@ def scale_of(revisions: Collection[Revision], cap: int | None, modes: Modes) -> 
         ),
         version=main.version,
     )
-    return KNATIVE.declared(main.function_name, observed, KNATIVE.read(main.share.texts), modes)
+    return KNATIVE.declared(main.function_name, observed, KNATIVE.read(main.routing.texts), modes)
 
 
-def is_scaled(function_name: str, share: Share, modes: Modes) -> bool:
+def is_scaled(function_name: str, routing: Routing, modes: Modes) -> bool:
     """Return whether decisions for a function are applied; with a wrong label the last one stands."""
     try:
-        return KNATIVE.mode(function_name, share.mode, modes) == "active"
+        return KNATIVE.mode(function_name, routing.mode, modes) == "active"
     except PlatformError:
         return True
 
@@ -389,13 +389,13 @@ def may_rest(main: Revision, defaults: Defaults, version: tuple[int, int] | None
 
     Not where no decision would wake it: in another mode than ``active``, or with a wrong key.
     """
-    said = KNATIVE.read(main.share.texts)
+    said = KNATIVE.read(main.routing.texts)
     try:
         acts = KNATIVE.mode(main.function_name, said.mode, modes) == "active" and not said.faults
     except PlatformError:
         return False
     told = version is None or version >= ACTIVATOR_TELLS
-    routed = main.started and main.share != UNROUTED
+    routed = main.started and main.routing != UNROUTED
     return acts and told and routed and main.least == 0 and defaults.scale_to_zero
 
 

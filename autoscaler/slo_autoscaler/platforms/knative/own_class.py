@@ -42,9 +42,9 @@ from slo_autoscaler.platforms.knative.allocation import (
     named_by,
     newest,
     plan,
+    routings,
     scale_of,
     scales_of,
-    shares,
 )
 from slo_autoscaler.platforms.knative.objects import (
     DEPLOYMENTS,
@@ -290,7 +290,7 @@ class OwnClass:
 
         A Service with a revision of our class is ours; one of another class is here if a label asks for it.
         """
-        routed = shares(routes, newest(autoscalers))
+        routed = routings(routes, newest(autoscalers))
         defaults, now = self._cluster.defaults(), time.time()
         started = _newest_started(autoscalers)
         functions: dict[bool, dict[str, list[_Member]]] = {True: {}, False: {}}
@@ -304,10 +304,10 @@ class OwnClass:
             deployment = deployment_of((key[0], autoscaler["spec"]["scaleTargetRef"]["name"]))
             if deployment is None:
                 continue  # the watch of PodAutoscalers has not reported its own yet
-            share = routed.get(key, UNROUTED)
+            routing = routed.get(key, UNROUTED)
             superseded = started.get(service_key(autoscaler), 0) > generation_of(autoscaler)
-            why = status.inactivity(autoscaler, share, defaults, now, superseded=superseded)
-            revision = status.revision_of(autoscaler, deployment, share, defaults, inactive=why is not None)
+            why = status.inactivity(autoscaler, routing, defaults, now, superseded=superseded)
+            revision = status.revision_of(autoscaler, deployment, routing, defaults, inactive=why is not None)
             member = _Member(autoscaler, service_of(key), deployment, revision, why, ours)
             functions[ours].setdefault(revision.function_name, []).append(member)
         own = {name: self._rested(name, members, defaults) for name, members in functions[True].items()}
@@ -393,7 +393,7 @@ class OwnClass:
         return targets
 
     def _is_scaled(self, function_name: str, members: Iterable[_Member]) -> bool:
-        return is_scaled(function_name, main_of(member.revision for member in members).share, self._modes)
+        return is_scaled(function_name, main_of(member.revision for member in members).routing, self._modes)
 
     def _scale_write(self, member: _Member, targets: Mapping[Key, int]) -> Write | None:
         """Return the write that sets the revision's count; None if it has it."""

@@ -34,7 +34,7 @@ from slo_autoscaler.platforms.knative.allocation import (
     Defaults,
     Json,
     Revision,
-    Share,
+    Routing,
     annotation,
     condition,
     generation_of,
@@ -101,8 +101,10 @@ ZERO_REFUSED: Final = Condition(
 )
 
 
-def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *, inactive: bool) -> Revision:
-    """Return the revision that a PodAutoscaler of our class and its Deployment describe.
+def revision_of(
+    pa: Json, deployment: Json, routing: Routing, defaults: Defaults, *, inactive: bool
+) -> Revision:
+    """Return the revision that a PodAutoscaler and its Deployment describe.
 
     As in Knative, min-scale does not hold for a revision without a route; here the routes must agree. A
     revision that fails to start gets its initial scale, not the count for its declared traffic.
@@ -111,14 +113,14 @@ def revision_of(pa: Json, deployment: Json, share: Share, defaults: Defaults, *,
     replicas = deployment.get("spec", {}).get("replicas")
     least = min_scale(pa, defaults)
     if not has_started(pa) and _reachability(pa) == "Unreachable":
-        share = Share(share.routed, None)
+        routing = Routing(routing.routed, None)
     return Revision(
         namespace=namespace,
         name=name,
         service=service_of(pa),
         generation=generation_of(pa),
-        share=share,
-        least=0 if _is_left(pa, share) else least,
+        routing=routing,
+        least=0 if _is_left(pa, routing) else least,
         most=max_scale(pa, defaults),
         start=max(least, initial_scale(pa, defaults)),
         started=has_started(pa),
@@ -142,7 +144,7 @@ def has_started(pa: Json) -> bool:
 
 
 def inactivity(
-    pa: Json, share: Share, defaults: Defaults, now: float, *, superseded: bool
+    pa: Json, routing: Routing, defaults: Defaults, now: float, *, superseded: bool
 ) -> Condition | None:
     """Return why a revision must have no replicas, or None if it must have some.
 
@@ -155,8 +157,8 @@ def inactivity(
     reach = _reachability(pa)
     if has_started(pa):
         unreachable = reach == "Unreachable" or (reach == "" and superseded)
-        return NO_TRAFFIC if defaults.scale_to_zero and unreachable and share == UNROUTED else None
-    if share.routed:
+        return NO_TRAFFIC if defaults.scale_to_zero and unreachable and routing == UNROUTED else None
+    if routing.routed:
         return None
     active = condition(pa, ACTIVE)
     if _says(active, "False") and active.get("reason") == TIMED_OUT.reason:
@@ -357,9 +359,9 @@ def _reachability(pa: Json) -> str:
     return str(pa.get("spec", {}).get("reachability") or "")
 
 
-def _is_left(pa: Json, share: Share) -> bool:
+def _is_left(pa: Json, routing: Routing) -> bool:
     """Return whether both Knative and the routes send it no more traffic."""
-    return has_started(pa) and _reachability(pa) == "Unreachable" and share == UNROUTED
+    return has_started(pa) and _reachability(pa) == "Unreachable" and routing == UNROUTED
 
 
 def _says(condition: Json, wanted: str) -> bool:
