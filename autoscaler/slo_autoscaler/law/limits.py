@@ -125,10 +125,10 @@ def _detail(need: Need | Hold, why: Reason, own: Limits) -> str:
 
 def _own(at: Situation) -> Limits:
     """Return the bounds of the schedule, where an entry gives one, else of labels or settings."""
-    entries = at.spec.schedule if at.scale.schedule is None else at.scale.schedule
-    least, most = (None, None) if at.wall is None else scheduled(entries, at.wall)
-    lowest = least or max(1, at.spec.min_replicas if at.scale.min is None else at.scale.min)
-    highest = most or max(lowest, at.spec.max_replicas if at.scale.max is None else at.scale.max)
+    own = at.declared
+    least, most = (None, None) if at.wall is None else scheduled(own.schedule, at.wall)
+    lowest = least or max(1, own.min)
+    highest = most or max(lowest, own.max)
     return Limits(
         min(lowest, highest),
         highest,

@@ -5,11 +5,24 @@ A rule takes a ``Situation`` and no further arguments: a new input of decisions 
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import inf
 
 from slo_autoscaler.law.memory import Memory
 from slo_autoscaler.model import Scale
+from slo_autoscaler.settings.schedule import Schedule
 from slo_autoscaler.settings.spec import Spec
 from slo_autoscaler.signals.record import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The settings that a function's keys replace."""
+
+    min: int
+    max: int
+    schedule: Schedule
+    zero_after: float
+    """Seconds without a request after which no replica is needed; infinity: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +30,7 @@ class Situation:
     """One function at one reconcile."""
 
     spec: Spec
-    """Its settings, with its own labels applied."""
+    """Its settings by the configuration; ``declared`` has those that its keys replace."""
     seen: Observation
     """The newest observation; an empty one is no data."""
     scale: Scale
@@ -34,6 +47,18 @@ class Situation:
     """Highest CPU of its serving replicas since the last reconcile, as a multiple of the nominal one."""
     bridge: float | None = None
     """Highest CPU factor with which a boost may bridge jumps; None: that of the settings."""
+
+    @property
+    def declared(self) -> Declared:
+        """What the function's own keys declare, else the configuration's: the one place where they meet."""
+        spec, scale = self.spec, self.scale
+        idle = inf if spec.scale_to_zero_after is None else spec.scale_to_zero_after
+        return Declared(
+            min=spec.min_replicas if scale.min is None else scale.min,
+            max=spec.max_replicas if scale.max is None else scale.max,
+            schedule=spec.schedule if scale.schedule is None else scale.schedule,
+            zero_after=idle if scale.zero_after is None else scale.zero_after,
+        )
 
     @property
     def passed(self) -> float:

@@ -56,8 +56,8 @@ def rests(at: Situation, standing: Standing) -> bool:
 
     A minimum above 0 forbids it, unless the function's own labels demand it.
     """
-    after, since = at.spec.scale_to_zero_after, at.memory.traffic.idle_since
-    if after is None or since is None or at.now - since < after:
+    since = at.memory.traffic.idle_since
+    if since is None or at.now - since < at.declared.zero_after:
         return False
     if at.scale.zero_after is None and at.scale.min:
         return False

@@ -7,7 +7,7 @@ outcomes.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from math import inf, isinf
+from math import inf
 from typing import Final
 
 from slo_autoscaler.errors import ApiError, PlatformError
@@ -143,7 +143,7 @@ class Target:
 
         ``learn`` returns the memory with what the source recorded earlier.
         """
-        spec = _with_labels(self.spec, scale)
+        spec = self.spec
         self._adapt(scale, now)
         if scale.mode == "shadow":
             shadow = self.shadow or Shadow.beside(scale, now)
@@ -159,7 +159,7 @@ class Target:
         boosted, self.boosted = self.boosted, 1.0
         known = seen or Observation()
         known = known if scale.waiting is None else self._rested(known)
-        assessment = assess(self._situation(spec, known, scale, memory, now, wall, boosted))
+        assessment = assess(self._situation(known, scale, memory, now, wall, boosted))
         self.memory = assessment.at.memory
         if seen is not None and assessment.limits is not None and scale.waiting is None:
             self.observed = now, seen
@@ -194,10 +194,10 @@ class Target:
         # Most functions end here, before any object is made for them.
         if load.rate <= (seen.capacity or inf) * scale.desired and not scale.waiting:
             return None
-        spec, seen = _with_labels(self.spec, scale), replace(seen, direct_rate=load.rate)
-        at = self._situation(spec, seen, scale, memory, now, wall(), self.boost)
+        seen = replace(seen, direct_rate=load.rate)
+        at = self._situation(seen, scale, memory, now, wall(), self.boost)
         try:
-            result = raised(at, free(spec.group))
+            result = raised(at, free(self.spec.group))
         except (ArithmeticError, ValueError):
             # The reconcile names such a problem; here it must not stop the other functions.
             return None
@@ -221,8 +221,7 @@ class Target:
         rate, inside = (0.0, seen.in_flight or 0.0) if load is None else (load.rate, load.in_flight)
         if self.boost == 1.0 and needless(seen, scale, memory, rate, inside):
             return None
-        spec = _with_labels(self.spec, scale)
-        spec = replace(spec, boost=replace(spec.boost, max_factor=most))
+        spec = replace(self.spec, boost=replace(self.spec.boost, max_factor=most))
         if load is not None:
             seen = replace(seen, direct_rate=load.rate, direct_in_flight=load.in_flight)
         at = nominal(Situation(spec, seen, scale, memory, now, boost=self.boost))
@@ -234,7 +233,6 @@ class Target:
 
     def _situation(
         self,
-        spec: Spec,
         seen: Observation,
         scale: Scale,
         memory: Memory,
@@ -242,9 +240,9 @@ class Target:
         wall: datetime,
         factor: float,
     ) -> Situation:
-        by_hand = self.conflict.set_by_hand(now, spec.manual_hold)
+        by_hand = self.conflict.set_by_hand(now, self.spec.manual_hold)
         return Situation(
-            spec, seen, scale, memory, now, wall, boost=factor, bridge=self.bridge, by_hand=by_hand
+            self.spec, seen, scale, memory, now, wall, boost=factor, bridge=self.bridge, by_hand=by_hand
         )
 
     def _adapt(self, scale: Scale, now: float) -> None:
@@ -300,10 +298,3 @@ class Fleet:
 
     def _of(self, group: str | None) -> Iterator[tuple[str, Target]]:
         return ((name, target) for name, target in self.targets.items() if target.spec.group == group)
-
-
-def _with_labels(spec: Spec, scale: Scale) -> Spec:
-    """Return the settings with the function's own labels applied."""
-    if scale.zero_after is None:
-        return spec
-    return replace(spec, scale_to_zero_after=None if isinf(scale.zero_after) else scale.zero_after)

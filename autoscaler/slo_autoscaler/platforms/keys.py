@@ -7,7 +7,7 @@ field are read elsewhere: those of revisions in ``knative``, those of pods and o
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import inf
 from typing import Any, Final, Literal
@@ -214,8 +214,10 @@ class Keys:
         return title.partition(" ")[2].startswith(self.domain)
 
 
-_OF_SCALE: Final = ("min", "max", "zero_after", "schedule", "hold", "revision")
-"""Fields of ``Declaration`` that are fields of ``Scale``."""
+_OF_SCALE: Final = {each.name for each in fields(Scale)} & {
+    *(name for name in dir(Declaration) if not name.startswith("_"))
+} - {"mode", "unknown"}
+"""What ``Declaration`` says of a function as it stands in its ``Scale``; ``declared`` adds the other two."""
 
 
 def text_of(texts: Texts, title: str) -> str | None:
@@ -359,3 +361,11 @@ PLACES: Final[Mapping[str, tuple[Key, ...]]] = {
     "all: Lease": _LEASE,
 }
 """Platform and object -> its keys."""
+
+_UNUSED: Final = (
+    {key.field for keys in PLACES.values() for key in keys if key.field}
+    - _OF_SCALE
+    - {"mode", "zero", "zero_duration"}
+)
+if _UNUSED:
+    raise TypeError(f"keys set fields that no Scale has: {sorted(_UNUSED)}")
