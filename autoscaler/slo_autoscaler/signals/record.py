@@ -123,6 +123,8 @@ class Signal:
         """Raise ``TypeError`` if a part of the record is missing."""
         if (self.page is None) != (self.joined is None) or (self.shown and not self.page):
             raise TypeError(f"{self.meaning!r}: page, joined and shown need each other")
+        if self.joined and (self.joined is Joined.SUM) != (self.summed is not Summed.NO):
+            raise TypeError(f"{self.meaning!r}: a sum over pages is summed, and nothing else is")
 
     def chosen(self, matcher: str) -> str:
         """Return the selector of its ``page`` with a further matcher."""

@@ -14,7 +14,7 @@ from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
 from slo_autoscaler.settings.spec import Boost, Timing
-from slo_autoscaler.signals.record import Observation
+from slo_autoscaler.signals.record import Observation, Of, signals_of
 from support.builders import a_spec, observations, remembering, scales, seen
 from support.fuzzing import fuzzed
 
@@ -166,9 +166,8 @@ def test_what_a_replica_gains_by_its_boost_teaches_nothing(story):
 
 @pytest.mark.parametrize("boosts", [(), ((10.0, 2.0),)], ids=["nominal", "boosted"])
 def test_lateness_is_compared_with_the_prediction_unless_a_boost_is_in_the_windows(boosts):
-    settled = remembering(
-        Memory.initial(THREE, 0.0), overloaded_at=-1e6, boosts=boosts, nominal=(100.0, None, None)
-    )
+    learned = tuple({"capacity": 100.0}.get(name) for name in signals_of(Of.REPLICA))
+    settled = remembering(Memory.initial(THREE, 0.0), overloaded_at=-1e6, boosts=boosts, nominal=learned)
     _, memory = decide(Situation(HELD, seen(rate=250.0, burn_short=9.0), THREE, settled, 20.0))
     assert (memory.replica.calibration == settled.replica.calibration) == bool(boosts)
 

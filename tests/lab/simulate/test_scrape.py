@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from batching_watchdog.engine.streams import Steady
+from slo_autoscaler.signals.record import SIGNALS
 from tailbound_lab.simulate import scrape
 from tailbound_lab.simulate.function import Exports, Function, Service
 from tailbound_lab.simulate.scrape import Scrapes
@@ -72,6 +73,15 @@ def scraped(rows, *targets):
             scrapes.record(target, 5.0 * tick, row, inside=3.0, queued=1.0, exports=EXPORTS)
         scrapes.record_gateway(5.0 * tick, 60.0 * tick)
     return scrapes
+
+
+def test_scraped_function_has_every_signal_but_those_that_the_simulation_leaves_out():
+    of_streams = {"concurrency", "interval_p99", "slo_interval"}
+    added_by_the_world = {"direct_rate", "direct_in_flight"}
+    none = {"rate_window", "stalled", "budget_remaining", "service_mean", "sampled_at", "scrape_ratio"}
+    seen = scraped([(100 + 50.0 * tick, 99 + 49.0 * tick) for tick in range(9)], 1).observe(42.0)
+    unseen = {name for name in SIGNALS if getattr(seen, name) is None}
+    assert unseen == of_streams | added_by_the_world | none
 
 
 def test_function_that_answers_is_seen_as_a_scraper_sees_it():
