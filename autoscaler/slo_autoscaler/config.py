@@ -17,7 +17,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from slo_autoscaler.errors import ConfigError
 from slo_autoscaler.kube import lease_rules
-from slo_autoscaler.law.policies import POLICIES
+from slo_autoscaler.law.need import POLICIES
 from slo_autoscaler.platforms import PLATFORMS, PlatformSettings
 from slo_autoscaler.settings import fields
 from slo_autoscaler.settings.fields import Mode, PositiveDuration, settings

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.config import Config
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.policies import POLICIES
+from slo_autoscaler.law.need import POLICIES
 from slo_autoscaler.model import Scale
 from slo_autoscaler.settings.spec import ScaleDown, ScaleUp, Spec, Timing
 from slo_autoscaler.signals.record import INPUTS, Observation

@@ -11,19 +11,18 @@ of the memory.
 - ``platform``     what stands there -> ``Standing``
 - ``replica``      what one replica carries -> ``Carries``
 - ``traffic``      what came, and what may come -> ``Outlook``
-- ``need``         how many, and why -> ``Need`` or ``Hold``; ``latency`` where there is no prediction
+- ``need``         how many, and why -> ``Need`` or ``Hold``, by a policy; ``latency``: unpredicted
 - ``limits``       what user, schedule, platform and fleet allow -> ``Allowed`` or ``Hold``
 - ``step``         what happens now -> ``Change`` or ``Hold``
 
 What the stages use:
 
 - ``situation``    what a decision is made on; ``memory``: what is kept until the next, a part for each stage
-- ``policies``     ``POLICIES``: which modules answer for ``replica``, ``traffic`` and ``need``
 - ``base``         late share of a replica, share that may be late now, replicas needed lately
 - ``foresight``    the rates to come, and the replicas that stand by for them
 - ``further``      replicas that metrics of ``also`` need
 - ``allocate``     split of a budget of replicas that functions share, between ``need`` and ``limits``
-- ``zero``         when a function without replicas gets some, where no request wakes it by itself
+- ``zero``         when a function needs no replica, and when one again
 - ``boost``        CPU above nominal while replicas start
 - ``schedule``     limits at planned times
 - ``inputs``       the numbers of a decision, for log, page and gauges

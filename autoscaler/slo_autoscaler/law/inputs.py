@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Final
 
 from slo_autoscaler.law.limits import Limits
+from slo_autoscaler.law.platform import Standing
 from slo_autoscaler.law.replica import late_share
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Forecast, Hold, Need
@@ -45,7 +46,12 @@ class Inputs(Mapping[str, float | None]):
 
 
 def numbers(
-    at: Situation, need: Need | Hold, own: Limits | None, share: int | None, count: int | None
+    at: Situation,
+    stands: Standing,
+    need: Need | Hold,
+    own: Limits | None,
+    share: int | None,
+    count: int | None,
 ) -> dict[str, float | None]:
     """Return the numbers of a decision on ``count`` (None: hold); None: unknown."""
     seen, scale, memory = at.seen, at.scale, at.memory
@@ -56,10 +62,10 @@ def numbers(
         "ready": scale.available,
         "pending": scale.pending,
         "arrival_rate": seen.arrival_rate,
-        "start_up": memory.platform.start_up(at.spec),
-        "new_node_start_up": memory.platform.new_node_start_up,
+        "start_up": stands.start_up,
+        "new_node_start_up": stands.new_node_start_up,
         "boost": at.boost,
-        "stuck": memory.platform.stuck(at.spec, at.now),
+        "stuck": stands.stuck,
         "unschedulable": scale.unschedulable,
         "waiting": scale.waiting,
         "period": memory.traffic.history.period * memory.traffic.history.slot or None,
@@ -77,7 +83,7 @@ def numbers(
             "unspent": budget.remaining(at.spec.budget_period) if budget.served else None,
         }
     if own is not None:
-        refusal = memory.platform.refusal
+        refusal = stands.refusal
         inputs |= {
             "min": own.lowest,
             "max": own.highest,

@@ -59,7 +59,26 @@ class Allowed:
     """Whether the present count is outside the limits, so that it changes at once."""
 
 
-def limits(at: Situation, standing: Standing) -> Limits:
+def limited(at: Situation, standing: Standing, need: Need | Hold) -> tuple[Need | Hold, Limits | None]:
+    """Return the need as an operator's pause changes it, and its limits; None: the function holds.
+
+    Without data only a floor that needs none changes a count. A function without replicas gets its lowest
+    count at once, without cooldown and rate limit.
+    """
+    own, current = _limits(at, standing), at.scale.desired
+    paused = need if need.because is Reason.DISABLED else _paused(at, need, own)
+    if paused is not need:
+        return paused, None if isinstance(paused, Hold) else own
+    if at.asleep or at.missing is not None:
+        if own.firm and current < own.lowest and need.because is not Reason.DISABLED:
+            return need, own
+        return need, replace(own, why_lowest=need.because) if isinstance(need, Need) else None
+    if need.because is Reason.IDLE and not own.firm:
+        own = replace(own, lowest=0)
+    return need, own
+
+
+def _limits(at: Situation, standing: Standing) -> Limits:
     """Return the limits of a hold, else the function's own, within those of the platform."""
     found, hold = _own(at), current_hold(at)
     if hold is not None and hold.max_replicas is not None:
@@ -80,7 +99,7 @@ def current_hold(at: Situation) -> schedule.Hold | None:
     return hold if hold is not None and at.wall is not None and at.wall < hold.until else None
 
 
-def paused(at: Situation, need: Need | Hold, own: Limits) -> Need | Hold:
+def _paused(at: Situation, need: Need | Hold, own: Limits) -> Need | Hold:
     """Return the need as an operator's pause, or a count set by hand, changes it.
 
     The memory stays the policy's: what was learned meanwhile counts afterwards.

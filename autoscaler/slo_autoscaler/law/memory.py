@@ -4,17 +4,14 @@ Each stage returns its own new part beside its value. ``decide`` joins the parts
 Times are ``decide``'s ``now``, in seconds.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from math import ceil, inf
+from math import inf
 
 from slo_autoscaler.law.base.budget import Budget
 from slo_autoscaler.law.base.calibration import Calibration
 from slo_autoscaler.law.base.needs import Needs
 from slo_autoscaler.law.foresight.history import History
-from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
-from slo_autoscaler.settings.spec import Spec
 from slo_autoscaler.signals.record import Of, signals_of
 
 
@@ -26,11 +23,6 @@ class Asked:
     replicas: int
     reads: int = 0
     """Reads since then that did not report it."""
-
-    def awaited(self, desired: int) -> bool:
-        """Return whether ``desired`` lies between the count before and the requested one."""
-        low, high = sorted((self.before, self.replicas))
-        return desired != self.replicas and low <= desired <= high
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +60,6 @@ class Requests:
         Replicas that are starting then were requested at an unknown time, and teach no start-up time.
         """
         return cls(pending=((now, False),) * scale.pending, available=scale.available)
-
-    def start_up(self, spec: Spec) -> float:
-        """Return the start-up time in seconds, at least the configured one and what the replicas report.
-
-        Platforms may call a replica available too early. Before a first scale-up nothing is learned. While a
-        replica waits for a node, that of such replicas counts.
-        """
-        learned = max(
-            self.start_up_time or 0.0, (self.new_node_start_up or 0.0) if self.without_node else 0.0
-        )
-        return max(spec.start_up_time, self.reported, learned)
-
-    def stuck(self, spec: Spec, now: float) -> int:
-        """Return the number of replicas that should serve by now and do not."""
-        if not self.pending:
-            return 0
-        return sum(now - since > TUNING.ready_by * self.start_up(spec) for since, _ in self.pending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +112,6 @@ class TooFew:
     avoided_for: float
     """Seconds."""
 
-    @classmethod
-    def again(cls, before: "TooFew | None", enough: float, now: float) -> "TooFew":
-        """Return the record of a count that was too low, ``before`` that of the last one."""
-        avoided_for = TUNING.avoided_for
-        if before is not None and now < before.until + before.avoided_for:
-            avoided_for = min(2.0 * before.avoided_for, TUNING.avoided_most)
-        return cls(enough, now + avoided_for, avoided_for)
-
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -154,22 +121,6 @@ class Steps:
     scaled_at: float | None = None
     scaled_up_at: float | None = None
     too_few: TooFew | None = None
-
-    def changed(self, before: int, replicas: int, now: float) -> "Steps":
-        """Return the part after a change of the count by any writer."""
-        return replace(self, scaled_at=now, scaled_up_at=now if replicas > before else self.scaled_up_at)
-
-    def kept(self, rate: float, now: float) -> int:
-        """Return the replicas that ``rate`` requests per second need, because fewer were too few lately."""
-        if self.too_few is None or now >= self.too_few.until:
-            return 0
-        return ceil(rate / self.too_few.enough - 1e-9)
-
-    def scaled_down_lately(self, now: float) -> bool:
-        """Return whether the last change was a scale-down that a scale-up would undo."""
-        if self.scaled_at is None or self.scaled_at == self.scaled_up_at:
-            return False
-        return now - self.scaled_at <= TUNING.undone_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,28 +167,3 @@ class Memory:
             traffic=Arrivals(self.traffic.history),
             need=Account(self.need.budget),
         )
-
-    def changed(self, before: int, replicas: int, now: float) -> "Memory":
-        """Return the memory after a change of the count by any writer."""
-        return replace(self, step=self.step.changed(before, replicas, now))
-
-    def scaled(
-        self, scale: Scale, replicas: int, now: float, *, rate: float = 0.0, late: bool = False
-    ) -> "Memory":
-        """Return the memory after the platform has agreed to a request for ``replicas``.
-
-        ``rate`` requests per second are expected; ``late``: because too many have been late for some time.
-        """
-        step = self.step.changed(scale.desired, replicas, now)
-        if replicas > scale.desired and rate > 0.0 and (late or self.step.scaled_down_lately(now)):
-            step = replace(step, too_few=TooFew.again(step.too_few, rate / (scale.desired + 1), now))
-        asked = Asked(scale.desired, replicas)
-        return replace(self, platform=replace(self.platform, asked=asked), step=step)
-
-
-def smoothed(learned: float | None, took: Iterable[float]) -> float | None:
-    """Return the learned start-up time after more start-ups, in seconds; too long ones do not count."""
-    for seconds in took:
-        if seconds <= TUNING.longest_start_up:
-            learned = seconds if learned is None else (learned + seconds) / 2.0
-    return learned

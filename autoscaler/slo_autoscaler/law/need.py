@@ -5,29 +5,71 @@ the late share that the spending window allows (``base.budget``). None is remove
 allowed, or will be because they wait. If that lasts for minutes, one is added, whatever the prediction says.
 Replicas that do not become ready are no supply; a few are replaced.
 
-Next stage: ``further``; then ``allocate``, where functions share a budget of replicas, and ``limits``.
+A policy is a function here and a record in ``POLICIES``; its own setting is a field of ``Spec``, its own
+reason a member of ``Reason``.
+
+Next stage: ``allocate`` where functions share a budget of replicas, then ``limits``.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import inf, sqrt
+from typing import Final
 
+from slo_autoscaler.law import latency
 from slo_autoscaler.law.foresight.price import Prediction
+from slo_autoscaler.law.further import joined
 from slo_autoscaler.law.memory import Account
 from slo_autoscaler.law.platform import Standing
 from slo_autoscaler.law.replica import Carries
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.traffic import Outlook
 from slo_autoscaler.law.tuning import TUNING
+from slo_autoscaler.law.zero import called, rests
 from slo_autoscaler.model import Forecast, Hold, Need, Reason
 
 
 def needed(
-    at: Situation, standing: Standing, carries: Carries, outlook: Outlook
+    at: Situation,
+    standing: Standing,
+    carries: Carries | None,
+    outlook: Outlook,
 ) -> tuple[Need | Hold, Account]:
-    """Return the cheapest count at which budget and price agree, and the account with this observation."""
+    """Return how many replicas are needed, and the account with this observation."""
+    if at.asleep:
+        return _woken(at, standing, carries, outlook), at.memory.need
+    if at.missing is not None:
+        return Hold(at.missing, needed=False), at.memory.need
+    need, account = POLICIES[at.spec.policy].need(at, standing, carries, outlook)
+    if rests(at, standing, outlook.arrivals):
+        need = Need(0, Reason.IDLE)
+    return joined(at, need), account
+
+
+def _woken(at: Situation, standing: Standing, carries: Carries | None, outlook: Outlook) -> Need | Hold:
+    """Return the need of a function without replicas: the policy's, at least 1, once something calls it."""
+    because = called(at, standing)
+    if because is None:
+        return Hold(Reason.SCALED_TO_ZERO, needed=False)
+    count = 1
+    if at.seen.capacity is not None and at.seen.slo_latency is not None and at.seen.slo_objective is not None:
+        # The policy knows no function without replicas.
+        one = replace(at, scale=replace(at.scale, desired=1))
+        need, _ = POLICIES[at.spec.policy].need(one, standing, carries, outlook)
+        count = max(1, need.count) if isinstance(need, Need) else 1
+    return Need(count, because)
+
+
+def slo(
+    at: Situation, standing: Standing, carries: Carries | None, outlook: Outlook
+) -> tuple[Need | Hold, Account]:
+    """Return the cheapest count at which budget and price agree; by latency alone without a capacity."""
+    if carries is None:
+        return latency.without_capacity(at, standing), at.memory.need
     spec, scale, replica = at.spec, at.scale, carries.curve
     account = _spent(at, carries)
     allowed = account.budget.allowed(at.seen.slo_objective or 0.0, spec.budget_period)
-    gain = bridge(at, standing)
+    gain = _bridge(at, standing)
 
     def predicted(gain: float) -> Prediction:
         return Prediction(outlook.base, outlook.odds, replica, gain)
@@ -77,7 +119,7 @@ def _by_prediction(
     return Hold(because if because is Reason.WILL_NOT_HELP else Reason.WITHIN_RANGE, forecast=forecast)
 
 
-def bridge(at: Situation, standing: Standing) -> float:
+def _bridge(at: Situation, standing: Standing) -> float:
     """Return the capacity with which a boost bridges jumps, as a multiple of the nominal; 1: it cannot.
 
     Not all of the highest factor counts: a boost follows a jump by seconds, and may be less than asked for.
@@ -99,3 +141,31 @@ def _spent(at: Situation, carries: Carries) -> Account:
     # Within a longer SLO, what hung for the whole window of rates is not late yet.
     stalled = 0.0 if (at.seen.slo_latency or 0.0) >= carries.window else stalled
     return Account(budget.with_late(stalled - before.stalled, objective), stalled=stalled)
+
+
+def proportional(
+    at: Situation, standing: Standing, carries: Carries | None, outlook: Outlook
+) -> tuple[Need | Hold, Account]:
+    """Apply the formula of the Kubernetes HPA to latency."""
+    return latency.proportional(at, standing), at.memory.need
+
+
+Law = Callable[
+    [Situation, Standing, Carries | None, Outlook],
+    tuple[Need | Hold, Account],
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One way to size a function, by the values of the stages before."""
+
+    need: Law
+    label: str
+    """Description for the page and the reference."""
+
+
+POLICIES: Final[dict[str, Policy]] = {
+    "proportional": Policy(proportional, "the formula of the Kubernetes HPA, applied to latency"),
+    "slo": Policy(slo, "every replica that saves enough predicted late requests"),
+}

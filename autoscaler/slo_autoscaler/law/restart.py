@@ -10,6 +10,7 @@ from dataclasses import replace
 from slo_autoscaler.law.base.budget import Budget
 from slo_autoscaler.law.base.calibration import FACTORS, Calibration
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.platform import start_up as seconds_to_start
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.settings.spec import Spec
 from slo_autoscaler.signals.record import Entry, Recorded
@@ -21,7 +22,7 @@ def warm(spec: Spec, memory: Memory, past: Recorded, now: float) -> Memory:
     # If both are alike a replica was waiting for a node: how long others take is unknown.
     start_up = None if start_up == new_node else start_up
     platform = replace(memory.platform, start_up_time=start_up, new_node_start_up=new_node)
-    horizon = platform.start_up(spec) + spec.timing.interval
+    horizon = seconds_to_start(platform, spec) + spec.timing.interval
     history = memory.traffic.history.every(spec.timing.interval).after(_in_order(past.rate, now), horizon)
     calibration, budget = Calibration(), Budget()
     if (correction := _newest(past.correction)) is not None and correction > 0.0:

@@ -22,7 +22,7 @@ from typing import Any
 
 from slo_autoscaler.law.base.curve import observed
 from slo_autoscaler.law.memory import Memory, Requests
-from slo_autoscaler.law.platform import noticed, told
+from slo_autoscaler.law.platform import noticed, start_up, told
 from slo_autoscaler.model import Scale
 from slo_autoscaler.settings.spec import Spec
 from slo_autoscaler.signals.record import SIGNALS, InShadow, Observation
@@ -93,7 +93,7 @@ class Shadow:
         """Return the shadow after a request for ``replicas``; the last started are removed first."""
         starting = [(at, count) for at, count in self.starting if at > now]
         if replicas > self.desired:
-            starting.append((now + self.incumbent.start_up(spec), replicas - self.desired))
+            starting.append((now + start_up(self.incumbent, spec), replicas - self.desired))
         surplus = self.desired - replicas
         while surplus > 0 and starting:
             at, count = starting.pop()

@@ -8,7 +8,7 @@ from datetime import datetime
 from math import inf
 
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.model import Scale
+from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.settings.schedule import Schedule
 from slo_autoscaler.settings.spec import Spec
 from slo_autoscaler.signals.record import Observation
@@ -64,6 +64,25 @@ class Situation:
     def passed(self) -> float:
         """Seconds since the last usable data, at most a gap."""
         return min(max(0.0, self.now - self.memory.seen_at), self.spec.timing.longest_gap)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it has no replicas, and a decision ends that."""
+        return self.scale.desired == 0 and self.scale.waiting is not None
+
+    @property
+    def missing(self) -> Reason | None:
+        """Why the function cannot be sized by what was seen; None: it can."""
+        seen = self.seen
+        if self.scale.mode == "off":
+            return Reason.DISABLED
+        if self.scale.desired == 0:
+            return Reason.SCALED_TO_ZERO
+        if seen.sample_age is None or seen.sample_age > self.spec.timing.max_age:
+            return Reason.NO_DATA
+        if seen.slo_latency is None or seen.slo_objective is None:
+            return Reason.NOT_MANAGED
+        return Reason.NO_DATA if seen.arrival_rate is None or not seen.up_replicas else None
 
     def after(self, memory: Memory) -> "Situation":
         """Return the same with another memory."""

@@ -1,16 +1,16 @@
-"""A function without replicas whose requests the platform holds: when it gets some. [P]
+"""When a function needs no replica, and when it needs one again. [P]
 
-Elsewhere a request wakes a function by itself.
+Again: where the platform holds its requests. Elsewhere a request wakes a function by itself.
 """
 
 from dataclasses import replace
 from typing import Any, Final
 
+from slo_autoscaler.law.memory import Arrivals
 from slo_autoscaler.law.platform import Standing
-from slo_autoscaler.law.policies import POLICIES
 from slo_autoscaler.law.situation import Situation
-from slo_autoscaler.law.traffic import newest_rate, returns
-from slo_autoscaler.model import Hold, Need, Reason
+from slo_autoscaler.law.traffic import newest_rate
+from slo_autoscaler.model import Reason
 from slo_autoscaler.signals.record import Observation, Of, signals_of
 
 _KEPT: Final = signals_of(Of.REPLICA, Of.FUNCTION)
@@ -29,23 +29,33 @@ def rested(last: Observation, seen: Observation) -> Observation:
     return replace(seen, **known | _LOAD | _UNKNOWN)
 
 
-def woken(at: Situation, standing: Standing) -> Need | Hold:
-    """Return the need of a function without replicas.
+def rests(at: Situation, standing: Standing, arrivals: Arrivals) -> bool:
+    """Return whether 0 is due: no request for the whole idle period, and none returns.
 
-    It has one when a request waits, when a replica that still serves has had one, and one start-up before the
-    traffic repeats. The count is that of the policy for the rates that may come then, at least 1.
+    A minimum above 0 forbids it, unless the function's own labels demand it.
+    """
+    since = arrivals.idle_since
+    if since is None or at.now - since < at.declared.zero_after:
+        return False
+    if at.scale.zero_after is None and at.scale.min:
+        return False
+    return not returns(at, standing, arrivals)
+
+
+def returns(at: Situation, standing: Standing, arrivals: Arrivals) -> bool:
+    """Return whether the traffic repeats at the time at which a replica requested now would serve."""
+    history, timing = arrivals.history, at.spec.timing
+    then = at.now + standing.horizon
+    repeats = history.repeats(then, then + timing.interval, timing.rate_lag)
+    return any(max(rates) > history.nothing for rates, _ in repeats)
+
+
+def called(at: Situation, standing: Standing) -> Reason | None:
+    """Return why a function without replicas needs one; None: it needs none.
+
+    It does when a request waits, when a replica that still serves has had one, and one start-up before the
+    traffic repeats.
     """
     if at.scale.waiting or newest_rate(at.seen) or at.seen.in_flight:
-        return Need(_count(at, standing), Reason.REQUESTS_WAIT)
-    if returns(at, standing):
-        return Need(_count(at, standing), Reason.PEAK_EXPECTED)
-    return Hold(Reason.SCALED_TO_ZERO, needed=False)
-
-
-def _count(at: Situation, standing: Standing) -> int:
-    if at.seen.capacity is None or at.seen.slo_latency is None or at.seen.slo_objective is None:
-        return 1
-    # The policy knows no function without replicas.
-    at = replace(at, scale=replace(at.scale, desired=1))
-    need, _ = POLICIES[at.spec.policy].need(at, standing)
-    return max(1, need.count if isinstance(need, Need) else 1)
+        return Reason.REQUESTS_WAIT
+    return Reason.PEAK_EXPECTED if returns(at, standing, at.memory.traffic) else None

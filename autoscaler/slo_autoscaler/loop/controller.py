@@ -18,6 +18,7 @@ from slo_autoscaler.config import Config
 from slo_autoscaler.errors import PlatformError, UnreadableError
 from slo_autoscaler.http.calls import Calls
 from slo_autoscaler.law.decide import Assessment
+from slo_autoscaler.law.platform import start_up
 from slo_autoscaler.loop.actor import Actor
 from slo_autoscaler.loop.observer import Observed, Observer
 from slo_autoscaler.loop.targets import Fleet, Outcome, Target
@@ -293,7 +294,7 @@ class Controller:
         if decided is None or target.memory is None:
             return 1.0
         if (decided.factor > 1.0) != (target.boost > 1.0):
-            logger.info("%s: %s", name, words.boosted(decided, target.memory.platform.start_up(target.spec)))
+            logger.info("%s: %s", name, words.boosted(decided, start_up(target.memory.platform, target.spec)))
         return decided.factor
 
     def _raised(self, target: Target, load: Load, scale: Scale | None, granted: int = 0) -> Outcome | None:

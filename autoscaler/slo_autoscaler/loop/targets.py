@@ -12,11 +12,14 @@ from typing import Final
 
 from slo_autoscaler.errors import ApiError, PlatformError
 from slo_autoscaler.law.allocate import allocate
-from slo_autoscaler.law.boost import Boost, boost, needless, nominal
+from slo_autoscaler.law.boost import Boost, boost, needless
 from slo_autoscaler.law.decide import Assessment, agreed, assess, claim, concluded, raised
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.platform import stuck
+from slo_autoscaler.law.replica import nominal
 from slo_autoscaler.law.shadow import Shadow, imagined
 from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.law.step import changed
 from slo_autoscaler.law.zero import rested
 from slo_autoscaler.loop.conflict import ScalerConflict
 from slo_autoscaler.model import Decision, Scale
@@ -224,8 +227,8 @@ class Target:
         spec = replace(self.spec, boost=replace(self.spec.boost, max_factor=most))
         if load is not None:
             seen = replace(seen, direct_rate=load.rate, direct_in_flight=load.in_flight)
-        at = nominal(Situation(spec, seen, scale, memory, now, boost=self.boost))
-        return boost(at, self.boost)
+        at = Situation(spec, seen, scale, memory, now, boost=self.boost)
+        return boost(nominal(at, stuck(memory.platform, spec, now)), self.boost)
 
     def _rested(self, seen: Observation) -> Observation:
         """Return what is known of it while it has no replicas."""
@@ -255,7 +258,8 @@ class Target:
             self.memory = self.memory.elsewhere(scale, now)
         elif scale.mode == "recommend" and before.desired != scale.desired:
             # Whether this follows a recommendation is unknown, and does not matter.
-            self.memory = self.memory.changed(before.desired, scale.desired, now)
+            steps = changed(self.memory.step, before.desired, scale.desired, now)
+            self.memory = replace(self.memory, step=steps)
 
 
 class Fleet:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from slo_autoscaler.law.boost import boost, nominal
+from slo_autoscaler.law.boost import boost
 from slo_autoscaler.law.decide import decide, raised
 from slo_autoscaler.law.memory import Memory
-from slo_autoscaler.law.policies import POLICIES
+from slo_autoscaler.law.need import POLICIES
+from slo_autoscaler.law.platform import stuck
+from slo_autoscaler.law.replica import nominal
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.settings.spec import Spec
 from slo_autoscaler.signals.record import Observation
@@ -69,7 +71,8 @@ class DecideScaler:
             seen = replace(
                 self._seen, direct_rate=view.direct_rate(), direct_in_flight=view.direct_in_flight()
             )
-            at = nominal(Situation(self._spec, seen, scale, memory, now, boost=self.factor))
+            at = Situation(self._spec, seen, scale, memory, now, boost=self.factor)
+            at = nominal(at, stuck(memory.platform, self._spec, now))
             memory = at.memory
             self.factor = boost(at, self.factor).factor
             more = raised(at, math.inf) if wanted is None else None

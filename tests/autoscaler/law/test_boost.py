@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.base.calibration import Calibration
-from slo_autoscaler.law.boost import boost, needless, nominal
+from slo_autoscaler.law.boost import boost, needless
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.platform import stuck
+from slo_autoscaler.law.replica import nominal as of_nominal
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
@@ -21,6 +23,11 @@ from support.fuzzing import fuzzed
 SPEC = a_spec(boost=Boost(max_factor=3.0), max_replicas=30)
 HELD = replace(SPEC, timing=Timing(settle_time=40.0, interval=5.0, rate_lag=10.0))
 THREE = Scale(7, 3)
+
+
+def nominal(at):
+    """Return the situation as nominal replicas would show it."""
+    return of_nominal(at, stuck(at.memory.platform, at.spec, at.now))
 
 
 def situation(observation, scale=THREE, spec=SPEC):

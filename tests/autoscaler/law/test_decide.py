@@ -16,7 +16,7 @@ from slo_autoscaler.law.decide import assess, claim, concluded, decide, raised
 from slo_autoscaler.law.foresight.history import History
 from slo_autoscaler.law.foresight.scenarios import Followed
 from slo_autoscaler.law.memory import Memory, Refusal, TooFew
-from slo_autoscaler.law.platform import noticed
+from slo_autoscaler.law.platform import noticed, start_up
 from slo_autoscaler.law.situation import Situation
 from slo_autoscaler.model import Reason, Scale
 from slo_autoscaler.settings.schedule import Hold, ScheduleEntry
@@ -168,9 +168,8 @@ def test_a_gap_is_no_time_in_which_less_was_enough(spec, scale, story, nothing, 
     assert held.traffic.history == memory.traffic.history
     assert held.need.budget == memory.need.budget
     decision, _ = decide(Situation(spec, resting, scale, held, now + gap + 5.0))
-    most = memory.step.needs.highest(
-        max(memory.platform.start_up(spec), spec.scale_down.stabilization_window) - 2.0 * spec.timing.interval
-    )
+    longest = max(start_up(memory.platform, spec), spec.scale_down.stabilization_window)
+    most = memory.step.needs.highest(longest - 2.0 * spec.timing.interval)
     assert decision.replicas is None or decision.replicas >= min(most, scale.desired)
 
 
@@ -378,7 +377,7 @@ HOLDS = [
     Case(Reason.SCHEDULED, None, seen(rate=1000.0), FIVE, planned(most=5)),
     Case(Reason.SCHEDULED, None, seen(rate=1000.0), Scale(3, 3, min=4), planned(most=3)),
     Case(
-        Reason.WITHIN_RANGE,
+        Reason.SCHEDULED,
         None,
         resting,
         ONE,

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.law.base.calibration import Calibration
 from slo_autoscaler.law.memory import Memory, Requests
-from slo_autoscaler.law.platform import noticed, told
+from slo_autoscaler.law.platform import noticed, standing, start_up, stuck, told
 from slo_autoscaler.law.situation import Situation
-from slo_autoscaler.law.step import margin
+from slo_autoscaler.law.step import kept, margin, scaled
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.model import Scale
 from slo_autoscaler.signals.record import Observation
@@ -37,7 +37,7 @@ def read(memory, *counts, now=0.0, available=None):
 
 def asking(before, replicas):
     scale = Scale(before, before)
-    return Memory.initial(scale, 0.0).scaled(scale, replicas, 0.0)
+    return scaled(Memory.initial(scale, 0.0), scale, replicas, 0.0)
 
 
 reads = st.lists(st.integers(1, 9), max_size=12)
@@ -87,7 +87,7 @@ def starts(*reads):
     memory = Memory.initial(Scale(*reads[0]), 0.0)
     for number, (desired, available) in enumerate(reads):
         memory, _ = notice(memory, Scale(desired, available), number * STEP)
-    return memory.platform.start_up_time, memory.platform.stuck(SPEC, (len(reads) - 1) * STEP)
+    return memory.platform.start_up_time, stuck(memory.platform, SPEC, (len(reads) - 1) * STEP)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_replicas_that_waited_for_a_node_teach_a_time_that_counts_while_one_does
     for number, scale in enumerate([*reads, replace(six, available=6, unschedulable=0)]):
         memory, _ = notice(memory, scale, number * STEP)
     assert (memory.platform.start_up_time, memory.platform.new_node_start_up) == (10.0, 95.0)
-    assert memory.platform.start_up(SPEC) == 10.0
+    assert start_up(memory.platform, SPEC) == 10.0
     waiting, _ = notice(memory, Scale(7, 6, unschedulable=1), 200.0)
-    assert waiting.platform.start_up(SPEC) == 95.0
+    assert start_up(waiting.platform, SPEC) == 95.0
     again, _ = notice(waiting, Scale(7, 6, unschedulable=0), 205.0)
-    assert again.platform.start_up(SPEC) == 95.0, "its node is there, its image is not"
+    assert start_up(again.platform, SPEC) == 95.0, "its node is there, its image is not"
     called_back, _ = notice(again, Scale(6, 6, unschedulable=0), 210.0)
-    assert called_back.platform.start_up(SPEC) == 10.0
+    assert start_up(called_back.platform, SPEC) == 10.0
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from([0.0, 5.0, 700.0, -50.0]))))
@@ -151,18 +151,18 @@ def test_for_other_replicas_what_was_learned_stays_and_what_was_asked_or_awaited
     assert moved.replica.calibration == learned
     assert moved.step.needs.highest(0.0) == 5, "no dip"
     after, scale = notice(moved, Scale(5, 4), now)
-    assert (scale.desired, after.platform.stuck(SPEC, now)) == (5, 0)
+    assert (scale.desired, stuck(after.platform, SPEC, now)) == (5, 0)
 
 
 def undone(memory, now, rate=400.0):
     """Go from 5 to 4 replicas at ``now`` and back half a minute later."""
-    memory = memory.scaled(Scale(5, 5), 4, now, rate=rate)
-    return memory.scaled(Scale(4, 4), 5, now + 30.0, rate=rate)
+    memory = scaled(memory, Scale(5, 5), 4, now, rate=rate)
+    return scaled(memory, Scale(4, 4), 5, now + 30.0, rate=rate)
 
 
 def test_a_count_that_had_to_be_taken_back_is_not_tried_again_until_the_load_of_a_replica_is_less():
     memory = undone(Memory.initial(Scale(5, 5), 0.0), 0.0)
-    assert [memory.step.kept(rate, 60.0) for rate in (400.0, 390.0, 320.0, 80.0)] == [5, 5, 4, 1]
+    assert [kept(memory.step, rate, 60.0) for rate in (400.0, 390.0, 320.0, 80.0)] == [5, 5, 4, 1]
 
 
 def test_a_count_that_is_too_low_again_and_again_is_tried_less_and_less_often():
@@ -170,7 +170,7 @@ def test_a_count_that_is_too_low_again_and_again_is_tried_less_and_less_often():
     for _ in range(5):
         memory = undone(memory, now)
         begin = now = now + 30.0
-        while memory.step.kept(400.0, now) == 5:
+        while kept(memory.step, 400.0, now) == 5:
             now += 30.0
         waits.append(now - begin)
     assert waits == sorted(waits)
@@ -178,22 +178,23 @@ def test_a_count_that_is_too_low_again_and_again_is_tried_less_and_less_often():
 
 
 def test_a_rise_long_after_a_descent_does_not_show_that_fewer_were_too_few():
-    memory = Memory.initial(Scale(5, 5), 0.0).scaled(Scale(5, 5), 4, 0.0, rate=400.0)
-    memory = memory.scaled(Scale(4, 4), 5, TUNING.undone_within + 1.0, rate=400.0)
-    assert memory.step.kept(400.0, TUNING.undone_within + 2.0) == 0
+    memory = scaled(Memory.initial(Scale(5, 5), 0.0), Scale(5, 5), 4, 0.0, rate=400.0)
+    memory = scaled(memory, Scale(4, 4), 5, TUNING.undone_within + 1.0, rate=400.0)
+    assert kept(memory.step, 400.0, TUNING.undone_within + 2.0) == 0
 
 
 def test_scaled_second_rise_does_not_show_that_fewer_were_too_few():
-    memory = Memory.initial(Scale(4, 4), 0.0).scaled(Scale(4, 4), 5, 0.0, rate=400.0)
-    assert memory.scaled(Scale(5, 5), 6, 30.0, rate=400.0).step.kept(400.0, 31.0) == 0
+    memory = scaled(Memory.initial(Scale(4, 4), 0.0), Scale(4, 4), 5, 0.0, rate=400.0)
+    assert kept(scaled(memory, Scale(5, 5), 6, 30.0, rate=400.0).step, 400.0, 31.0) == 0
 
 
 def test_margin_is_the_start_up_over_the_time_that_the_count_has_stayed():
     memory = asking(2, 3)
     at = Situation(SPEC, Observation(), Scale(3, 3), memory, 0.0)
-    assert [margin(replace(at, now=now)) for now in (0.0, 10.0, 990.0)] == [1.0, 0.5, 0.01]
-    assert margin(replace(at, memory=Memory.initial(Scale(2, 2), 0.0))) == 0.0
+    assert [margin(replace(at, now=now), standing(at)[0]) for now in (0.0, 10.0, 990.0)] == [1.0, 0.5, 0.01]
+    fresh = replace(at, memory=Memory.initial(Scale(2, 2), 0.0))
+    assert margin(fresh, standing(fresh)[0]) == 0.0
 
 
 def test_start_up_that_replicas_report_is_bounded():
-    assert told(Requests(), 1e6).start_up(SPEC) == TUNING.longest_start_up
+    assert start_up(told(Requests(), 1e6), SPEC) == TUNING.longest_start_up

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from slo_autoscaler.law.decide import decide
 from slo_autoscaler.law.latency import latency_at_objective, wilson
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.need import POLICIES, proportional, slo
 from slo_autoscaler.law.platform import standing
-from slo_autoscaler.law.policies import POLICIES, proportional, slo
+from slo_autoscaler.law.replica import carries
 from slo_autoscaler.law.situation import Situation
+from slo_autoscaler.law.traffic import outlook
 from slo_autoscaler.model import Need, Reason, Scale
 from slo_autoscaler.signals.record import Observation
 from support.builders import a_spec, observations, remembering, scales, seen, specs
@@ -28,7 +30,9 @@ def ask(policy, observation, scale=TWO, spec=SPEC, **memory):
 
 def asked(policy, at):
     """Return the count that the policy needs, or holds, and why."""
-    need, _ = policy(at, standing(at)[0])
+    stands, _ = standing(at)
+    carried, _ = carries(at, stands)
+    need, _ = policy(at, stands, carried, outlook(at, stands, carried))
     return need.count if isinstance(need, Need) else at.scale.desired, need.because
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.platform import start_up
 from slo_autoscaler.law.shadow import Shadow, imagined
 from slo_autoscaler.model import Scale
 from support.builders import a_spec, observations, scales, seen
@@ -154,7 +155,7 @@ def test_start_up_of_virtual_replicas_is_that_which_real_ones_show():
         shadow = shadow.passed(observed, real, SPEC, float(now))
     shadow = shadow.wanted(6, SPEC, 60.0)
     assert [shadow.scale(real, now).available for now in (89.0, 96.0)] == [shadow.desired - 4, 6]
-    assert shadow.taught(Memory.initial(REAL, 0.0)).platform.start_up(SPEC) == pytest.approx(35.0)
+    assert start_up(shadow.taught(Memory.initial(REAL, 0.0)).platform, SPEC) == pytest.approx(35.0)
 
 
 @pytest.mark.parametrize(

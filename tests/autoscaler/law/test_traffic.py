@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.law.fluid import Function
+from slo_autoscaler.law.platform import start_up
 from slo_autoscaler.model import Decision, Reason
 from support.builders import a_spec, remembering
 from support.fuzzing import fuzzed
@@ -178,7 +179,7 @@ def test_one_of_ten_replicas_that_never_serves_blocks_no_other():
     list(function.play(lambda _: 1500.0, 120.0))
     assert function.replicas > 15
     assert function.late(since=60.0) <= 0.02
-    assert function.memory.platform.start_up(function.spec) <= 2 * function.start_up, "it never started"
+    assert start_up(function.memory.platform, function.spec) <= 2 * function.start_up, "it never started"
 
 
 def test_what_a_redeployment_takes_away_during_a_ramp_is_asked_for_again_at_once():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from slo_autoscaler.errors import ForbiddenError, PlatformError
 from slo_autoscaler.law.memory import Memory
+from slo_autoscaler.law.step import scaled
 from slo_autoscaler.loop.targets import KNOWN_FOR, MAX_BACKOFF, Fleet, Target, Trouble
 from slo_autoscaler.model import Scale
 from slo_autoscaler.platforms.leader import Alone
@@ -316,7 +317,7 @@ def test_trouble_names_what_failed(stage, error, problem, unreadable):
         (Target(a_spec(min_replicas=2)), 2),
         (Target(a_spec(), scale=Scale(3, 1)), 3),
         (Target(a_spec(), scale=Scale(3, 1), counted=4), 4),
-        (Target(a_spec(), Memory.initial(Scale(3, 3), 0.0).scaled(Scale(3, 3), 5, 0.0), Scale(3, 3)), 5),
+        (Target(a_spec(), scaled(Memory.initial(Scale(3, 3), 0.0), Scale(3, 3), 5, 0.0), Scale(3, 3)), 5),
         (Target(a_spec(), scale=Scale(3, 3, mode="shadow")), 0),
         (Target(a_spec(mode="shadow")), 0),
     ],
