@@ -289,7 +289,8 @@ ABSURD = st.floats(-1e18, 1e18, exclude_min=True, exclude_max=True) | st.sampled
     st.booleans(),
 )
 def test_reconcile_with_absurd_numbers_of_one_function_decides_on_the_other(numbers, direct, full):
-    numbers.pop("further", None)
+    for texts in ("further", "refused"):
+        numbers.pop(texts, None)
     liar = replace(CALM, **numbers)
     with a_gateway(a=Function(2), b=Function(1)) as gateway:
         settings = {"defaults.max_replicas": 10**9, "defaults.boost.max_factor": 3}
