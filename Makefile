@@ -48,8 +48,8 @@ test: install ## All tests (TEST_ARGS='-k name' for some, make fast for those wi
 fast: install ## Tests without processes, containers, browser and cluster
 	$(BIN)/pytest -n auto -m 'not (e2e or container or browser or release or node or gpu)' $(TEST_ARGS)
 
-FUZZERS := $(addprefix tests/watchdog/,test_wire.py pool/test_connection.py front/test_conformance.py front/test_connections.py \
-  engine/test_engine.py)
+FUZZERS := $(addprefix tests/watchdog/,function/test_wire.py pool/test_connection.py front/test_conformance.py front/test_connections.py \
+  engine/test_engine.py) $(addprefix tests/autoscaler/law/,test_decide.py test_policies.py test_allocate.py)
 
 fuzz: $(INSTALLED) ## Try FUZZ_EXAMPLES (20000) new inputs with each fuzzer: minutes
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/pytest -n $(TEST_PROCESSES) $(FUZZERS) --timeout 0 $(TEST_ARGS)

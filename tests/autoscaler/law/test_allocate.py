@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.allocate import Claim, allocate
+from support.fuzzing import fuzzed
 
 rates = st.floats(0.0, 1e4)
 priorities = st.sampled_from((0.5, 1.0, 4.0))
@@ -62,6 +63,7 @@ def least_misses(fleet, budget):
     return min(misses(fleet, split) for split in splits if sum(split) <= budget)
 
 
+@fuzzed(100)
 @given(uneven_fleets, budgets)
 def test_allocate_stays_within_budget_floors_and_wanted_counts(fleet, budget):
     split = allocate(fleet, budget)
@@ -72,6 +74,7 @@ def test_allocate_stays_within_budget_floors_and_wanted_counts(fleet, budget):
         assert all(split[name] >= claim.lowest for name, claim in fleet.items())
 
 
+@fuzzed(100)
 @given(even_fleets, budgets)
 def test_allocate_to_new_functions_leaves_the_fewest_misses_of_all_splits(fleet, budget):
     fleet = held(fleet, dict.fromkeys(fleet, 0))
@@ -80,6 +83,7 @@ def test_allocate_to_new_functions_leaves_the_fewest_misses_of_all_splits(fleet,
     assert misses(fleet, split.values()) == pytest.approx(least_misses(fleet, budget))
 
 
+@fuzzed(100)
 @given(even_fleets, budgets)
 def test_allocate_called_again_with_its_own_result_changes_nothing(fleet, budget):
     split = allocate(fleet, budget)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from slo_autoscaler.law.decide import decide
@@ -17,6 +17,7 @@ from slo_autoscaler.law.traffic import outlook
 from slo_autoscaler.model import Need, Reason, Scale
 from slo_autoscaler.signals.record import Observation
 from support.builders import a_spec, observations, remembering, scales, seen, specs
+from support.fuzzing import fuzzed
 
 ONE, TWO, FOUR = Scale(1, 1), Scale(2, 2), Scale(4, 4)
 LATER = 1000.0
@@ -36,7 +37,7 @@ def asked(policy, at):
     return need.count if isinstance(need, Need) else at.scale.desired, need.because
 
 
-@settings(max_examples=50)
+@fuzzed(50)
 @given(specs, observations, scales, st.floats(1, 10), st.floats(1, 10))
 def test_every_policy_gives_a_count_and_none_less_for_more_load(spec, observation, scale, more, slower):
     """Load is rate, what is in flight, and latency: each may only push upwards.

@@ -464,7 +464,8 @@ def test_run_follows_the_direct_load_whatever_prometheus_does(story):
                 for _ in range(5):
                     bench.now += 1.0
                     yield True
-                if 100.0 * gateway.functions["a"].replicas < load:
+                # The spending window may allow a load somewhat beyond the capacity of 100/s.
+                if 115.0 * gateway.functions["a"].replicas < load:
                     short.append((mood, load, away))
             source.mood = "fails"
 
