@@ -65,10 +65,8 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
     }
     if any(claim.stuck for claim in claims.values()):
         return allocate({name: claim.short() for name, claim in claims.items()}, budget)
-    left = max(0, budget)
-    for name in sorted(claims, key=lambda name: (-claims[name].priority, name)):
-        given[name] = min(claims[name].lowest, left)
-        left -= given[name]
+    given = _floors(claims, max(0, budget))
+    left = max(0, budget) - sum(given.values())
     if not left:
         return given
     saved = {name: _saved(claim) for name, claim in claims.items() if claim.most > claim.lowest}
@@ -88,6 +86,15 @@ def allocate(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
         gain = sum(sums[given[name] - claims[name].lowest] for name, sums in saved.items())
         loss = sum(sums[kept[name] - claims[name].lowest] for name, sums in saved.items())
         return given if gain > loss else kept
+    return given
+
+
+def _floors(claims: Mapping[str, Claim], budget: int) -> dict[str, int]:
+    """Return the floors, or as many of them as there is a budget for, by priority, then by name."""
+    given = dict.fromkeys(claims, 0)
+    for name in sorted(claims, key=lambda name: (-claims[name].priority, name)):
+        given[name] = min(claims[name].lowest, budget)
+        budget -= given[name]
     return given
 
 

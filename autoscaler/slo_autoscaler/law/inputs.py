@@ -74,14 +74,7 @@ def numbers(
         "late": late_share(seen),
     }
     if need.forecast is not None:
-        budget = memory.need.budget
-        inputs |= _predicted(need.forecast, scale.desired if own is None or count is None else count) | {
-            "expected": need.forecast.rate,
-            "allowed": need.forecast.allowed,
-            "worth": need.forecast.worth,
-            "unbridged": need.forecast.unbridged() if need.forecast.unbridged else None,
-            "unspent": budget.remaining(at.spec.budget_period) if budget.served else None,
-        }
+        inputs |= _forecast(need.forecast, at, scale.desired if own is None or count is None else count)
     if own is not None:
         refusal = stands.refusal
         inputs |= {
@@ -99,10 +92,16 @@ _UNKNOWN: Final[dict[str, float | None]] = dict.fromkeys(INPUTS)
 _signals: Final = attrgetter(*SIGNALS)
 
 
-def _predicted(forecast: Forecast, replicas: int) -> dict[str, float | None]:
-    """Return the late shares predicted with so many replicas, one fewer and one more."""
+def _forecast(forecast: Forecast, at: Situation, replicas: int) -> dict[str, float | None]:
+    """Return the numbers of the prediction, for so many replicas, one fewer and one more."""
+    budget = at.memory.need.budget
     return {
         "predicted": forecast.late(replicas),
         "predicted_fewer": forecast.late(replicas - 1),
         "predicted_more": forecast.late(replicas + 1),
+        "expected": forecast.rate,
+        "allowed": forecast.allowed,
+        "worth": forecast.worth,
+        "unbridged": forecast.unbridged() if forecast.unbridged else None,
+        "unspent": budget.remaining(at.spec.budget_period) if budget.served else None,
     }
