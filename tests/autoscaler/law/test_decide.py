@@ -204,6 +204,7 @@ def test_what_is_read_directly_only_raises_and_teaches_nothing_but_the_need(spec
         assert decision.replicas <= max(lowest, taken.desired + free)
         assert rate > observation.capacity * before.desired
         unlike = {"too_few": None, "asked": None, "scaled_at": None, "scaled_up_at": None, "needs": Needs()}
+        unlike |= {"idle_since": None}
         assert remembering(after, **unlike) == remembering(memory, **unlike)
 
 
