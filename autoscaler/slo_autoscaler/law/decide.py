@@ -48,10 +48,11 @@ def assess(at: Situation) -> Assessment:
     stands, requests = standing(at)
     at = replace(at, memory=replace(at.memory, platform=requests), scale=stands.scale)
     at = nominal(at, stands.stuck)
-    carried, measured = carries(at, stands)
+    sized = at.missing is None
+    carried, measured = carries(at, stands) if sized else (None, at.memory.replica)
     expected = outlook(at, stands, carried)
     need, account = needed(at, stands, carried, expected)
-    if at.asleep or at.missing is not None:
+    if not sized:
         # Nothing was seen from which to learn.
         memory = replace(at.memory, traffic=replace(at.memory.traffic, idle_since=None))
     else:

@@ -65,12 +65,14 @@ def limited(at: Situation, standing: Standing, need: Need | Hold) -> tuple[Need 
     Without data only a floor that needs none changes a count. A function without replicas gets its lowest
     count at once, without cooldown and rate limit.
     """
-    own, current = _limits(at, standing), at.scale.desired
-    paused = need if need.because is Reason.DISABLED else _paused(at, need, own)
+    if need.because is Reason.DISABLED:
+        return need, None
+    own = _limits(at, standing)
+    paused = _paused(at, need, own)
     if paused is not need:
         return paused, None if isinstance(paused, Hold) else own
-    if at.asleep or at.missing is not None:
-        if own.firm and current < own.lowest and need.because is not Reason.DISABLED:
+    if at.missing is not None:
+        if own.firm and at.scale.desired < own.lowest:
             return need, own
         return need, replace(own, why_lowest=need.because) if isinstance(need, Need) else None
     if need.because is Reason.IDLE and not own.firm:
@@ -80,17 +82,17 @@ def limited(at: Situation, standing: Standing, need: Need | Hold) -> tuple[Need 
 
 def _limits(at: Situation, standing: Standing) -> Limits:
     """Return the limits of a hold, else the function's own, within those of the platform."""
-    found, hold = _own(at), current_hold(at)
+    own, hold = _own(at), current_hold(at)
     if hold is not None and hold.max_replicas is not None:
-        found = replace(found.at_most(hold.max_replicas, Reason.HELD), held=hold.text)
+        own = replace(own.at_most(hold.max_replicas, Reason.HELD), held=hold.text)
     elif hold is not None:
         count = hold.replicas or at.scale.desired
-        found = Limits(count, count, Reason.HELD, Reason.HELD, held=hold.text)
+        own = Limits(count, count, Reason.HELD, Reason.HELD, held=hold.text)
     if at.scale.cap is not None:
-        found = found.at_most(at.scale.cap, Reason.PLATFORM_CAP)
+        own = own.at_most(at.scale.cap, Reason.PLATFORM_CAP)
     if standing.refusal is not None:
-        found = found.at_most(max(1, standing.refusal.granted), Reason.PLATFORM_CAP)
-    return found
+        own = own.at_most(max(1, standing.refusal.granted), Reason.PLATFORM_CAP)
+    return own
 
 
 def current_hold(at: Situation) -> schedule.Hold | None:

@@ -21,9 +21,9 @@ from slo_autoscaler.law.foresight.price import Prediction
 from slo_autoscaler.law.further import joined
 from slo_autoscaler.law.memory import Account
 from slo_autoscaler.law.platform import Standing
-from slo_autoscaler.law.replica import Carries
+from slo_autoscaler.law.replica import Carries, carries
 from slo_autoscaler.law.situation import Situation
-from slo_autoscaler.law.traffic import Outlook
+from slo_autoscaler.law.traffic import Outlook, outlook
 from slo_autoscaler.law.tuning import TUNING
 from slo_autoscaler.law.zero import called, rests
 from slo_autoscaler.model import Forecast, Hold, Need, Reason
@@ -32,21 +32,21 @@ from slo_autoscaler.model import Forecast, Hold, Need, Reason
 def needed(
     at: Situation,
     standing: Standing,
-    carries: Carries | None,
-    outlook: Outlook,
+    carried: Carries | None,
+    expected: Outlook,
 ) -> tuple[Need | Hold, Account]:
     """Return how many replicas are needed, and the account with this observation."""
     if at.asleep:
-        return _woken(at, standing, carries, outlook), at.memory.need
+        return _woken(at, standing), at.memory.need
     if at.missing is not None:
         return Hold(at.missing, needed=False), at.memory.need
-    need, account = POLICIES[at.spec.policy].need(at, standing, carries, outlook)
-    if rests(at, standing, outlook.arrivals):
+    need, account = POLICIES[at.spec.policy].need(at, standing, carried, expected)
+    if rests(at, standing, expected.arrivals):
         need = Need(0, Reason.IDLE)
     return joined(at, need), account
 
 
-def _woken(at: Situation, standing: Standing, carries: Carries | None, outlook: Outlook) -> Need | Hold:
+def _woken(at: Situation, standing: Standing) -> Need | Hold:
     """Return the need of a function without replicas: the policy's, at least 1, once something calls it."""
     because = called(at, standing)
     if because is None:
@@ -55,24 +55,25 @@ def _woken(at: Situation, standing: Standing, carries: Carries | None, outlook: 
     if at.seen.capacity is not None and at.seen.slo_latency is not None and at.seen.slo_objective is not None:
         # The policy knows no function without replicas.
         one = replace(at, scale=replace(at.scale, desired=1))
-        need, _ = POLICIES[at.spec.policy].need(one, standing, carries, outlook)
+        carried, _ = carries(one, standing)
+        need, _ = POLICIES[at.spec.policy].need(one, standing, carried, outlook(one, standing, carried))
         count = max(1, need.count) if isinstance(need, Need) else 1
     return Need(count, because)
 
 
 def slo(
-    at: Situation, standing: Standing, carries: Carries | None, outlook: Outlook
+    at: Situation, standing: Standing, carried: Carries | None, expected: Outlook
 ) -> tuple[Need | Hold, Account]:
     """Return the cheapest count at which budget and price agree; by latency alone without a capacity."""
-    if carries is None:
+    if carried is None:
         return latency.without_capacity(at, standing), at.memory.need
-    spec, scale, replica = at.spec, at.scale, carries.curve
-    account = _spent(at, carries)
+    spec, scale, replica = at.spec, at.scale, carried.curve
+    account = _spent(at, carried)
     allowed = account.budget.allowed(at.seen.slo_objective or 0.0, spec.budget_period)
     gain = _bridge(at, standing)
 
     def predicted(gain: float) -> Prediction:
-        return Prediction(outlook.base, outlook.odds, replica, gain)
+        return Prediction(expected.base, expected.odds, replica, gain)
 
     then = predicted(gain)
     forecast = Forecast(
@@ -86,33 +87,32 @@ def slo(
     # Where no node has room, another replica would find none either.
     broken = max(0, standing.stuck - (scale.unschedulable or 0))
     count += min(broken, max(0, count - scale.available), 1)
-    late = carries.overdue or (carries.late is not None and carries.late > allowed)
-    if not late:
-        return _by_prediction(at, carries, outlook, count, forecast), account
-    since = at.now if at.memory.need.late_since is None else at.memory.need.late_since
-    account = Account(account.budget, since, account.stalled)
-    if count > scale.desired:
-        return _by_prediction(at, carries, outlook, count, forecast), account
+    late = carried.overdue or (carried.late is not None and carried.late > allowed)
+    before = at.memory.need.late_since
+    since = (at.now if before is None else before) if late else None
+    account = replace(account, late_since=since)
+    if since is None or count > scale.desired:
+        return _by_prediction(at, carried, expected, count, forecast), account
     up_at = at.memory.step.scaled_up_at
     served_since = -inf if up_at is None else up_at + standing.horizon
-    if at.now - max(since, served_since) >= carries.window + TUNING.late_for:
+    if at.now - max(since, served_since) >= carried.window + TUNING.late_for:
         return Need(scale.desired + 1, Reason.STILL_LATE, forecast=forecast), account
     return Hold(Reason.SCALE_DOWN_UNSAFE, forecast=forecast), account
 
 
 def _by_prediction(
-    at: Situation, carries: Carries, outlook: Outlook, count: int, forecast: Forecast
+    at: Situation, carried: Carries, expected: Outlook, count: int, forecast: Forecast
 ) -> Need | Hold:
     """Return the need for the predicted ``count``, with its reason."""
-    current, replica = at.scale.desired, carries.curve
+    current, replica = at.scale.desired, carried.curve
     if count > current:
-        if replica.late(outlook.rate / current) > forecast.allowed:
+        if replica.late(expected.rate / current) > forecast.allowed:
             return Need(count, Reason.LOAD_ABOVE_CAPACITY, forecast=forecast)
         return Need(count, Reason.PEAK_EXPECTED, forecast=forecast, insists=True)
-    if count == current > 1 and replica.late(outlook.rate / (current - 1)) <= forecast.allowed:
+    if count == current > 1 and replica.late(expected.rate / (current - 1)) <= forecast.allowed:
         return Hold(Reason.PEAK_EXPECTED, forecast=forecast)
     because = Reason.LOAD_BELOW_CAPACITY if at.seen.arrival_rate else Reason.NO_TRAFFIC
-    if carries.late is None and (at.seen.burn_short or 0.0) > 1.0:
+    if carried.late is None and (at.seen.burn_short or 0.0) > 1.0:
         because = Reason.WILL_NOT_HELP
     if count < current:
         return Need(count, because, forecast=forecast, insists=because is Reason.WILL_NOT_HELP)
@@ -131,20 +131,20 @@ def _bridge(at: Situation, standing: Standing) -> float:
     return sqrt(most) if brief and suffices else 1.0
 
 
-def _spent(at: Situation, carries: Carries) -> Account:
+def _spent(at: Situation, carried: Carries) -> Account:
     """Return the account with this observation, and nothing late for long."""
     objective, before = at.seen.slo_objective or 0.0, at.memory.need
     budget = before.budget.after(
-        at.passed, at.seen.rate or 0.0, carries.spent, objective, at.spec.budget_period
+        at.passed, at.seen.rate or 0.0, carried.spent, objective, at.spec.budget_period
     )
     stalled = before.stalled if at.seen.stalled is None else at.seen.stalled
     # Within a longer SLO, what hung for the whole window of rates is not late yet.
-    stalled = 0.0 if (at.seen.slo_latency or 0.0) >= carries.window else stalled
+    stalled = 0.0 if (at.seen.slo_latency or 0.0) >= carried.window else stalled
     return Account(budget.with_late(stalled - before.stalled, objective), stalled=stalled)
 
 
 def proportional(
-    at: Situation, standing: Standing, carries: Carries | None, outlook: Outlook
+    at: Situation, standing: Standing, carried: Carries | None, expected: Outlook
 ) -> tuple[Need | Hold, Account]:
     """Apply the formula of the Kubernetes HPA to latency."""
     return latency.proportional(at, standing), at.memory.need
